@@ -1,0 +1,278 @@
+"""One call of one block, kept so that it can be made again with the same result, and leave no trace the second time.
+
+What a call depends on beside its input: further arguments, the random generators, autocast, grad mode, and buffers
+that the block itself changes. All of it is recorded here, and only what the call really used is kept.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree  # the one walker that knows every registered container
+
+from momentumnet.errors import ReconstructionError
+
+
+def version(tensor: Tensor) -> int:
+    """The tensor's in-place counter; -1 for inference tensors, which have none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class _Stream:
+    """Stands in the kept arguments where the stream tensor stood."""
+
+
+_STREAM = _Stream()
+
+
+class Arguments:
+    """The arguments of a call without the stream, held so that they keep no autograd graph alive.
+
+    A non-leaf tensor that needs a gradient is kept as a detached alias: the block's own graph, which holds the real
+    one, delivers the gradient; a reference here would tie the graph and the tape into a cycle.
+    """
+
+    def __init__(self, stream: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        leaves, self._spec = pytree.tree_flatten((args, kwargs))
+        aliases: dict[int, Tensor] = {}
+        self._leaves = [_STREAM if leaf is stream else _kept(leaf, aliases) for leaf in leaves]
+        self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
+
+    def with_stream(self, stream: Tensor, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with another tensor in the stream's place."""
+        for leaf, seen in zip(self._leaves, self._versions, strict=True):
+            if isinstance(leaf, Tensor) and version(leaf) != seen:
+                raise ReconstructionError(
+                    f"block {name!r}: a tensor argument of shape {tuple(leaf.shape)} was changed in place after the "
+                    "block's forward; pass a copy, or change it only after backward"
+                )
+        leaves = [stream if leaf is _STREAM else leaf for leaf in self._leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return args, kwargs
+
+
+def _kept(leaf: Any, aliases: dict[int, Tensor]) -> Any:
+    if not isinstance(leaf, Tensor) or leaf.grad_fn is None:
+        return leaf
+    if id(leaf) not in aliases:
+        aliases[id(leaf)] = leaf.detach().requires_grad_()
+    return aliases[id(leaf)]
+
+
+def replace_stream(
+    args: tuple[Any, ...], kwargs: dict[str, Any], old: Tensor, new: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with ``new`` wherever ``old`` itself stood."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    args, kwargs = pytree.tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
+    return args, kwargs
+
+
+class _Generators:
+    """The states of the CPU's generator and of the device's, where the stream lives."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type not in ("cpu", "meta") else None
+        self.cpu: Tensor | None = torch.default_generator.get_state()
+        self.accelerator: Tensor | None = None
+        if self._device is not None:
+            self.accelerator = torch.get_device_module(self._device).get_rng_state(self._device)
+
+    def forget_unused(self) -> None:
+        """Drop each state that has not moved since: nothing was drawn from that generator."""
+        now = _Generators(self._device or torch.device("cpu"))
+        if self.cpu is not None and _same_bytes(self.cpu, now.cpu):
+            self.cpu = None
+        if self.accelerator is not None and _same_bytes(self.accelerator, now.accelerator):
+            self.accelerator = None
+
+    @property
+    def used(self) -> bool:
+        return self.cpu is not None or self.accelerator is not None
+
+    def set(self) -> None:
+        if self.cpu is not None:
+            torch.default_generator.set_state(self.cpu)
+        if self.accelerator is not None:
+            torch.get_device_module(self._device).set_rng_state(self.accelerator, self._device)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Run with these states, then put the generators back where they were."""
+        if not self.used:
+            yield
+            return
+        outside = _Generators(self._device or torch.device("cpu"))
+        self.set()
+        try:
+            yield
+        finally:
+            outside.set()
+
+
+def _same_bytes(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.numpy().tobytes() == b.numpy().tobytes()
+
+
+class _Buffers:
+    """Which buffers a call changed, and what it saw in them before.
+
+    Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
+    forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
+    earlier value is kept where they changed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
+        for owner in module.modules():
+            if owner._buffers and not isinstance(owner, _NormBase):
+                for name, buffer in owner._buffers.items():
+                    if buffer is not None:
+                        self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
+        self._seen: list[tuple[nn.Module, str, Tensor]] = []
+
+    def forget_unchanged(self) -> None:
+        for owner, name, buffer, counter, value in self._before:
+            now = owner._buffers.get(name)
+            if now is not buffer:
+                self._seen.append((owner, name, buffer))
+            elif version(buffer) != counter:
+                self._seen.append((owner, name, value))
+        self._before = []
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Run with the buffers as the call saw them; whatever the run does to them is undone."""
+        current = [
+            (owner, name, buffer, buffer.detach().clone())
+            for owner in self._module.modules()
+            for name, buffer in owner._buffers.items()
+            if buffer is not None
+        ]
+        try:
+            for owner, name, value in self._seen:
+                _write(owner, name, value)
+            yield
+        finally:
+            for owner, name, buffer, value in current:
+                owner._buffers[name] = buffer
+                # Through .data: the in-place counter does not move, so graphs that saved this buffer stay valid.
+                buffer.data.copy_(value)
+
+
+def _write(owner: nn.Module, name: str, value: Tensor) -> None:
+    buffer = owner._buffers[name]
+    if buffer is not None and buffer.shape == value.shape and buffer.dtype == value.dtype:
+        buffer.data.copy_(value)
+    else:
+        owner._buffers[name] = value.clone()
+
+
+class _Autocast:
+    """Autocast as it stood, on the CPU and on the stream's device."""
+
+    def __init__(self, device: torch.device) -> None:
+        kinds = ["cpu"] if device.type in ("cpu", "meta") else ["cpu", device.type]
+        self._cache = torch.is_autocast_cache_enabled()
+        self._kinds = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        if len(self._kinds) == 1:
+            with self._one(*self._kinds[0]):
+                yield
+        else:
+            with self._one(*self._kinds[0]), self._one(*self._kinds[1]):
+                yield
+
+    def _one(self, kind: str, enabled: bool, dtype: torch.dtype) -> torch.autocast:
+        return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=self._cache)
+
+
+class BlockCall:
+    """One call ``function(*args, **kwargs)`` of a block: `first` makes it, `again` makes it once more.
+
+    Args:
+        name: the block's dotted name, for errors.
+        module: whose buffers and parameters the call uses.
+        function: what to call; ``module`` itself or its unconverted ``__call__``.
+        stream: the tensor among the arguments that will be handed in anew.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        function: Callable[..., Any],
+        stream: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.name = name
+        self.dtype = stream.dtype
+        self._requires_grad = stream.requires_grad
+        self._grad_enabled = torch.is_grad_enabled()
+        self._module, self._function = module, function
+        self._arguments = Arguments(stream, args, kwargs)
+        self._autocast = _Autocast(stream.device)
+        self._generators = _Generators(stream.device)
+        self._buffers = _Buffers(module)
+        self._training = module.training
+        self._parameters = [
+            (weakref.ref(parameter), name, version(parameter), parameter.requires_grad)
+            for owner in module.modules()
+            for name, parameter in owner._parameters.items()
+            if parameter is not None
+        ]
+
+    def first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make the call, and forget what it turned out not to use."""
+        output = self._function(*args, **kwargs)
+        self._generators.forget_unused()
+        self._buffers.forget_unchanged()
+        return output
+
+    def again(self, stream: Tensor) -> Any:
+        """Make the call once more on ``stream``; generators and buffers end as they were.
+
+        Raises:
+            ReconstructionError: a parameter or an argument has changed since.
+        """
+        self._check_unchanged()
+        stream = stream.detach().requires_grad_(self._requires_grad)
+        args, kwargs = self._arguments.with_stream(stream, self.name)
+        with (
+            torch.set_grad_enabled(self._grad_enabled),
+            self._autocast.replayed(),
+            self._generators.replayed(),
+            self._buffers.replayed(),
+        ):
+            return self._function(*args, **kwargs)
+
+    def _check_unchanged(self) -> None:
+        if self._module.training != self._training:
+            raise ReconstructionError(
+                f"block {self.name!r} was in {'training' if self._training else 'eval'} mode in its forward and is "
+                "not any more; switch modes after backward"
+            )
+        for reference, name, counter, requires_grad in self._parameters:
+            parameter = reference()
+            if parameter is None:
+                continue
+            if version(parameter) != counter:
+                raise ReconstructionError(
+                    f"block {self.name!r}: parameter {name!r} was changed between forward and backward, so the "
+                    "gradient of that forward cannot be computed any more; step the optimizer after backward"
+                )
+            if parameter.requires_grad != requires_grad:
+                raise ReconstructionError(
+                    f"block {self.name!r}: requires_grad of parameter {name!r} was changed between forward and "
+                    "backward; change it before forward"
+                )

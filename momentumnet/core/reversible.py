@@ -1,0 +1,214 @@
+"""How a step is differentiated: three linear autograd functions and the run of one block between them.
+
+The block keeps its own autograd graph, without its saved tensors (`momentumnet.core.saved_tensors`). The functions here
+move the integer state on the tape in forward; in backward they are the adjoint of a linear map and need nothing saved,
+so they can be differentiated again. Quantisation counts as identity (straight-through).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from momentumnet.core.coupling import adjoint, flush_factor
+from momentumnet.core.replay import BlockCall, replace_stream, version
+from momentumnet.core.saved_tensors import SavedTensors
+from momentumnet.core.tape import Tape, TapeStep
+from momentumnet.errors import ConversionError, ReconstructionError
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a velocity and its gradient: float64 for float64, else float32."""
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+class _Enter(torch.autograd.Function):
+    """x -> the stream's first x, quantised."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tape: Tape) -> Tensor:
+        return tape.last_state().position(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class _Step(torch.autograd.Function):
+    """(block output y, x, v) -> (x, v) after the step.
+
+    The new v is a zero-stride placeholder: nobody reads its value, only gradients pass through it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, v: Tensor | None, move: StepMove) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        # Not the move itself: the graph may outlive backward, the tape should not.
+        ctx.gamma, ctx.weight, ctx.branch_is_output = move.tape.gamma, move.weight, move.branch_is_output
+        ctx.dtypes, ctx.has_velocity = (y.dtype, x.dtype), v is not None
+        branch = branch_of(y, x, branch_is_output=move.branch_is_output)
+        x = move.tape.advance(branch, move.weight, y.dtype, move.step)
+        placeholder = torch.zeros((), dtype=accumulation_dtype(y.dtype), device=y.device).expand(y.shape)
+        return x, placeholder
+
+    @staticmethod
+    def backward(ctx: Any, grad_x: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
+        y_dtype, x_dtype = ctx.dtypes
+        if grad_x is None and grad_v is None:
+            return None, None, None, None
+        wide = accumulation_dtype(y_dtype)
+        grad_x = torch.zeros_like(grad_v) if grad_x is None else grad_x.to(wide)
+        grad_v = torch.zeros_like(grad_x) if grad_v is None else grad_v
+        grad_branch, grad_velocity = adjoint(grad_x, grad_v, ctx.gamma, ctx.weight)
+        grad_position = grad_x if ctx.branch_is_output else grad_x - grad_branch
+        return (
+            grad_branch.to(y_dtype) if ctx.needs_input_grad[0] else None,
+            grad_position.to(x_dtype) if ctx.needs_input_grad[1] else None,
+            grad_velocity if ctx.has_velocity else None,
+            None,
+        )
+
+
+class _Flush(torch.autograd.Function):
+    """(x, v) -> x + gamma/(1-gamma) v at the end of a stream."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, v: Tensor, tape: Tape) -> Tensor:
+        ctx.factor = flush_factor(tape.gamma)
+        state, wide = tape.last_state(), accumulation_dtype(x.dtype)
+        return state.position(wide).add(state.velocity(wide), alpha=ctx.factor).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grad, grad.to(accumulation_dtype(grad.dtype)) * ctx.factor, None
+
+
+@dataclass(frozen=True)
+class StepMove:
+    """What one step does to the tape."""
+
+    tape: Tape
+    step: TapeStep | None
+    weight: Fraction
+    branch_is_output: bool
+
+
+def branch_of(output: Any, x: Tensor, *, branch_is_output: bool) -> Tensor:
+    """f = block(x) - x, in float32 at least; or block(x) itself where the block has no skip of its own."""
+    y = stream_of(output).detach()
+    if branch_is_output:
+        return y
+    wide = torch.promote_types(accumulation_dtype(y.dtype), accumulation_dtype(x.dtype))
+    return y.to(wide) - x.detach().to(wide)
+
+
+def stream_of(output: Any) -> Any:
+    """The stream tensor in a block's output: the output itself, or the first element of a tuple, list or mapping."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, (tuple, list)) and output:
+        return output[0]
+    if isinstance(output, dict) and output:
+        return next(iter(output.values()))
+    return None
+
+
+def with_stream(output: Any, x: Tensor) -> Any:
+    """The block's output with its stream tensor replaced by ``x``; the container keeps its type."""
+    if isinstance(output, Tensor):
+        return x
+    if isinstance(output, dict):
+        first = next(iter(output))
+        output[first] = x
+        return output
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(x, *output[1:])
+    return type(output)([x, *output[1:]])
+
+
+@dataclass
+class BlockRun:
+    """One block on its way along the stream: what to call, and the names that errors use."""
+
+    name: str
+    module: nn.Module
+    function: Callable[..., Any]
+    branch_is_output: bool
+
+
+def enter(x: Tensor, tape: Tape) -> Tensor:
+    """The stream's first x as the state carries it."""
+    return _Enter.apply(x, tape)
+
+
+def flush(x: Tensor, v: Tensor, tape: Tape) -> Tensor:
+    """The stream's output with what the velocity still holds back."""
+    return _Flush.apply(x, v, tape)
+
+
+def run_block(
+    run: BlockRun,
+    tape: Tape,
+    x: Tensor,
+    v: Tensor | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weight: Fraction,
+) -> tuple[Any, Tensor, Tensor]:
+    """Run one block on the stream tensor ``x`` and make its step.
+
+    Returns:
+        The block's output as it came, the next x, and the next v (a placeholder that carries gradients).
+
+    Raises:
+        ReconstructionError: the block overwrote its input.
+        ConversionError: the block's output is no tensor of the stream's shape.
+    """
+    counter = version(x)
+    step = None
+    if tape.recording and (torch.is_grad_enabled() or tape.rewindable):
+        step = _recorded_step(run, tape, x, args, kwargs, weight)
+        saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length))
+        with saved.dropping():
+            output = step.call.first(args, kwargs)
+    else:
+        output = run.function(*args, **kwargs)
+    _check_output(run, output, x, counter)
+    y = stream_of(output)
+    wanted = y.requires_grad or x.requires_grad or (v is not None and v.requires_grad) or tape.rewindable
+    x, v = _Step.apply(y, x, v, StepMove(tape, step if wanted else None, weight, run.branch_is_output))
+    if not wanted:
+        tape.forget()
+    return output, x, v
+
+
+def _recorded_step(
+    run: BlockRun, tape: Tape, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], weight: Fraction
+) -> TapeStep:
+    call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
+    branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
+    return TapeStep(call, weight, branch, tape.state.fingerprint())
+
+
+def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:
+    if version(x) != counter:
+        raise ReconstructionError(
+            f"block {run.name!r} overwrites its own input in place, so the input cannot be reconstructed; use the "
+            "out-of-place operation (inplace=False) at its start"
+        )
+    y = stream_of(output)
+    if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
+        got = f"a tensor of shape {tuple(y.shape)}, {y.dtype}" if isinstance(y, Tensor) else type(output).__name__
+        raise ConversionError(
+            f"block {run.name!r} returned {got}; a block of a stream returns a floating-point tensor of its input's "
+            f"shape {tuple(x.shape)}, alone or first in a tuple, list or mapping"
+        )
+
+
+__all__ = ["BlockRun", "branch_of", "enter", "flush", "replace_stream", "run_block", "stream_of", "with_stream"]

@@ -1,0 +1,191 @@
+"""The tape: the state of one pass through a stream, moved forward by steps and rewound by recomputing branches."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State, Undo
+from momentumnet.core.replay import BlockCall
+from momentumnet.core.saved_tensors import Collected, SavedTensors, without_saved_tensors
+from momentumnet.errors import ReconstructionError
+
+logger = logging.getLogger("momentumnet")
+
+
+@dataclass
+class TapeStep:
+    """One step as it was made: enough to make it again, and to undo it."""
+
+    call: BlockCall
+    weight: Fraction
+    branch_of: Callable[[object, Tensor], Tensor]
+    fingerprint: tuple[float, ...]  # of the state before the step
+    undo: Undo | None = None  # None while the step is not applied
+
+
+class Tape:
+    """State, steps made so far, and the position between them.
+
+    ``position`` n means: n steps are applied, the state is the input of block n. Backward rewinds it; a second
+    backward through a retained graph plays it forward again. Positions below ``floor`` need no gradient and cannot be
+    reached any more.
+
+    Where a branch holds NaN or Inf, no integer can carry on: the exact state stays at that ``frontier``, ready to be
+    rewound, and a float state goes on from there with stored activations, so that NaN reaches the loss as it does in
+    any network.
+    """
+
+    def __init__(self, name: str, gamma: Fraction, state: State, *, reversible: bool, graded: bool) -> None:
+        self.name, self.gamma, self.reversible, self.graded = name, gamma, reversible, graded
+        self.state = state
+        self.beyond: FloatState | None = None
+        self.frontier = math.inf
+        self.position = 0
+        self.floor = 0
+        self.length = 0
+        self.steps: list[TapeStep | None] = []
+        self.filled: weakref.ref[SavedTensors] | None = None
+        self.lock = threading.RLock()
+
+    @property
+    def recording(self) -> bool:
+        """Whether the next block's saved tensors may be dropped."""
+        return self.reversible and self.beyond is None
+
+    @property
+    def rewindable(self) -> bool:
+        """Whether a gradient may still ask for an earlier position."""
+        return self.reversible and self.floor < self.length
+
+    def advance(self, branch: Tensor, weight: Fraction, dtype: torch.dtype, step: TapeStep | None) -> Tensor:
+        """Apply a new step at the end and return the next x. ``step`` is None where nothing is to be rewound."""
+        with self.lock:
+            while self.position < min(self.length, self.frontier):
+                self._redo()
+            self.length += 1
+            if self.beyond is None:
+                self.steps.append(step)
+                try:
+                    undo = self.state.step(branch, weight)
+                except NonFiniteBranch:
+                    self.beyond = self._float_state(branch)
+                    self.frontier = self.position
+                else:
+                    self.position += 1
+                    if step is not None:
+                        step.undo = undo
+                    return self.state.position(dtype)
+            self.beyond.step(branch, weight)
+            return self.beyond.position(dtype)
+
+    def _float_state(self, branch: Tensor) -> FloatState:
+        logger.warning(
+            "stream %r: the branch of block %d holds NaN or Inf; this pass goes on in floats, with stored activations",
+            self.name,
+            self.length - 1,
+        )
+        dtype = torch.promote_types(branch.dtype, torch.float32)
+        return FloatState(self.state.position(dtype), self.state.velocity(dtype), self.gamma)
+
+    def last_state(self) -> State:
+        """The state at the end of what has been played."""
+        return self.state if self.beyond is None else self.beyond
+
+    def forget(self) -> None:
+        """No gradient reaches the steps so far: free what would rewind them."""
+        self.steps = [None] * self.length
+        self.floor = self.length
+
+    def input_of(self, index: int) -> Tensor:
+        """Move so that block ``index`` can be recomputed, and return its input x, bit for bit."""
+        while self.position > index + 1:
+            self._undo_with(self._branch_of_last())
+        while self.position < min(index + 1, self.frontier):
+            self._redo()
+        step = self._step(index)
+        if self.position == index:
+            return self.state.position(step.call.dtype)
+        return self._previous_position(step)
+
+    def refill(self, index: int, saved: SavedTensors) -> None:
+        """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
+        with self.lock, torch.no_grad():
+            previous = self.filled() if self.filled is not None else None
+            if previous is not None:
+                previous.empty()
+            x = self.input_of(index)
+            step, collected = self._step(index), Collected()
+            with collected.collecting():
+                output = step.call.again(x)
+            # At the frontier the state never moved past this block: there is nothing to rewind.
+            if self.position == index + 1:
+                self._undo_with(step.branch_of(output, x))
+            saved.fill(collected)
+            self.filled = weakref.ref(saved)
+
+    def _previous_position(self, step: TapeStep) -> Tensor:
+        if step.undo is None:
+            raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
+        return self.state.previous_position(step.undo, step.call.dtype)
+
+    def _branch_of_last(self) -> Tensor:
+        step = self._step(self.position - 1)
+        x = self._previous_position(step)
+        with without_saved_tensors():
+            output = step.call.again(x)
+        return step.branch_of(output, x)
+
+    def _undo_with(self, branch: Tensor) -> None:
+        step = self._step(self.position - 1)
+        undo, step.undo = step.undo, None
+        if undo is None:
+            raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
+        self.state.undo(undo, branch, step.weight)
+        self.position -= 1
+        self._check(step.call.name, step.fingerprint)
+
+    def _redo(self) -> None:
+        step = self._step(self.position)
+        x = self.state.position(step.call.dtype)
+        with without_saved_tensors():
+            output = step.call.again(x)
+        step.undo = self.state.step(step.branch_of(output, x), step.weight)
+        self.position += 1
+        following = self.steps[self.position] if self.position < len(self.steps) else None
+        if following is not None:
+            self._check(step.call.name, following.fingerprint)
+
+    def _step(self, index: int) -> TapeStep:
+        step = self.steps[index]
+        if step is None:
+            raise ReconstructionError(
+                f"stream {self.name!r}: block {index} was recorded without gradients, so its input cannot be rewound"
+            )
+        return step
+
+    def _check(self, name: str, fingerprint: tuple[float, ...]) -> None:
+        if not self.state.matches(fingerprint):
+            self._fail(name)
+
+    def _fail(self, name: str) -> None:
+        cause = (
+            "the block did not compute the same in backward as in forward. It is not deterministic (randomness from "
+            "outside torch's default generators, a non-deterministic kernel), or it depends on something that changed "
+            "between forward and backward (a parameter, a buffer, a Python attribute)"
+            if isinstance(self.state, ExactState)
+            else "the float inverse has lost too many digits at this depth and gamma (use arithmetic='exact'), or the "
+            "block is not deterministic"
+        )
+        raise ReconstructionError(
+            f"block {name!r} of stream {self.name!r} could not be reconstructed, so its gradient would be wrong: "
+            f"{cause}. Convert with backward='stored' if it has to stay so."
+        )

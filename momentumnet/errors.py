@@ -1,0 +1,26 @@
+"""The exceptions that momentumnet raises on purpose."""
+
+from __future__ import annotations
+
+
+class MomentumNetError(Exception):
+    """Base class of every error that momentumnet raises on purpose."""
+
+
+class ConversionError(MomentumNetError):
+    """A model, a stream or an argument cannot be carried by a momentum stream.
+
+    The message says what was looked at, why it does not qualify and what to do.
+    """
+
+
+class ReconstructionError(MomentumNetError):
+    """The backward pass could not reproduce what the forward pass computed.
+
+    Raised instead of returning a wrong gradient: the block is not deterministic, a parameter changed between
+    forward and backward, or a block overwrote its own input. The message names the block.
+    """
+
+
+class StateRangeError(MomentumNetError):
+    """The values of a stream are too large for any scale of the exact state."""

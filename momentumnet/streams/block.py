@@ -1,0 +1,36 @@
+"""What a residual stream is: the blocks that pass one tensor along, and what the trace measured of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class ResidualStream:
+    """A run of two or more residual blocks, each of which takes the output of the one before.
+
+    Attributes:
+        path: Longest common parent module path of the blocks, ``""`` for the root.
+        blocks: Dotted module names in call order; a module that is called four times stands four times.
+        kind: How the block's input reaches its output: ``"additive"`` (``x + f(x)``), ``"additive-scaled"``,
+            ``"additive-rearranged"``, ``"postact"`` (an activation or a norm after the sum), ``"gated"`` or
+            ``"concat"``; several words are joined by ``+``.
+        shape: Shape of the stream tensor in the trace.
+        dtype: Its dtype.
+        magnitude: Largest finite absolute value among the stream tensors (inputs and outputs of the blocks).
+        saved_bytes: Bytes that autograd keeps for the blocks in the trace: unique storages, parameters and
+            buffers excluded.
+    """
+
+    path: str
+    blocks: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    magnitude: float
+    saved_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.blocks)

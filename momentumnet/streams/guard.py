@@ -1,0 +1,88 @@
+"""Context managers that let a model be traced without leaving a mark on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_DROPOUTS: set[Callable[..., Any]] = {
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+    torch.alpha_dropout,
+    torch.feature_dropout,
+    torch.feature_alpha_dropout,
+}
+
+
+@contextmanager
+def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None]:
+    """Puts ``model`` in eval mode and restores training flags, buffers and random generators at the end.
+
+    The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
+    """
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    copies = {id(buffer): (buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()}
+    tensors = [*model.parameters(), *model.buffers(), *inputs]
+    devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, flag, held in zip(modules, flags, buffers, strict=True):
+                module.training = flag
+                module._buffers.clear()
+                module._buffers.update(held)
+            for buffer, copy, version in copies.values():
+                _restore(buffer, copy, version)
+
+
+def _restore(buffer: torch.Tensor, copy: torch.Tensor, version: int) -> None:
+    if buffer._version == version and torch.equal(buffer.detach(), copy):
+        return
+    if buffer.grad_fn is not None:
+        buffer.detach_()
+    with torch.no_grad():
+        buffer.copy_(copy)
+
+
+class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager, named as one)
+    """Lets dropout return a new tensor object in eval mode too.
+
+    In eval mode dropout returns its input itself, which would link two blocks that training does not link. That
+    a function mode is active also keeps ``torch.nn``'s transformer layers off their fused inference path.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func in _DROPOUTS:
+            source = args[0] if args else kwargs["input"]
+            rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+            if output is source and rate > 0:
+                return torch.ops.aten.alias.default(output)
+        return output
+
+
+def eager_functions() -> AbstractContextManager[Any]:
+    """Runs compiled modules and functions eagerly: a compiled region is one node that shows no skip."""
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()

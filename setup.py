@@ -1,0 +1,5 @@
+"""Build script; the metadata is in pyproject.toml, the native extension will be declared here."""
+
+from setuptools import setup
+
+setup()
