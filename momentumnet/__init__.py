@@ -1,8 +1,27 @@
 """Train deep residual networks in memory that does not grow with depth."""
 
+from momentumnet.convert import convert, plan, revert, set_gamma
 from momentumnet.errors import ConversionError, MomentumNetError, ReconstructionError, StateRangeError
-from momentumnet.momentum_net import MomentumNet
+from momentumnet.memory import MemoryReport, measure_memory
+from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
+from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.discover import find_streams
 
 __version__ = "1.0.0.dev0"
 
-__all__ = ["ConversionError", "MomentumNet", "MomentumNetError", "ReconstructionError", "StateRangeError"]
+__all__ = [
+    "ConversionError",
+    "MemoryReport",
+    "MomentumNet",
+    "MomentumNetError",
+    "ReconstructionError",
+    "ResidualStream",
+    "StateRangeError",
+    "convert",
+    "find_streams",
+    "measure_memory",
+    "plan",
+    "revert",
+    "set_gamma",
+    "transform_to_momentumnet",
+]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from momentumnet.convert import apply, children_of
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 
@@ -65,7 +66,7 @@ class MomentumNet(nn.Module):
         self.init_speed = init_speed
         self.is_residual = is_residual
         self.use_backprop = use_backprop
-        self._stream = MomentumStream(
+        self.stream = MomentumStream(
             "MomentumNet",
             tuple(str(index) for index in range(len(blocks))),
             gamma,
@@ -74,12 +75,12 @@ class MomentumNet(nn.Module):
             branch_is_output=is_residual,
         )
         if init_speed:
-            self._stream.velocity_module = init_function
+            self.stream.velocity_module = init_function
 
     @property
     def gamma(self) -> float:
         """The momentum term."""
-        return float(self._stream.gamma)
+        return float(self.stream.gamma)
 
     @property
     def functions(self) -> list[nn.Module]:
@@ -94,7 +95,7 @@ class MomentumNet(nn.Module):
     def forward(self, x: Tensor, *function_args: Any, **function_kwargs: Any) -> Any:
         """Map x, of any shape, to the output; further arguments go to every function."""
         for index, function in enumerate(self.functions):
-            x = self._stream.call(str(index), function, function, (x, *function_args), function_kwargs)
+            x = self.stream.call(str(index), function, function, (x, *function_args), function_kwargs)
         return x
 
 
@@ -106,3 +107,64 @@ def _modules(functions: Sequence[nn.Module] | nn.Module) -> list[nn.Module]:
             f"functions must be a non-empty sequence of nn.Module, got {strange or 'an empty sequence'}"
         )
     return blocks
+
+
+def transform_to_momentumnet(
+    model: nn.Module,
+    sub_layers: Sequence[str] = ("layer1", "layer2", "layer3", "layer4"),
+    keep_first_layer: bool = True,
+    gamma: float = 0.9,
+    use_backprop: bool = False,
+    is_residual: bool = False,
+) -> nn.Module:
+    """Turn the named containers of a copy of the model into momentum streams, as the original package does.
+
+    `momentumnet.convert` finds the streams by itself and keeps a pretrained function better. Unlike in the original
+    package the state-dict keys stay those of the model.
+
+    Args:
+        model: a torchvision ``resnet*``, an ``nn.Transformer`` or any model whose containers hold residual blocks.
+        sub_layers: dotted names of the containers.
+        keep_first_layer: leave the first block of each container out of the stream (it may change the shape).
+        gamma: the momentum term, in [0, 1].
+        use_backprop: True stores activations; False recomputes them by running backwards.
+        is_residual: True where the blocks return the branch f(x); False where they return x + f(x).
+
+    Returns:
+        A converted deep copy.
+
+    Raises:
+        ConversionError: a container does not exist or holds no block.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from momentumnet import transform_to_momentumnet
+        >>> net = transform_to_momentumnet(resnet18(), gamma=0.9, use_backprop=False)
+
+        >>> import torch
+        >>> transformer = torch.nn.Transformer(d_model=16, nhead=2, dim_feedforward=32)
+        >>> net = transform_to_momentumnet(
+        ...     transformer, sub_layers=["encoder.layers", "decoder.layers"], gamma=0.9, keep_first_layer=False
+        ... )
+    """
+    runners = []
+    for path in sub_layers:
+        blocks = children_of(model, path)[1 if keep_first_layer else 0 :]
+        if not blocks:
+            raise ConversionError(
+                f"container {path!r} has one block and keep_first_layer=True leaves none for the stream; leave it out "
+                "of sub_layers, or pass keep_first_layer=False"
+            )
+        runners.append(
+            MomentumStream(
+                path,
+                blocks,
+                gamma,
+                backward="stored" if use_backprop or gamma == 0 else "reversible",
+                final_velocity="drop",
+                branch_is_output=is_residual,
+            )
+        )
+    converted = copy.deepcopy(model)
+    apply(converted, runners)
+    return converted

@@ -38,13 +38,19 @@ class Arguments:
     one, delivers the gradient; a reference here would tie the graph and the tape into a cycle.
     """
 
-    def __init__(self, stream: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves, self._spec = pytree.tree_flatten((args, kwargs))
         aliases: dict[int, Tensor] = {}
-        self._leaves = [_STREAM if leaf is stream else _kept(leaf, aliases) for leaf in leaves]
+        self._leaves = [_STREAM if stream is not None and leaf is stream else _kept(leaf, aliases) for leaf in leaves]
         self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
 
-    def with_stream(self, stream: Tensor, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    @property
+    def device(self) -> torch.device:
+        """Where the first tensor argument lives."""
+        devices = [leaf.device for leaf in self._leaves if isinstance(leaf, Tensor)]
+        return devices[0] if devices else torch.device("cpu")
+
+    def with_stream(self, stream: Tensor | None, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with another tensor in the stream's place."""
         for leaf, seen in zip(self._leaves, self._versions, strict=True):
             if isinstance(leaf, Tensor) and version(leaf) != seen:
@@ -203,7 +209,7 @@ class BlockCall:
         name: the block's dotted name, for errors.
         module: whose buffers and parameters the call uses.
         function: what to call; ``module`` itself or its unconverted ``__call__``.
-        stream: the tensor among the arguments that will be handed in anew.
+        stream: the tensor among the arguments that will be handed in anew; None to keep them all.
     """
 
     def __init__(
@@ -211,18 +217,19 @@ class BlockCall:
         name: str,
         module: nn.Module,
         function: Callable[..., Any],
-        stream: Tensor,
+        stream: Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
         self.name = name
-        self.dtype = stream.dtype
-        self._requires_grad = stream.requires_grad
+        self.dtype = torch.float32 if stream is None else stream.dtype
+        self._requires_grad = stream is not None and stream.requires_grad
         self._grad_enabled = torch.is_grad_enabled()
         self._module, self._function = module, function
         self._arguments = Arguments(stream, args, kwargs)
-        self._autocast = _Autocast(stream.device)
-        self._generators = _Generators(stream.device)
+        device = self._arguments.device if stream is None else stream.device
+        self._autocast = _Autocast(device)
+        self._generators = _Generators(device)
         self._buffers = _Buffers(module)
         self._training = module.training
         self._parameters = [
@@ -239,14 +246,15 @@ class BlockCall:
         self._buffers.forget_unchanged()
         return output
 
-    def again(self, stream: Tensor) -> Any:
+    def again(self, stream: Tensor | None) -> Any:
         """Make the call once more on ``stream``; generators and buffers end as they were.
 
         Raises:
             ReconstructionError: a parameter or an argument has changed since.
         """
         self._check_unchanged()
-        stream = stream.detach().requires_grad_(self._requires_grad)
+        if stream is not None:
+            stream = stream.detach().requires_grad_(self._requires_grad)
         args, kwargs = self._arguments.with_stream(stream, self.name)
         with (
             torch.set_grad_enabled(self._grad_enabled),

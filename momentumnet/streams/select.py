@@ -10,25 +10,30 @@ from torch import nn
 from momentumnet.streams.skip import residual_kind
 from momentumnet.streams.trace import Call, Endpoint, Key
 
+# Blocks whose skip is no addition do not continue a stream of additive blocks, nor the other way round.
 _UNLIKE_ADDITION = frozenset({"concat", "gated"})
+
+NO_SKIP = (
+    "no skip connection inside: no addition or concatenation on the way from the input to the output has the input, "
+    "past every matrix product and convolution, as one operand and the block's work as another"
+)
+OVERWRITES = (
+    "a residual block that overwrites its own input in place, so the input cannot be restored from the output; let "
+    "its first operation write to a new tensor, e.g. ReLU(inplace=False), or x = x + f(x) instead of x += f(x)"
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a call can be a block of a stream: ``entry`` and ``kind`` where it can, ``reason`` where it cannot."""
+    """Whether a call can be a block: ``entry`` (its stream input) and ``kind`` where it can, else the ``reason``."""
 
     entry: Endpoint | None = None
     kind: str | None = None
     reason: str = ""
-    overwrites: bool = False
-
-    @property
-    def residual(self) -> bool:
-        return self.kind is not None
 
 
 class Judge:
-    """Judges calls one by one and remembers the verdicts."""
+    """Judges calls and remembers the verdicts."""
 
     def __init__(self) -> None:
         self._verdicts: dict[Call, Verdict] = {}
@@ -37,6 +42,68 @@ class Judge:
         if call not in self._verdicts:
             self._verdicts[call] = _judge(call)
         return self._verdicts[call]
+
+    def runs(self, calls: Iterable[Call]) -> list[list[Call]]:
+        """Groups residual blocks, given in call order, into runs in which each takes what the one before returned.
+
+        Where an output goes to several blocks, the first of them continues the run.
+        """
+        runs: list[list[Call]] = []
+        ends: dict[tuple[Key, str], list[Call]] = {}
+        for call in calls:
+            verdict = self(call)
+            if verdict.entry is None or verdict.kind is None or call.output is None:
+                continue
+            family = verdict.kind if verdict.kind in _UNLIKE_ADDITION else "additive"
+            run = ends.pop((verdict.entry.key, family), None)
+            if run is None:
+                run = []
+                runs.append(run)
+            run.append(call)
+            ends[call.output.key, family] = run
+        return runs
+
+
+def select_blocks(frame: Call, judge: Judge, allowed: Callable[[str], bool]) -> list[Call]:
+    """Chooses, among the calls inside ``frame``, residual blocks of which none lies inside another.
+
+    A run of linked siblings is kept whole where its modules are of one class. Plain containers and runs of mixed
+    classes are opened where the runs inside have more links.
+
+    Args:
+        frame: The call to look into.
+        judge: Says which calls are residual blocks.
+        allowed: Whether the module of a name may be a block.
+
+    Returns:
+        The blocks in call order; they may still stand alone, see :meth:`Judge.runs`.
+    """
+    candidates = [call for call in frame.children if allowed(call.name) and judge(call).kind is not None]
+    runs = judge.runs(candidates)
+    chosen: list[Call] = []
+    for run in runs:
+        opened = [block for call in run for block in _opened(call, judge, allowed)]
+        whole = len(run) > 1 and (_homogeneous(run) or _links(run, judge) >= _links(opened, judge))
+        chosen += run if whole else opened
+    grouped = {call for run in runs for call in run}
+    for call in frame.children:
+        if call not in grouped:
+            chosen += select_blocks(call, judge, allowed)
+    return sorted(chosen, key=lambda call: call.index)
+
+
+def _opened(call: Call, judge: Judge, allowed: Callable[[str], bool]) -> list[Call]:
+    inner = select_blocks(call, judge, allowed)
+    return inner if _links(inner, judge) else [call]
+
+
+def _links(calls: list[Call], judge: Judge) -> int:
+    return sum(len(run) - 1 for run in judge.runs(calls))
+
+
+def _homogeneous(run: list[Call]) -> bool:
+    classes = {type(call.module) for call in run}
+    return len(classes) == 1 and all(cls.forward is not nn.Sequential.forward for cls in classes)
 
 
 def _judge(call: Call) -> Verdict:
@@ -48,15 +115,19 @@ def _judge(call: Call) -> Verdict:
     if not call.keeps_shape:
         return Verdict(reason=_change(call.inputs[0], output))
     if not call.recorded_gradients:
-        return Verdict(reason="the model calls it without gradients (torch.no_grad), so there is nothing to save")
-    if any(entry.tensor is output.tensor and entry.key == output.key for entry in call.inputs):
+        return Verdict(reason="the model calls it without gradients (torch.no_grad), so nothing is saved for backward")
+    if any(entry.key == output.key for entry in call.inputs):
         return Verdict(reason="it returns its input itself")
-    if output.edge is None:
-        return Verdict(reason="its output needs no gradient")
+    if output.edge is None or call.plain_layer:
+        return Verdict(reason=NO_SKIP)
     for entry in call.inputs:
-        kind = None if call.plain_layer else residual_kind(output.edge, _edge(entry), call.side_nodes)
-        if kind is not None and call.overwritten:
-            return Verdict(reason=_OVERWRITES, overwrites=True)
+        kind = entry.edge and residual_kind(output.edge, entry.edge, call.side_nodes)
         if kind is not None:
-            return Verdict(entry=entry, kind=kind)
-    return Verdict(reason=_NO_SKIP)
+            return Verdict(reason=OVERWRITES) if call.overwritten else Verdict(entry, kind)
+    return Verdict(reason=NO_SKIP)
+
+
+def _change(entry: Endpoint, output: Endpoint) -> str:
+    if entry.shape != output.shape:
+        return f"changes the shape from {entry.shape} to {output.shape}"
+    return f"changes the dtype from {entry.dtype} to {output.dtype}"

@@ -16,6 +16,8 @@ from torch import nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
+_Edges = tuple[tuple[Node | None, int], ...]
+
 # What the skip path may meet, from best to worst: the kind of a block is the best path's worst operation.
 _PLAIN, _REARRANGED, _SCALED, _ACTIVATED, _GATED, _NONE = range(6)
 _WORDS = ("additive", "additive-rearranged", "additive-scaled", "postact", "gated")
@@ -98,27 +100,26 @@ def residual_kind(output: GradientEdge, stream: GradientEdge, side_nodes: Collec
     return "concat" if found.joined <= _REARRANGED else None
 
 
-def _operands_first(root: Node, ends: set[Node]) -> list[tuple[Node, tuple[tuple[Node | None, int], ...]]]:
+def _operands_first(root: Node, ends: set[Node]) -> list[tuple[Node, _Edges]]:
     """The nodes between ``root`` and ``ends``, each once and after its operands."""
-    order: list[tuple[Node, tuple[tuple[Node | None, int], ...]]] = []
-    seen = {root}
-    pending: list[tuple[Node, tuple[tuple[Node | None, int], ...], bool]] = [(root, root.next_functions, False)]
+    order: list[tuple[Node, _Edges]] = []
+    seen: set[Node] = set()
+    pending: list[tuple[Node, _Edges | None]] = [(root, None)]
     while pending:
-        node, edges, operands_done = pending.pop()
-        if operands_done:
+        node, edges = pending.pop()
+        if edges is not None:
             order.append((node, edges))
-            continue
-        pending.append((node, edges, True))
-        for child, _ in edges:
-            if child is not None and child not in seen and child not in ends:
-                seen.add(child)
-                pending.append((child, child.next_functions, False))
+        elif node not in seen:
+            seen.add(node)
+            edges = node.next_functions
+            pending.append((node, edges))
+            pending.extend((child, None) for child, _ in edges if child is not None and child not in ends)
     return order
 
 
 def _combine(node: Node, operands: list[_Reach]) -> _Reach:
     name = operation(node)
-    if name == "AccumulateGrad":
+    if name.endswith("AccumulateGrad"):
         return _AT_PARAMETER if isinstance(node.variable, nn.Parameter) else _NOWHERE  # type: ignore[attr-defined]
     found = _Reach(
         depends=any(operand.depends for operand in operands), parameter=any(operand.parameter for operand in operands)

@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge, saved_te
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
+from momentumnet.streams.nested import copied, floating, stream_output, tensors_in
 
 Key = tuple[int, int]
 
@@ -135,7 +136,7 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(left_as_found(model, list(_tensors(example_inputs))))
+        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs))))
         recorder = _Recorder(model)
         stack.enter_context(eager_functions())
         for module in model.modules():
@@ -145,7 +146,7 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
             stack.callback(after.remove)
         stack.enter_context(saved_tensors_hooks(recorder.keep, lambda tensor: tensor))
         stack.enter_context(fresh_dropout_outputs())
-        call_with_example(model, _copied(example_inputs))
+        call_with_example(model, copied(example_inputs))
     return Trace(recorder.root, recorder.storages)
 
 
@@ -194,11 +195,11 @@ class _Recorder:
         self._count += 1
         self._stack[-1].children.append(call)
         self._stack.append(call)
-        candidates = [value for value in args if _floating(value)][:1]
-        candidates = candidates or [value for value in kwargs.values() if _floating(value)]
-        tensors = list(_tensors([args, kwargs]))
-        call.takes_tensor = bool(tensors)
-        call.side_nodes = {edge.node for edge in map(_edge, tensors) if edge is not None}
+        candidates = [value for value in args if floating(value)][:1]
+        candidates = candidates or [value for value in kwargs.values() if floating(value)]
+        arguments = list(tensors_in([args, kwargs]))
+        call.takes_tensor = bool(arguments)
+        call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {id(value): self._with_gradient(value) for value in candidates}
         self._entered[call] = [
             _Entered(self._endpoint(value, seen[id(value)]), seen[id(value)], seen[id(value)]._version)
@@ -213,7 +214,7 @@ class _Recorder:
             self._entered.pop(self._stack.pop(), None)
         call = self._stack.pop()
         entered = self._entered.pop(call)
-        call.returns_tensor = next(_tensors(output), None) is not None
+        call.returns_tensor = next(tensors_in(output), None) is not None
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
@@ -256,15 +257,6 @@ class _Recorder:
         return self._magnitudes[endpoint.key]
 
 
-def stream_output(output: Any) -> torch.Tensor | None:
-    """The stream tensor in what a block returned: a tensor, or the first element of a tuple, list or dict."""
-    if isinstance(output, Mapping):
-        output = next(iter(output.values()), None)
-    elif isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    return output if _floating(output) else None
-
-
 def largest_magnitude(tensor: torch.Tensor) -> float:
     """The largest finite absolute value in ``tensor``, 0 where there is none."""
     values = tensor.detach()
@@ -278,10 +270,6 @@ def largest_magnitude(tensor: torch.Tensor) -> float:
     return top
 
 
-def _floating(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
 def _edge(tensor: torch.Tensor) -> GradientEdge | None:
     return get_gradient_edge(tensor) if tensor.requires_grad else None
 
@@ -290,27 +278,3 @@ def _storage_key(tensor: torch.Tensor) -> int | None:
     if tensor.layout is not torch.strided:  # sparse and jagged tensors have no storage of their own
         return None
     return tensor.untyped_storage()._cdata
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _copied(value: Any) -> Any:
-    """The same nested value with every tensor cloned, so that the model cannot write into the caller's tensors."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {name: _copied(item) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_copied(item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_copied(item) for item in value)
-    return value

@@ -1,0 +1,126 @@
+"""What the commands' arguments may be: conversions from text that explain what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import torchvision
+from torchvision.models import list_models
+
+
+def gamma(text: str) -> Fraction:
+    """A momentum factor in [0, 1), as a decimal or a fraction: ``0.9``, ``1/8``."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write for example 0.9 or 1/8") from None
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1): 0 is the original network, at 1 no branch counts")
+    return value
+
+
+def gammas(text: str) -> list[Fraction]:
+    """Momentum factors separated by commas: ``0.9,1/8``."""
+    return [gamma(part) for part in text.split(",")]
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """A tensor's shape, batch dimension included: ``1,3,224,224``."""
+    return tuple(positive(part) for part in text.split(","))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as `shape` reads it."""
+    return ",".join(str(size) for size in shape)
+
+
+def depths(text: str) -> list[int]:
+    """Numbers of blocks separated by commas, each at least 2, in ascending order: ``8,16,32``."""
+    values = sorted({positive(part) for part in text.split(",")})
+    if values[0] < 2:
+        raise argparse.ArgumentTypeError(f"{values[0]} block is no stream; the smallest depth is 2")
+    return values
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def learning_rate(text: str) -> float:
+    """A positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def any_model(text: str) -> str:
+    """The name of any torchvision model."""
+    return _known(text, list_models())
+
+
+def classifier(text: str) -> str:
+    """The name of a torchvision image classification model."""
+    names = list_models(module=torchvision.models)
+    if text not in names and text in list_models():
+        raise argparse.ArgumentTypeError(f"{text} is not an image classification model")
+    return _known(text, names)
+
+
+def _known(text: str, names: Sequence[str]) -> str:
+    if text in names:
+        return text
+    close = difflib.get_close_matches(text, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "torchvision.models.list_models() lists them all"
+    raise argparse.ArgumentTypeError(f"torchvision has no model {text!r}; {hint}")
+
+
+def data_source(text: str) -> str:
+    """``digits``, ``cifar10`` or an existing folder."""
+    if text not in ("digits", "cifar10") and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither digits, cifar10 nor a folder")
+    return text
+
+
+def common() -> argparse.ArgumentParser:
+    """The options of every command."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON on stdout, everything else to stderr"
+    )
+    return parser
+
+
+def conversion() -> argparse.ArgumentParser:
+    """The options of the commands that convert one model."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("conversion")
+    group.add_argument(
+        "--gamma",
+        type=gamma,
+        default=Fraction(1, 8),
+        metavar="G",
+        help="momentum factor, e.g. 1/8 or 0.9. Small values keep a pretrained network's function, large ones cost "
+        "less memory (default: %(default)s)",
+    )
+    group.add_argument(
+        "--others",
+        choices=("keep", "checkpoint"),
+        default="keep",
+        help="blocks outside the residual streams: keep their activations, or compute them again (default: %(default)s)",
+    )
+    return parser

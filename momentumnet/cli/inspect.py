@@ -1,0 +1,102 @@
+"""``momentumnet inspect``: the residual streams of a model, and what converting them saves."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+from momentumnet.cli import arguments, models
+from momentumnet.cli.errors import CommandError
+from momentumnet.convert import plan
+from momentumnet.memory import format_bytes
+
+DESCRIPTION = """\
+Trace a torchvision model once with random weights (nothing is downloaded) and show its residual streams: runs of
+blocks that conversion can carry, with the bytes held between forward and backward before and after."""
+EPILOG = """\
+examples:
+  momentumnet inspect resnet50
+  momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint
+  momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the program's subcommands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "inspect",
+        parents=[arguments.conversion(), arguments.common()],
+        help="show which blocks can be converted and what that saves",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help="name of a torchvision model")
+    parser.add_argument(
+        "--input",
+        type=arguments.shape,
+        action="append",
+        metavar="SHAPE",
+        help="shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        CommandError: The model does not accept the input.
+        ConversionError: The model has no stream that can be carried.
+    """
+    from momentumnet.cli.report import Report
+
+    report = Report(as_json=options.json)
+    model = models.untrained(options.model)
+    inputs = models.example_inputs(options.model, options.input)
+    try:
+        planned = plan(model, inputs, gamma=options.gamma, others=options.others)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        # What models raise for a shape that they are not made for.
+        shapes = " and ".join(arguments.shape_text(shape) for shape in options.input or [])
+        if not shapes:
+            raise
+        reason = textwrap.shorten(str(error), 200)
+        raise CommandError(f"{options.model} does not accept the input {shapes}: {reason}") from error
+    columns = ("stream", "kind", "blocks", "shape", "held before", "held after")
+    rows = [
+        (
+            row.path or "(root)",
+            row.kind,
+            str(row.blocks),
+            arguments.shape_text(row.shape),
+            format_bytes(row.saved_before),
+            format_bytes(row.saved_after),
+        )
+        for row in planned.rows
+    ]
+    blocks = str(sum(row.blocks for row in planned.rows))
+    total = (format_bytes(planned.saved_before), format_bytes(planned.saved_after))
+    report.table(columns, [*rows, ("whole network", "", blocks, "", *total)], title=options.model, left=2)
+    report.line(f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}.")
+    report.result(
+        {
+            "command": "inspect",
+            "model": options.model,
+            "gamma": str(planned.gamma),
+            "others": options.others,
+            "streams": [
+                {
+                    "path": row.path,
+                    "kind": row.kind,
+                    "blocks": row.blocks,
+                    "shape": list(row.shape),
+                    "saved_before": row.saved_before,
+                    "saved_after": row.saved_after,
+                }
+                for row in planned.rows
+            ],
+            "saved_before": planned.saved_before,
+            "saved_after": planned.saved_after,
+        }
+    )

@@ -1,0 +1,48 @@
+"""Downloads that give up soon on a machine without network."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+PROBE_SECONDS = 8.0
+STALL_SECONDS = 20.0
+
+
+def reachable(url: str) -> bool:
+    """Whether the host of ``url`` accepts a connection within a few seconds.
+
+    Behind a proxy the question cannot be asked directly; the answer is then yes, and the download itself finds out.
+    """
+    if urllib.request.getproxies():
+        return True
+    address = urlparse(url)
+    answer: list[bool] = []
+
+    def probe() -> None:
+        try:
+            socket.create_connection((address.hostname, address.port or 443), timeout=PROBE_SECONDS).close()
+        except OSError:
+            return
+        answer.append(True)
+
+    # In a thread because looking up the name has no timeout of its own and can take minutes.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answer)
+
+
+@contextmanager
+def stall_timeout() -> Iterator[None]:
+    """Lets downloads in this context fail when nothing arrives for ``STALL_SECONDS``."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,54 @@
+"""What a command shows: lines, tables, progress bars, and its result as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Report:
+    """The output of one command.
+
+    Args:
+        as_json: Whether stdout is kept for the result as JSON; everything else then goes to stderr.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Prints one line of text, exactly as it stands."""
+        self.console.print(text, markup=False)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, left: int = 1) -> None:
+        """Prints a table whose first ``left`` columns hold text and whose others hold numbers."""
+        table = Table(title=title, title_justify="left")
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def progress(self) -> Progress:
+        """A progress bar, to be used as a context manager; it leaves no trace when it is done."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Prints the result as one JSON object, if JSON was asked for."""
+        if self._as_json:
+            json.dump(values, sys.stdout, indent=2)
+            sys.stdout.write("\n")

@@ -1,0 +1,118 @@
+"""Blocks that know their role: a dynamic subclass that sends each call through a stream or a checkpoint.
+
+The block stays the same object: its class gets a subclass of the same name, so its parameters, state-dict keys, hooks,
+attributes and ``isinstance`` stay as they are, and code that reads a container's blocks still finds them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from momentumnet.core.stream import MomentumStream
+from momentumnet.errors import ConversionError
+
+VELOCITY_NAME = "initial_velocity"
+
+
+class Runner(Protocol):
+    """What a converted block's call goes through: a `MomentumStream` or a `Checkpoint`."""
+
+    def call(
+        self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call ``function(*args, **kwargs)`` as the block ``name``."""
+
+
+@dataclass
+class Role:
+    """A block's place: its name and what runs it."""
+
+    name: str
+    runner: Runner
+
+
+class ConvertedBlock:
+    """Mixed in before a block's own class. The call is taken before the module's hooks, which may pass on new tensors."""
+
+    _momentumnet_role: Role
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _run(self._momentumnet_role, self, super().__call__, args, kwargs)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        get_state = getattr(self, "__getstate__", None)
+        return _rebuild, (original_class(type(self)),), get_state() if get_state else self.__dict__
+
+    def _get_name(self) -> str:
+        return f"Momentum({super()._get_name()})"  # type: ignore[misc]
+
+
+# Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
+@torch.compiler.disable
+def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return role.runner.call(role.name, block, function, args, kwargs)
+
+
+@functools.cache
+def converted_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of ``original`` whose calls go through a role."""
+    attributes = {"__module__": original.__module__, "__qualname__": original.__qualname__, "__doc__": original.__doc__}
+    return type(original.__name__, (ConvertedBlock, original), attributes)
+
+
+def original_class(converted: type) -> type[nn.Module]:
+    """The class that a block had before."""
+    if converted.__bases__[0] is not ConvertedBlock:
+        raise ConversionError(
+            f"{converted.__name__} was wrapped again after its conversion (by fully_shard?); that has to be undone first"
+        )
+    original: type[nn.Module] = converted.__bases__[1]
+    return original
+
+
+def _rebuild(original: type[nn.Module]) -> nn.Module:
+    cls = converted_class(original)
+    return cls.__new__(cls)
+
+
+def assign(block: nn.Module, role: Role) -> None:
+    """Give the block its role.
+
+    Raises:
+        ConversionError: it has one already, or it is a scripted module, whose class cannot change.
+    """
+    if isinstance(block, ConvertedBlock):
+        raise ConversionError(f"block {role.name!r} is converted already; revert the model first")
+    if isinstance(block, torch.jit.ScriptModule):
+        raise ConversionError(f"block {role.name!r} is a torch.jit.ScriptModule; convert the model before scripting it")
+    block._momentumnet_role = role  # type: ignore[assignment]
+    block.__class__ = converted_class(type(block))
+
+
+def release(block: nn.Module) -> None:
+    """Make the block what it was before `assign`."""
+    block.__class__ = original_class(type(block))
+    del block.__dict__["_momentumnet_role"]
+    block._modules.pop(VELOCITY_NAME, None)
+
+
+def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:
+    """Every converted block in the model with its role."""
+    for module in model.modules():
+        if isinstance(module, ConvertedBlock):
+            yield module, module._momentumnet_role
+
+
+def streams_of(model: nn.Module) -> list[MomentumStream]:
+    """The momentum streams in the model, each once, in order."""
+    found: dict[int, MomentumStream] = {}
+    for _, role in converted_blocks(model):
+        if isinstance(role.runner, MomentumStream):
+            found.setdefault(id(role.runner), role.runner)
+    return list(found.values())

@@ -1,0 +1,207 @@
+"""Finds the residual streams of a model without being given names.
+
+A stream is a run of two or more modules, each with a skip connection inside, where the output of one is the input
+of the next and the shape stays the same. One traced forward pass finds them (:mod:`momentumnet.streams.trace`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from momentumnet.errors import ConversionError
+from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.explain import Rejection, explain
+from momentumnet.streams.select import Judge, select_blocks
+from momentumnet.streams.trace import Call, Trace, record
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What one traced forward pass found.
+
+    Attributes:
+        streams: The residual streams in call order.
+        rejections: What was looked at and did not qualify, with the reasons, in call order.
+        saved_bytes: Bytes that autograd keeps for the whole model in the trace: unique storages, parameters and
+            buffers excluded.
+        outside: Names of the maximal modules with children that take and return tensors and that neither are, nor
+            contain, nor lie inside a stream block.
+    """
+
+    streams: tuple[ResidualStream, ...]
+    rejections: tuple[Rejection, ...]
+    saved_bytes: int
+    outside: tuple[str, ...]
+
+
+def find_streams(model: nn.Module, example_inputs: Any) -> list[ResidualStream]:
+    """Finds the residual streams of ``model``.
+
+    Args:
+        model: Any module. It runs once, in eval mode, and is left as it was found.
+        example_inputs: A tensor or a list (one positional argument), a tuple (the positional arguments) or a
+            mapping (the keyword arguments).
+
+    Returns:
+        The streams in call order; empty where there is none.
+
+    Raises:
+        ConversionError: ``example_inputs`` is none of the above.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> encoder = nn.TransformerEncoder(layer, 3)
+        >>> [(stream.path, len(stream)) for stream in find_streams(encoder, torch.zeros(1, 4, 8))]
+        [('layers', 3)]
+    """
+    return list(discover(model, example_inputs).streams)
+
+
+def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | None = None) -> Discovery:
+    """Finds the residual streams of ``model``, and says why other parts of it are none.
+
+    Args:
+        model: Any module. It runs once, in eval mode with gradients enabled, and is left as it was found; Python
+            attributes that its forward sets are its own affair. The memory of one forward pass is taken and given
+            back.
+        example_inputs: See :func:`find_streams`.
+        streams: Container paths to restrict the search to, e.g. ``["layer3", "encoder.layers"]``: only modules
+            below one of them can be blocks. ``None`` looks everywhere.
+
+    Returns:
+        The streams, the rejections and what was measured.
+
+    Raises:
+        ConversionError: A path in ``streams`` is no module of the model or holds no stream; or ``example_inputs``
+            is no tensor, list, tuple or mapping.
+    """
+    names = _checked_names(model, streams)
+    trace = record(model, example_inputs)
+    judge = Judge()
+    everywhere = _runs(trace, judge, lambda name: True)
+    rejections = explain(trace.root, judge, [call for run in everywhere for call in run])
+    found = _streams(trace, judge, everywhere)
+    if names is not None:
+        kept = _runs(trace, judge, lambda name: any(_below(name, path) for path in names))
+        for path in names:
+            if not any(_below(run[0].name, path) for run in kept):
+                raise _holds_none(path, found, rejections)
+        restricted = _streams(trace, judge, kept)
+        rejections += _left_out(found, restricted, names)
+        everywhere, found = kept, restricted
+    blocks = {call for run in everywhere for call in run}
+    return Discovery(tuple(found), tuple(rejections), trace.saved_bytes(), _outside(trace.root, blocks))
+
+
+def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> list[list[Call]]:
+    return [run for run in judge.runs(select_blocks(trace.root, judge, allowed)) if len(run) > 1]
+
+
+def _streams(trace: Trace, judge: Judge, runs: list[list[Call]]) -> list[ResidualStream]:
+    """Describes the runs; runs over the same modules (a network called twice) are one stream."""
+    merged: list[list[list[Call]]] = []
+    for run in runs:
+        modules = {call.module for call in run}
+        for group in merged:
+            if modules <= {call.module for call in group[0]}:
+                group.append(run)
+                break
+        else:
+            merged.append([run])
+    return [_stream(trace, judge, group) for group in merged]
+
+
+def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStream:
+    first, calls = group[0], [call for run in group for call in run]
+    kinds = dict.fromkeys(judge(call).kind or "" for call in calls)
+    entry = judge(first[0]).entry or first[0].inputs[0]
+    return ResidualStream(
+        path=_common_parent([call.name for call in first]),
+        blocks=tuple(call.name for call in first),
+        kind="+".join(kinds),
+        shape=entry.shape,
+        dtype=entry.dtype,
+        magnitude=max(call.magnitude for call in calls),
+        saved_bytes=trace.saved_bytes(calls),
+    )
+
+
+def _common_parent(names: list[str]) -> str:
+    parents = [name.split(".")[:-1] for name in names]
+    common = []
+    for parts in zip(*parents, strict=False):  # ends with the shortest
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def _below(name: str, path: str) -> bool:
+    return path == "" or name.startswith(path + ".")
+
+
+def _checked_names(model: nn.Module, streams: Sequence[str] | None) -> list[str] | None:
+    if streams is None:
+        return None
+    if isinstance(streams, str) or not all(isinstance(name, str) for name in streams) or not streams:
+        raise ConversionError(
+            f"streams is {streams!r}; expected a non-empty sequence of container paths such as ['layer3'], or None"
+        )
+    existing = {name for name, _ in model.named_modules()}
+    for name in streams:
+        if name not in existing:
+            depth = name.count(".")
+            near = sorted(other for other in existing if other and other.count(".") <= depth)
+            raise ConversionError(
+                f"streams names {name!r}, which is no module of {type(model).__name__}; at this depth there are: "
+                + ", ".join(near)
+            )
+    return list(streams)
+
+
+def _holds_none(path: str, found: list[ResidualStream], rejections: list[Rejection]) -> ConversionError:
+    reasons = [
+        f"  {', '.join(rejection.blocks)}: {rejection.reason}"
+        for rejection in rejections
+        if any(block == path or _below(block, path) or _below(path, block) for block in rejection.blocks)
+    ]
+    existing = ", ".join(sorted({repr(stream.path) for stream in found})) or "none"
+    return ConversionError(
+        f"{path!r} holds no residual stream. Streams were found at: {existing}. What was looked at there:\n"
+        + ("\n".join(reasons) or "  no call of two or more modules below it")
+    )
+
+
+def _left_out(found: list[ResidualStream], kept: list[ResidualStream], names: list[str]) -> list[Rejection]:
+    named = {block for stream in kept for block in stream.blocks}
+    return [
+        Rejection(stream.path, stream.blocks, f"a stream, but streams={names!r} does not name it")
+        for stream in found
+        if named.isdisjoint(stream.blocks)
+    ]
+
+
+def _outside(root: Call, blocks: set[Call]) -> tuple[str, ...]:
+    within = {inner.module for block in blocks for inner in block.walk()}
+    holders = {name for block in blocks for name in _ancestors(block.name)}
+    names: dict[str, None] = {}
+    pending = list(reversed([inner for call in root.children for inner in call.children]))
+    while pending:
+        call = pending.pop()
+        eligible = call.composite and call.takes_tensor and call.returns_tensor and call.name not in holders
+        if call in blocks or (eligible and call.module in within):
+            continue
+        if eligible:
+            names[call.name] = None
+        else:
+            pending.extend(reversed(call.children))
+    return tuple(names)
+
+
+def _ancestors(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts))]

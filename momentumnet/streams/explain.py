@@ -1,0 +1,132 @@
+"""Why the parts of a model outside the streams are no streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby, permutations
+
+from torch import nn
+from torch.autograd.graph import GradientEdge, Node
+
+from momentumnet.streams.select import NO_SKIP, OVERWRITES, Judge
+from momentumnet.streams.skip import operation
+from momentumnet.streams.trace import Call
+
+_SKIP_IN_PARENT = (
+    "the skip connections are written in {frame}, as in x = x + block(x), so no module contains one; move each sum "
+    "into a module, e.g. class Residual(nn.Module) with forward(self, x): return x + self.branch(x), and call that"
+)
+ALONE = "a residual block, but no residual block before or after it passes it the same tensor; a stream needs two"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Calls that were looked at and are no stream, and why.
+
+    Attributes:
+        path: The module that calls them.
+        blocks: Their dotted names, in call order.
+        reason: Why they do not qualify and, where there is a remedy, what it is.
+    """
+
+    path: str
+    blocks: tuple[str, ...]
+    reason: str
+
+
+def explain(root: Call, judge: Judge, blocks: list[Call]) -> list[Rejection]:
+    """Says why the calls outside ``blocks`` are no stream blocks.
+
+    Args:
+        root: The frame above the model's call.
+        judge: The verdicts on single calls.
+        blocks: All blocks of the streams found.
+
+    Returns:
+        The rejections in call order, neighbours with one reason together.
+    """
+    chosen = set(blocks)
+    rejections: list[Rejection] = []
+    pending = [(call, True) for call in reversed(root.children)]
+    while pending:
+        frame, opened = pending.pop()
+        rejections += _parent_skips(frame, judge, is_model=frame in root.children)
+        reasons = [(call, _reason(call, frame, judge, chosen, opened)) for call in frame.children if call not in chosen]
+        for reason, calls in groupby((pair for pair in reasons if pair[1]), key=lambda pair: pair[1]):
+            rejections.append(Rejection(frame.name, tuple(call.name for call, _ in calls), reason))
+        for call, _ in reversed(reasons):
+            pending.append((call, opened and (_plain_container(call) or _holds(call, chosen))))
+    return rejections
+
+
+def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], opened: bool) -> str:
+    """Why ``call`` is no block; empty where that tells nothing (inside other rejected modules, for activations)."""
+    if _holds(call, chosen):
+        return ""
+    verdict = judge(call)
+    if verdict.kind is not None:
+        return ALONE
+    if verdict.reason == OVERWRITES:
+        inside = any(judge(inner).reason == OVERWRITES for inner in call.walk() if inner is not call)
+        return "" if inside else OVERWRITES
+    if opened and (call.composite or (verdict.reason == NO_SKIP and _weighted(call) and _linked(call, frame))):
+        return verdict.reason
+    return ""
+
+
+def _holds(call: Call, chosen: set[Call]) -> bool:
+    return any(inner in chosen for inner in call.walk())
+
+
+def _plain_container(call: Call) -> bool:
+    return type(call.module).forward is nn.Sequential.forward
+
+
+def _weighted(call: Call) -> bool:
+    return call.module is not None and any(parameter.dim() > 1 for parameter in call.module.parameters())
+
+
+def _linked(call: Call, frame: Call) -> bool:
+    """Whether a sibling that keeps the shape takes what ``call`` returns, or the other way round."""
+    siblings = [other for other in frame.children if other is not call and other.keeps_shape]
+    returned = {other.output.key for other in siblings if other.output is not None}
+    taken = {entry.key for other in siblings for entry in other.inputs}
+    return any(entry.key in returned for entry in call.inputs) or (call.output is not None and call.output.key in taken)
+
+
+def _parent_skips(frame: Call, judge: Judge, *, is_model: bool) -> list[Rejection]:
+    """Finds sums of a sibling's input and a sibling's output that the frame's own forward makes.
+
+    One such sum is every hand-written residual block, and two are a transformer layer, so a frame that is a
+    residual block itself is reported from three on.
+    """
+    taken = {_place(entry.edge) for call in frame.children for entry in call.inputs if entry.edge}
+    returned = {_place(call.output.edge): call.name for call in frame.children if call.output and call.output.edge}
+    ends = [entry for call in frame.children for entry in call.inputs] + ([frame.output] if frame.output else [])
+    branches: dict[Node, str] = {}
+    for edge in (end.edge for end in ends if end.edge):
+        node = _past_aliases(edge.node)
+        if operation(node) not in ("Add", "Sub") or node in branches:
+            continue
+        operands = [place for place in node.next_functions if place[0] is not None]
+        for skip, branch in permutations(operands, 2):
+            if skip in taken and branch in returned:
+                branches[node] = returned[branch]
+    if len(branches) < (2 if is_model or judge(frame).kind is None else 3):
+        return []
+    reason = _SKIP_IN_PARENT.format(frame=_describe(frame))
+    return [Rejection(frame.name, tuple(dict.fromkeys(branches.values())), reason)]
+
+
+def _place(edge: GradientEdge) -> tuple[Node | None, int]:
+    return edge.node, edge.output_nr
+
+
+def _past_aliases(node: Node) -> Node:
+    while operation(node) == "Alias" and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return node
+
+
+def _describe(frame: Call) -> str:
+    return f"{type(frame.module).__name__}.forward" + (f" (module {frame.name!r})" if frame.name else "")

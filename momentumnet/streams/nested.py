@@ -1,0 +1,47 @@
+"""Tensors in what a module takes and returns: values nested in tuples, lists and mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def floating(value: Any) -> bool:
+    """Whether ``value`` is a floating-point tensor."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def stream_output(output: Any) -> torch.Tensor | None:
+    """The stream tensor in what a block returned: a tensor, or the first element of a tuple, list or dict."""
+    if isinstance(output, Mapping):
+        output = next(iter(output.values()), None)
+    elif isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    return output if floating(output) else None
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def copied(value: Any) -> Any:
+    """The same nested value with every tensor cloned, so that the model cannot write into the caller's tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {name: copied(item) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(copied(item) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(copied(item) for item in value)
+    return value

@@ -1,0 +1,95 @@
+"""What a conversion will do, before it does it: streams, blocks, bytes saved for backward before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import log2, prod
+
+from momentumnet.core.fixed_point import word_for
+from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.discover import Discovery
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One stream of a plan. Bytes are those held between forward and backward in the trace of the example inputs."""
+
+    path: str
+    blocks: int
+    kind: str
+    shape: tuple[int, ...]
+    saved_before: int
+    saved_after: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The streams that a conversion will carry, and what it saves. ``print(plan)`` shows a table."""
+
+    discovery: Discovery
+    gamma: Fraction
+    backward: str = "reversible"
+    arithmetic: str = "exact"
+    others: str = "keep"
+
+    @property
+    def rows(self) -> list[PlanRow]:
+        """One row a stream, in call order."""
+        return [
+            PlanRow(s.path, len(s), s.kind, s.shape, s.saved_bytes, self._saved_after(s))
+            for s in self.discovery.streams
+        ]
+
+    @property
+    def saved_before(self) -> int:
+        """Bytes held for backward by the whole network as it is."""
+        return self.discovery.saved_bytes
+
+    @property
+    def saved_after(self) -> int:
+        """The same after conversion: the state and store of each stream, and all that is outside."""
+        rows = self.rows
+        outside = self.saved_before - sum(row.saved_before for row in rows)
+        if self.others == "checkpoint":
+            outside -= sum(module.saved_bytes - module.input_bytes for module in self.discovery.outside)
+        return outside + sum(row.saved_after for row in rows)
+
+    def _saved_after(self, stream: ResidualStream) -> int:
+        if self.backward == "stored" or self.gamma == 0:
+            return stream.saved_bytes
+        elements = prod(stream.shape)
+        item = word_for(stream.dtype).bits // 8
+        if self.arithmetic == "float":
+            return 2 * elements * item
+        # x, v and the store's word once, and the digits that each multiplication by gamma loses.
+        return int(elements * (3 * item + len(stream) * log2(1 / self.gamma) / 8))
+
+    def __str__(self) -> str:
+        """A table in plain text."""
+        rows = self.rows
+        lines = [f"{'stream':<32} {'blocks':>6} {'kind':<12} {'shape':<20} {'before':>10} {'after':>10}"]
+        lines += [
+            f"{row.path or '(root)':<32} {row.blocks:>6} {row.kind:<12} {'x'.join(map(str, row.shape)):<20} "
+            f"{human_bytes(row.saved_before):>10} {human_bytes(row.saved_after):>10}"
+            for row in rows
+        ]
+        lines.append(
+            f"{'whole network':<32} {sum(row.blocks for row in rows):>6} {'':<12} {'':<20} "
+            f"{human_bytes(self.saved_before):>10} {human_bytes(self.saved_after):>10}"
+        )
+        lines.append(
+            f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; bytes "
+            "held between forward and backward for the example inputs"
+        )
+        return "\n".join(lines)
+
+
+def human_bytes(count: int) -> str:
+    """A byte count in binary units: ``human_bytes(1536)`` is ``'1.5 KiB'``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
