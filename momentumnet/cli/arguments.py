@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import torch
 import torchvision
 from torchvision.models import list_models
 
@@ -68,6 +69,17 @@ def learning_rate(text: str) -> float:
     return value
 
 
+def device(text: str) -> torch.device:
+    """A device that this machine has: ``cpu``, ``cuda``, ``cuda:1``."""
+    try:
+        value = torch.device(text)
+        torch.empty(0, device=value)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device that can be used here: {reason}") from None
+    return value
+
+
 def any_model(text: str) -> str:
     """The name of any torchvision model."""
     return _known(text, list_models())
@@ -96,6 +108,19 @@ def data_source(text: str) -> str:
     return text
 
 
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--device``."""
+    parser.add_argument(
+        "--device", type=device, metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)"
+    )
+
+
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    """What ``--device`` names, or else the first CUDA device, or else the CPU."""
+    chosen: torch.device | None = options.device
+    return chosen or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def common() -> argparse.ArgumentParser:
     """The options of every command."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -121,6 +146,6 @@ def conversion() -> argparse.ArgumentParser:
         "--others",
         choices=("keep", "checkpoint"),
         default="keep",
-        help="blocks outside the residual streams: keep their activations, or compute them again (default: %(default)s)",
+        help="blocks outside the streams: keep their activations, or compute them again too (default: %(default)s)",
     )
     return parser

@@ -41,7 +41,8 @@ def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise CommandError(f"the checkpoint {path} is damaged and cannot be resumed ({type(error).__name__}); {anew}") from error
+        reason = f"is damaged and cannot be resumed ({type(error).__name__})"
+        raise CommandError(f"the checkpoint {path} {reason}; {anew}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CommandError(f"{path} is not a checkpoint of this version of momentumnet; {anew}")
     saved = content["settings"]
@@ -51,5 +52,6 @@ def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
         if saved.get(name) != settings.get(name)
     ]
     if different:
-        raise CommandError(f"the checkpoint {path} belongs to a run with other settings ({'; '.join(different)}); {anew}")
+        reason = f"belongs to a run with other settings ({'; '.join(different)})"
+        raise CommandError(f"the checkpoint {path} {reason}; {anew}")
     return content

@@ -28,16 +28,16 @@ FILE_WORKERS = 2
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with their classes, in a training and a validation part."""
+    """Images with their classes, in a training and a validation part (map-style data sets that know their length)."""
 
     name: str
-    train: Dataset[Any]
-    validation: Dataset[Any]
+    train: Any
+    validation: Any
     classes: int
     image_size: int
     workers: int
 
-    def batches(self, part: Dataset[Any], batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader[Any]:
+    def batches(self, part: Any, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader[Any]:
         """Batches of one part: in order, or in an order that depends on ``shuffle_seed`` alone.
 
         Shuffled batches are all full: batch normalisation cannot train on a last batch of a single image.

@@ -52,13 +52,14 @@ def _default_shapes(name: str) -> list[tuple[int, ...]]:
 
 
 def _default_weights(name: str) -> Any:
-    return get_model_weights(name).DEFAULT  # type: ignore[attr-defined]  # every weights enum names one
+    return get_model_weights(name).DEFAULT
 
 
 def untrained(name: str) -> nn.Module:
     """The torchvision model ``name`` with random weights, nothing downloaded."""
-    with_backbone = list_models(module=torchvision.models.detection) + list_models(module=torchvision.models.segmentation)
-    options = {"weights_backbone": None} if name in with_backbone else {}
+    families = (torchvision.models.detection, torchvision.models.segmentation)
+    with_backbone = any(name in list_models(module=family) for family in families)
+    options = {"weights_backbone": None} if with_backbone else {}
     return get_model(name, weights=None, **options)
 
 
@@ -69,8 +70,8 @@ def build_classifier(
 
     Args:
         name: Torchvision image classification model.
-        weights: ``none`` (random), the path of a state dict, or else the name of torchvision weights such as ``DEFAULT``.
-            Without network these fall back to random weights.
+        weights: ``none`` (random), the path of a state dict, or else the name of torchvision weights such as
+            ``DEFAULT``. Without network these fall back to random weights.
         classes: Number of classes; a head of another size is replaced by a new one.
         image_size: Side of the images.
         say: Takes one line to tell the user.

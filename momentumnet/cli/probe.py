@@ -77,9 +77,11 @@ def _synchronize(network: nn.Module) -> None:
 @contextmanager
 def _untouched(networks: Collection[nn.Module]) -> Iterator[None]:
     buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
-    with torch.random.fork_rng():
-        yield
-    for buffer, before in buffers:
-        buffer.copy_(before)
-    for network in networks:
-        network.zero_grad(set_to_none=True)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        for network in networks:
+            network.zero_grad(set_to_none=True)

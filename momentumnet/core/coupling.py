@@ -21,8 +21,9 @@ from torch import Tensor
 from momentumnet.core import fixed_point as fp
 from momentumnet.errors import StateRangeError
 
-# Bits kept free above the largest magnitude known when a scale is chosen.
-HEADROOM_BITS = 3
+# Bits kept free above the largest magnitude known when a scale is chosen. One is enough: a coarser scale can be taken
+# at any step, and every bit kept free here is a bit of precision lost at every step.
+HEADROOM_BITS = 1
 # Coarsest resolution of the exact state is 2**-MIN_EXPONENT.
 MIN_EXPONENT = 0
 # Relative difference of the norms at which a float reconstruction counts as wrong.
@@ -30,12 +31,15 @@ FLOAT_TOLERANCE = 1e-2
 
 
 class NonFiniteBranch(ArithmeticError):  # noqa: N818 - a signal inside the engine, never seen by users
-    """The branch holds NaN or Inf, which no integer can carry."""
+    """The branch, or the start of the stream, holds NaN or Inf, which no integer can carry."""
 
 
 @dataclass(frozen=True)
 class Undo:
-    """What one step put aside so that it can be undone."""
+    """What one step put aside so that it can be undone.
+
+    ``spilled``: the store's bytes. Where the scale was made coarser first: by how many bits, and those bits of x and v.
+    """
 
     spilled: tuple[Tensor, ...] = ()
     widened_bits: int = 0
@@ -68,9 +72,12 @@ class State(Protocol):
 
 
 def choose_exponent(magnitude: float, word: fp.Word) -> int:
-    """The scale k for values up to ``magnitude``: ``magnitude * 2**k`` leaves HEADROOM_BITS below the limit."""
-    exponent = math.frexp(magnitude)[1] if magnitude > 0 else 1
-    return word.bits - 2 - HEADROOM_BITS - exponent
+    """The scale k for values up to ``magnitude``: ``magnitude * 2**k`` leaves HEADROOM_BITS below the limit.
+
+    Kept within MIN_EXPONENT (less headroom then, or none) and the word's finest scale. Magnitude 0 counts as 1.
+    """
+    exponent = word.bits - 2 - HEADROOM_BITS - math.frexp(magnitude or 1.0)[1]
+    return min(max(exponent, MIN_EXPONENT), word.max_exponent)
 
 
 class ExactState:
@@ -82,6 +89,10 @@ class ExactState:
         gamma: n/d in (0, 1].
         exponent: the scale k, value = integer * 2**-k; lowered by itself on overflow.
         name: the stream's name, for errors.
+
+    Raises:
+        NonFiniteBranch: x or v holds NaN or Inf.
+        StateRangeError: no scale can carry x and v.
     """
 
     def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction, exponent: int, name: str) -> None:
@@ -90,14 +101,12 @@ class ExactState:
         self.steps = 0
         self._name = name
         self._schedule = fp.store_schedule(gamma, self.word)
-        while True:
-            scale = math.ldexp(1.0, self.exponent)
-            self.x = fp.to_fixed(x, scale, self.word)
-            self.v = torch.zeros_like(self.x) if v is None else fp.to_fixed(v, scale, self.word)
-            excess = self._excess(x if v is None else torch.stack([_magnitude(x), _magnitude(v)]), 1.0)
-            if not excess:
-                break
-            self._lower_exponent(excess, x)
+        largest = float(_magnitude(x) if v is None else torch.maximum(_magnitude(x), _magnitude(v)))
+        if not largest < self._reach():  # NaN included
+            self.exponent = self._coarser_exponent(largest)
+        scale = math.ldexp(1.0, self.exponent)
+        self.x = fp.to_fixed(x, scale, self.word)
+        self.v = torch.zeros_like(self.x) if v is None else fp.to_fixed(v, scale, self.word)
         self.s = torch.zeros_like(self.x)
 
     @property
@@ -118,65 +127,71 @@ class ExactState:
             NonFiniteBranch: the branch holds NaN or Inf; the state is as before.
             StateRangeError: no scale can carry the values; the state is as before.
         """
-        undo = self._step(branch, weight)
-        excess = self._excess(branch, float(weight))
-        if not excess:
-            return undo
-        self.undo(undo, branch, weight)
-        return self._step_coarser(branch, weight, excess)
+        bits, low_bits = 0, None
+        while True:
+            undo = Undo(self._step(branch, weight), bits, low_bits)
+            largest = self._largest(branch, weight)
+            if largest < self._reach():
+                return undo
+            self.undo(undo, branch, weight)
+            bits = self.exponent - self._coarser_exponent(largest)
+            low_bits = self._coarsen(bits)
 
-    def _step_coarser(self, branch: Tensor, weight: Fraction, excess: float) -> Undo:
-        x, v, exponent = self.x, self.v, self.exponent
-        try:
-            while True:
-                self._lower_exponent(excess, branch)
-                bits = exponent - self.exponent
-                self.x, low_x = fp.split_low_bits(x, bits)
-                self.v, low_v = fp.split_low_bits(v, bits)
-                undo = self._step(branch, weight)
-                excess = self._excess(branch, float(weight))
-                if not excess:
-                    return Undo(undo.spilled, bits, (low_x, low_v))
-                self._unstep(undo, branch, weight)
-        except (NonFiniteBranch, StateRangeError):
-            self.x, self.v, self.exponent = x, v, exponent
-            raise
-
-    def _step(self, branch: Tensor, weight: Fraction) -> Undo:
-        digits = self._schedule[self.steps]
-        v, self.s, spilled = fp.multiply(self.v, self.s, digits)
+    def _step(self, branch: Tensor, weight: Fraction) -> tuple[Tensor, ...]:
+        v, self.s, spilled = fp.multiply(self.v, self.s, self._schedule[self.steps])
         self.v = v.add_(self._fixed(branch, weight))
-        self.x = self.x.add_(self.v).add_(fp.carry(self.s, digits.next_bound))
         self.steps += 1
-        return Undo(spilled)
+        self.x = self.x.add_(self.v).add_(self._carry())
+        return spilled
 
     def _fixed(self, branch: Tensor, weight: Fraction) -> Tensor:
         return fp.to_fixed(branch, math.ldexp(float(weight), self.exponent), self.word)
 
-    def _excess(self, branch: Tensor, weight: float) -> float:
-        """Bits by which the last step, or its branch, passes the limit: 0 where it fits, infinite for NaN and Inf."""
-        if not branch.numel():
-            return 0
-        extremes = [*torch.aminmax(branch), *torch.aminmax(self.x), *torch.aminmax(self.v)]
-        values = torch.stack([value.double() for value in extremes]).tolist()
-        scaled = [value * math.ldexp(weight, self.exponent) for value in values[:2]] + values[2:]
-        if not all(map(math.isfinite, values[:2])):
-            return math.inf
-        largest = max(map(abs, scaled))
-        return math.frexp(largest)[1] - (self.word.bits - 2) if largest >= self.word.limit else 0
+    def _carry(self) -> Tensor:
+        """What ``v + s/B`` rounded to the nearest integer has over v."""
+        return fp.carry(self.s, self._schedule[self.steps].previous_bound)
 
-    def _lower_exponent(self, excess: float, branch: Tensor) -> None:
-        if math.isinf(excess):
+    def _reach(self) -> float:
+        """Magnitudes below this fit the present scale."""
+        return math.ldexp(self.word.limit, -self.exponent)
+
+    def _largest(self, branch: Tensor, weight: Fraction) -> float:
+        """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
+        if not branch.numel():
+            return 0.0
+        extremes = [*torch.aminmax(branch), *torch.aminmax(self.x), *torch.aminmax(self.v)]
+        low, high, *integers = torch.stack([value.double() for value in extremes]).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return math.inf
+        return max(-low * float(weight), high * float(weight), math.ldexp(max(map(abs, integers)), -self.exponent))
+
+    def _coarser_exponent(self, largest: float) -> int:
+        """The scale for values up to ``largest``, which do not fit the present one."""
+        if not math.isfinite(largest):
             raise NonFiniteBranch
-        exponent = self.exponent - int(excess) - HEADROOM_BITS
-        if exponent < MIN_EXPONENT:
-            magnitude = max(float(_magnitude(branch)), math.ldexp(float(_magnitude(self.x)), -self.exponent))
+        limit = math.ldexp(self.word.limit, -MIN_EXPONENT)
+        if largest >= limit:
             raise StateRangeError(
-                f"stream {self._name!r}: the largest magnitude, {magnitude:.4g}, does not fit the exact state "
-                f"(up to {math.ldexp(1.0, self.word.bits - 2 - MIN_EXPONENT):.4g} with {self.word.dtype}). "
+                f"stream {self._name!r}: the largest magnitude, {largest:.4g}, does not fit the exact state "
+                f"(below {limit:.4g} with {self.word.dtype}). "
                 "Lower the activations, run this stream in float64, or convert it with arithmetic='float'."
             )
-        self.exponent = exponent
+        return choose_exponent(largest, self.word)
+
+    def _coarsen(self, bits: int) -> tuple[Tensor, Tensor]:
+        """Make the scale coarser by ``bits``, rounding to nearest; return what `_refine` needs to undo it."""
+        self.exponent -= bits
+        self.x, low_x = fp.split_low_bits(self.x, bits)
+        self.v, low_v = fp.split_low_bits(self.v, bits)
+        # The velocity is v + s/B and s stays: without this, s/B would push it up by half a unit on average.
+        self.v.sub_(self._carry())
+        return low_x, low_v
+
+    def _refine(self, bits: int, low_bits: tuple[Tensor, Tensor]) -> None:
+        """The inverse of `_coarsen`."""
+        self.x = fp.join_low_bits(self.x, low_bits[0], bits)
+        self.v = fp.join_low_bits(self.v.add_(self._carry()), low_bits[1], bits)
+        self.exponent += bits
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         x = self._previous_x()
@@ -185,20 +200,15 @@ class ExactState:
         return fp.to_float(x, self.exponent + undo.widened_bits, self.word, dtype)
 
     def _previous_x(self) -> Tensor:
-        return (self.x - self.v).sub_(fp.carry(self.s, self._schedule[self.steps].previous_bound))
+        return (self.x - self.v).sub_(self._carry())
 
     def undo(self, undo: Undo, branch: Tensor, weight: Fraction) -> None:
-        self._unstep(undo, branch, weight)
-        if undo.low_bits is not None:
-            self.x = fp.join_low_bits(self.x, undo.low_bits[0], undo.widened_bits)
-            self.v = fp.join_low_bits(self.v, undo.low_bits[1], undo.widened_bits)
-            self.exponent += undo.widened_bits
-
-    def _unstep(self, undo: Undo, branch: Tensor, weight: Fraction) -> None:
         self.x = self._previous_x()
         self.steps -= 1
         v = self.v.sub_(self._fixed(branch, weight))
         self.v, self.s = fp.divide(v, self.s, self._schedule[self.steps], undo.spilled)
+        if undo.low_bits is not None:
+            self._refine(undo.widened_bits, undo.low_bits)
 
     def fingerprint(self) -> tuple[float, ...]:
         return (int(fp.checksum(self.x, self.v, self.s)), self.exponent)
@@ -271,5 +281,5 @@ def adjoint(grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction) -
 
 
 def flush_factor(gamma: Fraction) -> float:
-    """gamma / (1 - gamma): what the velocity at the end would still add to x, summed over endless empty blocks."""
+    """gamma / (1 - gamma), for gamma < 1: times the last v, it is what endless empty blocks would still add to x."""
     return float(gamma / (1 - gamma))

@@ -2,15 +2,15 @@ r"""Exact multiplication by gamma = n/d on fixed-point integers, and the store t
 
 A value is an integer ``X`` with ``value = X * 2**-k``. Multiplying ``v`` by n/d loses log2(d/n) bits an element; they
 are kept in a store ``s`` with ``0 <= s < B``, where the bound ``B`` is one number for all elements, known in advance.
-Every operation below has an exact inverse, for any integers: extremes and wrap-around included.
+Every operation below has an exact inverse, for any integers v: extremes and wrap-around included.
 
     v = q*d + r (floor)       B2 = ceil(B*d/n)       o = (n*B2 - d*B) div 2
     forward:  t = r*B + s + o;  b = t div B2;  s = t mod B2;  v = q*n + b
     inverse:  q = v div n;  b = v mod n;  t = b*B2 + s - o;  r = t div B;  s = t mod B;  v = q*d + r
 
-``s/B`` is the fraction of ``v``, so no popped digit ever enters ``v`` as noise (the textbook order of Maclaurin,
-Duvenaud and Adams, ICML 2015, section 3, has that noise). When the next bound would pass the word, the low byte of
-``s`` is put aside as a uint8 tensor and ``B`` becomes ceil(B/256).
+``s/B`` is the fraction of ``v``: gamma * (v + s/B) comes out to within n/B2, and no popped digit ever enters ``v`` as
+noise (the textbook order of Maclaurin, Duvenaud and Adams, ICML 2015, section 3, has that noise). When d*B + o or B2
+would pass the word, the low byte of ``s`` is put aside first, as a uint8 tensor, and ``B`` becomes ceil(B/256).
 
 These plain PyTorch operations run on any device; they are the reference for native code.
 """
@@ -47,6 +47,11 @@ class Word:
         """Largest value that the store's arithmetic may reach."""
         return (1 << (self.bits - 1)) - 1
 
+    @property
+    def max_exponent(self) -> int:
+        """Finest scale: both 2**k and 2**-k are normal numbers of the compute type."""
+        return 1 - math.frexp(torch.finfo(self.compute_dtype).tiny)[1]
+
 
 INT32 = Word(torch.int32, 32, torch.float32)
 INT64 = Word(torch.int64, 64, torch.float64)
@@ -65,17 +70,20 @@ def exact_gamma(gamma: float | Fraction) -> Fraction:
         Fraction(9, 10)
 
     Raises:
-        ValueError: gamma is not in [0, 1], or is so near 0 that no fraction with d <= 128 but 0 is near it.
+        TypeError: gamma is no number.
+        ValueError: gamma is not in [0, 1], or lies between 0 or 1 and the nearest other fraction with d <= 128, and
+            nearer to 0 or 1: a network without velocity or without branches is never what was asked for.
     """
     if isinstance(gamma, bool) or not isinstance(gamma, (int, float, Fraction)):
         raise TypeError(f"gamma must be a number in [0, 1], got {gamma!r} of type {type(gamma).__name__}")
     if not (math.isfinite(gamma) and 0 <= gamma <= 1):
         raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
     ratio = Fraction(gamma).limit_denominator(MAX_DENOMINATOR)
-    if gamma > 0 and ratio == 0:
+    if ratio in (0, 1) and gamma != ratio:
         raise ValueError(
-            f"gamma={gamma!r} is nearest to 0 among the fractions n/d with d <= {MAX_DENOMINATOR}; "
-            f"use gamma >= 1/{MAX_DENOMINATOR}, or gamma=0 for the network without velocity"
+            f"gamma={gamma!r} is nearest to {ratio} among the fractions n/d with d <= {MAX_DENOMINATOR}; use gamma "
+            f"from 1/{MAX_DENOMINATOR} to {MAX_DENOMINATOR - 1}/{MAX_DENOMINATOR}, or gamma={ratio} itself "
+            f"({'no velocity' if ratio == 0 else 'branches have weight 0'})"
         )
     return ratio
 
@@ -104,22 +112,25 @@ class StoreSchedule:
     def __init__(self, gamma: Fraction, word: Word) -> None:
         self._n, self._d, self._word = gamma.numerator, gamma.denominator, word
         # A wide first bound makes the slack of B2 = ceil(B*d/n) negligible; it costs no memory, only an earlier spill.
-        self._next = max(1, min(1 << (word.bits - 11), word.store_limit * self._n // (2 * self._d)))
-        self._steps: list[Digits] = []
+        first = max(1, min(1 << (word.bits - 11), word.store_limit * self._n // (2 * self._d)))
+        self._steps = [self._after(first)]
 
     def __getitem__(self, index: int) -> Digits:
         """The digits of step ``index``, counted from the stream's start."""
-        while len(self._steps) <= index:
-            self._steps.append(self._extend())
-        return self._steps[index]
+        steps = self._steps
+        if index >= len(steps):
+            # A longer copy in one assignment: forward and backward threads may ask at the same time.
+            steps = steps.copy()
+            while index >= len(steps):
+                steps.append(self._after(steps[-1].next_bound))
+            self._steps = steps
+        return steps[index]
 
-    def _extend(self) -> Digits:
-        n, d, previous = self._n, self._d, self._next
-        bound, spills = previous, 0
+    def _after(self, previous: int) -> Digits:
+        n, d, bound, spills = self._n, self._d, previous, 0
         while not _fits(bound, n, d, self._word):
             bound, spills = -(-bound // 256), spills + 1
         next_bound = -(-bound * d // n)
-        self._next = next_bound
         return Digits(n, d, spills, previous, bound, next_bound, (n * next_bound - d * bound) // 2)
 
 
@@ -139,9 +150,10 @@ def floor_divide(value: Tensor, divisor: int) -> Tensor:
 
 
 def to_fixed(value: Tensor, factor: float, word: Word) -> Tensor:
-    """``round(value * factor)`` to the nearest integer, half to even; saturated at the limit, NaN becomes 0.
+    """``value * factor`` rounded to the nearest integer, half to even; saturated at +-limit, NaN becomes 0.
 
-    A finite value whose product is below ``word.limit`` is never touched by the saturation.
+    The product is taken in ``word.compute_dtype``, ``factor`` rounded to it. Where it stays below ``word.limit``, the
+    saturation changes nothing.
     """
     limit = float(word.limit)
     scaled = value.to(word.compute_dtype) * factor
@@ -185,24 +197,43 @@ def carry(s: Tensor, bound: int) -> Tensor:
 
 
 def checksum(x: Tensor, v: Tensor, s: Tensor) -> Tensor:
-    """One integer that a change of any element of the state changes (but for one case in 2**32).
+    """One integer that tells this state from another.
 
-    Sum over the elements, modulo the word, of ``(m ^ (m >> 15)) * 0x2C1B3C6D`` with ``m = x * 0x3C6EF372 + v *
-    0x1E3779B1 + s``: not linear, so compensating errors do not cancel.
+    The sum over the elements, modulo 2**bits, of ``mix(x*X + v*V + s + i*I)`` with i the element's position and odd
+    constants. ``mix`` is a bijection that is not linear: any change of one of x, v, s at one element is seen for
+    certain; any other change, errors that compensate each other or change places included, but for about one case in
+    2**bits.
     """
-    mixed = (x * 0x3C6EF372).add_(v * 0x1E3779B1).add_(s)
-    mixed ^= mixed >> 15
-    return mixed.mul_(0x2C1B3C6D).sum(dtype=mixed.dtype)
+    mixed = (x * 0x27D4EB2F).add_(v * 0x165667B1).add_(s)
+    mixed.add_(torch.arange(x.numel(), dtype=x.dtype, device=x.device).view(x.shape), alpha=0x1E3779B1)
+    mixed = _fold(_fold(mixed).mul_(0x2C1B3C6D))
+    return mixed.sum(dtype=mixed.dtype)
+
+
+def _fold(value: Tensor) -> Tensor:
+    """The high half of the bits, exclusive-ored into the low half. In place."""
+    bits = 8 * value.element_size()
+    shift = bits // 2 - 1
+    # >> copies the sign; the mask leaves the bits that a logical shift would give.
+    return value.bitwise_xor_((value >> shift).bitwise_and_((1 << (bits - shift)) - 1))
 
 
 def split_low_bits(value: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """``(value >> bits, low bits)``: a coarser value, and what `join_low_bits` needs to undo it."""
-    low = value & ((1 << bits) - 1)
+    """``(value / 2**bits rounded to nearest, half up; what `join_low_bits` needs to undo it)``, for ``bits`` >= 1.
+
+    The second is in the smallest of uint8, int16 and int32 that holds ``bits`` bits, or in the dtype of ``value``.
+    """
+    if bits >= 8 * value.element_size() - 1:
+        return torch.zeros_like(value), value.clone()
+    shifted = value + (1 << (bits - 1))
+    low = shifted & ((1 << bits) - 1)
     kinds = itertools.dropwhile(lambda kind: kind[0] < bits, ((8, torch.uint8), (15, torch.int16), (31, torch.int32)))
     _, dtype = next(kinds, (64, value.dtype))
-    return value >> bits, low.to(dtype)
+    return shifted.bitwise_right_shift_(bits), low.to(dtype)
 
 
 def join_low_bits(value: Tensor, low: Tensor, bits: int) -> Tensor:
     """The inverse of `split_low_bits`."""
-    return (value << bits).bitwise_or_(low.to(value.dtype))
+    if bits >= 8 * value.element_size() - 1:
+        return low.clone()
+    return (value << bits).bitwise_or_(low.to(value.dtype)).sub_(1 << (bits - 1))

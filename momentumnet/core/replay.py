@@ -164,21 +164,14 @@ class _Buffers:
         ]
         try:
             for owner, name, value in self._seen:
-                _write(owner, name, value)
+                # A tensor of its own: the recompute may save it for backward, and must not see it put back.
+                owner._buffers[name] = value.clone()
             yield
         finally:
             for owner, name, buffer, value in current:
                 owner._buffers[name] = buffer
                 # Through .data: the in-place counter does not move, so graphs that saved this buffer stay valid.
                 buffer.data.copy_(value)
-
-
-def _write(owner: nn.Module, name: str, value: Tensor) -> None:
-    buffer = owner._buffers[name]
-    if buffer is not None and buffer.shape == value.shape and buffer.dtype == value.dtype:
-        buffer.data.copy_(value)
-    else:
-        owner._buffers[name] = value.clone()
 
 
 class _Autocast:

@@ -33,6 +33,8 @@ BACKWARDS = ("reversible", "stored")
 FINAL_VELOCITIES = ("flush", "drop")
 # Relative gradient error of the float inverse past which the user is warned.
 FLOAT_WARNING = 1e-3
+# A stream's scale is chosen for at most this many times the magnitude of its first tensor.
+GROWTH = 8
 
 
 @dataclass
@@ -265,11 +267,18 @@ class MomentumStream:
         return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded)
 
     def _expected_magnitude(self, x: Tensor) -> float:
+        """The magnitude to choose the scale for: the stream's, but no more than GROWTH times that of its start.
+
+        A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
+        instead, which costs two bytes an element each time.
+        """
+        low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        start = max(-float(low), float(high))
+        if not 0 < start < math.inf:
+            return self._magnitude or 1.0
         if self._magnitude is None:
-            # Without example inputs the first pass tells; a stream usually grows by a small factor along its blocks.
-            largest = float(x.abs().max()) if x.numel() else 0.0
-            self._magnitude = 4 * largest if 0 < largest < math.inf else 1.0
-        return self._magnitude
+            self._magnitude = 4 * start
+        return min(self._magnitude, GROWTH * start)
 
     def _resume_gradients(self, x: Tensor, passage: Passage) -> None:
         """Blocks that ran without gradients left a float state; the exact one starts from it where gradients begin."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler with this module
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
@@ -54,7 +55,7 @@ class ConvertedBlock:
 
 
 # Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
-@torch.compiler.disable
+@_disable_dynamo
 def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return role.runner.call(role.name, block, function, args, kwargs)
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.explain import Rejection, explain
 from momentumnet.streams.select import Judge, select_blocks
-from momentumnet.streams.trace import Call, Trace, record
+from momentumnet.streams.trace import record
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby, permutations
 
-from torch import nn
 from torch.autograd.graph import GradientEdge, Node
 
+from momentumnet.streams.calls import Call
 from momentumnet.streams.select import NO_SKIP, OVERWRITES, Judge
 from momentumnet.streams.skip import operation
-from momentumnet.streams.trace import Call
 
 _SKIP_IN_PARENT = (
     "the skip connections are written in {frame}, as in x = x + block(x), so no module contains one; move each sum "
@@ -55,7 +54,7 @@ def explain(root: Call, judge: Judge, blocks: list[Call]) -> list[Rejection]:
         for reason, calls in groupby((pair for pair in reasons if pair[1]), key=lambda pair: pair[1]):
             rejections.append(Rejection(frame.name, tuple(call.name for call, _ in calls), reason))
         for call, _ in reversed(reasons):
-            pending.append((call, opened and (_plain_container(call) or _holds(call, chosen))))
+            pending.append((call, opened and (call.plain_container or _holds(call, chosen))))
     return rejections
 
 
@@ -76,10 +75,6 @@ def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], opened: bo
 
 def _holds(call: Call, chosen: set[Call]) -> bool:
     return any(inner in chosen for inner in call.walk())
-
-
-def _plain_container(call: Call) -> bool:
-    return type(call.module).forward is nn.Sequential.forward
 
 
 def _weighted(call: Call) -> bool:

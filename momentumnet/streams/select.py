@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from torch import nn
-
+from momentumnet.streams.calls import Call, Endpoint, Key
 from momentumnet.streams.skip import residual_kind
-from momentumnet.streams.trace import Call, Endpoint, Key
 
 # Blocks whose skip is no addition do not continue a stream of additive blocks, nor the other way round.
 _UNLIKE_ADDITION = frozenset({"concat", "gated"})
@@ -102,8 +100,7 @@ def _links(calls: list[Call], judge: Judge) -> int:
 
 
 def _homogeneous(run: list[Call]) -> bool:
-    classes = {type(call.module) for call in run}
-    return len(classes) == 1 and all(cls.forward is not nn.Sequential.forward for cls in classes)
+    return len({type(call.module) for call in run}) == 1 and not run[0].plain_container
 
 
 def _judge(call: Call) -> Verdict:

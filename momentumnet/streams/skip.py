@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 from torch.autograd.function import BackwardCFunction
@@ -46,7 +47,7 @@ _MOVES = frozenset({
 
 def operation(node: Node) -> str:
     """The name of the operation behind a graph node: ``"Add"`` for ``AddBackward0``."""
-    return re.sub(r"Backward\d*$", "", node.name())
+    return re.sub(r"^torch::autograd::(?=\w+$)|Backward\d*$", "", node.name())
 
 
 @dataclass(slots=True)
@@ -119,14 +120,14 @@ def _operands_first(root: Node, ends: set[Node]) -> list[tuple[Node, _Edges]]:
 
 def _combine(node: Node, operands: list[_Reach]) -> _Reach:
     name = operation(node)
-    if name.endswith("AccumulateGrad"):
+    if name == "AccumulateGrad":
         return _AT_PARAMETER if isinstance(node.variable, nn.Parameter) else _NOWHERE  # type: ignore[attr-defined]
     found = _Reach(
         depends=any(operand.depends for operand in operands), parameter=any(operand.parameter for operand in operands)
     )
     if not found.depends:
         return found
-    works = isinstance(node, BackwardCFunction) or _WORK.search(name) is not None
+    works = isinstance(cast(object, node), BackwardCFunction) or _WORK.search(name) is not None
     found.work = works or found.parameter or any(operand.work for operand in operands)
     if works and name not in _FUSED_SUMS:
         return found
@@ -149,5 +150,5 @@ def _rank(name: str, position: int, dependent_operands: int) -> int:
     if name in _PASSES or (position == 0 and name in ("Addcmul", "Addcdiv")):
         return _PLAIN
     if name in _PRODUCTS:
-        return _GATED if dependent_operands > 1 and name in ("Mul", "Div") else _SCALED
+        return _GATED if dependent_operands > (2 if name == "Lerp" else 1) else _SCALED
     return _REARRANGED if name in _MOVES else _ACTIVATED

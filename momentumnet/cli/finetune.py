@@ -1,0 +1,157 @@
+"""``momentumnet finetune``: convert a classifier, fine-tune it, and compare it with the unconverted network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from momentumnet.cli import arguments, data, models
+from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
+from momentumnet.cli.data import ImageData
+from momentumnet.cli.training import Schedule
+from momentumnet.convert import convert
+
+EXAMPLES = 8
+DESCRIPTION = """\
+Convert a torchvision classifier into a Momentum ResNet, fine-tune it, and show accuracy, memory and step time beside
+the unconverted network. The fine-tuned weights fit the unconverted network too."""
+EPILOG = """\
+examples:
+  momentumnet finetune                                     ResNet-18 on the digits of scikit-learn
+  momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
+  momentumnet finetune --data photos --weights DEFAULT     photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
+  momentumnet finetune --compare                           fine-tune the unconverted network as well
+  momentumnet finetune --resume                            go on after an interruption
+
+Without network, weights fall back to random ones and data to the digits, and a line says so. A checkpoint is written
+after every epoch, to runs/MODEL-DATA unless --output names another folder."""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the program's subcommands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "finetune",
+        parents=[arguments.conversion(), arguments.common()],
+        help="convert a classifier and fine-tune it",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_training_arguments(parser.add_argument_group("network and data"))
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--backward",
+        choices=("reversible", "stored"),
+        default="reversible",
+        help="compute activations again in backward, or store them (default: %(default)s)",
+    )
+    group.add_argument(
+        "--arithmetic",
+        choices=("exact", "float"),
+        default="exact",
+        help="integers that invert bit for bit, or plain floats (default: %(default)s)",
+    )
+    arguments.add_device(group)
+    group = parser.add_argument_group("run")
+    group.add_argument("--compare", action="store_true", help="fine-tune the unconverted network too")
+    group.add_argument("--output", type=Path, metavar="DIR", help="folder for checkpoints, weights and report.json")
+    group.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    parser.set_defaults(run=run)
+
+
+def _add_training_arguments(group: Any) -> None:
+    group.add_argument(
+        "--model", type=arguments.classifier, default="resnet18", help="torchvision classifier (default: %(default)s)"
+    )
+    group.add_argument(
+        "--weights",
+        default="DEFAULT",
+        metavar="DEFAULT|none|FILE",
+        help="pretrained weights of torchvision by name, random ones, or a state dict (default: %(default)s)",
+    )
+    group.add_argument(
+        "--data",
+        type=arguments.data_source,
+        default="digits",
+        metavar="digits|cifar10|FOLDER",
+        help="what to fine-tune on; a folder holds train/CLASS and val/CLASS (default: %(default)s)",
+    )
+    group.add_argument("--image-size", type=arguments.positive, metavar="N", help="side that images are brought to")
+    group.add_argument("--epochs", type=arguments.positive, default=3, metavar="N", help="(default: %(default)s)")
+    group.add_argument("--batch-size", type=arguments.positive, default=64, metavar="N", help="(default: %(default)s)")
+    group.add_argument(
+        "--lr", type=arguments.learning_rate, default=1e-3, metavar="R", help="largest learning rate (default: 0.001)"
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        CommandError: Weights, images or a checkpoint cannot be used.
+        ConversionError: The model has no stream that can be carried.
+    """
+    from momentumnet.cli.report import Report
+
+    report = Report(as_json=options.json)
+    device = arguments.chosen_device(options)
+    torch.manual_seed(options.seed)
+    image_size = options.image_size or max(data.default_size(options.data), models.smallest_size(options.model))
+    images = data.load_images(options.data, image_size=image_size, say=report.line)
+    model, weights = models.build_classifier(
+        options.model, weights=options.weights, classes=images.classes, image_size=image_size, say=report.line
+    )
+    report.line(
+        f"{options.model} (weights: {weights}) on {images.name}: {len(images.train)} training and "
+        f"{len(images.validation)} validation images of {image_size} x {image_size}, {images.classes} classes, {device}"
+    )
+    model.to(device)
+    comparison = Comparison(
+        networks={MOMENTUM: _convert(model, images, options, device), UNCONVERTED: model},
+        images=images,
+        device=device,
+        schedule=Schedule(options.epochs, min(options.batch_size, len(images.train)), options.lr, options.seed),
+        output=options.output or Path("runs", f"{options.model}-{Path(images.name).name}"),
+        settings=_settings(options, images, weights),
+        report=report,
+    )
+    try:
+        comparison.run(trained=(MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,), resume=options.resume)
+    except KeyboardInterrupt:
+        report.line("Interrupted: the same command with --resume goes on after the last finished epoch.")
+        raise
+
+
+def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, device: torch.device) -> nn.Module:
+    examples = torch.stack([images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))])
+    return convert(
+        model,
+        examples.to(device),
+        gamma=options.gamma,
+        others=options.others,
+        backward=options.backward,
+        arithmetic=options.arithmetic,
+    )
+
+
+def _settings(options: argparse.Namespace, images: ImageData, weights: str) -> dict[str, object]:
+    """What makes the run the one that it is, as plain values."""
+    return {
+        "model": options.model,
+        "weights": weights,
+        "data": images.name,
+        "image_size": images.image_size,
+        "gamma": str(options.gamma),
+        "others": options.others,
+        "backward": options.backward,
+        "arithmetic": options.arithmetic,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "lr": options.lr,
+        "seed": options.seed,
+    }

@@ -1,0 +1,149 @@
+"""One network's fine-tuning: epochs, a checkpoint after each, and the way back into an interrupted run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from momentumnet.cli import checkpoint
+from momentumnet.cli.data import ImageData
+
+WEIGHT_DECAY = 0.05
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to."""
+
+    number: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: Number of epochs in all.
+        batch_size: Images per step.
+        lr: Largest learning rate of the cycle.
+        seed: Decides the order of the images and the state of the random generators at the start.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+
+
+class Trainer:
+    """Trains a classifier with AdamW and a one-cycle learning rate.
+
+    Everything that a run depends on is in its arguments and in the checkpoint: the order of the images follows from
+    seed and epoch, so a resumed run does what an uninterrupted one would have done.
+
+    Args:
+        model: Classifier, on its device.
+        data: Images and labels.
+        device: Where the model is.
+        schedule: Epochs, batch size, learning rate and seed.
+        path: Checkpoint of this network.
+        settings: What must agree for a checkpoint to be resumed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        device: torch.device,
+        *,
+        schedule: Schedule,
+        path: Path,
+        settings: Mapping[str, object],
+    ) -> None:
+        self.model, self.data, self.device = model, data, device
+        self.schedule, self.path, self.settings = schedule, path, settings
+        self.done: list[Epoch] = []
+        self.steps_per_epoch = len(data.batches(data.train, schedule.batch_size, shuffle_seed=0))
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = AdamW(parameters, lr=schedule.lr, weight_decay=WEIGHT_DECAY)
+        self._scheduler = OneCycleLR(self._optimizer, schedule.lr, total_steps=schedule.epochs * self.steps_per_epoch)
+        torch.manual_seed(schedule.seed)
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint.
+
+        Raises:
+            CommandError: It is damaged or belongs to another run.
+        """
+        state = checkpoint.load(self.path, self.settings)
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self.done = [Epoch(*values) for values in state["epochs"]]
+        _set_random_state(state["random"])
+
+    def run_epoch(self, advance: Callable[[], object]) -> Epoch:
+        """Trains one epoch, evaluates, and writes the checkpoint; ``advance`` is called after each step."""
+        number = len(self.done) + 1
+        loss = self._train(number, advance)
+        epoch = Epoch(number, loss, evaluate(self.model, self.data, self.schedule.batch_size, self.device))
+        self.done.append(epoch)
+        checkpoint.save(
+            self.path,
+            self.settings,
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scheduler": self._scheduler.state_dict(),
+                "epochs": [(epoch.number, epoch.loss, epoch.accuracy) for epoch in self.done],
+                "random": _random_state(),
+            },
+        )
+        return epoch
+
+    def _train(self, number: int, advance: Callable[[], object]) -> float:
+        self.model.train()
+        losses = []
+        seed = self.schedule.seed + number
+        for images, labels in self.data.batches(self.data.train, self.schedule.batch_size, shuffle_seed=seed):
+            loss = F.cross_entropy(self.model(images.to(self.device)), labels.to(self.device))
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            self._scheduler.step()
+            losses.append(loss.detach())
+            advance()
+        return float(torch.stack(losses).mean())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: ImageData, batch_size: int, device: torch.device) -> float:
+    """Share of the validation images, from 0 to 1, whose class the model finds."""
+    model.eval()
+    right = total = 0
+    for images, labels in data.batches(data.validation, batch_size):
+        predicted = model(images.to(device)).argmax(dim=1).cpu()
+        right += int((predicted == labels).sum())
+        total += len(labels)
+    return right / total
+
+
+def _random_state() -> dict[str, Any]:
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        cuda: list[Tensor] = state["cuda"][: torch.cuda.device_count()]
+        torch.cuda.set_rng_state_all(cuda)

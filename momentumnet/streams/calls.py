@@ -1,0 +1,93 @@
+"""What a trace holds: the calls of one forward pass as a tree, and the storages that autograd kept.
+
+Tensors are known by the identity of their Python objects, so every tensor that may belong to a stream is kept alive
+until the :class:`Trace` is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.autograd.graph import GradientEdge, Node
+
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """A tensor as it entered or left a module call.
+
+    ``key`` is its identity and its version at that moment; it means something only while ``tensor`` is kept alive.
+    """
+
+    tensor: torch.Tensor | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    key: Key
+    edge: GradientEdge | None
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module.
+
+    ``inputs`` holds the tensors that can be the stream: the first floating-point tensor among the positional
+    arguments or, where there is none, the floating-point keyword arguments. ``keeps_shape`` says that one of them
+    has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
+    """
+
+    name: str
+    module: nn.Module | None
+    index: int
+    children: list[Call] = field(default_factory=list)
+    inputs: list[Endpoint] = field(default_factory=list)
+    side_nodes: set[Node] = field(default_factory=set)
+    output: Endpoint | None = None
+    keeps_shape: bool = False
+    takes_tensor: bool = False
+    returns_tensor: bool = False
+    recorded_gradients: bool = True
+    overwritten: bool = False
+    magnitude: float = 0.0
+    saved: list[int] = field(default_factory=list)
+
+    @property
+    def composite(self) -> bool:
+        """Whether the module has children of its own."""
+        return self.module is not None and next(self.module.children(), None) is not None
+
+    @property
+    def plain_layer(self) -> bool:
+        """Whether the module is a childless layer of ``torch.nn``, which cannot be a residual block."""
+        return not self.composite and type(self.module).__module__.startswith("torch.nn.modules.")
+
+    @property
+    def plain_container(self) -> bool:
+        """Whether the module only calls its children one after the other."""
+        return isinstance(self.module, nn.Sequential) and type(self.module).forward is nn.Sequential.forward
+
+    def walk(self) -> Iterator[Call]:
+        """This call and all calls inside it, in call order."""
+        pending = [self]
+        while pending:
+            call = pending.pop()
+            yield call
+            pending.extend(reversed(call.children))
+
+
+@dataclass(eq=False)
+class Trace:
+    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept."""
+
+    root: Call
+    storages: dict[int, torch.UntypedStorage]
+
+    def saved_bytes(self, calls: list[Call] | None = None) -> int:
+        """Bytes that autograd kept for ``calls`` and what they called; of the whole pass where ``None``."""
+        if calls is None:
+            return sum(storage.nbytes() for storage in self.storages.values())
+        keys = {key for call in calls for inner in call.walk() for key in inner.saved}
+        return sum(self.storages[key].nbytes() for key in keys)

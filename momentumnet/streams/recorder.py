@@ -1,0 +1,163 @@
+"""The hooks of a trace: they see every module call and every tensor that autograd saves."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+
+from momentumnet.streams.calls import Call, Endpoint, Key, Trace
+from momentumnet.streams.nested import floating, stream_output, tensors_in
+
+
+class _Attach(torch.autograd.Function):
+    """Gives a tensor that needs no gradient a place in the graph, over the same storage.
+
+    ``data`` instead of ``detach``: the result is then no view, so a block may overwrite it as it would overwrite
+    the tensor itself, and the caller's tensor object stays untouched.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+        return tensor.data
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0], None
+
+
+class _Entered(NamedTuple):
+    """A possible stream tensor of a running call: as the caller gave it, as the module sees it, and its version."""
+
+    end: Endpoint
+    seen: torch.Tensor
+    version: int
+
+
+class Recorder:
+    """Builds the tree of calls from the hooks :meth:`enter`, :meth:`leave` and :meth:`keep`.
+
+    Create it where gradients are enabled; :attr:`trace` is complete when the model's call has returned.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.trace = Trace(Call("", None, -1), {})
+        self._names = {module: name for name, module in model.named_modules()}
+        self._stack = [self.trace.root]
+        self._count = 0
+        self._entered: dict[Call, list[_Entered]] = {}
+        self._attached: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._anchor = torch.zeros((), requires_grad=True)
+        self._magnitudes: dict[Key, float] = {}
+        constants = [*model.parameters(), *model.buffers()]
+        self._constants = {_storage_key(tensor) for tensor in constants}
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = Call(self._names[module], module, self._count, recorded_gradients=torch.is_grad_enabled())
+        self._count += 1
+        self._stack[-1].children.append(call)
+        self._stack.append(call)
+        candidates = [value for value in args if floating(value)][:1]
+        candidates = candidates or [value for value in kwargs.values() if floating(value)]
+        arguments = list(tensors_in([args, kwargs]))
+        call.takes_tensor = bool(arguments)
+        call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
+        seen = {id(value): self._with_gradient(value) for value in candidates}
+        self._entered[call] = [
+            _Entered(self._endpoint(value, seen[id(value)]), seen[id(value)], seen[id(value)]._version)
+            for value in candidates
+        ]
+        args = tuple(seen.get(id(value), value) for value in args)
+        return args, {name: seen.get(id(value), value) for name, value in kwargs.items()}
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        # A call that ended in an exception which the model caught itself is still on the stack.
+        while self._stack[-1].module is not module:
+            self._entered.pop(self._stack.pop(), None)
+        call = self._stack.pop()
+        entered = self._entered.pop(call)
+        call.returns_tensor = next(tensors_in(output), None) is not None
+        stream = stream_output(output)
+        end = None if stream is None else self._endpoint(stream, stream)
+        alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
+        if not alike or end is None:
+            call.inputs = [replace(item.end, tensor=None) for item in entered[:1]]
+            call.output = end and replace(end, tensor=None)
+            return
+        call.inputs, call.output, call.keeps_shape = [item.end for item in alike], end, True
+        call.overwritten = any(item.seen._version != item.version for item in alike)
+        if not call.plain_layer:
+            call.magnitude = max(self._magnitude(endpoint) for endpoint in [*call.inputs, end])
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        key = _storage_key(tensor)
+        if key is not None and key not in self._constants:
+            self.trace.storages.setdefault(key, tensor.untyped_storage())
+            self._stack[-1].saved.append(key)
+
+    def _with_gradient(self, tensor: torch.Tensor) -> torch.Tensor:
+        plain = type(tensor) in (torch.Tensor, nn.Parameter)
+        if tensor.requires_grad or not torch.is_grad_enabled() or not plain:
+            return tensor
+        attached: torch.Tensor = _Attach.apply(tensor, self._anchor)
+        self._attached[id(attached)] = (attached, tensor)
+        return attached
+
+    def _key(self, tensor: torch.Tensor) -> Key:
+        if id(tensor) in self._attached:
+            _, original = self._attached[id(tensor)]
+            return id(original), original._version + tensor._version
+        return id(tensor), tensor._version
+
+    def _endpoint(self, tensor: torch.Tensor, seen: torch.Tensor) -> Endpoint:
+        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, self._key(tensor), _edge(seen))
+
+    def _magnitude(self, endpoint: Endpoint) -> float:
+        if endpoint.tensor is not None and endpoint.key not in self._magnitudes:
+            self._magnitudes[endpoint.key] = _largest_magnitude(endpoint.tensor)
+        return self._magnitudes[endpoint.key]
+
+
+def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
+    """Shows the recorder what autograd saves.
+
+    The graph owns the hook and what it returns, and the recorder owns the graph, so both must stay free of the way
+    back: a hook that held the recorder, or returned a tensor with its ``grad_fn``, would never be freed.
+    """
+    reference = weakref.ref(recorder)
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        living = reference()
+        if living is not None:
+            living.keep(tensor)
+        return tensor.detach()
+
+    return saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _largest_magnitude(tensor: torch.Tensor) -> float:
+    """The largest finite absolute value in ``tensor``, 0 where there is none."""
+    values = tensor.detach()
+    if values.numel() == 0:
+        return 0.0
+    low, high = torch.aminmax(values)
+    top = max(-float(low), float(high))
+    if not math.isfinite(top):
+        values = values[values.isfinite()]
+        return float(values.abs().amax()) if values.numel() else 0.0
+    return top
+
+
+def _edge(tensor: torch.Tensor) -> GradientEdge | None:
+    return get_gradient_edge(tensor) if tensor.requires_grad else None
+
+
+def _storage_key(tensor: torch.Tensor) -> int | None:
+    if tensor.layout is not torch.strided:  # sparse and jagged tensors have no storage of their own
+        return None
+    return tensor.untyped_storage()._cdata

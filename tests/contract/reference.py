@@ -1,0 +1,82 @@
+"""The reference of the contract: the same converted network with stored activations, run from the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.models import Case
+
+
+@dataclass
+class Outcome:
+    """What a training step left behind."""
+
+    output: Tensor
+    gradients: dict[str, Tensor | None]
+    buffers: dict[str, Tensor]
+    generator: Tensor
+
+
+def loss_of(output: Tensor) -> Tensor:
+    return output.float().square().mean()
+
+
+def pair(case: Case, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """The case converted twice: stored and reversible."""
+    model, example = case.model(), case.example()
+    return (
+        mn.convert(model, example, backward="stored", **options),
+        mn.convert(model, example, backward="reversible", **options),
+    )
+
+
+def train_step(
+    net: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    backward: Callable[[Tensor], None] | None = None,
+    seed: int = 3,
+) -> Outcome:
+    """Forward and backward from a seed; gradients of parameters and of the inputs that can have them."""
+    inputs = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs)
+    torch.manual_seed(seed)
+    output = net(*inputs)
+    if backward is None:
+        loss_of(output).backward()
+    else:
+        backward(output)
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    gradients |= {f"input {index}": x.grad for index, x in enumerate(inputs)}
+    return Outcome(
+        output.detach(),
+        {name: None if grad is None else grad.clone() for name, grad in gradients.items()},
+        {name: buffer.clone() for name, buffer in net.named_buffers()},
+        torch.get_rng_state(),
+    )
+
+
+def relative_error(got: Outcome, expected: Outcome) -> float:
+    """L2 norm of the difference of all gradients over that of the expected ones; which are None must agree."""
+    assert {name for name, grad in got.gradients.items() if grad is None} == {
+        name for name, grad in expected.gradients.items() if grad is None
+    }
+    names = [name for name, grad in expected.gradients.items() if grad is not None]
+    a = torch.cat([got.gradients[name].double().flatten() for name in names])
+    b = torch.cat([expected.gradients[name].double().flatten() for name in names])
+    assert b.norm() > 0
+    return float((a - b).norm() / b.norm())
+
+
+def assert_same(got: Outcome, expected: Outcome, tolerance: float = 1e-6) -> None:
+    """Outputs, gradients, buffers and generators of two training steps agree."""
+    assert torch.equal(got.output, expected.output)
+    assert relative_error(got, expected) <= tolerance
+    for name, buffer in expected.buffers.items():
+        assert torch.equal(got.buffers[name], buffer), name
+    assert torch.equal(got.generator, expected.generator)

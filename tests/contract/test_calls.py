@@ -1,0 +1,287 @@
+"""Contract lines 6 and 7: parameters, and arguments of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, loss_of, pair, train_step
+from tests.models import WIDTH, Case, Chain, ResidualMLP
+
+
+@pytest.mark.parametrize("keep", ["first half", "second half", "every second", "none of the blocks"])
+def test_frozen_subsets(case: Case, keep: str) -> None:
+    outcomes = []
+    for net in pair(case):
+        parameters = list(net.named_parameters())
+        for index, (name, parameter) in enumerate(parameters):
+            trained = {
+                "first half": index < len(parameters) // 2,
+                "second half": index >= len(parameters) // 2,
+                "every second": index % 2 == 0,
+                "none of the blocks": not any(part in name for part in ("blocks", "layers", "layer1")),
+            }[keep]
+            parameter.requires_grad_(trained)
+        outcomes.append(train_step(net, case.example()))
+    assert_same(outcomes[1], outcomes[0])
+
+
+def test_input_without_gradient_and_trainable_parameters(case: Case) -> None:
+    stored, reversible = pair(case)
+    for net in (stored, reversible):
+        torch.manual_seed(3)
+        loss_of(net(*case.example())).backward()
+    for name, parameter in stored.named_parameters():
+        other = reversible.get_parameter(name).grad
+        assert (parameter.grad is None) == (other is None)
+        if other is not None:
+            torch.testing.assert_close(other, parameter.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_stream_on_the_very_input_of_the_model() -> None:
+    """The first block takes the user's leaf tensor, whose gradient has to arrive."""
+    torch.manual_seed(0)
+    blocks = nn.Sequential(*[ResidualMLP() for _ in range(3)])
+    x = torch.randn(5, WIDTH)
+    outcomes = [train_step(mn.convert(blocks, x, backward=b), (x,)) for b in ("stored", "reversible")]
+    assert_same(outcomes[1], outcomes[0])
+    assert outcomes[1].gradients["input 0"] is not None
+
+
+def test_shared_blocks() -> None:
+    torch.manual_seed(0)
+    shared = ResidualMLP()
+    chain = Chain([shared, ResidualMLP(), shared, shared])
+    x = torch.randn(5, WIDTH)
+    outcomes = [train_step(mn.convert(chain, (x,), backward=b), (x,)) for b in ("stored", "reversible")]
+    assert_same(outcomes[1], outcomes[0])
+
+
+class Looping(nn.Module):
+    """Calls one block four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = ResidualMLP()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(4):
+            x = self.block(x)
+        return x
+
+
+def test_one_block_called_four_times() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, WIDTH)
+    model = Looping()
+    assert [len(stream) for stream in mn.find_streams(model, x)] == [4]
+    outcomes = [train_step(mn.convert(model, x, backward=b), (x,)) for b in ("stored", "reversible")]
+    assert_same(outcomes[1], outcomes[0])
+
+
+def test_unused_parameters_have_no_gradient() -> None:
+    class WithSpare(ResidualMLP):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.Linear(3, 3)
+
+    torch.manual_seed(0)
+    chain, x = Chain([WithSpare(), WithSpare()]), torch.randn(5, WIDTH)
+    outcomes = [train_step(mn.convert(chain, (x,), backward=b), (x,)) for b in ("stored", "reversible")]
+    assert_same(outcomes[1], outcomes[0])
+    assert outcomes[1].gradients["blocks.0.spare.weight"] is None
+
+
+class Wrapper(nn.Module):
+    """A block with a given forward."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.run = forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self.inner, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("block", "unpack"),
+    [
+        (lambda f, x: (x + f(x), None), lambda y: y[0]),
+        (lambda f, x: [x + f(x), 3], lambda y: y[0]),
+        (lambda f, x: {"x": x + f(x), "n": 1}, lambda y: y["x"]),
+        (lambda f, x: (x + f(x), (2, 3)), lambda y: y[0]),
+    ],
+)
+def test_outputs_keep_their_container(block: Any, unpack: Any) -> None:
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Wrapper(block) for _ in range(3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for one in self.blocks:
+                y = one(x)
+                assert type(y) is type(block(torch.zeros_like, torch.zeros(1)))
+                x = unpack(y)
+            return x
+
+    torch.manual_seed(0)
+    x = torch.randn(5, WIDTH)
+    outcomes = [train_step(mn.convert(Parent(), x, backward=b), (x,)) for b in ("stored", "reversible")]
+    assert outcomes[0].output.shape == outcomes[1].output.shape
+    model = Parent()
+    outcomes = [train_step(mn.convert(model, x, backward=b), (x,)) for b in ("stored", "reversible")]
+    assert_same(outcomes[1], outcomes[0])
+
+
+class Parent(nn.Module):
+    """Three residual blocks, called as the given function says."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([ResidualMLP() for _ in range(3)])
+        self.glue = nn.Linear(WIDTH, WIDTH)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def straight(parent: Parent, x: Tensor) -> Tensor:
+    for block in parent.blocks:
+        x = block(x)
+    return x
+
+
+def glued(parent: Parent, x: Tensor) -> Tensor:
+    a, b, c = parent.blocks
+    return c(b(parent.glue(a(x))))
+
+
+def changed_in_place(parent: Parent, x: Tensor) -> Tensor:
+    a, b, c = parent.blocks
+    return c(b(a(x).mul_(2)))
+
+
+def out_of_order(parent: Parent, x: Tensor) -> Tensor:
+    a, b, c = parent.blocks
+    return c(a(b(x)))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("run", [glued, changed_in_place, out_of_order])
+def test_lost_velocity_is_an_error_that_names_blocks(run: Any, gradients: bool) -> None:
+    net = mn.convert(Parent(run), streams=["blocks"])
+    with torch.set_grad_enabled(gradients), pytest.raises(mn.ConversionError, match=r"blocks\.[01].*blocks\.[01]"):
+        net(torch.randn(5, WIDTH))
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_skipped_block_is_fine(skipped: int) -> None:
+    """Layer drop: a block left out of a step; the others go on with the velocity."""
+
+    def run(parent: Parent, x: Tensor) -> Tensor:
+        for index, block in enumerate(parent.blocks):
+            if index != skipped or not parent.training:
+                x = block(x)
+        return x
+
+    torch.manual_seed(0)
+    model, x = Parent(run).train(), torch.randn(5, WIDTH)
+    outcomes = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, x, backward=backward)
+        outcomes.append(train_step(net, (x,)))
+    assert_same(outcomes[1], outcomes[0])
+    used = [f"blocks.{index}.inner.0.weight" for index in range(3) if index != skipped]
+    assert all(outcomes[1].gradients[name] is not None for name in used)
+
+
+def test_two_passes_at_once_do_not_mix() -> None:
+    torch.manual_seed(0)
+    model = Parent(straight)
+    net = mn.convert(model, torch.randn(5, WIDTH), backward="reversible")
+    x, y = torch.randn(5, WIDTH), torch.randn(5, WIDTH)
+    a, b, c = net.blocks
+    px, py = a(x), a(y)
+    px, py = b(px), b(py)
+    assert torch.equal(c(px), net(x))
+    assert torch.equal(c(py), net(y))
+
+
+def test_wrong_shape_and_missing_tensor_are_refused() -> None:
+    net = mn.convert(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6)), streams=[""])
+    with pytest.raises(mn.ConversionError, match=r"'0'.*\(2, 6\).*\(2, 4\)"):
+        net(torch.randn(2, 4))
+    net = mn.convert(nn.Sequential(Wrapper(lambda f, xs: xs), Wrapper(lambda f, xs: xs)), streams=[""])
+    with pytest.raises(mn.ConversionError, match="floating-point tensor"):
+        net([torch.randn(2, WIDTH)])
+
+
+def test_side_inputs_reach_every_block_and_get_gradients(case: Case) -> None:
+    stored, reversible = pair(case)
+    expected, got = train_step(stored, case.example()), train_step(reversible, case.example())
+    for index in range(len(case.example())):
+        gradient = got.gradients[f"input {index}"]
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(gradient, expected.gradients[f"input {index}"], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("initial", [None, "branch", "module"])
+@pytest.mark.parametrize("final", ["flush", "drop"])
+@pytest.mark.parametrize("arithmetic", ["exact", "float"])
+def test_initial_and_final_velocity_against_the_rule(initial: Any, final: str, arithmetic: str) -> None:
+    torch.manual_seed(0)
+    model, start, gamma = Parent(straight).double(), nn.Linear(WIDTH, WIDTH).double(), 0.5
+    x = torch.randn(5, WIDTH, dtype=torch.float64)
+    net = mn.convert(
+        model,
+        x,
+        gamma=gamma,
+        initial_velocity=start if initial == "module" else initial,
+        final_velocity=final,
+        arithmetic=arithmetic,
+    )
+    y = x
+    v = {None: lambda: torch.zeros_like(x), "branch": lambda: model.blocks[0].inner(x), "module": lambda: start(x)}[
+        initial
+    ]()
+    for block in model.blocks:
+        v = gamma * v + (1 - gamma) * block.inner(y)
+        y = y + v
+    if final == "flush":
+        y = y + gamma / (1 - gamma) * v
+    expected = torch.autograd.grad(y.square().sum(), [*model.blocks.parameters()])
+    output = net(x)
+    torch.testing.assert_close(output, y, rtol=1e-10, atol=1e-12)
+    output.square().sum().backward()
+    for parameter, gradient in zip(model.blocks.parameters(), expected, strict=True):
+        name = next(name for name, other in model.named_parameters() if other is parameter)
+        torch.testing.assert_close(net.get_parameter(name).grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_options_that_do_not_exist_are_refused() -> None:
+    x = torch.randn(5, WIDTH)
+    model = Parent(straight)
+    for option in ("arithmetic", "backward", "final_velocity", "others", "initial_velocity"):
+        with pytest.raises(ValueError, match=option):
+            mn.convert(model, x, **{option: "sideways"})
+    with pytest.raises(TypeError, match="unknown"):
+        mn.convert(model, x, unknown=1)
+    for gamma in (-0.1, 1.5, float("nan"), 1e-4):
+        with pytest.raises(ValueError, match="gamma"):
+            mn.convert(model, x, gamma=gamma)
+    with pytest.raises(ValueError, match="flush"):
+        mn.convert(model, x, gamma=1.0)
+    with pytest.raises(mn.ConversionError, match="example_inputs"):
+        mn.convert(model)
+    with pytest.raises(mn.ConversionError, match="already"):
+        mn.convert(mn.convert(model, x), x)
+    with pytest.raises(mn.ConversionError, match="nowhere"):
+        mn.convert(model, streams=["nowhere"])

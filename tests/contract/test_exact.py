@@ -1,0 +1,287 @@
+"""Contract lines 1 and 2: reconstruction bit for bit, and no wrong gradient in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.core.coupling import ExactState
+from tests.contract.reference import assert_same, loss_of, pair, train_step
+from tests.models import WIDTH, Case, Chain, ResidualMLP
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Compares each state that backward reconstructs with a copy taken in forward."""
+    seen: dict[tuple[int, int], tuple[Any, ...]] = {}
+    equal: list[bool] = []
+    step, undo = ExactState.step, ExactState.undo
+
+    def watched_step(state: ExactState, *args: Any) -> Any:
+        seen[id(state), state.steps] = (state.x.clone(), state.v.clone(), state.s.clone(), state.exponent)
+        return step(state, *args)
+
+    def watched_undo(state: ExactState, *args: Any) -> None:
+        undo(state, *args)
+        x, v, s, exponent = seen[id(state), state.steps]
+        equal.append(
+            torch.equal(state.x, x) and torch.equal(state.v, v) and torch.equal(state.s, s) and state.exponent == exponent
+        )
+
+    monkeypatch.setattr(ExactState, "step", watched_step)
+    monkeypatch.setattr(ExactState, "undo", watched_undo)
+    return equal
+
+
+@pytest.mark.parametrize("gamma", [0.01, 1 / 8, 0.9])
+def test_gradients_and_states_equal_stored(case: Case, gamma: float, watched: list[bool]) -> None:
+    stored, reversible = pair(case, gamma=gamma)
+    expected = train_step(stored, case.example())
+    assert not watched
+    got = train_step(reversible, case.example())
+    assert_same(got, expected)
+    blocks = sum(len(stream) for stream in mn.find_streams(case.model(), case.example()))
+    assert len(watched) == blocks
+    assert all(watched)
+
+
+@pytest.mark.parametrize("gamma", [0.01, 1 / 64, 0.1, 0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("depth", [1, 50, 1000])
+def test_every_depth_and_gamma(depth: int, gamma: float, watched: list[bool]) -> None:
+    torch.manual_seed(0)
+    functions = [nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)) for _ in range(depth)]
+    start = nn.Linear(8, 8)
+    options: dict[str, Any] = {"gamma": gamma, "init_speed": True, "init_function": start}
+    x = torch.randn(4, 8)
+    stored = mn.MomentumNet(functions, use_backprop=True, **options)
+    expected = train_step(stored, (x,))
+    stored.zero_grad(set_to_none=True)
+    got = train_step(mn.MomentumNet(functions, use_backprop=False, **options), (x,))
+    assert_same(got, expected)
+    assert len(watched) == depth
+    assert all(watched)
+
+
+def rule_in_float64(net: mn.MomentumNet, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rule of the paper, written out; ordinary autograd differentiates it."""
+    v, gamma = torch.zeros_like(x), float(net.stream.gamma)
+    for function in net.functions:
+        v = gamma * v + (1 - gamma) * function(x)
+        x = x + v
+    return x
+
+
+@pytest.mark.parametrize("depth", [10, 100, 400])
+@pytest.mark.parametrize("gamma", [0.125, 0.5, 0.9])
+def test_against_float64_autograd(depth: int, gamma: float) -> None:
+    torch.manual_seed(0)
+    functions = [nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)) for _ in range(depth)]
+    net = mn.MomentumNet(functions, gamma=gamma, use_backprop=False)
+    x = torch.randn(8, 64)
+
+    def gradient(dtype: torch.dtype, run: Any) -> Tensor:
+        net.to(dtype).zero_grad(set_to_none=True)
+        loss_of_double = run(x.to(dtype)).square().mean()
+        loss_of_double.backward()
+        return torch.cat([p.grad.double().flatten() for p in net.parameters()])
+
+    exact = gradient(torch.float64, lambda x: rule_in_float64(net, x, torch.float64))
+    plain = gradient(torch.float32, lambda x: rule_in_float64(net, x, torch.float32))
+    ours = gradient(torch.float32, net)
+    allowed = 2 * (plain - exact).norm() + 2**-20 * exact.norm()
+    assert (ours - exact).norm() <= allowed
+
+
+class Undetermined(ResidualMLP):
+    """Draws from a generator that nobody replays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1 * torch.randn(x.shape, generator=self.generator)
+
+
+class Shuffling(ResidualMLP):
+    """Permutes its output from a counter: sums over the elements do not change."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x).roll(self.calls, dims=-1)
+
+
+class Overwriting(ResidualMLP):
+    """Starts with an in-place activation on its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu_(x)
+        return x + self.inner(x)
+
+
+class ZeroScaled(ResidualMLP):
+    """A branch that is zero at the start, so that the state cannot tell a changed parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.inner(x)
+
+
+class TwoPaths(ResidualMLP):
+    """Takes another path, with the same result, when it is called again."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x + (self.inner(x) if self.calls % 2 else self.inner(x).clone().tanh().atanh() * 1.0)
+
+
+def chain_of(middle: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    chain = Chain([ResidualMLP(), middle(), ResidualMLP()])
+    return mn.convert(chain, streams=["blocks"])
+
+
+@pytest.mark.parametrize("middle", [Undetermined, Shuffling, TwoPaths])
+def test_block_that_is_not_deterministic_raises(middle: type[nn.Module]) -> None:
+    net = chain_of(middle)
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    with pytest.raises(mn.ReconstructionError, match=r"blocks\.1"):
+        loss.backward()
+
+
+def test_block_that_overwrites_its_input_raises() -> None:
+    with pytest.raises(mn.ReconstructionError, match=r"blocks\.1.*in place"):
+        chain_of(Overwriting)(torch.randn(5, WIDTH))
+
+
+@pytest.mark.parametrize("middle", [ResidualMLP, ZeroScaled])
+def test_parameter_changed_between_forward_and_backward_raises(middle: type[nn.Module]) -> None:
+    net = chain_of(middle)
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    with torch.no_grad():
+        net.get_parameter("blocks.1.inner.0.weight").mul_(1.5)
+    with pytest.raises(mn.ReconstructionError, match=r"blocks\.1.*inner|blocks\.1.*weight"):
+        loss.backward()
+
+
+def test_side_input_changed_between_forward_and_backward_raises() -> None:
+    class Biased(ResidualMLP):
+        def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+            return x + self.inner(x + bias)
+
+    net = mn.convert(Chain([Biased(), Biased()]), streams=["blocks"])
+    bias = torch.randn(WIDTH)
+    loss = loss_of(net(torch.randn(5, WIDTH), bias))
+    bias.add_(1)
+    with pytest.raises(mn.ReconstructionError, match="argument"):
+        loss.backward()
+
+
+def test_training_mode_switched_between_forward_and_backward_raises() -> None:
+    net = chain_of(ResidualMLP).train()
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    net.eval()
+    with pytest.raises(mn.ReconstructionError, match="mode"):
+        loss.backward()
+
+
+def test_saved_tensor_changed_in_place_inside_the_block_raises() -> None:
+    class Changing(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.exp(self.inner(x))  # exp saves its result
+            return x + y.mul_(2)
+
+    net = chain_of(Changing)
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    with pytest.raises(mn.ReconstructionError, match="in place"):
+        loss.backward()
+
+
+def test_values_that_outgrow_the_scale_stay_exact(caplog: pytest.LogCaptureFixture, watched: list[bool]) -> None:
+    class Growing(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return 8 * x + self.inner(x)
+
+    torch.manual_seed(0)
+    chain = Chain([Growing() for _ in range(8)])
+    for name, parameter in chain.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    small = 1e-3 * torch.randn(5, WIDTH)
+    x = torch.randn(5, WIDTH)
+    outcomes = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(chain, (small,), backward=backward, gamma=0.5)
+        with caplog.at_level("WARNING", logger="momentumnet"):
+            caplog.clear()
+            outcomes.append(train_step(net, (x,)))
+        assert "widened" in caplog.text
+    assert_same(outcomes[1], outcomes[0])
+    assert watched and all(watched)
+    with torch.no_grad():
+        plain = net(x)
+    assert (outcomes[1].output - plain).abs().max() <= 1e-5 * plain.abs().max()
+    # The wider scale is kept: the next pass has nothing to say.
+    caplog.clear()
+    train_step(net, (x,))
+    assert "widened" not in caplog.text
+
+
+def test_values_that_no_scale_can_carry_raise_with_stream_and_magnitude() -> None:
+    class Exploding(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1e12 * self.inner(x)
+
+    with pytest.raises(mn.StateRangeError, match=r"blocks.*e\+1"):
+        chain_of(Exploding)(torch.randn(5, WIDTH))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_branch_with_nan_reaches_the_loss_and_keeps_other_rows(bad: float, caplog: pytest.LogCaptureFixture) -> None:
+    class Poisoned(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return torch.cat([y[:1] * bad, y[1:]])
+
+    outcomes = []
+    for backward in ("stored", "reversible"):
+        torch.manual_seed(0)
+        net = mn.convert(
+            Chain([ResidualMLP(), ResidualMLP(), Poisoned(), ResidualMLP()]), streams=["blocks"], backward=backward
+        )
+        with caplog.at_level("WARNING", logger="momentumnet"):
+            outcomes.append(train_step(net, (torch.ones(3, WIDTH),), backward=lambda y: y[1:].square().sum().backward()))
+        assert "NaN or Inf" in caplog.text
+    stored, reversible = outcomes
+    assert not reversible.output[0].isfinite().any()
+    assert reversible.output[1:].isfinite().all()
+    torch.testing.assert_close(reversible.gradients, stored.gradients, equal_nan=True, rtol=0, atol=0)
+
+
+def test_float_arithmetic_warns_where_it_is_no_longer_good_and_raises_where_it_is_wrong() -> None:
+    torch.manual_seed(0)
+    chain = Chain([ResidualMLP() for _ in range(40)])
+    with pytest.warns(UserWarning, match="arithmetic='exact'"):
+        net = mn.convert(chain, streams=["blocks"], gamma=0.25, arithmetic="float")
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    with pytest.raises(mn.ReconstructionError, match="arithmetic='exact'"):
+        loss.backward()
+
+
+def test_float_arithmetic_is_close_where_it_does_not_warn(case: Case) -> None:
+    stored, _ = pair(case, gamma=0.9)
+    model = mn.convert(case.model(), case.example(), gamma=0.9, arithmetic="float")
+    got, expected = train_step(model, case.example()), train_step(stored, case.example())
+    for name, grad in expected.gradients.items():
+        torch.testing.assert_close(got.gradients[name], grad, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,163 @@
+"""Contract lines 3, 4 and 5: buffers, randomness, autocast and dtypes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, loss_of, pair, relative_error, train_step
+from tests.models import WIDTH, Case, Chain, ResidualMLP
+
+
+def test_buffers_change_once_per_step_and_not_in_backward(case: Case) -> None:
+    stored, reversible = pair(case)
+    before = {name: buffer.clone() for name, buffer in reversible.named_buffers()}
+    for net in (stored, reversible):
+        for _ in range(2):
+            _seeded(net, case)
+    loss = loss_of(_seeded(reversible, case))
+    loss_of(_seeded(stored, case))
+    after_forward = {name: buffer.clone() for name, buffer in reversible.named_buffers()}
+    loss.backward()
+    for name, buffer in reversible.named_buffers():
+        assert torch.equal(buffer, after_forward[name]), name
+        assert torch.equal(buffer, stored.get_buffer(name)), name
+        if name.endswith("num_batches_tracked"):
+            assert buffer == before[name] + 3
+    changed = any(not torch.equal(before[name], buffer) for name, buffer in reversible.named_buffers())
+    assert changed == case.buffers_change
+
+
+def _seeded(net: nn.Module, case: Case) -> Tensor:
+    torch.manual_seed(5)
+    return net(*case.example())
+
+
+def test_running_statistics_of_hand_written_batch_norm_change_once() -> None:
+    class OwnNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(WIDTH, WIDTH)
+            self.register_buffer("mean", torch.zeros(WIDTH))
+            self.register_buffer("var", torch.ones(WIDTH))
+            self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x + F.batch_norm(self.linear(x), self.mean, self.var, training=True, momentum=0.5)
+
+    torch.manual_seed(0)
+    chain, x = Chain([OwnNorm(), OwnNorm()]), torch.randn(6, WIDTH)
+    outcomes = [
+        train_step(mn.convert(chain, streams=["blocks"], backward=backward), (x,))
+        for backward in ("stored", "reversible")
+    ]
+    for name, buffer in outcomes[0].buffers.items():
+        assert torch.equal(outcomes[1].buffers[name], buffer), name
+    assert outcomes[1].buffers["blocks.0.calls"] == 1
+
+
+def test_buffer_replaced_by_assignment_is_seen_as_it_was() -> None:
+    class Assigning(ResidualMLP):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x + self.scale * self.inner(x)
+            self.scale = self.scale * 0.5
+            return y
+
+    torch.manual_seed(0)
+    chain = Chain([Assigning(), Assigning()])
+    x = torch.randn(5, WIDTH)
+    nets = [mn.convert(chain, streams=["blocks"], backward=backward) for backward in ("stored", "reversible")]
+    for _ in range(2):
+        outcomes = [train_step(net, (x,)) for net in nets]
+    assert_same(outcomes[1], outcomes[0])
+    assert outcomes[1].buffers["blocks.0.scale"] == 0.25
+
+
+def test_generators_end_where_ordinary_training_leaves_them(case: Case) -> None:
+    model, example = case.model(), case.example()
+    _, reversible = pair(case)
+    plain = train_step(model, example)
+    ours = train_step(reversible, example)
+    assert torch.equal(ours.generator, plain.generator)
+    torch.manual_seed(3)
+    assert case.draws != torch.equal(ours.generator, torch.get_rng_state())
+
+
+def test_randomness_is_replayed_in_eval_mode_too() -> None:
+    class AlwaysDropping(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + F.dropout(self.inner(x), 0.5, training=True)
+
+    torch.manual_seed(0)
+    chain = Chain([AlwaysDropping() for _ in range(3)]).eval()
+    outcomes = [
+        train_step(mn.convert(chain, streams=["blocks"], backward=backward), (torch.ones(5, WIDTH),))
+        for backward in ("stored", "reversible")
+    ]
+    assert_same(outcomes[1], outcomes[0])
+
+
+def test_eval_mode_with_gradients(case: Case) -> None:
+    stored, reversible = pair(case)
+    assert_same(train_step(reversible.eval(), case.example()), train_step(stored.eval(), case.example()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_replayed_although_backward_runs_outside(case: Case, dtype: torch.dtype) -> None:
+    outcomes = []
+    for net in pair(case):
+        # The context ends before backward: the recompute has to enter it again.
+        forward = net.forward
+
+        def inside(*inputs: Tensor, forward=forward) -> Tensor:
+            with torch.autocast("cpu", dtype=dtype):
+                return forward(*inputs)
+
+        net.forward = inside
+        outcomes.append(train_step(net, case.example()))
+    assert_same(outcomes[1], outcomes[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_every_dtype(case: Case, dtype: torch.dtype) -> None:
+    stored, reversible = (net.to(dtype) for net in pair(case))
+    example = tuple(x.to(dtype) for x in case.example())
+    got, expected = train_step(reversible, example), train_step(stored, example)
+    assert got.output.dtype == dtype
+    assert_same(got, expected)
+
+
+def test_float64_is_carried_with_more_than_float32_precision(case: Case) -> None:
+    """Against the plain rule in float64, differentiated by ordinary autograd."""
+    if case.draws:
+        pytest.skip("the float rule of a network that draws has no second run with the same draws here")
+    exact = mn.convert(case.model(), case.example()).double()
+    plain = mn.convert(case.model(), case.example(), arithmetic="float", backward="stored").double()
+    example = tuple(x.double() for x in case.example())
+    assert relative_error(train_step(exact, example), train_step(plain, example)) < 1e-12
+
+
+def test_half_precision_keeps_gradients_near_float32(case: Case) -> None:
+    stored, _ = pair(case)
+    half = mn.convert(case.model(), case.example()).bfloat16()
+    error = relative_error(
+        train_step(half, tuple(x.bfloat16() for x in case.example())), train_step(stored, case.example())
+    )
+    assert error < (1.0 if case.draws else 0.25)
+
+
+def test_channels_last_input() -> None:
+    from tests.models import CASES
+
+    case = next(case for case in CASES if case.name == "basic_block")
+    stored, reversible = (net.to(memory_format=torch.channels_last) for net in pair(case))
+    example = tuple(x.to(memory_format=torch.channels_last) for x in case.example())
+    assert_same(train_step(reversible, example), train_step(stored, example))
