@@ -71,8 +71,8 @@ def exact_gamma(gamma: float | Fraction) -> Fraction:
 
     Raises:
         TypeError: gamma is no number.
-        ValueError: gamma is not in [0, 1], or lies between 0 or 1 and the nearest other fraction with d <= 128, and
-            nearer to 0 or 1: a network without velocity or without branches is never what was asked for.
+        ValueError: gamma is not in [0, 1]; or it is neither 0 nor 1, but nearer to one of them than to any other
+            fraction with d <= 128 (at 0 there is no velocity, at 1 the branches have weight 0).
     """
     if isinstance(gamma, bool) or not isinstance(gamma, (int, float, Fraction)):
         raise TypeError(f"gamma must be a number in [0, 1], got {gamma!r} of type {type(gamma).__name__}")
@@ -119,9 +119,9 @@ class StoreSchedule:
         """The digits of step ``index``, counted from the stream's start."""
         steps = self._steps
         if index >= len(steps):
-            # A longer copy in one assignment: forward and backward threads may ask at the same time.
+            # A copy, published in one assignment: threads may ask at the same time. Twice as long, so that it is rare.
             steps = steps.copy()
-            while index >= len(steps):
+            for _ in range(len(steps), 2 * index + 1):
                 steps.append(self._after(steps[-1].next_bound))
             self._steps = steps
         return steps[index]

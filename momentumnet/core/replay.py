@@ -156,11 +156,14 @@ class _Buffers:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Run with the buffers as the call saw them; whatever the run does to them is undone."""
+        seen = {(id(owner), name) for owner, name, _ in self._seen}
+        # An integer buffer outside the norm modules changes only if its counter said so in forward.
         current = [
             (owner, name, buffer, buffer.detach().clone())
             for owner in self._module.modules()
             for name, buffer in owner._buffers.items()
             if buffer is not None
+            and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
         ]
         try:
             for owner, name, value in self._seen:

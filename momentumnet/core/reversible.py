@@ -81,8 +81,7 @@ class _Flush(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, v: Tensor, tape: Tape) -> Tensor:
         ctx.factor = flush_factor(tape.gamma)
-        state, wide = tape.last_state(), accumulation_dtype(x.dtype)
-        return state.position(wide).add(state.velocity(wide), alpha=ctx.factor).to(x.dtype)
+        return _flushed(x, tape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -147,9 +146,14 @@ def enter(x: Tensor, tape: Tape) -> Tensor:
     return _Enter.apply(x, tape)
 
 
-def flush(x: Tensor, v: Tensor, tape: Tape) -> Tensor:
+def flush(x: Tensor, v: Tensor | None, tape: Tape) -> Tensor:
     """The stream's output with what the velocity still holds back."""
-    return _Flush.apply(x, v, tape)
+    return _flushed(x, tape) if v is None else _Flush.apply(x, v, tape)
+
+
+def _flushed(x: Tensor, tape: Tape) -> Tensor:
+    state, wide = tape.last_state(), accumulation_dtype(x.dtype)
+    return state.position(wide).add(state.velocity(wide), alpha=flush_factor(tape.gamma)).to(x.dtype)
 
 
 def run_block(
@@ -160,11 +164,11 @@ def run_block(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     weight: Fraction,
-) -> tuple[Any, Tensor, Tensor]:
+) -> tuple[Any, Tensor, Tensor | None]:
     """Run one block on the stream tensor ``x`` and make its step.
 
     Returns:
-        The block's output as it came, the next x, and the next v (a placeholder that carries gradients).
+        The block's output as it came, the next x, and the next v: a placeholder that carries gradients, None without.
 
     Raises:
         ReconstructionError: the block overwrote its input.
@@ -181,6 +185,9 @@ def run_block(
         output = run.function(*args, **kwargs)
     _check_output(run, output, x, counter)
     y = stream_of(output)
+    if not torch.is_grad_enabled() and not tape.rewindable:
+        branch = branch_of(output, x, branch_is_output=run.branch_is_output)
+        return output, tape.advance(branch, weight, y.dtype, None), None
     wanted = y.requires_grad or x.requires_grad or (v is not None and v.requires_grad) or tape.rewindable
     x, v = _Step.apply(y, x, v, StepMove(tape, step if wanted else None, weight, run.branch_is_output))
     if not wanted:
@@ -191,6 +198,7 @@ def run_block(
 def _recorded_step(
     run: BlockRun, tape: Tape, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], weight: Fraction
 ) -> TapeStep:
+    tape.play_to_end()
     call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
     return TapeStep(call, weight, branch, tape.state.fingerprint())

@@ -192,7 +192,7 @@ class MomentumStream:
         self._remember_range(tape.state)
         return reversible.with_stream(output, self._finish(passage, place, x, velocity))
 
-    def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor) -> Tensor:
+    def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
         tape, unfinished = passage.tape, passage.unfinished
         if place < len(self.blocks) - 1:
             unfinished.last = place

@@ -69,8 +69,7 @@ class Tape:
     def advance(self, branch: Tensor, weight: Fraction, dtype: torch.dtype, step: TapeStep | None) -> Tensor:
         """Apply a new step at the end and return the next x. ``step`` is None where nothing is to be rewound."""
         with self.lock:
-            while self.position < min(self.length, self.frontier):
-                self._redo()
+            self.play_to_end()
             self.length += 1
             if self.beyond is None:
                 self.steps.append(step)
@@ -86,6 +85,12 @@ class Tape:
                     return self.state.position(dtype)
             self.beyond.step(branch, weight)
             return self.beyond.position(dtype)
+
+    def play_to_end(self) -> None:
+        """Go to the end again, where a gradient taken during forward has rewound the tape."""
+        with self.lock, torch.no_grad():
+            while self.position < min(self.length, self.frontier):
+                self._redo()
 
     def _float_state(self, branch: Tensor) -> FloatState:
         logger.warning(

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from momentumnet.streams import discover, find_streams
+
 WIDTH = 6
+
+
+def tokens(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 5, WIDTH)
 
 
 class Block(nn.Module):
@@ -32,6 +38,26 @@ class Other(Block):
 
 def chain(count: int, combine: Callable[..., torch.Tensor] | None = None) -> nn.Sequential:
     return nn.Sequential(*(Block(combine) for _ in range(count)))
+
+
+def summary(model: nn.Module, example_inputs: object) -> list[tuple[str, int, str]]:
+    return [(stream.path, len(stream), stream.kind) for stream in find_streams(model, example_inputs)]
+
+
+def reasons(model: nn.Module, example_inputs: object) -> str:
+    found = discover(model, example_inputs)
+    assert found.streams == ()
+    return "\n".join(f"{rejection.blocks}: {rejection.reason}" for rejection in found.rejections)
+
+
+def modules(count: int, build: Callable[[], nn.Module] = Block) -> nn.ModuleList:
+    return nn.ModuleList(build() for _ in range(count))
+
+
+def loop(self, x, *, start=0, stop=None):
+    for block in self.layers[start:stop]:
+        x = block(x)
+    return x
 
 
 class Calls(nn.Module):

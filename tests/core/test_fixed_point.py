@@ -1,0 +1,373 @@
+"""The integer arithmetic against Python's own integers and fractions."""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+import threading
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from momentumnet.core import fixed_point as fp
+from tests.core.strategies import (
+    ALL_GAMMAS,
+    exact,
+    gammas,
+    integer_lists,
+    integers,
+    laid_out,
+    layouts,
+    words,
+    wrap,
+)
+
+
+class TestExactGamma:
+    @pytest.mark.parametrize(
+        ("gamma", "ratio"),
+        [(0.9, (9, 10)), (0.125, (1, 8)), (0.01, (1, 100)), (0.99, (99, 100)), (1 / 3, (1, 3)), (0, (0, 1)), (1.0, (1, 1))],
+    )
+    def test_decimals_mean_the_fraction_that_a_person_would_write(self, gamma: float, ratio: tuple[int, int]) -> None:
+        assert fp.exact_gamma(gamma) == Fraction(*ratio)
+
+    @given(st.floats(1 / 128, 127 / 128))
+    @exact(100)
+    def test_no_other_small_fraction_is_nearer(self, gamma: float) -> None:
+        ratio, value = fp.exact_gamma(gamma), Fraction(gamma)
+        assert 1 <= ratio.denominator <= 128
+        nearest = min(abs(Fraction(round(value * d), d) - value) for d in range(1, 129))
+        assert abs(ratio - value) == nearest
+
+    @given(gammas)
+    @exact(100)
+    def test_a_fraction_stays_itself(self, gamma: Fraction) -> None:
+        assert fp.exact_gamma(gamma) == gamma == fp.exact_gamma(float(gamma))
+
+    @pytest.mark.parametrize("gamma", [-0.1, 1.0001, float("nan"), float("inf"), 2, Fraction(-1, 8)])
+    def test_outside_the_interval_is_refused(self, gamma: float) -> None:
+        with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\], got"):
+            fp.exact_gamma(gamma)
+
+    @pytest.mark.parametrize(("gamma", "end"), [(0.001, 0), (Fraction(1, 1000), 0), (0.999, 1), (1 - 1e-9, 1)])
+    def test_never_rounds_to_no_velocity_or_no_branches(self, gamma: float | Fraction, end: int) -> None:
+        with pytest.raises(ValueError, match=rf"nearest to {end} .* use gamma from 1/128 to 127/128"):
+            fp.exact_gamma(gamma)
+
+    @pytest.mark.parametrize("gamma", ["0.9", None, True, torch.tensor(0.9), 0.5j])
+    def test_no_number_is_refused(self, gamma: object) -> None:
+        with pytest.raises(TypeError, match="gamma must be a number"):
+            fp.exact_gamma(gamma)  # type: ignore[arg-type]
+
+
+class TestStoreSchedule:
+    @pytest.mark.parametrize("word", [fp.INT32, fp.INT64], ids=["int32", "int64"])
+    def test_nothing_passes_the_word(self, word: fp.Word) -> None:
+        for gamma in ALL_GAMMAS:
+            n, d = gamma.numerator, gamma.denominator
+            schedule, previous = fp.StoreSchedule(gamma, word), None
+            for step in range(24):
+                digits = schedule[step]
+                assert (digits.n, digits.d) == (n, d)
+                assert previous is None or digits.previous_bound == previous
+                bound = digits.previous_bound
+                for _ in range(digits.spills):
+                    bound = math.ceil(Fraction(bound, 256))
+                assert digits.bound == bound >= 1
+                assert digits.next_bound == math.ceil(bound / gamma)
+                largest_t = (d - 1) * bound + bound - 1 + digits.offset
+                assert 0 <= largest_t < n * digits.next_bound, "the popped digit b has to stay below n"
+                assert max(largest_t, digits.next_bound) < 1 << (word.bits - 1)
+                previous = digits.next_bound
+
+    @pytest.mark.parametrize("word", [fp.INT32, fp.INT64], ids=["int32", "int64"])
+    def test_memory_is_at_the_floor(self, word: fp.Word) -> None:
+        layers = 400
+        for gamma in [*ALL_GAMMAS[::20], *(Fraction(n, d) for n, d in ((9, 10), (1, 10), (1, 16), (1, 128), (127, 128)))]:
+            schedule = fp.StoreSchedule(gamma, word)
+            bits = sum(8 * schedule[step].spills for step in range(layers))
+            floor = layers * math.log2(1 / gamma)
+            assert bits <= 1.25 * floor + 0.03 * layers, gamma
+            in_store = math.log2(schedule[layers - 1].next_bound / schedule[0].previous_bound)
+            assert bits + in_store >= floor - 1e-6, f"{gamma}: fewer bits than multiplying loses cannot be exact"
+
+    def test_is_the_same_in_every_pass(self) -> None:
+        forward, backward = (fp.StoreSchedule(Fraction(5, 7), fp.INT32) for _ in range(2))
+        steps = [forward[index] for index in range(100)]
+        assert [backward[index] for index in reversed(range(100))] == steps[::-1]
+        assert fp.store_schedule(Fraction(5, 7), fp.INT32) is fp.store_schedule(Fraction(10, 14), fp.INT32)
+
+    def test_threads_that_extend_it_at_once_see_one_sequence(self) -> None:
+        expected = fp.StoreSchedule(Fraction(5, 7), fp.INT32)
+        expected = [expected[index] for index in range(400)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(5):
+                schedule, barrier = fp.StoreSchedule(Fraction(5, 7), fp.INT32), threading.Barrier(4)
+
+                def ask(schedule: fp.StoreSchedule = schedule, barrier: threading.Barrier = barrier) -> None:
+                    barrier.wait()
+                    for index in range(400):
+                        schedule[index]
+
+                threads = [threading.Thread(target=ask) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert [schedule[index] for index in range(400)] == expected
+        finally:
+            sys.setswitchinterval(interval)
+
+
+def _multiplied(v: int, s: int, digits: fp.Digits) -> tuple[int, int, list[int]]:
+    """The formula of the module's docstring, on Python's integers."""
+    spilled = []
+    for _ in range(digits.spills):
+        s, byte = divmod(s, 256)
+        spilled.append(byte)
+    q, r = divmod(v, digits.d)
+    b, s = divmod(r * digits.bound + s + digits.offset, digits.next_bound)
+    return q * digits.n + b, s, spilled
+
+
+@st.composite
+def _multiplications(draw: st.DrawFn) -> tuple[fp.Word, Fraction, fp.Digits, list[int], list[int]]:
+    word, gamma, size = draw(words), draw(gammas), draw(st.integers(1, 12))
+    digits = fp.store_schedule(gamma, word)[draw(st.one_of(st.integers(0, 60), st.integers(0, 1000)))]
+    last = digits.previous_bound - 1
+    stores = st.one_of(st.sampled_from([0, last, last // 2]), st.integers(0, last))
+    return word, gamma, digits, draw(integer_lists(word, size)), draw(st.lists(stores, min_size=size, max_size=size))
+
+
+class TestMultiply:
+    @given(_multiplications())
+    @exact(400)
+    def test_is_the_formula_and_divide_is_its_inverse(self, case) -> None:
+        word, _, digits, v, s = case
+        expected = [_multiplied(*pair, digits) for pair in zip(v, s, strict=True)]
+        after_v, after_s, spilled = fp.multiply(torch.tensor(v, dtype=word.dtype), torch.tensor(s, dtype=word.dtype), digits)
+        assert after_v.tolist() == [item[0] for item in expected]
+        assert after_s.tolist() == [item[1] for item in expected]
+        assert [byte.tolist() for byte in spilled] == [list(byte) for byte in zip(*(item[2] for item in expected), strict=True)]
+        assert all(byte.dtype == torch.uint8 for byte in spilled)
+        assert all(0 <= value < digits.next_bound for value in after_s.tolist())
+        before_v, before_s = fp.divide(after_v, after_s, digits, spilled)
+        assert (before_v.tolist(), before_s.tolist()) == (v, s)
+        assert before_v.dtype == before_s.dtype == word.dtype
+
+    @given(_multiplications())
+    @exact(300)
+    def test_means_gamma_times_the_value_and_its_fraction(self, case) -> None:
+        word, gamma, digits, v, s = case
+        after_v, after_s, _ = fp.multiply(torch.tensor(v, dtype=word.dtype), torch.tensor(s, dtype=word.dtype), digits)
+        # Putting bytes aside moves the fraction by less than 512 parts of the bound.
+        spilling = Fraction(512, digits.previous_bound) if digits.spills else 0
+        for before, store, after, rest in zip(v, s, after_v.tolist(), after_s.tolist(), strict=True):
+            wanted = gamma * (before + Fraction(store, digits.previous_bound))
+            error = after + Fraction(rest, digits.next_bound) - wanted
+            assert abs(error) <= Fraction(digits.n, digits.next_bound) + gamma * spilling
+            assert abs(error) < Fraction(1, 1000)
+
+    @given(st.data(), words, gammas, st.sampled_from([1, 2, 30, 300]))
+    @exact(60)
+    def test_a_whole_stream_of_wrapping_steps_is_undone(self, data, word: fp.Word, gamma: Fraction, layers: int) -> None:
+        size = 5
+        start = data.draw(integer_lists(word, size)), data.draw(integer_lists(word, size))
+        x, v = (torch.tensor(values, dtype=word.dtype) for values in start)
+        few = [torch.tensor(data.draw(integer_lists(word, size)), dtype=word.dtype) for _ in range(min(layers, 4))]
+        branches = [few[layer % len(few)] for layer in range(layers)]
+        schedule, s, passed, spills = fp.store_schedule(gamma, word), torch.zeros_like(x), [], []
+        reference = list(zip(*start, [0] * size, strict=True))
+        for layer, branch in enumerate(branches):
+            passed.append((x.clone(), v.clone(), s.clone()))
+            v, s, spilled = fp.multiply(v, s, schedule[layer])
+            spills.append(spilled)
+            v = v + branch
+            x = x + v + fp.carry(s, schedule[layer].next_bound)
+            reference = [
+                _stepped(*state, push, schedule[layer], word) for state, push in zip(reference, branch.tolist(), strict=True)
+            ]
+            assert list(zip(x.tolist(), v.tolist(), s.tolist(), strict=True)) == reference
+        for layer in reversed(range(layers)):
+            x = x - v - fp.carry(s, schedule[layer].next_bound)
+            v, s = fp.divide(v - branches[layer], s, schedule[layer], spills[layer])
+            assert all(map(torch.equal, (x, v, s), passed[layer]))
+
+
+def _stepped(x: int, v: int, s: int, push: int, digits: fp.Digits, word: fp.Word) -> tuple[int, int, int]:
+    v, s, _ = _multiplied(v, s, digits)
+    v = wrap(v + push, word)
+    return wrap(x + v + (2 * s >= digits.next_bound), word), v, s
+
+
+class TestFloorDivide:
+    @given(st.data(), words)
+    @exact(300)
+    def test_is_pythons(self, data, word: fp.Word) -> None:
+        values = data.draw(integer_lists(word, 6))
+        divisor = data.draw(st.one_of(st.integers(1, 130), st.integers(1, word.store_limit), st.sampled_from([64, 1 << 30])))
+        quotient = fp.floor_divide(torch.tensor(values, dtype=word.dtype), divisor)
+        assert quotient.dtype == word.dtype
+        assert quotient.tolist() == [value // divisor for value in values]
+
+    @pytest.mark.parametrize("divisor", [1, 8, 10])
+    def test_leaves_its_argument_alone(self, divisor: int) -> None:
+        value = torch.tensor([-25, 25], dtype=torch.int32)
+        fp.floor_divide(value, divisor).zero_()
+        assert value.tolist() == [-25, 25]
+
+
+@given(st.data(), words)
+@exact(200)
+def test_carry_rounds_the_fraction(data, word: fp.Word) -> None:
+    bound = data.draw(st.one_of(st.integers(1, 5), st.integers(1, word.store_limit)))
+    edges = st.sampled_from([0, bound - 1, bound // 2, max(0, bound // 2 - 1), (bound - 1) // 2])
+    stores = data.draw(st.lists(st.one_of(edges, st.integers(0, bound - 1)), min_size=1, max_size=8))
+    assert fp.carry(torch.tensor(stores, dtype=word.dtype), bound).tolist() == [int(2 * s >= bound) for s in stores]
+
+
+class TestToFixed:
+    @given(st.lists(st.floats(width=32), min_size=1, max_size=8), st.integers(0, 40), st.sampled_from(["f32", "bf16", "f16", "f64"]))
+    @exact(400)
+    @example([math.nan, math.inf, -math.inf, 0.5, 1.5, -0.5, -2.5, -0.0], 0, "f32")
+    @example([2.0**30, -(2.0**30), 2.0**30 - 64, 3e38, -3e38], 0, "f32")
+    def test_rounds_half_to_even_saturates_and_drops_nan(self, values: list[float], exponent: int, kind: str) -> None:
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}[kind]
+        tensor = torch.tensor(values, dtype=dtype)
+        word = fp.word_for(dtype)
+        assert word == (fp.INT64 if kind == "f64" else fp.INT32)
+        fixed = fp.to_fixed(tensor, 2.0**exponent, word)
+        assert fixed.dtype == word.dtype
+        assert fixed.tolist() == [_fixed(value, exponent, word) for value in tensor.double().tolist()]
+
+    @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=8), gammas, words)
+    @exact(200)
+    def test_any_factor_is_as_exact_as_the_float(self, values: list[float], gamma: Fraction, word: fp.Word) -> None:
+        factor = math.ldexp(float(gamma), 14)
+        fixed = fp.to_fixed(torch.tensor(values, dtype=word.compute_dtype), factor, word)
+        for value, got in zip(values, fixed.tolist(), strict=True):
+            wanted = Fraction(value) * gamma * 2**14
+            assert abs(got - wanted) <= Fraction(1, 2) + abs(wanted) * Fraction(1, 2**23)
+
+    def test_leaves_its_argument_alone(self) -> None:
+        value = torch.tensor([0.3, math.nan, 1e30], dtype=torch.float32)
+        fp.to_fixed(value, 1.0, fp.INT32)
+        assert value[0] == 0.3
+        assert value[1].isnan()
+        assert value[2] == 1e30
+
+
+def _fixed(value: float, exponent: int, word: fp.Word) -> int:
+    if math.isnan(value):
+        return 0
+    if math.isinf(value):
+        return int(math.copysign(word.limit, value))
+    return max(-word.limit, min(word.limit, round(Fraction(value) * 2**exponent)))
+
+
+class TestToFloat:
+    @given(st.data(), words, st.integers(-3, 60))
+    @exact(200)
+    def test_is_the_nearest_float(self, data, word: fp.Word, exponent: int) -> None:
+        values = data.draw(integer_lists(word, 6))
+        got = fp.to_float(torch.tensor(values, dtype=word.dtype), exponent, word, word.compute_dtype)
+        code = "f" if word == fp.INT32 else "d"
+        nearest = [struct.unpack(code, struct.pack(code, float(value)))[0] for value in values]
+        assert got.tolist() == [math.ldexp(value, -exponent) for value in nearest]
+
+    @pytest.mark.parametrize("word", [fp.INT32, fp.INT64], ids=["int32", "int64"])
+    def test_the_finest_scale_still_carries(self, word: fp.Word) -> None:
+        finest = word.max_exponent
+        value = torch.tensor([1, -3, 1 << 20], dtype=word.dtype)
+        back = fp.to_float(value, finest, word, word.compute_dtype)
+        assert torch.equal(fp.to_fixed(back, math.ldexp(1.0, finest), word), value)
+        assert torch.tensor(math.ldexp(1.0, finest), dtype=word.compute_dtype).isfinite()
+        assert math.ldexp(1.0, -finest) >= torch.finfo(word.compute_dtype).tiny
+
+
+class TestLowBits:
+    @given(st.data(), words)
+    @exact(400)
+    def test_split_rounds_to_nearest_and_join_undoes_it(self, data, word: fp.Word) -> None:
+        values, bits = data.draw(integer_lists(word, 8)), data.draw(st.integers(1, word.bits + 40))
+        tensor = torch.tensor(values, dtype=word.dtype)
+        high, low = fp.split_low_bits(tensor, bits)
+        assert fp.join_low_bits(high, low, bits).tolist() == values == tensor.tolist()
+        for value, rounded in zip(values, high.tolist(), strict=True):
+            if abs(value) < word.limit:
+                assert rounded == math.floor(Fraction(value, 1 << bits) + Fraction(1, 2))
+
+    @pytest.mark.parametrize(("bits", "size"), [(1, 1), (8, 1), (9, 2), (15, 2), (16, 4), (31, 4), (32, 8), (70, 8)])
+    def test_low_bits_take_the_smallest_type(self, bits: int, size: int) -> None:
+        assert fp.split_low_bits(torch.arange(4, dtype=torch.int64), bits)[1].element_size() == size
+
+    def test_what_is_put_aside_is_a_copy(self) -> None:
+        for bits in (4, 40):
+            value = torch.tensor([1000, -1000], dtype=torch.int32)
+            high, low = fp.split_low_bits(value, bits)
+            value.zero_()
+            joined = fp.join_low_bits(high, low, bits)
+            assert joined.tolist() == [1000, -1000]
+            joined.zero_()
+            assert fp.join_low_bits(high, low, bits).tolist() == [1000, -1000]
+
+
+class TestChecksum:
+    @given(st.data(), words)
+    @exact(100)
+    def test_is_the_documented_sum(self, data, word: fp.Word) -> None:
+        size = data.draw(st.integers(0, 6))
+        state = [data.draw(integer_lists(word, size)) for _ in range(3)]
+        total = sum(_mix(*element, i, word.bits) for i, element in enumerate(zip(*state, strict=True)))
+        assert int(fp.checksum(*(torch.tensor(part, dtype=word.dtype) for part in state))) == wrap(total, word)
+
+    @given(st.data(), words, st.sampled_from([0, 1, 2]))
+    @exact(300)
+    def test_sees_every_change_of_one_number(self, data, word: fp.Word, part: int) -> None:
+        size = data.draw(st.integers(1, 6))
+        state = [torch.tensor(data.draw(integer_lists(word, size)), dtype=word.dtype) for _ in range(3)]
+        before, index = fp.checksum(*state), data.draw(st.integers(0, size - 1))
+        changed = data.draw(integers(word))
+        assume(changed != int(state[part][index]))
+        state[part][index] = changed
+        assert fp.checksum(*state) != before
+
+    @given(st.data(), words, st.sampled_from([(0,), (1,), (2,), (0, 1, 2)]))
+    @exact(300)
+    def test_sees_two_elements_change_places(self, data, word: fp.Word, parts: tuple[int, ...]) -> None:
+        state = [torch.tensor(data.draw(integer_lists(word, 6)), dtype=word.dtype) for _ in range(3)]
+        before = fp.checksum(*state)
+        first, second = data.draw(st.permutations(range(6)))[:2]
+        assume(any(state[part][first] != state[part][second] for part in parts))
+        for part in parts:
+            state[part][[first, second]] = state[part][[second, first]]
+        assert fp.checksum(*state) != before
+
+    @given(st.data(), words, st.sampled_from([0, 1, 2]), st.integers(1, 1 << 16))
+    @exact(300)
+    def test_sees_errors_that_compensate(self, data, word: fp.Word, part: int, error: int) -> None:
+        state = [torch.tensor(data.draw(integer_lists(word, 4)), dtype=word.dtype) for _ in range(3)]
+        before = fp.checksum(*state)
+        state[part][0] += error
+        state[part][1] -= error
+        assert fp.checksum(*state) != before
+
+    @given(st.data(), layouts)
+    @exact(30)
+    def test_does_not_depend_on_the_memory_layout(self, data, layout: str) -> None:
+        state = [torch.tensor(data.draw(integer_lists(fp.INT32, 12)), dtype=torch.int32).view(2, 3, 2) for _ in range(3)]
+        assert fp.checksum(*(laid_out(part, layout) for part in state)) == fp.checksum(*state)
+
+
+def _mix(x: int, v: int, s: int, position: int, bits: int) -> int:
+    modulus, shift = 1 << bits, bits // 2 - 1
+    mixed = (x * 0x27D4EB2F + v * 0x165667B1 + s + position * 0x1E3779B1) % modulus
+    mixed ^= mixed >> shift
+    mixed = mixed * 0x2C1B3C6D % modulus
+    return mixed ^ mixed >> shift

@@ -1,0 +1,52 @@
+"""The reasons given for what is no stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from momentumnet.streams import discover
+from tests.streams import nets
+from tests.streams.nets import WIDTH, Calls, modules, summary, tokens
+
+
+@pytest.mark.parametrize("build", [lambda: nets.PreActivation(inplace=True), nets.AddsIntoInput])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_block_that_overwrites_its_input_is_refused(build, frozen):
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), *(build() for _ in range(3))).requires_grad_(not frozen)
+    found = discover(model, tokens())
+    assert found.streams == ()
+    (rejection,) = [rejection for rejection in found.rejections if "overwrites" in rejection.reason]
+    assert rejection.blocks == ("1", "2", "3")
+    assert "inplace=False" in rejection.reason
+    assert summary(nn.Sequential(*(nets.PreActivation(inplace=False) for _ in range(3))), tokens())
+
+
+def test_a_skip_written_in_the_parent_is_explained():
+    def forward(self, x):
+        for attention, mlp in zip(self.attention, self.mlp, strict=True):
+            x = x + self.drop(attention(self.norm(x)))
+            x = x + mlp(x)
+        return x
+
+    def build():
+        return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU())
+
+    model = Calls(
+        forward, attention=modules(2, build), mlp=modules(2, build), norm=nn.LayerNorm(WIDTH), drop=nn.Dropout(0.1)
+    )
+    found = discover(model, tokens())
+    assert found.streams == ()
+    (rejection,) = [rejection for rejection in found.rejections if "written in" in rejection.reason]
+    assert rejection.blocks == ("drop", "mlp.0", "mlp.1")
+    assert "Calls.forward" in rejection.reason
+    assert "class Residual" in rejection.reason
+
+
+def test_a_block_that_changes_the_shape_and_a_block_alone_are_explained():
+    model = torchvision.models.resnet18(weights=None)
+    found = {rejection.blocks: rejection.reason for rejection in discover(model, torch.randn(1, 3, 64, 64)).rejections}
+    assert found["layer2.0",] == "changes the shape from (1, 64, 16, 16) to (1, 128, 8, 8)"
+    assert "a stream needs two" in found["layer2.1",]

@@ -1,0 +1,118 @@
+"""A trace leaves no mark, and takes example inputs in every documented form."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from momentumnet.errors import ConversionError
+from momentumnet.streams import discover, find_streams
+from momentumnet.streams.trace import call_with_example
+from tests.streams import nets
+from tests.streams.nets import Block, Calls, chain, loop, modules, summary, tokens
+
+
+def state_of(model: nn.Module) -> dict[str, object]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+    return {
+        "training": [module.training for module in model.modules()],
+        "hooks": [len(getattr(module, name)) for module in model.modules() for name in hooks],
+        "tensors": [(id(tensor), tensor.requires_grad) for tensor in [*model.parameters(), *model.buffers()]],
+        "gradients": [parameter.grad for parameter in model.parameters()],
+        "values": [tensor.detach().clone().tolist() for tensor in [*model.parameters(), *model.buffers()]],
+    }
+
+
+def test_the_model_is_left_as_found():
+    model = nn.Sequential(nets.Counting(), nets.Counting(), nn.BatchNorm1d(5), nn.Dropout())
+    model.train()
+    model[0].eval()
+    model[1].linear.weight.requires_grad_(False)
+    model[0].register_forward_hook(lambda module, args, output: None)
+    x = tokens().requires_grad_()
+    before, generator, values = state_of(model), torch.get_rng_state(), x.detach().clone()
+    assert len(find_streams(model, x)) == 1
+    assert state_of(model) == before
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(x, values)
+    assert x.requires_grad
+    assert x.grad is None
+
+
+def test_the_model_is_left_as_found_after_an_exception():
+    def forward(self, x):
+        self.layers(x)
+        raise RuntimeError("from the forward")
+
+    model = Calls(forward, layers=nn.Sequential(nets.Counting(), nets.Counting()))
+    x = tokens()
+    before, generator = state_of(model), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="from the forward"):
+        find_streams(model, x)
+    assert state_of(model) == before
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_an_overridden_train_method_is_not_called():
+    class Merging(Block):
+        def train(self, mode=True):
+            raise AssertionError("train has side effects here")
+
+    model = Calls(loop, layers=modules(2, Merging))
+    assert len(find_streams(model, tokens())) == 1
+    assert model.training
+
+
+def test_the_callers_tensors_are_not_written_to():
+    model = Calls(lambda self, x, y: self.layers(x.mul_(2.0) + y["shift"].add_(1.0)), layers=chain(2))
+    x, shift = tokens(), tokens()
+    copies = x.clone(), shift.clone()
+    assert len(find_streams(model, (x, {"shift": shift}))) == 1
+    assert torch.equal(x, copies[0])
+    assert torch.equal(shift, copies[1])
+    assert not x.requires_grad
+
+
+def test_an_exception_that_the_model_catches_does_not_confuse_the_trace():
+    def fails(self, x):
+        raise ValueError("no")
+
+    def forward(self, x):
+        try:
+            self.fragile(x)
+        except ValueError:
+            return self.layers(x)
+        raise AssertionError("expected the failure")
+
+    model = Calls(forward, fragile=Calls(lambda self, x: self.inner(x), inner=Calls(fails)), layers=chain(2))
+    assert summary(model, tokens()) == [("layers", 2, "additive")]
+
+
+def test_everything_is_dropped_at_the_end():
+    references = []
+    model = Calls(loop, layers=modules(3))
+    model.layers[1].register_forward_hook(lambda module, args, output: references.append(weakref.ref(output)))
+    gc.disable()
+    try:
+        found = discover(model, tokens())
+        assert len(found.streams) == 1
+        assert [reference() for reference in references] == [None]
+    finally:
+        gc.enable()
+
+
+def test_call_with_example():
+    def forward(self, *args, **kwargs):
+        return args, kwargs
+
+    model, x = Calls(forward), torch.zeros(1)
+    assert call_with_example(model, x) == ((x,), {})
+    assert call_with_example(model, [x, x]) == (([x, x],), {})
+    assert call_with_example(model, (x, None)) == ((x, None), {})
+    assert call_with_example(model, {"x": x}) == ((), {"x": x})
+    with pytest.raises(ConversionError, match="of type str; expected a tensor"):
+        call_with_example(model, "image")
