@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     try:
         nets, data = load(options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     result: dict[str, Any] = {**machine(), "data": data.name, "test_images": len(data.x_test)}
     print(", ".join(f"{key} {value}" for key, value in result.items()))

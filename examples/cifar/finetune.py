@@ -10,12 +10,12 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from cifar.images import ImageData
-from cifar.progress import with_progress
-from cifar.table import accuracy, predictions
 from torch import Tensor, nn
 
 import momentumnet as mn
+from cifar.images import ImageData
+from cifar.progress import with_progress
+from cifar.table import accuracy, predictions
 from momentumnet.memory import format_bytes
 
 GAMMA = "1/8"
@@ -101,7 +101,9 @@ def step_memory(net: nn.Module, data: ImageData) -> mn.MemoryReport:
     return mn.measure_memory(lambda: train_step(net, optimizer, x, y))
 
 
-def finetune(net: nn.Module, data: ImageData, backward: str, *, steps: int | None = None) -> tuple[nn.Module, Finetuning]:
+def finetune(
+    net: nn.Module, data: ImageData, backward: str, *, steps: int | None = None
+) -> tuple[nn.Module, Finetuning]:
     """Convert the network at gamma 1/8 and fine-tune it with one kind of backward."""
     converted = mn.convert(net, data.examples(), gamma=Fraction(GAMMA), backward=backward)
     memory = step_memory(converted, data)

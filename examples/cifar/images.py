@@ -91,11 +91,14 @@ def load_cifar10() -> ImageData:
     """All of CIFAR-10, downloaded to the folder ``data`` unless it lies there already.
 
     Raises:
-        OSError: there is no network, or RuntimeError: what arrived is damaged.
+        OSError: it could not be downloaded.
     """
     from torchvision.datasets import CIFAR10
 
-    train, test = (CIFAR10(DOWNLOADS, train=part, download=True) for part in (True, False))
+    try:
+        train, test = (CIFAR10(DOWNLOADS, train=part, download=True) for part in (True, False))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a damaged file arrived
+        raise OSError(f"CIFAR-10 could not be downloaded ({error}); give a file of images with --data") from error
     return _from_arrays("CIFAR-10", train.data, np.array(train.targets), test.data, np.array(test.targets))
 
 

@@ -9,11 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from cifar.images import ImageData
-from cifar.progress import with_progress
 from torch import Tensor, nn
 
 import momentumnet as mn
+from cifar.images import ImageData
+from cifar.progress import with_progress
 
 GAMMAS = ("0", "1/64", "1/16", "1/8", "1/4", "1/2", "0.9")
 FINAL_VELOCITIES = ("drop", "flush")

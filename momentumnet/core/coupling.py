@@ -179,18 +179,23 @@ class ExactState:
         return choose_exponent(largest, self.word)
 
     def _coarsen(self, bits: int) -> tuple[Tensor, Tensor]:
-        """Make the scale coarser by ``bits``, rounding to nearest; return what `_refine` needs to undo it."""
-        self.exponent -= bits
+        """Make the scale coarser by ``bits``, rounding to nearest; return what `_refine` needs to undo it.
+
+        The velocity is v + s/B, and s stays. So v + s/B rounded is what is divided: v alone would leave half a unit of
+        bias, which a gamma near 1 carries on for many steps.
+        """
+        carry = self._carry()
         self.x, low_x = fp.split_low_bits(self.x, bits)
-        self.v, low_v = fp.split_low_bits(self.v, bits)
-        # The velocity is v + s/B and s stays: without this, s/B would push it up by half a unit on average.
-        self.v.sub_(self._carry())
+        self.v, low_v = fp.split_low_bits(self.v.add_(carry), bits)
+        self.v.sub_(carry)
+        self.exponent -= bits
         return low_x, low_v
 
     def _refine(self, bits: int, low_bits: tuple[Tensor, Tensor]) -> None:
         """The inverse of `_coarsen`."""
+        carry = self._carry()
         self.x = fp.join_low_bits(self.x, low_bits[0], bits)
-        self.v = fp.join_low_bits(self.v.add_(self._carry()), low_bits[1], bits)
+        self.v = fp.join_low_bits(self.v.add_(carry), low_bits[1], bits).sub_(carry)
         self.exponent += bits
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:

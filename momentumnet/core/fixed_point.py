@@ -18,7 +18,6 @@ These plain PyTorch operations run on any device; they are the reference for nat
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -219,21 +218,22 @@ def _fold(value: Tensor) -> Tensor:
 
 
 def split_low_bits(value: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """``(value / 2**bits rounded to nearest, half up; what `join_low_bits` needs to undo it)``, for ``bits`` >= 1.
+    """``(high, low)`` with ``value == high * 2**bits + low``, for ``bits`` >= 1.
 
-    The second is in the smallest of uint8, int16 and int32 that holds ``bits`` bits, or in the dtype of ``value``.
+    ``high`` is ``value / 2**bits`` rounded to the nearest integer, half to even; ``low`` comes in the smallest type
+    that holds it.
     """
     if bits >= 8 * value.element_size() - 1:
         return torch.zeros_like(value), value.clone()
-    shifted = value + (1 << (bits - 1))
-    low = shifted & ((1 << bits) - 1)
-    kinds = itertools.dropwhile(lambda kind: kind[0] < bits, ((8, torch.uint8), (15, torch.int16), (31, torch.int32)))
-    _, dtype = next(kinds, (64, value.dtype))
-    return shifted.bitwise_right_shift_(bits), low.to(dtype)
+    odd = (value >> bits).bitwise_and_(1)
+    high = odd.add_(value).add_((1 << (bits - 1)) - 1).bitwise_right_shift_(bits)
+    low = value - (high << bits)
+    kinds = ((7, torch.int8), (15, torch.int16), (31, torch.int32), (63, torch.int64))
+    return high, low.to(next(dtype for most, dtype in kinds if bits <= most))
 
 
-def join_low_bits(value: Tensor, low: Tensor, bits: int) -> Tensor:
+def join_low_bits(high: Tensor, low: Tensor, bits: int) -> Tensor:
     """The inverse of `split_low_bits`."""
-    if bits >= 8 * value.element_size() - 1:
+    if bits >= 8 * high.element_size() - 1:
         return low.clone()
-    return (value << bits).bitwise_or_(low.to(value.dtype)).sub_(1 << (bits - 1))
+    return (high << bits).add_(low)

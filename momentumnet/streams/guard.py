@@ -34,7 +34,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
+    held = [(module, dict(module._buffers)) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
     copies = {id(buffer): (buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()}
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
@@ -44,10 +44,11 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None
                 module.training = False
             yield
         finally:
-            for module, flag, held in zip(modules, flags, buffers, strict=True):
+            for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
+            for module, buffers in held:
                 module._buffers.clear()
-                module._buffers.update(held)
+                module._buffers.update(buffers)
             for buffer, copy, version in copies.values():
                 _restore(buffer, copy, version)
 

@@ -51,7 +51,6 @@ class Recorder:
         self._stack = [self.trace.root]
         self._count = 0
         self._entered: dict[Call, list[_Entered]] = {}
-        self._attached: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._anchor = torch.zeros((), requires_grad=True)
         self._magnitudes: dict[Key, float] = {}
         constants = [*model.parameters(), *model.buffers()]
@@ -105,17 +104,10 @@ class Recorder:
         if tensor.requires_grad or not torch.is_grad_enabled() or not plain:
             return tensor
         attached: torch.Tensor = _Attach.apply(tensor, self._anchor)
-        self._attached[id(attached)] = (attached, tensor)
         return attached
 
-    def _key(self, tensor: torch.Tensor) -> Key:
-        if id(tensor) in self._attached:
-            _, original = self._attached[id(tensor)]
-            return id(original), original._version + tensor._version
-        return id(tensor), tensor._version
-
     def _endpoint(self, tensor: torch.Tensor, seen: torch.Tensor) -> Endpoint:
-        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, self._key(tensor), _edge(seen))
+        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen))
 
     def _magnitude(self, endpoint: Endpoint) -> float:
         if endpoint.tensor is not None and endpoint.key not in self._magnitudes:
@@ -151,6 +143,10 @@ def _largest_magnitude(tensor: torch.Tensor) -> float:
         values = values[values.isfinite()]
         return float(values.abs().amax()) if values.numel() else 0.0
     return top
+
+
+def _key(tensor: torch.Tensor) -> Key:
+    return id(tensor), tensor._version
 
 
 def _edge(tensor: torch.Tensor) -> GradientEdge | None:

@@ -60,6 +60,8 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
         recorder = Recorder(model)
         stack.enter_context(eager_functions())
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             before = module.register_forward_pre_hook(recorder.enter, with_kwargs=True, prepend=True)
             stack.callback(before.remove)
             after = module.register_forward_hook(recorder.leave, with_kwargs=True)

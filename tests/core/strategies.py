@@ -18,7 +18,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 words = st.sampled_from([INT32, INT64])
 dtypes = st.sampled_from(DTYPES)
 gammas = st.one_of(
-    st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(1, 8), Fraction(9, 10), Fraction(1, 128), Fraction(127, 128)]),
+    st.sampled_from(
+        [Fraction(1), Fraction(1, 2), Fraction(1, 8), Fraction(9, 10), Fraction(1, 128), Fraction(127, 128)]
+    ),
     st.sampled_from(ALL_GAMMAS),
 )
 

@@ -13,7 +13,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.streams import discover, find_streams
 from momentumnet.streams.trace import call_with_example
 from tests.streams import nets
-from tests.streams.nets import Block, Calls, chain, loop, modules, summary, tokens
+from tests.streams.nets import WIDTH, Block, Calls, chain, loop, modules, summary, tokens
 
 
 def state_of(model: nn.Module) -> dict[str, object]:
@@ -77,19 +77,27 @@ def test_the_callers_tensors_are_not_written_to():
     assert not x.requires_grad
 
 
-def test_an_exception_that_the_model_catches_does_not_confuse_the_trace():
+def test_an_exception_that_a_block_catches_does_not_confuse_the_trace():
     def fails(self, x):
         raise ValueError("no")
 
     def forward(self, x):
         try:
-            self.fragile(x)
+            return self.fragile(x)
         except ValueError:
-            return self.layers(x)
-        raise AssertionError("expected the failure")
+            return x + self.linear(x)
 
-    model = Calls(forward, fragile=Calls(lambda self, x: self.inner(x), inner=Calls(fails)), layers=chain(2))
-    assert summary(model, tokens()) == [("layers", 2, "additive")]
+    blocks = [
+        Calls(forward, fragile=Calls(lambda self, x: self.inner(x), inner=Calls(fails)), linear=nn.Linear(WIDTH, WIDTH))
+        for _ in range(2)
+    ]
+    assert summary(nn.Sequential(*blocks), tokens()) == [("", 2, "additive")]
+
+
+def test_a_scripted_module_beside_the_blocks_is_passed_over():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(5)))
+    assert summary(nn.Sequential(scripted, chain(2)), tokens()) == [("1", 2, "additive")]
+    assert scripted.training
 
 
 def test_everything_is_dropped_at_the_end():

@@ -1,0 +1,98 @@
+"""Contract line 12: compiled blocks, compiled models, and the accelerator."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, pair, relative_error, train_step
+from tests.models import WIDTH, Case, Chain, ResidualMLP
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("when", ["before conversion", "after conversion", "in place"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_blocks(when: str, backend: str) -> None:
+    if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler, and this machine has none")
+    torch.manual_seed(0)
+    chain, x = Chain([ResidualMLP() for _ in range(2)]), torch.randn(5, WIDTH)
+    outcomes = []
+    for backward in ("stored", "reversible"):
+        torch._dynamo.reset()
+        if when == "before conversion":
+            compiled = Chain([torch.compile(block, backend=backend) for block in chain.blocks])
+            compiled.stem, compiled.head = chain.stem, chain.head
+            net = mn.convert(compiled, (x,), backward=backward)
+        else:
+            net = mn.convert(chain, (x,), backward=backward)
+            for index, block in enumerate(net.blocks):
+                if when == "in place":
+                    block.compile(backend=backend)
+                else:
+                    net.blocks[index] = torch.compile(block, backend=backend)
+        outcomes.append(train_step(net, (x,)))
+    assert_same(outcomes[1], outcomes[0])
+    plain = train_step(mn.convert(chain, (x,), backward="stored"), (x,))
+    torch.testing.assert_close(outcomes[1].output, plain.output, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_model_is_correct(case: Case) -> None:
+    stored, reversible = pair(case)
+    expected = train_step(stored, case.example())
+    compiled = torch.compile(reversible, backend="aot_eager")
+    got = train_step(compiled, case.example())
+    assert sorted(got.gradients) == sorted(f"_orig_mod.{n}" if "input" not in n else n for n in expected.gradients)
+    got.gradients = {name.removeprefix("_orig_mod."): grad for name, grad in got.gradients.items()}
+    torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
+    assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_on_cuda(case: Case) -> None:
+    stored, reversible = (net.cuda() for net in pair(case))
+    example = tuple(x.cuda() for x in case.example())
+    states = []
+    for net in (stored, reversible):
+        torch.cuda.manual_seed(4)
+        states.append((train_step(net, example), torch.cuda.get_rng_state()))
+    assert_same(states[1][0], states[0][0])
+    assert torch.equal(states[1][1], states[0][1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_on_cuda(case: Case, dtype: torch.dtype) -> None:
+    outcomes = []
+    for net in pair(case):
+        net = net.cuda()
+        forward = net.forward
+
+        def inside(*inputs: torch.Tensor, forward=forward) -> torch.Tensor:
+            with torch.autocast("cuda", dtype=dtype):
+                return forward(*inputs)
+
+        net.forward = inside
+        torch.cuda.manual_seed(4)
+        outcomes.append(train_step(net, tuple(x.cuda() for x in case.example())))
+    assert_same(outcomes[1], outcomes[0])
+
+
+def test_module_list_of_compiled_blocks_keeps_its_keys() -> None:
+    chain = Chain([ResidualMLP() for _ in range(2)])
+    net = mn.convert(chain, (torch.randn(5, WIDTH),))
+    for block in net.blocks:
+        assert isinstance(block, nn.Module)
+        block.compile(backend="aot_eager")
+    assert list(net.state_dict()) == list(chain.state_dict())

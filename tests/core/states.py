@@ -1,0 +1,66 @@
+"""Exact states under test: random tensors, full copies of a state, steps that know what was there before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from momentumnet.core.coupling import ExactState, Undo
+from tests.core.strategies import laid_out
+
+
+def random_tensor(
+    seed: int, shape: tuple[int, ...], scale: float, dtype: torch.dtype, layout: str = "contiguous"
+) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    return laid_out(values.to(dtype), layout)
+
+
+@dataclass
+class Snapshot:
+    """Everything that a state is, copied."""
+
+    x: Tensor
+    v: Tensor
+    s: Tensor
+    exponent: int
+    steps: int
+
+    @classmethod
+    def of(cls, state: ExactState) -> Snapshot:
+        return cls(state.x.clone(), state.v.clone(), state.s.clone(), state.exponent, state.steps)
+
+    def is_of(self, state: ExactState) -> bool:
+        same = all(map(torch.equal, (self.x, self.v, self.s), (state.x, state.v, state.s)))
+        return same and (self.exponent, self.steps) == (state.exponent, state.steps)
+
+
+@dataclass
+class Stepped:
+    """One step that was made, with what was there before."""
+
+    before: Snapshot
+    position: Tensor
+    fingerprint: tuple[float, ...]
+    undo: Undo
+    branch: Tensor
+    weight: Fraction
+
+
+def step_of(state: ExactState, branch: Tensor, weight: Fraction) -> Stepped:
+    before = Snapshot.of(state), state.position(torch.float64), state.fingerprint()
+    return Stepped(*before, state.step(branch, weight), branch, weight)
+
+
+def undo_all(state: ExactState, steps: list[Stepped]) -> None:
+    for step in reversed(steps):
+        after = Snapshot.of(state)
+        assert torch.equal(state.previous_position(step.undo, torch.float64), step.position)
+        assert after.is_of(state), "asking for the previous position moves nothing"
+        state.undo(step.undo, step.branch, step.weight)
+        assert step.before.is_of(state)
+        assert torch.equal(state.position(torch.float64), step.position)
+        assert state.matches(step.fingerprint)
