@@ -216,13 +216,20 @@ def _named_by_hand(streams: Sequence[str] | None, others: str) -> Sequence[str]:
 
 
 def children_of(model: nn.Module, path: str) -> tuple[str, ...]:
-    """The names of the container's children, as blocks of a stream named by hand."""
+    """The names of the container's children, as blocks of a stream named by hand.
+
+    A module that stands in several places has one name, its first, as in ``named_modules``.
+    """
     try:
         container = model.get_submodule(path)
     except AttributeError as error:
         names = [name for name, module in model.named_modules() if len(list(module.children())) > 1]
         raise ConversionError(f"the model has no module {path!r}; containers are {names[:20]}") from error
-    children = tuple(f"{path}.{name}" if path else name for name, _ in container.named_children())
+    first_names: dict[int, str] = {}
+    for name, child in container._modules.items():
+        if child is not None:
+            first_names.setdefault(id(child), f"{path}.{name}" if path else name)
+    children = tuple(first_names[id(child)] for child in container._modules.values() if child is not None)
     if not children:
         raise ConversionError(f"module {path!r} ({type(container).__name__}) has no children that could be blocks")
     return children

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from momentumnet.cli.probe import StepCost
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; black for the reference.
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MIB = 1024**2
 
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from momentumnet.cli import network
+from momentumnet.cli.main import main
+
+
+@dataclass(frozen=True)
+class Finished:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(network, "reachable", lambda url: False)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Runs the command line in this process."""
+
+    def run(*arguments: str) -> Finished:
+        try:
+            status = main(arguments)
+        except SystemExit as leaving:  # argparse
+            status = int(leaving.code or 0)
+        return Finished(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two classes, bright and dark: eight images of each to train on, four to validate on."""
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 8), ("val", 4)):
+        for name, low in (("bright", 128), ("dark", 0)):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(low, low + 128, (3, 40, 40), dtype=torch.uint8, generator=generator)
+                write_png(pixels, str(folder / f"{index}.png"))
+    return tmp_path / "photos"

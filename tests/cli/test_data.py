@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from momentumnet.cli import data, network
+from momentumnet.cli.errors import CommandError
+
+
+def silent(text: str) -> None:
+    pytest.fail(f"nothing to tell, yet it said: {text}")
+
+
+def test_digits() -> None:
+    images = data.load_images("digits", image_size=16, say=silent)
+    assert (len(images.train), len(images.validation), images.classes) == (1437, 360, 10)
+    pixels = torch.stack([image for image, _ in images.train])
+    assert pixels.shape == (1437, 3, 16, 16)
+    assert torch.equal(pixels[:, 0], pixels[:, 2])
+    assert abs(float(pixels.mean())) < 0.05
+    assert {label for _, label in images.validation} == set(range(10))
+
+
+def test_digits_held_out_are_not_trained_on() -> None:
+    from sklearn.datasets import load_digits
+
+    images = data.load_images("digits", image_size=8, say=silent)
+    split = sorted(
+        tuple(image[0].flatten().tolist()) for part in (images.train, images.validation) for image, _ in part
+    )
+    pixels = (torch.tensor(load_digits().data, dtype=torch.float32) - 4.9) / 6.0
+    assert split == sorted(tuple(row.tolist()) for row in pixels)  # every image once: no overlap, none lost
+
+
+def test_shuffled_batches_follow_the_seed_alone() -> None:
+    images = data.load_images("digits", image_size=8, say=silent)
+
+    def labels(seed: int) -> list[int]:
+        torch.manual_seed(torch.initial_seed() + 1)
+        return [int(label) for _, batch in images.batches(images.train, 100, shuffle_seed=seed) for label in batch]
+
+    assert labels(1) == labels(1)
+    assert labels(1) != labels(2)
+    assert len(labels(1)) == 1400  # full batches only
+
+
+def test_validation_batches_are_all_images_in_order() -> None:
+    images = data.load_images("digits", image_size=8, say=silent)
+    labels = [int(label) for _, batch in images.batches(images.validation, 100) for label in batch]
+    assert labels == [label for _, label in images.validation]
+
+
+def test_folder(photos: Path) -> None:
+    images = data.load_images(str(photos), image_size=32, say=silent)
+    assert (len(images.train), len(images.validation), images.classes) == (16, 8, 2)
+    bright, dark = images.validation[0], images.validation[4]
+    assert bright[0].shape == (3, 32, 32)
+    assert (bright[1], dark[1]) == (0, 1)
+    assert bright[0].mean() > dark[0].mean()
+
+
+def test_folder_without_validation_part_is_refused(photos: Path) -> None:
+    shutil.rmtree(photos / "val")
+    with pytest.raises(CommandError, match=r"has no folder val: images are expected in .*/train/CLASS/"):
+        data.load_images(str(photos), image_size=32, say=silent)
+
+
+def test_folder_with_other_classes_to_validate_is_refused(photos: Path) -> None:
+    (photos / "val" / "dark").rename(photos / "val" / "grey")
+    with pytest.raises(CommandError, match="different classes: dark, grey"):
+        data.load_images(str(photos), image_size=32, say=silent)
+
+
+def test_folder_without_images_is_refused(photos: Path) -> None:
+    for file in (photos / "train" / "dark").iterdir():
+        file.unlink()
+    with pytest.raises(CommandError, match="cannot be used"):
+        data.load_images(str(photos), image_size=32, say=silent)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_cifar_falls_back_to_digits_in_one_line(monkeypatch: pytest.MonkeyPatch, connected: bool) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionResetError("line cut")
+
+    monkeypatch.setattr(network, "reachable", lambda url: connected)
+    monkeypatch.setattr(CIFAR10, "download", fail)
+    said: list[str] = []
+    images = data.load_images("cifar10", image_size=16, say=said.append)
+    assert images.name == "digits"
+    reason = "line cut" if connected else "no network"
+    assert said == [f"data: CIFAR-10 could not be downloaded ({reason}); the embedded digits take its place"]

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import get_model
+
+from momentumnet.cli.training import Trainer
+
+SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--batch-size", "4")
+
+
+@pytest.fixture
+def finetune(command: Callable[..., Any], photos: Path) -> Callable[..., Any]:
+    return lambda *arguments: command("finetune", "--data", str(photos), *SMALL, *arguments)
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = torch.load(Path(folder, "momentum.pt"), weights_only=True)
+    return loaded
+
+
+def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    train = Trainer._train
+
+    def interrupted(self: Trainer, epoch: int, advance: Callable[[], object]) -> float:
+        loss = train(self, epoch, advance)
+        if epoch == number:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(Trainer, "_train", interrupted)
+
+
+def test_json_holds_both_networks(finetune: Callable[..., Any]) -> None:
+    done = finetune("--epochs", "2", "--gamma", "0.5", "--output", "out", "--json")
+    assert done.status == 0
+    values = json.loads(done.out)
+    momentum, unconverted = values["networks"]["momentum"], values["networks"]["unconverted"]
+    assert values["settings"]["gamma"] == "1/2"
+    assert [epoch["number"] for epoch in momentum["epochs"]] == [1, 2]
+    assert 0 <= momentum["accuracy_after"] == momentum["epochs"][-1]["accuracy"] <= 1
+    assert 0 < momentum["saved_bytes"] < unconverted["saved_bytes"]
+    assert (unconverted["accuracy_after"], unconverted["epochs"]) == (None, [])
+    assert unconverted["step_seconds"] > 0
+    assert json.loads(Path("out", "report.json").read_text()) == values
+
+
+def test_fine_tuned_weights_fit_the_stock_model(finetune: Callable[..., Any]) -> None:
+    assert finetune("--epochs", "1", "--output", "out").status == 0
+    get_model("mobilenet_v3_small", num_classes=2).load_state_dict(weights("out"))
+
+
+def test_compare_trains_both_from_the_same_weights(finetune: Callable[..., Any]) -> None:
+    # At gamma 0 the converted network is the original one.
+    done = finetune("--epochs", "1", "--compare", "--gamma", "0", "--output", "out", "--json")
+    networks = json.loads(done.out)["networks"]
+    assert networks["momentum"]["epochs"] == networks["unconverted"]["epochs"] != []
+    unconverted = torch.load("out/unconverted.pt", weights_only=True)
+    assert all(torch.equal(value, unconverted[key]) for key, value in weights("out").items())
+
+
+def test_stored_backward_reaches_the_same_weights(finetune: Callable[..., Any]) -> None:
+    for backward in ("reversible", "stored"):
+        assert finetune("--epochs", "1", "--backward", backward, "--output", backward).status == 0
+    stored = weights("stored")
+    for key, value in weights("reversible").items():
+        torch.testing.assert_close(value, stored[key], rtol=1e-4, atol=1e-5)
+
+
+def test_table_names_accuracy_memory_and_time(finetune: Callable[..., Any]) -> None:
+    out = finetune("--epochs", "1").out
+    for word in ("momentum, epoch 1/1: loss", "accuracy", "gamma 1/8", "unconverted", "MiB", " ms"):
+        assert word in out
+    assert Path("runs", "mobilenet_v3_small-photos", "report.json").is_file()
+
+
+def test_resumed_run_ends_where_an_uninterrupted_one_does(
+    finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert finetune("--epochs", "3", "--output", "whole").status == 0
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        interrupted = finetune("--epochs", "3", "--output", "out")
+    assert interrupted.status == 130
+    assert "--resume goes on after the last finished epoch" in interrupted.out
+    resumed = finetune("--epochs", "3", "--output", "out", "--resume")
+    assert "resuming after epoch 1 of 3" in resumed.out
+    assert "epoch 1/3" not in resumed.out
+    expected = weights("whole")
+    assert all(torch.equal(value, expected[key]) for key, value in weights("out").items())
+    epochs = [json.loads(Path(out, "report.json").read_text())["networks"]["momentum"] for out in ("whole", "out")]
+    assert epochs[0]["epochs"] == epochs[1]["epochs"]
+
+
+def test_resume_before_the_first_epoch_ended(finetune: Callable[..., Any]) -> None:
+    done = finetune("--epochs", "1", "--output", "out", "--resume")
+    assert done.status == 0
+    assert "does not exist yet: starting with the first epoch" in done.out
+
+
+def test_checkpoint_of_another_run_is_refused(finetune: Callable[..., Any]) -> None:
+    assert finetune("--epochs", "1", "--output", "out").status == 0
+    done = finetune("--epochs", "2", "--output", "out", "--resume")
+    assert done.status == 1
+    assert "epochs 1 there, 2 now" in done.err
+
+
+def test_torn_checkpoint_is_refused(finetune: Callable[..., Any]) -> None:
+    path = Path("out", "checkpoint-momentum.pt")
+    path.parent.mkdir()
+    path.write_bytes(b"torn")
+    done = finetune("--epochs", "1", "--output", "out", "--resume")
+    assert done.status == 1
+    assert "is damaged and cannot be resumed" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_starting_anew_keeps_the_earlier_checkpoint(finetune: Callable[..., Any]) -> None:
+    assert finetune("--epochs", "1", "--output", "out").status == 0
+    first = Path("out", "checkpoint-momentum.pt").read_bytes()
+    done = finetune("--epochs", "1", "--seed", "1", "--output", "out")
+    assert "kept as out/checkpoint-momentum.previous.pt" in done.out
+    assert Path("out", "checkpoint-momentum.previous.pt").read_bytes() == first
+
+
+def test_without_network_two_lines_say_what_takes_the_place(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("far enough"))
+    monkeypatch.setattr("momentumnet.cli.finetune.Comparison.run", lambda *_, **__: None)
+    done = command("finetune", "--model", "mobilenet_v3_small", "--data", "cifar10", "--image-size", "32")
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert lines[0].startswith("data: CIFAR-10 could not be downloaded (no network)")
+    assert lines[1].startswith("weights: those of mobilenet_v3_small could not be downloaded (no network)")
+    assert lines[2].startswith("mobilenet_v3_small (weights: none) on digits: 1437 training")
+
+
+def test_model_without_streams_is_refused(finetune: Callable[..., Any]) -> None:
+    done = finetune("--model", "vgg11")
+    assert done.status == 1
+    assert "no residual stream found in VGG" in done.err
+
+
+def test_one_image_is_too_few(finetune: Callable[..., Any]) -> None:
+    done = finetune("--batch-size", "1")
+    assert done.status == 1
+    assert "batches of at least 2 images" in done.err

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def test_table_names_the_streams(command: Callable[..., Any]) -> None:
+    done = command("inspect", "resnet50", "--input", "1,3,64,64")
+    assert done.status == 0
+    lines = done.out.splitlines()
+    for path, blocks in {"layer1": "2", "layer2": "3", "layer3": "5", "layer4": "2"}.items():
+        (line,) = (line for line in lines if path in line)
+        assert line.split("│")[3].strip() == blocks
+    assert any("whole network" in line for line in lines)
+
+
+def test_json_is_all_that_stdout_holds(command: Callable[..., Any]) -> None:
+    done = command("inspect", "resnet50", "--input", "2,3,64,64", "--gamma", "0.5", "--json")
+    values = json.loads(done.out)
+    assert (values["model"], values["gamma"], values["others"]) == ("resnet50", "1/2", "keep")
+    assert [(row["path"], row["blocks"]) for row in values["streams"]] == [
+        ("layer1", 2),
+        ("layer2", 3),
+        ("layer3", 5),
+        ("layer4", 2),
+    ]
+    assert values["streams"][0]["shape"] == [2, 256, 16, 16]
+    saved = sum(row["saved_before"] - row["saved_after"] for row in values["streams"])
+    assert values["saved_before"] - values["saved_after"] == saved > 0
+    assert "layer1" in done.err  # the table goes there
+
+
+def test_recomputing_the_others_saves_more(command: Callable[..., Any]) -> None:
+    def saved_after(others: str) -> int:
+        done = command("inspect", "resnet18", "--input", "1,3,64,64", "--others", others, "--json")
+        return int(json.loads(done.out)["saved_after"])
+
+    assert saved_after("checkpoint") < saved_after("keep")
+
+
+def test_two_inputs(command: Callable[..., Any]) -> None:
+    shape = ("--input", "1,3,128,128")
+    assert command("inspect", "raft_small", *shape, *shape).status == 0
+
+
+def test_input_that_the_model_does_not_accept(command: Callable[..., Any]) -> None:
+    done = command("inspect", "resnet18", "--input", "1,1,64,64")
+    assert done.status == 1
+    assert done.err.startswith("momentumnet: error: resnet18 does not accept the input 1,1,64,64: ")
+    assert done.err.count("\n") == 1

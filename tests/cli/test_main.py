@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from momentumnet.cli import inspect
+from momentumnet.errors import ConversionError
+
+
+def test_module_runs_and_explains_itself() -> None:
+    done = subprocess.run([sys.executable, "-m", "momentumnet", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    for word in ("inspect", "finetune", "bench", "examples:", "exit status"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("name", ["inspect", "finetune", "bench depth"])
+def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:
+    done = command(*name.split(), "--help")
+    assert done.status == 0
+    assert f"  momentumnet {name}" in done.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("bench",),
+        ("inspect",),
+        ("inspect", "resnt50"),
+        ("inspect", "resnet18", "--input", "1,3,x"),
+        ("inspect", "resnet18", "--colour", "red"),
+        ("finetune", "--gamma", "1"),
+        ("finetune", "--model", "fcn_resnet50"),
+        ("finetune", "--data", "no-such-folder"),
+        ("finetune", "--epochs", "0"),
+        ("bench", "depth", "--depths", "1,2"),
+    ],
+)
+def test_wrong_arguments_end_with_2(command: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert "error:" in done.err
+
+
+def test_misspelt_model_is_answered_with_close_names(command: Callable[..., Any]) -> None:
+    assert "did you mean resnet50" in command("inspect", "resnt50").err
+
+
+def test_conversion_error_is_one_message_and_1(command: Callable[..., Any]) -> None:
+    done = command("inspect", "vgg11", "--input", "1,3,32,32")
+    assert done.status == 1
+    assert done.out == ""
+    assert done.err.startswith("momentumnet: error: no residual stream found in VGG")
+    assert "Traceback" not in done.err
+
+
+def test_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(inspect, "plan", broken)
+    with pytest.raises(ZeroDivisionError):
+        command("inspect", "resnet18")
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect, "plan", interrupted)
+    done = command("inspect", "resnet18")
+    assert done.status == 130
+    assert done.err == "momentumnet: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("rich", ("inspect", "resnet18")),
+        ("rich", ("finetune",)),
+        ("sklearn", ("finetune", "--weights", "none")),
+        ("matplotlib", ("bench", "depth")),
+    ],
+)
+def test_missing_extra_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any], missing: str, arguments: tuple[str, ...]
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest, **options)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("report", "plot"):
+        monkeypatch.delitem(sys.modules, f"momentumnet.cli.{name}", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    done = command(*arguments)
+    assert done.status == 1
+    assert done.err.count("\n") == 1
+    assert f"needs {missing}" in done.err
+    assert 'pip install "momentumnet[cli]"' in done.err
+
+
+def test_other_missing_module_is_not_blamed_on_the_extra(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'elsewhere'", name="elsewhere")
+
+    monkeypatch.setattr(inspect, "plan", broken)
+    with pytest.raises(ModuleNotFoundError, match="elsewhere"):
+        command("inspect", "resnet18")
+
+
+def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    import warnings
+
+    def warning(*_: object, **__: object) -> None:
+        warnings.simplefilter("always")
+        warnings.warn("mind the gap", stacklevel=1)
+        raise ConversionError("stop here")
+
+    monkeypatch.setattr(inspect, "plan", warning)
+    err = command("inspect", "resnet18").err
+    assert err == "momentumnet: warning: mind the gap\nmomentumnet: error: stop here\n"
