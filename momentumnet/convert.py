@@ -133,7 +133,7 @@ def convert(
     else:
         planned = plan(model, example_inputs, gamma=ratio, streams=streams, others=others).discovery
         found = [(stream.path, stream.blocks, stream.magnitude) for stream in planned.streams]
-        outside = tuple(module.name for module in planned.outside) if others == "checkpoint" else ()
+        outside = planned.outside if others == "checkpoint" else ()
     runners = [
         MomentumStream(path or "(root)", blocks, ratio, magnitude=magnitude, **settings)
         for path, blocks, magnitude in found

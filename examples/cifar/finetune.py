@@ -113,7 +113,14 @@ def finetune(
     losses = train_epoch(converted, data, label, learning_rate=LEARNING_RATE, steps=steps)
     seconds = time.perf_counter() - start
     after = classified_right(converted, data)
-    return converted, Finetuning(losses, after, memory.peak_bytes, memory.saved_bytes, seconds)
+    run = Finetuning(
+        losses=losses,
+        accuracy_after=after,
+        peak_bytes=memory.peak_bytes,
+        saved_bytes=memory.saved_bytes,
+        seconds=seconds,
+    )
+    return converted, run
 
 
 def compare_backwards(net: nn.Module, data: ImageData, *, steps: int | None = None) -> Comparison:
@@ -123,16 +130,16 @@ def compare_backwards(net: nn.Module, data: ImageData, *, steps: int | None = No
     finetuned, runs = {}, {}
     for backward in BACKWARDS:
         finetuned[backward], runs[backward] = finetune(net, data, backward, steps=steps)
-    reversible, stored = (runs[backward].losses for backward in BACKWARDS)
+    losses = torch.tensor([runs[backward].losses for backward in BACKWARDS], dtype=torch.float64)
     states = [finetuned[backward].state_dict().values() for backward in BACKWARDS]
     return Comparison(
-        classified_right(net, data),
-        classified_right(converted, data),
-        memory.peak_bytes,
-        memory.saved_bytes,
-        runs,
-        max(abs(a - b) for a, b in zip(reversible, stored, strict=True)),
-        all(torch.equal(a, b) for a, b in zip(*states, strict=True)),
+        accuracy_original=classified_right(net, data),
+        accuracy_before=classified_right(converted, data),
+        original_peak_bytes=memory.peak_bytes,
+        original_saved_bytes=memory.saved_bytes,
+        runs=runs,
+        largest_difference=float((losses[0] - losses[1]).abs().max()),  # NaN, where a loss is
+        parameters_equal=all(torch.equal(a, b) for a, b in zip(*states, strict=True)),
     )
 
 

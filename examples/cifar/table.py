@@ -87,14 +87,14 @@ def measure_cell(name: str, net: nn.Module, data: ImageData, gamma: str, final_v
     # At gamma 0 there is nothing to reverse.
     equal = gamma == "0" or torch.equal(stored(examples), mn.convert(net, examples, **options)(examples))
     return Cell(
-        gamma,
-        final_velocity,
-        accuracy(exact, data),
-        accuracy(plain, data),
-        expected_accuracy(name, data, gamma, final_velocity),
-        int((exact != plain).sum()),
-        equal,
-        time.perf_counter() - start,
+        gamma=gamma,
+        final_velocity=final_velocity,
+        exact=accuracy(exact, data),
+        plain=accuracy(plain, data),
+        expected=expected_accuracy(name, data, gamma, final_velocity),
+        different=int((exact != plain).sum()),
+        reversible_equal=equal,
+        seconds=time.perf_counter() - start,
     )
 
 

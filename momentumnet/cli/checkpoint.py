@@ -13,6 +13,18 @@ import torch
 from momentumnet.cli.errors import CommandError
 
 FORMAT = 1
+# What torch.load raises for a damaged file: its own reports, and whatever the unpickler runs into.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+)
 
 
 def save(path: Path, settings: Mapping[str, object], content: Mapping[str, Any]) -> None:
@@ -40,7 +52,7 @@ def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
     anew = "start without --resume, or choose another --output"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = f"is damaged and cannot be resumed ({type(error).__name__})"
         raise CommandError(f"the checkpoint {path} {reason}; {anew}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.cli import network
+from momentumnet.cli.checkpoint import UNREADABLE
 from momentumnet.cli.errors import CommandError
 
 VIDEO_FRAMES = 16
@@ -150,7 +150,7 @@ def _from_file(name: str, path: Path, classes: int, image_size: int) -> nn.Modul
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise CommandError(f"{path} is not a file of weights that torch.load reads: {error}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):

@@ -8,9 +8,9 @@ Every operation below has an exact inverse, for any integers v: extremes and wra
     forward:  t = r*B + s + o;  b = t div B2;  s = t mod B2;  v = q*n + b
     inverse:  q = v div n;  b = v mod n;  t = b*B2 + s - o;  r = t div B;  s = t mod B;  v = q*d + r
 
-``s/B`` is the fraction of ``v``: gamma * (v + s/B) comes out to within n/B2, and no popped digit ever enters ``v`` as
-noise (the textbook order of Maclaurin, Duvenaud and Adams, ICML 2015, section 3, has that noise). When d*B + o or B2
-would pass the word, the low byte of ``s`` is put aside first, as a uint8 tensor, and ``B`` becomes ceil(B/256).
+``s/B`` is the fraction of ``v``: gamma * (v + s/B) comes out to within n/(2 B2), and no popped digit ever enters ``v``
+as noise (the textbook order of Maclaurin, Duvenaud and Adams, ICML 2015, section 3, has that noise). When t could pass
+the word, the low byte of ``s`` is put aside first, as a uint8 tensor, and ``B`` becomes ceil(B/256).
 
 These plain PyTorch operations run on any device; they are the reference for native code.
 """
@@ -101,8 +101,9 @@ class Digits:
 
 
 def _fits(bound: int, n: int, d: int, word: Word) -> bool:
+    """Whether t stays in the word; B2 does then, too."""
     next_bound = -(-bound * d // n)
-    return next_bound <= word.store_limit and d * bound + (n * next_bound - d * bound) // 2 <= word.store_limit
+    return d * bound + (n * next_bound - d * bound) // 2 <= word.store_limit
 
 
 class StoreSchedule:

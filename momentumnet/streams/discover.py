@@ -6,6 +6,7 @@ of the next and the shape stays the same. One traced forward pass finds them (:m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +32,14 @@ class Discovery:
             buffers excluded.
         outside: Names of the maximal modules with children that take and return tensors and that neither are, nor
             contain, nor lie inside a stream block.
+        outside_saving: Bytes that autograd would not keep if each module outside kept its input only.
     """
 
     streams: tuple[ResidualStream, ...]
     rejections: tuple[Rejection, ...]
     saved_bytes: int
     outside: tuple[str, ...]
+    outside_saving: int
 
 
 def find_streams(model: nn.Module, example_inputs: Any) -> list[ResidualStream]:
@@ -95,7 +98,10 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         rejections += _left_out(found, restricted, names)
         everywhere, found = kept, restricted
     blocks = {call for run in everywhere for call in run}
-    return Discovery(tuple(found), tuple(rejections), trace.saved_bytes(), _outside(trace.root, blocks))
+    outside = _outside(trace.root, blocks)
+    names_outside = tuple(dict.fromkeys(call.name for call in outside))
+    saving = trace.saved_bytes(outside) - sum(_input_bytes(call) for call in outside)
+    return Discovery(tuple(found), tuple(rejections), trace.saved_bytes(), names_outside, max(0, saving))
 
 
 def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> list[list[Call]]:
@@ -186,10 +192,10 @@ def _left_out(found: list[ResidualStream], kept: list[ResidualStream], names: li
     ]
 
 
-def _outside(root: Call, blocks: set[Call]) -> tuple[str, ...]:
+def _outside(root: Call, blocks: set[Call]) -> list[Call]:
     within = {inner.module for block in blocks for inner in block.walk()}
     holders = {name for block in blocks for name in _ancestors(block.name)}
-    names: dict[str, None] = {}
+    outside: list[Call] = []
     pending = list(reversed([inner for call in root.children for inner in call.children]))
     while pending:
         call = pending.pop()
@@ -197,10 +203,14 @@ def _outside(root: Call, blocks: set[Call]) -> tuple[str, ...]:
         if call in blocks or (eligible and call.module in within):
             continue
         if eligible:
-            names[call.name] = None
+            outside.append(call)
         else:
             pending.extend(reversed(call.children))
-    return tuple(names)
+    return outside
+
+
+def _input_bytes(call: Call) -> int:
+    return math.prod(call.inputs[0].shape) * call.inputs[0].dtype.itemsize if call.inputs else 0
 
 
 def _ancestors(name: str) -> list[str]:

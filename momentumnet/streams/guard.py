@@ -28,13 +28,19 @@ _DROPOUTS: set[Callable[..., Any]] = {
 
 @contextmanager
 def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None]:
-    """Puts ``model`` in eval mode and restores training flags, buffers and random generators at the end.
+    """Puts ``model`` in eval mode and restores flags, attributes, buffers and random generators at the end.
+
+    Attributes, because some networks keep activations on themselves (RAFT's correlation pyramid).
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
-    held = [(module, dict(module._buffers)) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    held = [
+        (module, dict(module.__dict__), dict(module._buffers))
+        for module in modules
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     copies = {id(buffer): (buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()}
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
@@ -44,11 +50,13 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None
                 module.training = False
             yield
         finally:
-            for module, flag in zip(modules, flags, strict=True):
-                module.training = flag
-            for module, buffers in held:
+            for module, attributes, buffers in held:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
                 module._buffers.clear()
                 module._buffers.update(buffers)
+            for module, flag in zip(modules, flags, strict=True):
+                module.training = flag
             for buffer, copy, version in copies.values():
                 _restore(buffer, copy, version)
 

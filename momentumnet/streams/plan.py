@@ -52,7 +52,7 @@ class Plan:
         rows = self.rows
         outside = self.saved_before - sum(row.saved_before for row in rows)
         if self.others == "checkpoint":
-            outside -= sum(module.saved_bytes - module.input_bytes for module in self.discovery.outside)
+            outside -= self.discovery.outside_saving
         return outside + sum(row.saved_after for row in rows)
 
     def _saved_after(self, stream: ResidualStream) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.io import write_png
+from PIL import Image
 
 from momentumnet.cli import network
 from momentumnet.cli.main import main
@@ -49,6 +49,6 @@ def photos(tmp_path: Path) -> Path:
             folder = tmp_path / "photos" / part / name
             folder.mkdir(parents=True)
             for index in range(count):
-                pixels = torch.randint(low, low + 128, (3, 40, 40), dtype=torch.uint8, generator=generator)
-                write_png(pixels, str(folder / f"{index}.png"))
+                pixels = torch.randint(low, low + 128, (40, 40, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
     return tmp_path / "photos"

@@ -61,6 +61,8 @@ def test_folder(photos: Path) -> None:
     assert bright[0].shape == (3, 32, 32)
     assert (bright[1], dark[1]) == (0, 1)
     assert bright[0].mean() > dark[0].mean()
+    batches = list(images.batches(images.train, 5, shuffle_seed=0))  # loaded by other processes
+    assert [tuple(pixels.shape) for pixels, _ in batches] == [(5, 3, 32, 32)] * 3
 
 
 def test_folder_without_validation_part_is_refused(photos: Path) -> None:

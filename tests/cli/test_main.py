@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,13 @@ from momentumnet.errors import ConversionError
 
 
 def test_module_runs_and_explains_itself() -> None:
-    done = subprocess.run([sys.executable, "-m", "momentumnet", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "momentumnet", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0
     for word in ("inspect", "finetune", "bench", "examples:", "exit status"):
         assert word in done.stdout
@@ -54,10 +61,10 @@ def test_misspelt_model_is_answered_with_close_names(command: Callable[..., Any]
 
 
 def test_conversion_error_is_one_message_and_1(command: Callable[..., Any]) -> None:
-    done = command("inspect", "vgg11", "--input", "1,3,32,32")
+    done = command("inspect", "densenet121", "--input", "1,3,32,32")
     assert done.status == 1
     assert done.out == ""
-    assert done.err.startswith("momentumnet: error: no residual stream found in VGG")
+    assert done.err.startswith("momentumnet: error: no residual stream found in DenseNet")
     assert "Traceback" not in done.err
 
 

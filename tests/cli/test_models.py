@@ -57,7 +57,7 @@ def test_file_of_another_model_is_refused(tmp_path: Path) -> None:
         build(str(tmp_path / "w.pt"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip file"])
+@pytest.mark.parametrize("content", [b"", b"torn", b"not a zip file"])
 def test_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(CommandError, match=r"w\.pt is not a file of weights"):

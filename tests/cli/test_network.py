@@ -29,8 +29,13 @@ def test_a_closed_port_is_not() -> None:
 
 def test_a_name_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     end = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        end.wait()
+        raise OSError("name not known")
+
     monkeypatch.setattr(network, "PROBE_SECONDS", 0.05)
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: end.wait())
+    monkeypatch.setattr(socket, "create_connection", hang)
     assert not REACHABLE("https://example.org/file.pth")
     end.set()
 

@@ -54,7 +54,7 @@ class TestRange:
             for layer, scale in enumerate((1e-30, 1e3))
         ]
         assert steps[1].undo.widened_bits > word.bits
-        assert (state.position(torch.float64) - steps[1].branch.double() / 2).abs().max() <= 2.0**-(state.exponent)
+        assert (state.position(torch.float64) - steps[1].branch.double() / 2).abs().max() <= 2.0**-state.exponent
         undo_all(state, steps)
 
     @pytest.mark.parametrize(
