@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from momentumnet.cli import data
+from momentumnet.cli import comparison, data
+from momentumnet.cli.probe import step_costs
 from momentumnet.cli.training import Trainer
 
 SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--batch-size", "4")
@@ -18,6 +20,7 @@ SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--image-size", "
 @pytest.fixture
 def finetune(command: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(data, "FILE_WORKERS", 0)
+    monkeypatch.setattr(comparison, "step_costs", partial(step_costs, repeats=1))
     return lambda *arguments: command("finetune", "--data", str(photos), *SMALL, *arguments)
 
 

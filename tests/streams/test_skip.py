@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 
 from momentumnet.streams import find_streams
+from momentumnet.streams.skip import residual_kind
 from tests.streams import nets
 from tests.streams.nets import WIDTH, Block, Calls, chain, reasons, summary, tokens
 
@@ -65,6 +67,8 @@ def test_concatenated_halves_are_a_stream_of_their_own():
         lambda: nn.Linear(WIDTH, WIDTH),
         lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()),
         lambda: nn.Sequential(Block(), nn.Linear(WIDTH, WIDTH)),
+        lambda: nn.Sequential(Block(), nn.Linear(WIDTH, WIDTH, bias=False)),
+        lambda: nn.Sequential(nets.ConcatHalves(), nn.ReLU()),
         lambda: nn.TransformerEncoderLayer(WIDTH, 2, 8).self_attn.out_proj,
     ],
 )
@@ -89,6 +93,14 @@ def test_a_skip_from_a_side_input_is_no_skip():
     model = Calls(forward, a=nets.FromMemory(), b=nets.FromMemory())
     assert "no skip connection inside" in reasons(model, (tokens(), tokens()))
     assert "no skip connection inside" in reasons(model, (tokens(), None))
+
+
+def test_outputs_of_one_operation_are_told_apart():
+    linear = nn.Linear(WIDTH, WIDTH)
+    first, second = (2 * torch.randn(2, 3, WIDTH, requires_grad=True)).unbind(0)
+    taken = get_gradient_edge(first)
+    assert residual_kind(get_gradient_edge(second + linear(first)), taken) is None
+    assert residual_kind(get_gradient_edge(first + linear(first)), taken) == "additive"
 
 
 def test_the_walk_is_linear_in_the_size_of_the_graph():
