@@ -1,7 +1,7 @@
 """Convert every torchvision model and write a table: streams, blocks, bytes saved, gradient error.
 
-    python -m benchmarks.zoo --output benchmarks/results/zoo.md
-    python -m benchmarks.zoo resnet50 vit_b_32
+python -m benchmarks.zoo --output benchmarks/results/zoo.md
+python -m benchmarks.zoo resnet50 vit_b_32
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def table(rows: list[Row]) -> str:
         "",
         f"torchvision {torchvision.__version__}, torch {torch.__version__}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads, {datetime.date.today()}. Random weights, small inputs, gamma 1/8, "
-        "`others=\"keep\"`. No names were given: the streams were found by tracing. "
+        '`others="keep"`. No names were given: the streams were found by tracing. '
         f"{len(found)} of {len(rows)} models have streams; largest gradient error {max(errors, default=0.0):.1e} "
         "(reversible against stored, one training step, relative L2).",
         "",
@@ -100,7 +100,8 @@ def table(rows: list[Row]) -> str:
         before = human_bytes(row.saved_before) if row.blocks else ""
         after = human_bytes(row.saved_after) if row.blocks else ""
         lines.append(
-            f"| {row.model} | {row.streams} | {row.blocks or ''} | {row.kind} | {before} | {after} | {error} | {row.note} |"
+            f"| {row.model} | {row.streams} | {row.blocks or ''} | {row.kind} | {before} | {after} | {error} "
+            f"| {row.note} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -128,7 +128,9 @@ def convert(
     if any(True for _ in converted_blocks(model)):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     if example_inputs is None:
-        found = [(path, children_of(model, path), None) for path in _named_by_hand(streams, others)]
+        found: list[tuple[str, tuple[str, ...], float | None]] = [
+            (path, children_of(model, path), None) for path in _named_by_hand(streams, others)
+        ]
         outside: tuple[str, ...] = ()
     else:
         planned = plan(model, example_inputs, gamma=ratio, streams=streams, others=others).discovery
@@ -198,7 +200,7 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
     Example:
         >>> mn.set_gamma(converted, 0.5)  # doctest: +SKIP
     """
-    streams = streams_of(model) + [m.stream for m in model.modules() if isinstance(getattr(m, "stream", None), MomentumStream)]
+    streams = streams_of(model)
     if not streams:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
@@ -244,9 +246,7 @@ def _set_initial_velocity(runners: Sequence[MomentumStream], initial_velocity: s
         elif isinstance(initial_velocity, nn.Module):
             runner.velocity_module = initial_velocity
         else:
-            raise ValueError(
-                f"initial_velocity must be None, 'branch' or an nn.Module, got {initial_velocity!r}"
-            )
+            raise ValueError(f"initial_velocity must be None, 'branch' or an nn.Module, got {initial_velocity!r}")
 
 
 def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:

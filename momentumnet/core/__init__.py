@@ -1,1 +1,1 @@
-"""The reversible engine: exact arithmetic, the momentum coupling, replay of one call, the tape and its autograd hooks."""
+"""The reversible engine: exact arithmetic, the momentum coupling, the replay of one call, and the tape."""

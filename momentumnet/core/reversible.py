@@ -60,10 +60,12 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         y_dtype, x_dtype = ctx.dtypes
-        if grad_x is None and grad_v is None:
-            return None, None, None, None
         wide = accumulation_dtype(y_dtype)
-        grad_x = torch.zeros_like(grad_v) if grad_x is None else grad_x.to(wide)
+        if grad_x is None:
+            if grad_v is None:
+                return None, None, None, None
+            grad_x = torch.zeros_like(grad_v)
+        grad_x = grad_x.to(wide)
         grad_v = torch.zeros_like(grad_x) if grad_v is None else grad_v
         grad_branch, grad_velocity = adjoint(grad_x, grad_v, ctx.gamma, ctx.weight)
         grad_position = grad_x if ctx.branch_is_output else grad_x - grad_branch

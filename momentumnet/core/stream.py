@@ -205,7 +205,7 @@ class MomentumStream:
     def _keep_unfinished(self, x: Tensor, unfinished: Unfinished) -> None:
         """The graph keeps the mark alive; without a graph nothing else would, and a lost velocity would go unseen."""
         if x.grad_fn is not None:
-            x.grad_fn.metadata.setdefault("momentumnet", unfinished)
+            x.grad_fn.metadata["momentumnet"] = unfinished  # type: ignore[index]
             self._unfinished = weakref.ref(unfinished)
         else:
             self._unfinished = lambda: unfinished
@@ -276,7 +276,8 @@ class MomentumStream:
         start = max(-float(low), float(high))
         if not 0 < start < math.inf:
             return self._magnitude or 1.0
-        if self._magnitude is None:
+        if self._magnitude is None or self._magnitude < start:
+            # No example inputs, or in eval mode an untrained network showed values far below those of training.
             self._magnitude = 4 * start
         return min(self._magnitude, GROWTH * start)
 

@@ -6,7 +6,6 @@ attributes and ``isinstance`` stay as they are, and code that reads a container'
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,7 +38,7 @@ class Role:
 
 
 class ConvertedBlock:
-    """Mixed in before a block's own class. The call is taken before the module's hooks, which may pass on new tensors."""
+    """Mixed in before a block's own class: takes the call before the module's hooks, which may pass on new tensors."""
 
     _momentumnet_role: Role
 
@@ -60,9 +59,17 @@ def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, 
     return role.runner.call(role.name, block, function, args, kwargs)
 
 
-@functools.cache
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def converted_class(original: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``original`` whose calls go through a role."""
+    """The subclass of ``original`` whose calls go through a role; one for each original."""
+    if original not in _CLASSES:
+        _CLASSES[original] = _new_class(original)
+    return _CLASSES[original]
+
+
+def _new_class(original: type[nn.Module]) -> type[nn.Module]:
     attributes = {"__module__": original.__module__, "__qualname__": original.__qualname__, "__doc__": original.__doc__}
     return type(original.__name__, (ConvertedBlock, original), attributes)
 
@@ -71,7 +78,7 @@ def original_class(converted: type) -> type[nn.Module]:
     """The class that a block had before."""
     if converted.__bases__[0] is not ConvertedBlock:
         raise ConversionError(
-            f"{converted.__name__} was wrapped again after its conversion (by fully_shard?); that has to be undone first"
+            f"{converted.__name__} was wrapped again after its conversion (by fully_shard?); undo that first"
         )
     original: type[nn.Module] = converted.__bases__[1]
     return original
@@ -113,7 +120,10 @@ def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:
 def streams_of(model: nn.Module) -> list[MomentumStream]:
     """The momentum streams in the model, each once, in order."""
     found: dict[int, MomentumStream] = {}
-    for _, role in converted_blocks(model):
-        if isinstance(role.runner, MomentumStream):
-            found.setdefault(id(role.runner), role.runner)
+    for module in model.modules():
+        runner = (
+            module._momentumnet_role.runner if isinstance(module, ConvertedBlock) else module.__dict__.get("stream")
+        )
+        if isinstance(runner, MomentumStream):
+            found.setdefault(id(runner), runner)
     return list(found.values())

@@ -79,8 +79,8 @@ class Plan:
             f"{human_bytes(self.saved_before):>10} {human_bytes(self.saved_after):>10}"
         )
         lines.append(
-            f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; bytes "
-            "held between forward and backward for the example inputs"
+            f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
+            "bytes held between forward and backward for the example inputs"
         )
         return "\n".join(lines)
 

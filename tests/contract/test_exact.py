@@ -29,7 +29,10 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         undo(state, *args)
         x, v, s, exponent = seen[id(state), state.steps]
         equal.append(
-            torch.equal(state.x, x) and torch.equal(state.v, v) and torch.equal(state.s, s) and state.exponent == exponent
+            torch.equal(state.x, x)
+            and torch.equal(state.v, v)
+            and torch.equal(state.s, s)
+            and state.exponent == exponent
         )
 
     monkeypatch.setattr(ExactState, "step", watched_step)
@@ -228,7 +231,8 @@ def test_values_that_outgrow_the_scale_stay_exact(caplog: pytest.LogCaptureFixtu
             outcomes.append(train_step(net, (x,)))
         assert "widened" in caplog.text
     assert_same(outcomes[1], outcomes[0])
-    assert watched and all(watched)
+    assert watched
+    assert all(watched)
     with torch.no_grad():
         plain = net(x)
     assert (outcomes[1].output - plain).abs().max() <= 1e-5 * plain.abs().max()
@@ -261,7 +265,9 @@ def test_branch_with_nan_reaches_the_loss_and_keeps_other_rows(bad: float, caplo
             Chain([ResidualMLP(), ResidualMLP(), Poisoned(), ResidualMLP()]), streams=["blocks"], backward=backward
         )
         with caplog.at_level("WARNING", logger="momentumnet"):
-            outcomes.append(train_step(net, (torch.ones(3, WIDTH),), backward=lambda y: y[1:].square().sum().backward()))
+            outcomes.append(
+                train_step(net, (torch.ones(3, WIDTH),), backward=lambda y: y[1:].square().sum().backward())
+            )
         assert "NaN or Inf" in caplog.text
     stored, reversible = outcomes
     assert not reversible.output[0].isfinite().any()
