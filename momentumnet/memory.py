@@ -61,7 +61,7 @@ def measure_memory(fn: Callable[[], object]) -> MemoryReport:
     gradient of the loss itself (4 bytes for a float32 scalar) exists by then and counts as saved.
 
     The return value of ``fn`` is kept alive until the measurement ends and is then dropped. Not counted: memory that
-    does not come from these allocators (NumPy arrays, pinned host memory, buffers that a library obtains for itself) and
+    does not come from these allocators (NumPy arrays, pinned host memory, buffers that a library obtains itself) and
     what other Python threads allocate. A CUDA block counts with the size that the caching allocator
     gives it (a multiple of 512 bytes), and the first matrix product on a device allocates a lasting workspace: call
     ``fn`` once before measuring there.

@@ -130,8 +130,8 @@ def common() -> argparse.ArgumentParser:
     return parser
 
 
-def conversion() -> argparse.ArgumentParser:
-    """The options of the commands that convert one model."""
+def conversion(*, others: str) -> argparse.ArgumentParser:
+    """The options of the commands that convert one model; ``others`` is the default of ``--others``."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("conversion")
     group.add_argument(
@@ -145,7 +145,7 @@ def conversion() -> argparse.ArgumentParser:
     group.add_argument(
         "--others",
         choices=("keep", "checkpoint"),
-        default="keep",
+        default=others,
         help="blocks outside the streams: keep their activations, or compute them again too (default: %(default)s)",
     )
     return parser

@@ -120,7 +120,7 @@ def _step(x: Tensor, network: nn.Module) -> None:
 
 
 def _show(costs: Mapping[int, Mapping[str, StepCost]], options: argparse.Namespace, report: Report) -> None:
-    columns = ("blocks", "method", "peak memory", "held for backward", "step time")
+    columns = ("blocks", "method", "peak memory", "held", "step time")
     rows = [
         (
             str(blocks) if index == 0 else "",
@@ -134,4 +134,4 @@ def _show(costs: Mapping[int, Mapping[str, StepCost]], options: argparse.Namespa
     ]
     report.table(columns, rows, title=f"One training step of {options.family} blocks", left=2)
     shape = arguments.shape_text(depth.example_input(options.family).shape)
-    report.line(f"Input {shape}; memory beside parameters and their gradients.")
+    report.line(f"Input {shape}; memory beside parameters and gradients, held: between forward and backward.")

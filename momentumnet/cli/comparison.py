@@ -135,10 +135,10 @@ class Comparison:
         )
 
     def _show(self, outcomes: Mapping[str, Outcome]) -> None:
-        columns = ("network", "accuracy before", "after", "peak memory", "held for backward", "step time")
+        columns = ("network", "accuracy before", "accuracy after", "peak memory", "held", "step time")
         rows = [
             (
-                f"{name}, gamma {self.settings['gamma']}" if name == MOMENTUM else name,
+                name,
                 f"{outcome.accuracy_before:.1%}",
                 "" if outcome.accuracy_after is None else f"{outcome.accuracy_after:.1%}",
                 format_bytes(outcome.cost.memory.peak_bytes),
@@ -149,8 +149,8 @@ class Comparison:
         ]
         self.report.table(columns, rows, title=f"{self.settings['model']} on {self.settings['data']}")
         self.report.line(
-            f"Memory and time of one forward and backward pass over {self.schedule.batch_size} images, beside "
-            "parameters and their gradients."
+            f"Converted at gamma {self.settings['gamma']}, others {self.settings['others']}. Memory and time are those "
+            f"of one forward and backward pass over {self.schedule.batch_size} images, beside parameters and gradients."
         )
         self.report.line(f"The fine-tuned weights, which fit the unconverted network too: {self.output / MOMENTUM}.pt")
         values = {

@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "finetune",
-        parents=[arguments.conversion(), arguments.common()],
+        parents=[arguments.conversion(others="checkpoint"), arguments.common()],
         help="convert a classifier and fine-tune it",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "inspect",
-        parents=[arguments.conversion(), arguments.common()],
+        parents=[arguments.conversion(others="keep"), arguments.common()],
         help="show which blocks can be converted and what that saves",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -37,7 +37,10 @@ class Report:
         self.console.print(table)
 
     def progress(self) -> Progress:
-        """A progress bar, to be used as a context manager; it leaves no trace when it is done."""
+        """A progress bar, to be used as a context manager; it leaves no trace when it is done.
+
+        Where the output is no terminal there is none.
+        """
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,6 +48,7 @@ class Report:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
         )
 
     def result(self, values: Mapping[str, Any]) -> None:

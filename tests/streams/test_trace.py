@@ -95,6 +95,7 @@ def test_an_exception_that_a_block_catches_does_not_confuse_the_trace():
     assert stream.blocks == ("0", "1")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_scripted_module_beside_the_blocks_is_passed_over():
     scripted = torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(5)))
     assert summary(nn.Sequential(scripted, chain(2)), tokens()) == [("1", 2, "additive")]
