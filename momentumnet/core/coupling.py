@@ -43,7 +43,7 @@ class Undo:
 
     spilled: tuple[Tensor, ...] = ()
     widened_bits: int = 0
-    low_bits: tuple[Tensor, Tensor] | None = None
+    low_bits: tuple[Tensor, ...] | None = None
 
 
 class State(Protocol):
@@ -178,7 +178,7 @@ class ExactState:
             )
         return choose_exponent(largest, self.word)
 
-    def _coarsen(self, bits: int) -> tuple[Tensor, Tensor]:
+    def _coarsen(self, bits: int) -> tuple[Tensor, ...]:
         """Make the scale coarser by ``bits``, rounding to nearest; return what `_refine` needs to undo it.
 
         The velocity is v + s/B, and s stays. So v + s/B rounded is what is divided: v alone would leave half a unit of
@@ -189,19 +189,21 @@ class ExactState:
         self.v, low_v = fp.split_low_bits(self.v.add_(carry), bits)
         self.v.sub_(carry)
         self.exponent -= bits
-        return low_x, low_v
+        return fp.pack_low_bits(low_x, low_v, bits)
 
-    def _refine(self, bits: int, low_bits: tuple[Tensor, Tensor]) -> None:
+    def _refine(self, bits: int, low_bits: tuple[Tensor, ...]) -> None:
         """The inverse of `_coarsen`."""
         carry = self._carry()
-        self.x = fp.join_low_bits(self.x, low_bits[0], bits)
-        self.v = fp.join_low_bits(self.v.add_(carry), low_bits[1], bits).sub_(carry)
+        low_x, low_v = fp.unpack_low_bits(low_bits, bits)
+        self.x = fp.join_low_bits(self.x, low_x, bits)
+        self.v = fp.join_low_bits(self.v.add_(carry), low_v, bits).sub_(carry)
         self.exponent += bits
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         x = self._previous_x()
         if undo.low_bits is not None:
-            x = fp.join_low_bits(x, undo.low_bits[0], undo.widened_bits)
+            low_x, _ = fp.unpack_low_bits(undo.low_bits, undo.widened_bits)
+            x = fp.join_low_bits(x, low_x, undo.widened_bits)
         return fp.to_float(x, self.exponent + undo.widened_bits, self.word, dtype)
 
     def _previous_x(self) -> Tensor:

@@ -238,3 +238,23 @@ def join_low_bits(high: Tensor, low: Tensor, bits: int) -> Tensor:
     if bits >= 8 * high.element_size() - 1:
         return low.clone()
     return (high << bits).add_(low)
+
+
+def pack_low_bits(first: Tensor, second: Tensor, bits: int) -> tuple[Tensor, ...]:
+    """Two results of `split_low_bits` in one byte an element, where ``bits`` <= 3; as they are otherwise."""
+    half = 1 << (bits - 1)
+    base = 2 * half + 1  # low bits lie in [-half, half]
+    if base * base > 256:
+        return first, second
+    return ((first + half).to(torch.uint8).mul_(base).add_((second + half).to(torch.uint8)),)
+
+
+def unpack_low_bits(packed: tuple[Tensor, ...], bits: int) -> tuple[Tensor, Tensor]:
+    """The inverse of `pack_low_bits`."""
+    if len(packed) == 2:
+        return packed[0], packed[1]
+    half = 1 << (bits - 1)
+    base = 2 * half + 1
+    first = torch.div(packed[0], base, rounding_mode="floor")
+    second = packed[0] - first * base
+    return first.to(torch.int8).sub_(half), second.to(torch.int8).sub_(half)

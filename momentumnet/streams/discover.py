@@ -57,6 +57,7 @@ def find_streams(model: nn.Module, example_inputs: Any) -> list[ResidualStream]:
         ConversionError: ``example_inputs`` is none of the above.
 
     Example:
+        >>> import torch
         >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
         >>> encoder = nn.TransformerEncoder(layer, 3)
         >>> [(stream.path, len(stream)) for stream in find_streams(encoder, torch.zeros(1, 4, 8))]
@@ -200,7 +201,7 @@ def _outside(root: Call, blocks: set[Call]) -> list[Call]:
     while pending:
         call = pending.pop()
         eligible = call.composite and call.takes_tensor and call.returns_tensor and call.name not in holders
-        if call in blocks or (eligible and call.module in within):
+        if eligible and call.module in within:
             continue
         if eligible:
             outside.append(call)

@@ -253,3 +253,15 @@ def _mix(x: int, v: int, s: int, position: int, bits: int) -> int:
     mixed ^= mixed >> shift
     mixed = mixed * 0x2C1B3C6D % modulus
     return mixed ^ mixed >> shift
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 7])
+def test_packed_low_bits_come_back(bits: int) -> None:
+    half = 1 << (bits - 1)
+    values = torch.arange(-half, half + 1, dtype=torch.int8)
+    first, second = (grid.flatten() for grid in torch.meshgrid(values, values, indexing="ij"))
+    packed = fp.pack_low_bits(first, second, bits)
+    assert sum(part.numel() * part.element_size() for part in packed) == first.numel() * (1 if bits <= 3 else 2)
+    unpacked = fp.unpack_low_bits(packed, bits)
+    assert unpacked[0].tolist() == first.tolist()
+    assert unpacked[1].tolist() == second.tolist()
