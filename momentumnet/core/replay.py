@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
+from momentumnet.core.choices import Choices
 from momentumnet.errors import ReconstructionError
 
 
@@ -74,10 +75,18 @@ def _kept(leaf: Any, aliases: dict[int, Tensor]) -> Any:
 def replace_stream(
     args: tuple[Any, ...], kwargs: dict[str, Any], old: Tensor, new: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same arguments with ``new`` wherever ``old`` itself stood."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    args, kwargs = pytree.tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
-    return args, kwargs
+    """The same arguments with ``new`` wherever ``old`` itself stood.
+
+    Other containers stay the caller's own: a block may write into a list or mapping that it is given.
+    """
+
+    def replaced(value: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(value)
+        if all(leaf is not old for leaf in leaves):
+            return value
+        return pytree.tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
+
+    return tuple(map(replaced, args)), {name: replaced(value) for name, value in kwargs.items()}
 
 
 class _Generators:
@@ -227,6 +236,7 @@ class BlockCall:
         self._autocast = _Autocast(device)
         self._generators = _Generators(device)
         self._buffers = _Buffers(module)
+        self._choices = Choices()
         self._training = module.training
         self._parameters = [
             (weakref.ref(parameter), name, version(parameter), parameter.requires_grad)
@@ -234,10 +244,19 @@ class BlockCall:
             for name, parameter in owner._parameters.items()
             if parameter is not None
         ]
+        # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
+        aliases: dict[int, Tensor] = {}
+        self._swapped = [
+            (owner, name, _kept(tensor, aliases))
+            for owner in module.modules()
+            for name, tensor in owner._parameters.items()
+            if tensor is not None and not isinstance(tensor, nn.Parameter)
+        ]
 
     def first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call, and forget what it turned out not to use."""
-        output = self._function(*args, **kwargs)
+        with self._choices.recorded():
+            output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
         return output
@@ -257,8 +276,21 @@ class BlockCall:
             self._autocast.replayed(),
             self._generators.replayed(),
             self._buffers.replayed(),
+            self._choices.replayed(),
+            self._parameters_of_forward(),
         ):
             return self._function(*args, **kwargs)
+
+    @contextmanager
+    def _parameters_of_forward(self) -> Iterator[None]:
+        outside = [(owner, name, owner._parameters[name]) for owner, name, _ in self._swapped]
+        try:
+            for owner, name, tensor in self._swapped:
+                owner._parameters[name] = tensor  # type: ignore[assignment]
+            yield
+        finally:
+            for owner, name, parameter in outside:
+                owner._parameters[name] = parameter
 
     def _check_unchanged(self) -> None:
         if self._module.training != self._training:

@@ -21,11 +21,12 @@ from momentumnet.errors import ReconstructionError
 class Slot:
     """The place of one saved tensor; empty but for the time between recompute and use."""
 
-    __slots__ = ("__weakref__", "owner", "tensor")
+    __slots__ = ("__weakref__", "counter", "owner", "tensor")
 
     def __init__(self, owner: SavedTensors) -> None:
         self.owner = owner
         self.tensor: Tensor | None = None
+        self.counter = 0  # the tensor's in-place counter when it was filled in
 
 
 class SavedTensors:
@@ -69,7 +70,15 @@ class SavedTensors:
         for reference, tensor in zip(self._slots, tensors, strict=True):
             slot = reference()
             if slot is not None:
-                slot.tensor = tensor
+                slot.tensor, slot.counter = tensor, tensor._version
+
+    def changed(self, tensor: Tensor) -> ReconstructionError:
+        """The error for a tensor that was overwritten after it had been filled in: kept by ``retain_graph``, then stepped."""
+        return ReconstructionError(
+            f"block {self._name!r}: a tensor of shape {tuple(tensor.shape)} that backward needs again (a parameter, most "
+            "likely) was changed in place since the last backward through this graph; ordinary autograd would refuse "
+            "this backward too. Run forward again."
+        )
 
     def empty(self) -> None:
         """Free what has not been used."""
@@ -84,6 +93,8 @@ def _open(slot: Slot) -> Tensor:
         slot.owner.refill()
     if slot.tensor is None:
         raise ReconstructionError("a saved tensor was not filled by its block's recompute; please report this")
+    if slot.tensor._version != slot.counter:
+        raise slot.owner.changed(slot.tensor)
     return slot.tensor
 
 

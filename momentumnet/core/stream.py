@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.core import reversible
+from momentumnet.core.choices import chosen, recomputing
 from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State, choose_exponent
 from momentumnet.core.fixed_point import exact_gamma, word_for
 from momentumnet.core.replay import replace_stream, version
 from momentumnet.core.tape import Tape
-from momentumnet.errors import ConversionError
+from momentumnet.errors import ConversionError, ReconstructionError
 
 logger = logging.getLogger("momentumnet")
 
@@ -45,16 +46,23 @@ class Passage:
     last: int  # place of the block that returned the tensor; -1 before the first
     velocity: Tensor | None
     counter: int  # the tensor's in-place counter when it was handed out
+    node: torch.autograd.graph.Node | None  # and its place in the graph
     unfinished: Unfinished
+    rivals: frozenset[int | str] = frozenset()  # arguments of the first block that could have been the stream, too
 
 
 class Unfinished:
     """Alive while a pass through the stream may still go on; knows its last block."""
 
-    __slots__ = ("__weakref__", "last")
+    __slots__ = ("__weakref__", "last", "over")
 
     def __init__(self) -> None:
         self.last = -1
+        self.over = False
+
+    def end(self, _: object) -> None:
+        """Backward has come by: a pass that left out its last block goes on no more."""
+        self.over = True
 
 
 class Carried:
@@ -171,16 +179,15 @@ class MomentumStream:
         """
         if self.gamma == 0 and not self.branch_is_output:
             return function(*args, **kwargs)
-        x = self._stream_argument(block, args, kwargs)
+        key, x = self._stream_argument(block, args, kwargs)
         passage = self._carried.take(x)
         place = self._place(block, passage)
+        from_the_middle = passage is None and place > 0 and _in_backward()
         if passage is None:
             passage = self._start(x)
-        elif version(x) != passage.counter:
-            raise ConversionError(
-                f"stream {self.name!r}: the tensor that block {self.blocks[passage.last]!r} returned was changed in "
-                f"place before block {block!r} received it; make that change out of place, outside the stream"
-            )
+            passage.rivals = _rivals(x, args, kwargs)
+        else:
+            self._check_handover(block, key, x, passage)
         self._resume_gradients(x, passage)
         tape, velocity, entered = passage.tape, passage.velocity, x
         if tape.length == 0 and isinstance(tape.state, ExactState):
@@ -190,6 +197,13 @@ class MomentumStream:
         weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
         output, x, velocity = reversible.run_block(run, tape, entered, velocity, args, kwargs, weight)
         self._remember_range(tape.state)
+        if from_the_middle:
+            # Only now: a checkpoint that needs no more than the block's inside has stopped by itself.
+            raise ReconstructionError(
+                f"block {block!r} of stream {self.name!r} is run again in backward from the middle of its stream, "
+                "without its velocity (by torch.utils.checkpoint?), so gradients would be wrong. Take the checkpoint "
+                "away, as the stream's blocks are recomputed anyway, or put the whole stream in one"
+            )
         return reversible.with_stream(output, self._finish(passage, place, x, velocity))
 
     def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
@@ -197,7 +211,7 @@ class MomentumStream:
         if place < len(self.blocks) - 1:
             unfinished.last = place
             self._keep_unfinished(x, unfinished)
-            self._carried.put(x, Passage(tape, place, velocity, version(x), unfinished))
+            self._carried.put(x, Passage(tape, place, velocity, version(x), x.grad_fn, unfinished, passage.rivals))
             return x
         self._unfinished = _none
         return reversible.flush(x, velocity, tape) if self.final_velocity == "flush" else x
@@ -205,19 +219,40 @@ class MomentumStream:
     def _keep_unfinished(self, x: Tensor, unfinished: Unfinished) -> None:
         """The graph keeps the mark alive; without a graph nothing else would, and a lost velocity would go unseen."""
         if x.grad_fn is not None:
-            x.grad_fn.metadata["momentumnet"] = unfinished  # type: ignore[index]
+            x.grad_fn.register_prehook(unfinished.end)
             self._unfinished = weakref.ref(unfinished)
         else:
             self._unfinished = lambda: unfinished
 
-    def _stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        for tensor in tensors:
+    def _check_handover(self, block: str, key: int | str, x: Tensor, passage: Passage) -> None:
+        """The tensor is as the last block returned it, and stands where the first block's did."""
+        last = self.blocks[passage.last]
+        if version(x) != passage.counter:
+            raise ConversionError(
+                f"stream {self.name!r}: the tensor that block {last!r} returned was changed in place before block "
+                f"{block!r} received it; make that change out of place, outside the stream"
+            )
+        if x.grad_fn is not passage.node:
+            raise ConversionError(
+                f"stream {self.name!r}: the tensor that block {last!r} returned has got another place in the autograd "
+                f"graph before block {block!r} received it, so the gradient of its velocity is lost. Something calls "
+                f"block {last!r} inside a function of its own, as torch.utils.checkpoint(use_reentrant=True) does; "
+                "take it away (the stream's blocks are recomputed anyway), or pass use_reentrant=False"
+            )
+        if key in passage.rivals:
+            raise ConversionError(
+                f"stream {self.name!r} began with another argument of its first block than argument {key!r}, in which "
+                f"block {block!r} receives it; pass the stream tensor as the blocks' first argument"
+            )
+
+    def _stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
+        tensors = _tensors(args, kwargs)
+        for key, tensor in tensors.items():
             if tensor in self._carried:
-                return tensor
-        for tensor in tensors:
+                return key, tensor
+        for key, tensor in tensors.items():
             if tensor.is_floating_point():
-                return tensor
+                return key, tensor
         raise ConversionError(
             f"block {block!r} of stream {self.name!r} was called without a floating-point tensor among its "
             "arguments; a tensor inside a list or mapping cannot carry a stream"
@@ -232,7 +267,7 @@ class MomentumStream:
                 f"found in the example inputs was {list(self.blocks)}. Convert with example inputs that take this path"
             )
         unfinished = self._unfinished()
-        if passage is None and place > 0 and unfinished is not None:
+        if passage is None and place > 0 and unfinished is not None and not unfinished.over:
             raise ConversionError(
                 f"block {block!r} of stream {self.name!r} received a tensor that block "
                 f"{self.blocks[unfinished.last]!r} did not return, so its velocity is lost. Something between "
@@ -248,7 +283,7 @@ class MomentumStream:
                 f"{tuple(x.shape)}; the module given as initial_velocity must keep the shape"
             )
         tape = self._new_tape(x, velocity)
-        return Passage(tape, -1, velocity, version(x), Unfinished())
+        return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished())
 
     def _new_tape(self, x: Tensor, velocity: Tensor | None) -> Tape:
         graded = torch.is_grad_enabled()
@@ -259,7 +294,7 @@ class MomentumStream:
                 state = FloatState(x, velocity, self.gamma)
             else:
                 with torch.no_grad():
-                    exponent = choose_exponent(self._expected_magnitude(x), word_for(x.dtype))
+                    exponent = chosen(lambda: choose_exponent(self._expected_magnitude(x), word_for(x.dtype)))
                     state = ExactState(x, velocity, self.gamma, exponent, self.name)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
@@ -301,6 +336,25 @@ class MomentumStream:
                 capacity,
             )
             self._magnitude = capacity / 2
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:
+    """The tensors among the arguments, by position or keyword."""
+    return {key: value for key, value in (*enumerate(args), *kwargs.items()) if isinstance(value, Tensor)}
+
+
+def _rivals(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int | str]:
+    """The arguments beside ``x`` that have its shape and kind."""
+    return frozenset(
+        key
+        for key, value in _tensors(args, kwargs).items()
+        if value is not x and value.is_floating_point() and not value.is_nested and value.shape == x.shape
+    )
+
+
+def _in_backward() -> bool:
+    """Whether backward has called this code, but for the recomputes of the engine itself."""
+    return torch._C._current_graph_task_id() != -1 and not recomputing()
 
 
 def _none() -> None:

@@ -91,3 +91,9 @@ class Trace:
             return sum(storage.nbytes() for storage in self.storages.values())
         keys = {key for call in calls for inner in call.walk() for key in inner.saved}
         return sum(self.storages[key].nbytes() for key in keys)
+
+    def saved_bytes_without(self, calls: set[Call]) -> int:
+        """Bytes that autograd kept for everything but ``calls`` and what they called."""
+        within = {inner for call in calls for inner in call.walk()}
+        keys = {key for call in self.root.walk() if call not in within for key in call.saved}
+        return sum(self.storages[key].nbytes() for key in keys)

@@ -30,6 +30,7 @@ class Discovery:
         rejections: What was looked at and did not qualify, with the reasons, in call order.
         saved_bytes: Bytes that autograd keeps for the whole model in the trace: unique storages, parameters and
             buffers excluded.
+        elsewhere_bytes: Those of them that code outside the streams' blocks keeps, whether blocks keep them too or not.
         outside: Names of the maximal modules with children that take and return tensors and that neither are, nor
             contain, nor lie inside a stream block.
         outside_saving: Bytes that autograd would not keep if each module outside kept its input only.
@@ -38,6 +39,7 @@ class Discovery:
     streams: tuple[ResidualStream, ...]
     rejections: tuple[Rejection, ...]
     saved_bytes: int
+    elsewhere_bytes: int
     outside: tuple[str, ...]
     outside_saving: int
 
@@ -102,7 +104,14 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
     outside = _outside(trace.root, blocks)
     names_outside = tuple(dict.fromkeys(call.name for call in outside))
     saving = trace.saved_bytes(outside) - sum(_input_bytes(call) for call in outside)
-    return Discovery(tuple(found), tuple(rejections), trace.saved_bytes(), names_outside, max(0, saving))
+    return Discovery(
+        tuple(found),
+        tuple(rejections),
+        saved_bytes=trace.saved_bytes(),
+        elsewhere_bytes=trace.saved_bytes_without(blocks),
+        outside=names_outside,
+        outside_saving=max(0, saving),
+    )
 
 
 def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> list[list[Call]]:

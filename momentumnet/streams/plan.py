@@ -49,11 +49,12 @@ class Plan:
     @property
     def saved_after(self) -> int:
         """The same after conversion: the state and store of each stream, and all that is outside."""
-        rows = self.rows
-        outside = self.saved_before - sum(row.saved_before for row in rows)
+        if self.backward == "stored" or self.gamma == 0:
+            return self.saved_before
+        outside = self.discovery.elsewhere_bytes
         if self.others == "checkpoint":
             outside -= self.discovery.outside_saving
-        return outside + sum(row.saved_after for row in rows)
+        return outside + sum(row.saved_after for row in self.rows)
 
     def _saved_after(self, stream: ResidualStream) -> int:
         if self.backward == "stored" or self.gamma == 0:

@@ -27,7 +27,8 @@ def test_json_is_all_that_stdout_holds(command: Callable[..., Any]) -> None:
     ]
     assert values["streams"][0]["shape"] == [2, 256, 16, 16]
     saved = sum(row["saved_before"] - row["saved_after"] for row in values["streams"])
-    assert values["saved_before"] - values["saved_after"] == saved > 0
+    # A tensor at the edge of a stream is kept outside of it too, so the network saves less than its streams.
+    assert 0 < values["saved_before"] - values["saved_after"] <= saved
     assert "layer1" in done.err  # the table goes there
 
 
