@@ -125,6 +125,8 @@ def convert(
     """
     settings: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "final_velocity": final_velocity}
     ratio = exact_gamma(gamma)
+    if others not in OTHERS:
+        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
     if any(True for _ in converted_blocks(model)):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     if example_inputs is None:
@@ -135,7 +137,7 @@ def convert(
     else:
         planned = plan(model, example_inputs, gamma=ratio, streams=streams, others=others).discovery
         found = [(stream.path, stream.blocks, stream.magnitude) for stream in planned.streams]
-        outside = planned.outside if others == "checkpoint" else ()
+        outside = () if others == "keep" else tuple(n for n in planned.outside if not _starts_in_place(model, n))
     runners = [
         MomentumStream(path or "(root)", blocks, ratio, magnitude=magnitude, **settings)
         for path, blocks, magnitude in found
@@ -154,14 +156,25 @@ def apply(model: nn.Module, runners: Sequence[MomentumStream], outside: Sequence
             if name in taken:
                 raise ConversionError(f"block {name!r} stands in two streams, {taken[name]!r} and {runner.name!r}")
             taken[name] = runner.name
+        if runner.velocity_module is not None and isinstance(model.get_submodule(runner.blocks[0]), nn.Sequential):
+            raise ConversionError(
+                f"the first block {runner.blocks[0]!r} of stream {runner.name!r} is an nn.Sequential, which would call "
+                "the module given as initial_velocity as one of its own; wrap the block in a module with a forward of "
+                "its own"
+            )
+    checkpoint = Checkpoint()
+    roles = [Role(name, runner) for runner in runners for name in dict.fromkeys(runner.blocks)]
+    roles += [Role(name, checkpoint) for name in outside]
+    for index, role in enumerate(roles):
+        try:
+            assign(model.get_submodule(role.name), role)
+        except ConversionError:
+            for earlier in roles[:index]:
+                release(model.get_submodule(earlier.name))
+            raise
     for runner in runners:
-        for name in dict.fromkeys(runner.blocks):
-            assign(model.get_submodule(name), Role(name, runner))
         if runner.velocity_module is not None:
             model.get_submodule(runner.blocks[0]).add_module(VELOCITY_NAME, runner.velocity_module)
-    checkpoint = Checkpoint()
-    for name in outside:
-        assign(model.get_submodule(name), Role(name, checkpoint))
 
 
 def revert(model: Model, *, inplace: bool = False) -> Model:
@@ -205,6 +218,12 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
         stream.set_gamma(gamma)
+
+
+def _starts_in_place(model: nn.Module, name: str) -> bool:
+    """Whether the module's first layer overwrites its input in training (a classifier's ``Dropout(inplace=True)``)."""
+    layers = (module for module in model.get_submodule(name).modules() if not any(True for _ in module.children()))
+    return bool(getattr(next(layers, None), "inplace", False))
 
 
 def _named_by_hand(streams: Sequence[str] | None, others: str) -> Sequence[str]:

@@ -70,7 +70,7 @@ class MomentumNet(nn.Module):
             "MomentumNet",
             tuple(str(index) for index in range(len(blocks))),
             gamma,
-            backward="stored" if use_backprop or gamma == 0 else "reversible",
+            backward="stored" if use_backprop else "reversible",
             final_velocity="drop",
             branch_is_output=is_residual,
         )
@@ -94,6 +94,8 @@ class MomentumNet(nn.Module):
 
     def forward(self, x: Tensor, *function_args: Any, **function_kwargs: Any) -> Any:
         """Map x, of any shape, to the output; further arguments go to every function."""
+        if self.init_speed:
+            self.stream.velocity_module = self.init_function  # the one that is registered now
         for index, function in enumerate(self.functions):
             x = self.stream.call(str(index), function, function, (x, *function_args), function_kwargs)
         return x
@@ -160,7 +162,7 @@ def transform_to_momentumnet(
                 path,
                 blocks,
                 gamma,
-                backward="stored" if use_backprop or gamma == 0 else "reversible",
+                backward="stored" if use_backprop else "reversible",
                 final_velocity="drop",
                 branch_is_output=is_residual,
             )

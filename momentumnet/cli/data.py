@@ -21,7 +21,7 @@ from momentumnet.cli.errors import CommandError
 CIFAR_ROOT = Path("data")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-DEFAULT_SIZES = {"digits": 64, "cifar10": 64}
+DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
 FOLDER_SIZE = 224
 FILE_WORKERS = 2
 

@@ -286,7 +286,7 @@ class BlockCall:
         outside = [(owner, name, owner._parameters[name]) for owner, name, _ in self._swapped]
         try:
             for owner, name, tensor in self._swapped:
-                owner._parameters[name] = tensor  # type: ignore[assignment]
+                owner._parameters[name] = tensor
             yield
         finally:
             for owner, name, parameter in outside:

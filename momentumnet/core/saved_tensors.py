@@ -73,11 +73,11 @@ class SavedTensors:
                 slot.tensor, slot.counter = tensor, tensor._version
 
     def changed(self, tensor: Tensor) -> ReconstructionError:
-        """The error for a tensor that was overwritten after it had been filled in: kept by ``retain_graph``, then stepped."""
+        """The error for a tensor that was overwritten after it had been filled in, by a step between two backwards."""
         return ReconstructionError(
-            f"block {self._name!r}: a tensor of shape {tuple(tensor.shape)} that backward needs again (a parameter, most "
-            "likely) was changed in place since the last backward through this graph; ordinary autograd would refuse "
-            "this backward too. Run forward again."
+            f"block {self._name!r}: a tensor of shape {tuple(tensor.shape)} that backward needs again (most likely a "
+            "parameter) was changed in place since the last backward through this graph; ordinary autograd would "
+            "refuse this backward too. Run forward again."
         )
 
     def empty(self) -> None:

@@ -340,7 +340,9 @@ class MomentumStream:
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:
     """The tensors among the arguments, by position or keyword."""
-    return {key: value for key, value in (*enumerate(args), *kwargs.items()) if isinstance(value, Tensor)}
+    named: dict[int | str, Any] = dict(enumerate(args))
+    named.update(kwargs)
+    return {key: value for key, value in named.items() if isinstance(value, Tensor)}
 
 
 def _rivals(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int | str]:

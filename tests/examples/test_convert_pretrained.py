@@ -36,6 +36,13 @@ def test_table_shows_the_momentum_rule(noise: images.ImageData, random_net: resn
         assert cell.reversible_equal
 
 
+def test_forwards_are_compared_before_other_images_widen_the_range(
+    noise: images.ImageData, random_net: resnet.CifarResNet
+) -> None:
+    faint = dataclasses.replace(noise, x_train=noise.x_train // 16 + 112)
+    assert table.measure_cell("random", random_net, faint, "1/8", "flush").reversible_equal
+
+
 def test_real_networks_keep_their_accuracy(real_data: Path) -> None:
     data = images.load_npz(real_data / "cifar10_small.npz")
     net = resnet.load_checkpoint(real_data / f"{RESNET20}.th")
