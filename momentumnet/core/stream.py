@@ -12,7 +12,6 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -21,9 +20,11 @@ from torch import Tensor, nn
 
 from momentumnet.core import reversible
 from momentumnet.core.choices import chosen, recomputing
-from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State, choose_exponent
-from momentumnet.core.fixed_point import exact_gamma, word_for
+from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State
+from momentumnet.core.fixed_point import exact_gamma
+from momentumnet.core.passage import Carried, Passage, Unfinished, rivals_of, tensors_among
 from momentumnet.core.replay import replace_stream, version
+from momentumnet.core.scale import StreamScale
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
 
@@ -34,62 +35,6 @@ BACKWARDS = ("reversible", "stored")
 FINAL_VELOCITIES = ("flush", "drop")
 # Relative gradient error of the float inverse past which the user is warned.
 FLOAT_WARNING = 1e-3
-# A stream's scale is chosen for at most this many times the magnitude of its first tensor.
-GROWTH = 8
-
-
-@dataclass
-class Passage:
-    """Where one pass through the stream stands: carried by the identity of the tensor handed to the parent."""
-
-    tape: Tape
-    last: int  # place of the block that returned the tensor; -1 before the first
-    velocity: Tensor | None
-    counter: int  # the tensor's in-place counter when it was handed out
-    node: torch.autograd.graph.Node | None  # and its place in the graph
-    unfinished: Unfinished
-    rivals: frozenset[int | str] = frozenset()  # arguments of the first block that could have been the stream, too
-
-
-class Unfinished:
-    """Alive while a pass through the stream may still go on; knows its last block."""
-
-    __slots__ = ("__weakref__", "last", "over")
-
-    def __init__(self) -> None:
-        self.last = -1
-        self.over = False
-
-    def end(self, _: object) -> None:
-        """Backward has come by: a pass that left out its last block goes on no more."""
-        self.over = True
-
-
-class Carried:
-    """Passages by the identity of their stream tensor; an entry ends with its tensor, and is not copied or pickled."""
-
-    def __init__(self) -> None:
-        self._passages: dict[int, tuple[weakref.ref[Tensor], Passage]] = {}
-
-    def put(self, x: Tensor, passage: Passage) -> None:
-        """Remember the passage of the tensor ``x``."""
-        key, passages = id(x), self._passages
-        passages[key] = (weakref.ref(x, lambda _: passages.pop(key, None)), passage)
-
-    def take(self, x: Tensor) -> Passage | None:
-        """The passage of ``x``, once: a second block on the same tensor finds none."""
-        entry = self._passages.get(id(x))
-        if entry is None or entry[0]() is not x:
-            return None
-        del self._passages[id(x)]
-        return entry[1]
-
-    def __contains__(self, x: object) -> bool:
-        entry = self._passages.get(id(x))
-        return entry is not None and entry[0]() is x
-
-    def __reduce__(self) -> tuple[type[Carried], tuple[()]]:
-        return Carried, ()
 
 
 class MomentumStream:
@@ -131,7 +76,7 @@ class MomentumStream:
         self._places: dict[str, tuple[int, ...]] = {}
         for place, block in enumerate(blocks):
             self._places[block] = (*self._places.get(block, ()), place)
-        self._magnitude = magnitude
+        self._scale = StreamScale(name, magnitude)
         self._carried = Carried()
         self._unfinished: Callable[[], Unfinished | None] = _none
         self.set_gamma(gamma)
@@ -185,7 +130,7 @@ class MomentumStream:
         from_the_middle = passage is None and place > 0 and _in_backward()
         if passage is None:
             passage = self._start(x)
-            passage.rivals = _rivals(x, args, kwargs)
+            passage.rivals = rivals_of(x, args, kwargs)
         else:
             self._check_handover(block, key, x, passage)
         self._resume_gradients(x, passage)
@@ -196,7 +141,7 @@ class MomentumStream:
         run = reversible.BlockRun(block, module, function, self.branch_is_output)
         weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
         output, x, velocity = reversible.run_block(run, tape, entered, velocity, args, kwargs, weight)
-        self._remember_range(tape.state)
+        self._scale.remember(tape.state)
         if from_the_middle:
             # Only now: a checkpoint that needs no more than the block's inside has stopped by itself.
             raise ReconstructionError(
@@ -246,7 +191,7 @@ class MomentumStream:
             )
 
     def _stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
-        tensors = _tensors(args, kwargs)
+        tensors = tensors_among(args, kwargs)
         for key, tensor in tensors.items():
             if tensor in self._carried:
                 return key, tensor
@@ -294,27 +239,12 @@ class MomentumStream:
                 state = FloatState(x, velocity, self.gamma)
             else:
                 with torch.no_grad():
-                    exponent = chosen(lambda: choose_exponent(self._expected_magnitude(x), word_for(x.dtype)))
+                    exponent = chosen(lambda: self._scale.exponent_for(x))
                     state = ExactState(x, velocity, self.gamma, exponent, self.name)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
             state, reversible_ = FloatState(x, velocity, self.gamma), False
         return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded)
-
-    def _expected_magnitude(self, x: Tensor) -> float:
-        """The magnitude to choose the scale for: the stream's, but no more than GROWTH times that of its start.
-
-        A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
-        instead, which costs two bytes an element each time.
-        """
-        low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
-        start = max(-float(low), float(high))
-        if not 0 < start < math.inf:
-            return self._magnitude or 1.0
-        if self._magnitude is None or self._magnitude < start:
-            # No example inputs, or in eval mode an untrained network showed values far below those of training.
-            self._magnitude = 4 * start
-        return min(self._magnitude, GROWTH * start)
 
     def _resume_gradients(self, x: Tensor, passage: Passage) -> None:
         """Blocks that ran without gradients left a float state; the exact one starts from it where gradients begin."""
@@ -322,36 +252,6 @@ class MomentumStream:
             wide = reversible.accumulation_dtype(x.dtype)
             passage.tape = self._new_tape(x, passage.tape.last_state().velocity(wide))
             passage.velocity = None
-
-    def _remember_range(self, state: State) -> None:
-        """Keep a widened scale for the passes to come."""
-        if not isinstance(state, ExactState):
-            return
-        capacity = state.capacity
-        if self._magnitude is not None and capacity > 2 * self._magnitude:
-            logger.warning(
-                "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g (no value was lost)",
-                self.name,
-                self._magnitude,
-                capacity,
-            )
-            self._magnitude = capacity / 2
-
-
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:
-    """The tensors among the arguments, by position or keyword."""
-    named: dict[int | str, Any] = dict(enumerate(args))
-    named.update(kwargs)
-    return {key: value for key, value in named.items() if isinstance(value, Tensor)}
-
-
-def _rivals(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int | str]:
-    """The arguments beside ``x`` that have its shape and kind."""
-    return frozenset(
-        key
-        for key, value in _tensors(args, kwargs).items()
-        if value is not x and value.is_floating_point() and not value.is_nested and value.shape == x.shape
-    )
 
 
 def _in_backward() -> bool:

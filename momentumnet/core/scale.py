@@ -1,0 +1,57 @@
+"""The scale of a stream's exact state: chosen from what is known of its values, and kept wider once they outgrow it."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from momentumnet.core.coupling import ExactState, State, choose_exponent
+from momentumnet.core.fixed_point import word_for
+
+logger = logging.getLogger("momentumnet")
+
+# A scale is chosen for at most this many times the magnitude of the stream's first tensor.
+GROWTH = 8
+
+
+class StreamScale:
+    """What a stream has learned of the magnitude of its values.
+
+    Args:
+        name: the stream's name, for the log.
+        magnitude: largest value to expect; None to take it from the first pass.
+    """
+
+    def __init__(self, name: str, magnitude: float | None) -> None:
+        self._name = name
+        self._magnitude = magnitude
+
+    def exponent_for(self, x: Tensor) -> int:
+        """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
+
+        A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
+        instead, which costs a byte or two an element each time.
+        """
+        low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        start = max(-float(low), float(high))
+        if not 0 < start < math.inf:
+            return choose_exponent(self._magnitude or 1.0, word_for(x.dtype))
+        if self._magnitude is None or self._magnitude < start:
+            # No example inputs, or in eval mode an untrained network showed values far below those of training.
+            self._magnitude = 4 * start
+        return choose_exponent(min(self._magnitude, GROWTH * start), word_for(x.dtype))
+
+    def remember(self, state: State) -> None:
+        """Keep the scale of a state that was widened for the passes to come."""
+        if not isinstance(state, ExactState) or self._magnitude is None or state.capacity <= 2 * self._magnitude:
+            return
+        logger.warning(
+            "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g (no value was lost)",
+            self._name,
+            self._magnitude,
+            state.capacity,
+        )
+        self._magnitude = state.capacity / 2
