@@ -82,7 +82,8 @@ def inputs(name: str, *, batch: int = 2, training: bool = False) -> Any:
         return random(batch, 3, 4, 64, 64)
     if name.endswith("_18") and name.startswith(("r3d", "mc3", "r2plus1d")):
         return random(batch, 3, 4, 32, 32)
-    size = 224 if name.startswith("maxvit") or name in LARGE else 96 if name.startswith("inception") else 64
+    large_vit = name in LARGE and name.startswith("vit")
+    size = 224 if name.startswith("maxvit") or large_vit else 96 if name.startswith("inception") else 64
     images_ = random(batch, 3, size, size)
     return images_.bfloat16() if name in LARGE else images_
 
