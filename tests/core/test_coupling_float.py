@@ -56,7 +56,7 @@ class TestFloatState:
             assert state.matches(fingerprint)
 
     def test_an_inverse_past_use_does_not_match(self) -> None:
-        x, *branches = _branches(60, torch.float32)
+        x, *branches = _branches(11, torch.float32)
         state = FloatState(x, None, Fraction(1, 10))
         start = state.fingerprint()
         for branch in branches:
