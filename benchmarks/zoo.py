@@ -20,7 +20,7 @@ import torchvision
 
 import momentumnet as mn
 from benchmarks import zoo_models as zoo
-from momentumnet.streams.plan import human_bytes
+from momentumnet.memory import format_bytes
 
 GAMMA = 1 / 8
 
@@ -97,8 +97,8 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         error = "" if row.gradient_error is None else f"{row.gradient_error:.1e}"
-        before = human_bytes(row.saved_before) if row.blocks else ""
-        after = human_bytes(row.saved_after) if row.blocks else ""
+        before = format_bytes(row.saved_before) if row.blocks else ""
+        after = format_bytes(row.saved_after) if row.blocks else ""
         lines.append(
             f"| {row.model} | {row.streams} | {row.blocks or ''} | {row.kind} | {before} | {after} | {error} "
             f"| {row.note} |"

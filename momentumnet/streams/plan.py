@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import log2, prod
 
 from momentumnet.core.fixed_point import word_for
+from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
 
@@ -72,25 +73,15 @@ class Plan:
         lines = [f"{'stream':<32} {'blocks':>6} {'kind':<12} {'shape':<20} {'before':>10} {'after':>10}"]
         lines += [
             f"{row.path or '(root)':<32} {row.blocks:>6} {row.kind:<12} {'x'.join(map(str, row.shape)):<20} "
-            f"{human_bytes(row.saved_before):>10} {human_bytes(row.saved_after):>10}"
+            f"{format_bytes(row.saved_before):>10} {format_bytes(row.saved_after):>10}"
             for row in rows
         ]
         lines.append(
             f"{'whole network':<32} {sum(row.blocks for row in rows):>6} {'':<12} {'':<20} "
-            f"{human_bytes(self.saved_before):>10} {human_bytes(self.saved_after):>10}"
+            f"{format_bytes(self.saved_before):>10} {format_bytes(self.saved_after):>10}"
         )
         lines.append(
             f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
             "bytes held between forward and backward for the example inputs"
         )
         return "\n".join(lines)
-
-
-def human_bytes(count: int) -> str:
-    """A byte count in binary units: ``human_bytes(1536)`` is ``'1.5 KiB'``."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
