@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from momentumnet.cli.bench import timing
+from momentumnet.cli.bench.kernel_operations import ReferenceKernel
+
+
+def test_table_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SHORTEST", 1e-4)
+    threads = torch.get_num_threads()
+    options = ("--elements", "1000", "--threads", "1,2", "--gammas", "9/10,1/8", "--repeats", "1")
+    done = command("bench", "kernel", *options, "--output", "out", "--json")
+    assert done.status == 0
+    values = json.loads(done.out)
+    assert json.loads(Path("out", "kernel.json").read_text()) == values
+    cases = {(row["gamma"], row["elements"], row["threads"]) for row in values["rows"]}
+    assert cases == {(gamma, 1000, count) for gamma in ("9/10", "1/8") for count in (1, 2)}
+    for row in values["rows"]:
+        assert row["bytes_per_second"] == pytest.approx(row["bytes_per_element"] * 1000 / row["seconds"])
+        assert (row["rate_to_add"] == 1) == (row["operation"] == "x.add_(v)")
+    assert torch.get_num_threads() == threads
+    assert Path("out", "kernel.png").read_bytes().startswith(b"\x89PNG")
+    assert "| reference step |" in Path("out", "kernel.md").read_text()
+
+
+@pytest.mark.parametrize("gamma", [Fraction(9, 10), Fraction(1, 8)])
+def test_reference_undoes_what_it_did(gamma: Fraction) -> None:
+    kernel = ReferenceKernel(1000, gamma, torch.device("cpu"))
+    before = [kernel.x.clone(), kernel.v.clone(), kernel.s.clone()]
+    kernel.step()
+    assert not torch.equal(kernel.x, before[0])
+    kernel.undo()
+    assert all(torch.equal(now, then) for now, then in zip((kernel.x, kernel.v, kernel.s), before, strict=True))
