@@ -228,10 +228,11 @@ class FloatState:
     """x and v as floats (float32 for half types): the plain rule.
 
     The inverse divides by gamma: its error grows like gamma**-steps, and `matches` tells when it is past use.
+    With ``finite_only`` (for a state that is to be rewound) a branch of NaN or Inf raises NonFiniteBranch.
     """
 
-    def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction) -> None:
-        self._gamma = float(gamma)
+    def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction, *, finite_only: bool = False) -> None:
+        self._gamma, self._finite_only = float(gamma), finite_only
         self._alias = not torch.is_grad_enabled()
         self._dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         self.x = x.detach().to(self._dtype)
@@ -245,6 +246,8 @@ class FloatState:
         return torch.zeros_like(self.x, dtype=dtype) if self.v is None else self.v.to(dtype)
 
     def step(self, branch: Tensor, weight: Fraction) -> Undo:
+        if self._finite_only and not math.isfinite(_magnitude(branch)):
+            raise NonFiniteBranch
         branch = branch.to(self._dtype)
         self.v = branch * float(weight) if self.v is None else (self.v * self._gamma).add_(branch, alpha=float(weight))
         self.x = self.x + self.v

@@ -35,23 +35,28 @@ class StreamScale:
         A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
         instead, which costs a byte or two an element each time.
         """
+        word = word_for(x.dtype)
         low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
         start = max(-float(low), float(high))
         if not 0 < start < math.inf:
-            return choose_exponent(self._magnitude or 1.0, word_for(x.dtype))
-        if self._magnitude is None or self._magnitude < start:
-            # No example inputs, or in eval mode an untrained network showed values far below those of training.
-            self._magnitude = 4 * start
-        return choose_exponent(min(self._magnitude, GROWTH * start), word_for(x.dtype))
+            return choose_exponent(self._magnitude or 1.0, word)
+        if self._magnitude is None:
+            self._magnitude = 4 * start  # no example inputs: room for what the blocks will add
+        elif start >= math.ldexp(word.limit, -choose_exponent(self._magnitude, word)):
+            # In eval mode, or from random weights, the example inputs may have shown values far below these.
+            self._widen(4 * start)
+        return choose_exponent(min(self._magnitude, GROWTH * start), word)
 
     def remember(self, state: State) -> None:
         """Keep the scale of a state that was widened for the passes to come."""
-        if not isinstance(state, ExactState) or self._magnitude is None or state.capacity <= 2 * self._magnitude:
-            return
+        if isinstance(state, ExactState) and self._magnitude is not None and state.capacity > 2 * self._magnitude:
+            self._widen(state.capacity / 2)
+
+    def _widen(self, magnitude: float) -> None:
         logger.warning(
             "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g (no value was lost)",
             self._name,
             self._magnitude,
-            state.capacity,
+            magnitude,
         )
-        self._magnitude = state.capacity / 2
+        self._magnitude = magnitude

@@ -236,7 +236,7 @@ class MomentumStream:
         state: State
         try:
             if not graded or self.arithmetic == "float" or self.gamma == 0 or x.is_nested:
-                state = FloatState(x, velocity, self.gamma)
+                state = FloatState(x, velocity, self.gamma, finite_only=reversible_)
             else:
                 with torch.no_grad():
                     exponent = chosen(lambda: self._scale.exponent_for(x))
