@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from momentumnet.core.coupling import ExactState, State, choose_exponent
+from momentumnet.core.coupling import State
+from momentumnet.core.exact_state import ExactState, choose_exponent
 from momentumnet.core.fixed_point import word_for
 
 logger = logging.getLogger("momentumnet")

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from momentumnet.core import reversible
 from momentumnet.core.choices import chosen, recomputing
-from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State
+from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
+from momentumnet.core.exact_state import ExactState
 from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.passage import Carried, Passage, Unfinished, rivals_of, tensors_among
 from momentumnet.core.replay import replace_stream, version
@@ -159,7 +160,10 @@ class MomentumStream:
             self._carried.put(x, Passage(tape, place, velocity, version(x), x.grad_fn, unfinished, passage.rivals))
             return x
         self._unfinished = _none
-        return reversible.flush(x, velocity, tape) if self.final_velocity == "flush" else x
+        if self.final_velocity == "flush":
+            x = reversible.flush(x, velocity, tape)
+        tape.rest()
+        return x
 
     def _keep_unfinished(self, x: Tensor, unfinished: Unfinished) -> None:
         """The graph keeps the mark alive; without a graph nothing else would, and a lost velocity would go unseen."""

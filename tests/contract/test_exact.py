@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.core.coupling import ExactState
+from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import assert_same, loss_of, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -25,8 +25,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         seen[id(state), state.steps] = (state.x.clone(), state.v.clone(), state.s.clone(), state.exponent)
         return step(state, *args)
 
-    def watched_undo(state: ExactState, *args: Any) -> None:
-        undo(state, *args)
+    def watched_undo(state: ExactState, *args: Any, **kwargs: Any) -> None:
+        undo(state, *args, **kwargs)
         x, v, s, exponent = seen[id(state), state.steps]
         equal.append(
             torch.equal(state.x, x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from momentumnet.core.coupling import choose_exponent
+from momentumnet.core.exact_state import choose_exponent
 from momentumnet.core.fixed_point import INT32
 from momentumnet.core.scale import StreamScale
 
