@@ -38,6 +38,21 @@ def full_bits(word: fp.Word) -> int:
     return word.bits - 2 - HEADROOM_BITS
 
 
+def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> int:
+    """Bytes an element that a state keeps between forward and backward of ``steps`` steps.
+
+    x and v, the store, and the bytes that it has put aside; for values up to the magnitude that ``bits`` were chosen
+    for, and where the scale did not have to be made coarser on the way.
+    """
+    schedule = fp.store_schedule(gamma, word)
+    spilled = sum(schedule[step].spills for step in range(steps))
+    if word is not fp.INT32:
+        return 3 * word.bits // 8 + spilled
+    integer = -(-(bits + HEADROOM_BITS + 1) // 8)
+    store = max(1, -(-(schedule[steps].previous_bound - 1).bit_length() // 8))
+    return 2 * integer + store + spilled
+
+
 class ExactState:
     """x, v and the store as integers: every step can be undone bit for bit.
 
@@ -96,6 +111,11 @@ class ExactState:
     def capacity(self) -> float:
         """The magnitude for which the present scale would have been chosen, as a power of two."""
         return math.ldexp(1.0, self._bits - self.exponent)
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """Bytes an element at rest; None while the state is in use."""
+        return None if self._packed is None else sum(part.bytes_per_element for part in self._packed)
 
     def position(self, dtype: torch.dtype) -> Tensor:
         return self._written(self.x, self._scale(), dtype)

@@ -77,7 +77,7 @@ class MomentumStream:
         self._places: dict[str, tuple[int, ...]] = {}
         for place, block in enumerate(blocks):
             self._places[block] = (*self._places.get(block, ()), place)
-        self._scale = StreamScale(name, magnitude)
+        self._scale = StreamScale(name, magnitude, len(blocks))
         self._carried = Carried()
         self._unfinished: Callable[[], Unfinished | None] = _none
         self.set_gamma(gamma)
@@ -244,7 +244,8 @@ class MomentumStream:
             else:
                 with torch.no_grad():
                     exponent = chosen(lambda: self._scale.exponent_for(x))
-                    state = ExactState(x, velocity, self.gamma, exponent, self.name)
+                    bits = self._scale.bits_for(x.dtype)
+                    state = ExactState(x, velocity, self.gamma, exponent, self.name, bits)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
             state, reversible_ = FloatState(x, velocity, self.gamma), False

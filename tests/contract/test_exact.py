@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.exact_state import ExactState
+from momentumnet.core.scale import NARROW_BLOCKS
 from tests.contract.reference import assert_same, loss_of, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -217,7 +218,7 @@ def test_values_that_outgrow_the_scale_stay_exact(caplog: pytest.LogCaptureFixtu
             return 8 * x + self.inner(x)
 
     torch.manual_seed(0)
-    chain = Chain([Growing() for _ in range(8)])
+    chain = Chain([Growing() for _ in range(NARROW_BLOCKS + 1)])  # a scale that uses the whole word
     for name, parameter in chain.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
