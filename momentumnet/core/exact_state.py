@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.core import fixed_point as fp
-from momentumnet.core import kernels
+from momentumnet.core import implementation
 from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
 from momentumnet.core.layout import Layout
 from momentumnet.core.momentum_step import Branch, Integers, Scale
@@ -77,7 +77,7 @@ class ExactState:
         self.steps = 0
         self._name, self._bits = name, full_bits(self.word) if bits is None else bits
         self._schedule = fp.store_schedule(gamma, self.word)
-        self._kernels = kernels.for_device(x.device)
+        self._kernels = implementation.for_device(x.device)
         self._layout = Layout.of(x)
         self._ahead = False  # x is taken back already, v and s are not
         self._ready: Tensor | None = None  # x as floats, if the last step has left it
