@@ -1,5 +1,6 @@
 """Train deep residual networks in memory that does not grow with depth."""
 
+from momentumnet import native
 from momentumnet.convert import convert, plan, revert, set_gamma
 from momentumnet.errors import ConversionError, MomentumNetError, ReconstructionError, StateRangeError
 from momentumnet.memory import MemoryReport, measure_memory
@@ -20,6 +21,7 @@ __all__ = [
     "convert",
     "find_streams",
     "measure_memory",
+    "native",
     "plan",
     "revert",
     "set_gamma",

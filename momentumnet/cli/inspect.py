@@ -63,22 +63,25 @@ def run(options: argparse.Namespace) -> None:
             raise
         reason = textwrap.shorten(str(error), 200)
         raise CommandError(f"{options.model} does not accept the input {shapes}: {reason}") from error
-    columns = ("stream", "kind", "blocks", "shape", "held before", "held after")
+    columns = ("stream", "blocks", "shape", "before", "after", "checkpointed")
     rows = [
         (
             row.path or "(root)",
-            row.kind,
             str(row.blocks),
             arguments.shape_text(row.shape),
             format_bytes(row.saved_before),
             format_bytes(row.saved_after),
+            format_bytes(row.checkpointed),
         )
         for row in planned.rows
     ]
     blocks = str(sum(row.blocks for row in planned.rows))
     total = (format_bytes(planned.saved_before), format_bytes(planned.saved_after))
-    report.table(columns, [*rows, ("whole network", "", blocks, "", *total)], title=options.model, left=2)
-    report.line(f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}.")
+    report.table(columns, [*rows, ("whole network", blocks, "", *total, "")], title=options.model, left=2)
+    report.line(
+        f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
+        "checkpointed: by torch.utils.checkpoint of each block."
+    )
     report.result(
         {
             "command": "inspect",
@@ -93,6 +96,7 @@ def run(options: argparse.Namespace) -> None:
                     "shape": list(row.shape),
                     "saved_before": row.saved_before,
                     "saved_after": row.saved_after,
+                    "checkpointed": row.checkpointed,
                 }
                 for row in planned.rows
             ],

@@ -26,6 +26,9 @@ import torch
 from torch import Tensor
 
 MAX_DENOMINATOR = 128
+# Bits of the store's bound where the noise of so short a store is far below that of rounding x.
+SHORT_STORE_BITS = 16
+SHORT_STORE_NOISE = 128
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,32 @@ class Digits:
     offset: int  # o
 
 
-def _fits(bound: int, n: int, d: int, word: Word) -> bool:
-    """Whether t stays in the word; B2 does then, too."""
-    next_bound = -(-bound * d // n)
-    return d * bound + (n * next_bound - d * bound) // 2 <= word.store_limit
-
-
 class StoreSchedule:
-    """The deterministic sequence of bounds and spills of a stream: step i has the same digits in every pass."""
+    """The deterministic sequence of bounds and spills of a stream: step i has the same digits in every pass.
+
+    One step is exact to n/(2 B2) units of v, and an error of v comes to 1/(1 - gamma) times as much in x. Where
+    n/(1 - gamma) is small, bounds up to 2**16 do (a store of two bytes then); else the word is used to its end.
+    """
 
     def __init__(self, gamma: Fraction, word: Word) -> None:
         self._n, self._d, self._word = gamma.numerator, gamma.denominator, word
-        # A wide first bound makes the slack of B2 = ceil(B*d/n) negligible; it costs no memory, only an earlier spill.
-        first = max(1, min(1 << (word.bits - 11), word.store_limit * self._n // (2 * self._d)))
-        self._steps = [self._after(first)]
+        noise = 0 if gamma == 1 else self._n / (1 - gamma)
+        self._short = word is INT32 and noise <= SHORT_STORE_NOISE
+        self._steps = [self._after(self._first_bound())]
+
+    def _first_bound(self) -> int:
+        """With n = 1 nothing is lost to rounding B2 up; else a wider bound makes that negligible, at once."""
+        if self._n == 1:
+            return 1
+        if self._short:
+            return 1 << (SHORT_STORE_BITS - 8)
+        return min(1 << (self._word.bits - 11), self._word.store_limit * self._n // (2 * self._d))
+
+    def _fits(self, bound: int) -> bool:
+        """Whether B2 stays in the store and t in the word."""
+        next_bound = -(-bound * self._d // self._n)
+        largest = self._d * bound + (self._n * next_bound - self._d * bound) // 2
+        return largest <= self._word.store_limit and (not self._short or next_bound <= 1 << SHORT_STORE_BITS)
 
     def __getitem__(self, index: int) -> Digits:
         """The digits of step ``index``, counted from the stream's start."""
@@ -128,7 +143,7 @@ class StoreSchedule:
 
     def _after(self, previous: int) -> Digits:
         n, d, bound, spills = self._n, self._d, previous, 0
-        while not _fits(bound, n, d, self._word):
+        while not self._fits(bound):
             bound, spills = -(-bound // 256), spills + 1
         next_bound = -(-bound * d // n)
         return Digits(n, d, spills, previous, bound, next_bound, (n * next_bound - d * bound) // 2)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.core.coupling import adjoint, flush_factor
+from momentumnet.core.momentum_step import Branch
 from momentumnet.core.replay import BlockCall, replace_stream, version
 from momentumnet.core.saved_tensors import SavedTensors
 from momentumnet.core.tape import Tape, TapeStep
@@ -100,13 +101,9 @@ class StepMove:
     branch_is_output: bool
 
 
-def branch_of(output: Any, x: Tensor, *, branch_is_output: bool) -> Tensor:
-    """f = block(x) - x, in float32 at least; or block(x) itself where the block has no skip of its own."""
-    y = stream_of(output).detach()
-    if branch_is_output:
-        return y
-    wide = torch.promote_types(accumulation_dtype(y.dtype), accumulation_dtype(x.dtype))
-    return y.to(wide) - x.detach().to(wide)
+def branch_of(output: Any, x: Tensor, *, branch_is_output: bool) -> Branch:
+    """f = block(x) - x; or block(x) itself where the block has no skip of its own."""
+    return Branch(stream_of(output).detach(), None if branch_is_output else x.detach())
 
 
 def stream_of(output: Any) -> Any:

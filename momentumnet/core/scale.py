@@ -8,13 +8,26 @@ import math
 import torch
 from torch import Tensor
 
-from momentumnet.core.coupling import ExactState, State, choose_exponent
-from momentumnet.core.fixed_point import word_for
+from momentumnet.core.coupling import State
+from momentumnet.core.exact_state import HEADROOM_BITS, ExactState, choose_exponent, full_bits
+from momentumnet.core.fixed_point import INT32, word_for
 
 logger = logging.getLogger("momentumnet")
 
 # A scale is chosen for at most this many times the magnitude of the stream's first tensor.
 GROWTH = 8
+# With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
+# floats themselves resolve at that magnitude; rounding adds up with depth, so deep streams use the whole word.
+NARROW_BITS = 22
+NARROW_BLOCKS = 8
+
+
+def magnitude_bits(dtype: torch.dtype, blocks: int) -> int:
+    """For how many bits of the largest magnitude a stream's scale is chosen: fewer where precision allows."""
+    word = word_for(dtype)
+    if word is INT32 and (blocks <= NARROW_BLOCKS or dtype != torch.float32):
+        return NARROW_BITS
+    return full_bits(word)
 
 
 class StreamScale:
@@ -23,11 +36,16 @@ class StreamScale:
     Args:
         name: the stream's name, for the log.
         magnitude: largest value to expect; None to take it from the first pass.
+        blocks: how many the stream has.
     """
 
-    def __init__(self, name: str, magnitude: float | None) -> None:
-        self._name = name
+    def __init__(self, name: str, magnitude: float | None, blocks: int) -> None:
+        self._name, self._blocks = name, blocks
         self._magnitude = magnitude
+
+    def bits_for(self, dtype: torch.dtype) -> int:
+        """The bits of the largest magnitude in a pass of ``dtype``."""
+        return magnitude_bits(dtype, self._blocks)
 
     def exponent_for(self, x: Tensor) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
@@ -35,23 +53,28 @@ class StreamScale:
         A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
         instead, which costs a byte or two an element each time.
         """
+        word, bits = word_for(x.dtype), self.bits_for(x.dtype)
         low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
         start = max(-float(low), float(high))
         if not 0 < start < math.inf:
-            return choose_exponent(self._magnitude or 1.0, word_for(x.dtype))
-        if self._magnitude is None or self._magnitude < start:
-            # No example inputs, or in eval mode an untrained network showed values far below those of training.
-            self._magnitude = 4 * start
-        return choose_exponent(min(self._magnitude, GROWTH * start), word_for(x.dtype))
+            return choose_exponent(self._magnitude or 1.0, word, bits)
+        if self._magnitude is None:
+            self._magnitude = 4 * start  # no example inputs: room for what the blocks will add
+        elif start >= math.ldexp(1.0, bits + HEADROOM_BITS - choose_exponent(self._magnitude, word, bits)):
+            # In eval mode, or from random weights, the example inputs may have shown values far below these.
+            self._widen(4 * start)
+        return choose_exponent(min(self._magnitude, GROWTH * start), word, bits)
 
     def remember(self, state: State) -> None:
         """Keep the scale of a state that was widened for the passes to come."""
-        if not isinstance(state, ExactState) or self._magnitude is None or state.capacity <= 2 * self._magnitude:
-            return
+        if isinstance(state, ExactState) and self._magnitude is not None and state.capacity > 2 * self._magnitude:
+            self._widen(state.capacity / 2)
+
+    def _widen(self, magnitude: float) -> None:
         logger.warning(
             "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g (no value was lost)",
             self._name,
             self._magnitude,
-            state.capacity,
+            magnitude,
         )
-        self._magnitude = state.capacity / 2
+        self._magnitude = magnitude

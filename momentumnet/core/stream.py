@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from momentumnet.core import reversible
 from momentumnet.core.choices import chosen, recomputing
-from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State
+from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
+from momentumnet.core.exact_state import ExactState
 from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.passage import Carried, Passage, Unfinished, rivals_of, tensors_among
 from momentumnet.core.replay import replace_stream, version
@@ -76,7 +77,7 @@ class MomentumStream:
         self._places: dict[str, tuple[int, ...]] = {}
         for place, block in enumerate(blocks):
             self._places[block] = (*self._places.get(block, ()), place)
-        self._scale = StreamScale(name, magnitude)
+        self._scale = StreamScale(name, magnitude, len(blocks))
         self._carried = Carried()
         self._unfinished: Callable[[], Unfinished | None] = _none
         self.set_gamma(gamma)
@@ -159,7 +160,10 @@ class MomentumStream:
             self._carried.put(x, Passage(tape, place, velocity, version(x), x.grad_fn, unfinished, passage.rivals))
             return x
         self._unfinished = _none
-        return reversible.flush(x, velocity, tape) if self.final_velocity == "flush" else x
+        if self.final_velocity == "flush":
+            x = reversible.flush(x, velocity, tape)
+        tape.rest()
+        return x
 
     def _keep_unfinished(self, x: Tensor, unfinished: Unfinished) -> None:
         """The graph keeps the mark alive; without a graph nothing else would, and a lost velocity would go unseen."""
@@ -236,11 +240,12 @@ class MomentumStream:
         state: State
         try:
             if not graded or self.arithmetic == "float" or self.gamma == 0 or x.is_nested:
-                state = FloatState(x, velocity, self.gamma)
+                state = FloatState(x, velocity, self.gamma, finite_only=reversible_)
             else:
                 with torch.no_grad():
                     exponent = chosen(lambda: self._scale.exponent_for(x))
-                    state = ExactState(x, velocity, self.gamma, exponent, self.name)
+                    bits = self._scale.bits_for(x.dtype)
+                    state = ExactState(x, velocity, self.gamma, exponent, self.name, bits)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
             state, reversible_ = FloatState(x, velocity, self.gamma), False

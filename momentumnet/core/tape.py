@@ -13,7 +13,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from momentumnet.core.coupling import ExactState, FloatState, NonFiniteBranch, State, Undo
+from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, Undo
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.momentum_step import Branch
 from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import Collected, SavedTensors, without_saved_tensors
 from momentumnet.errors import ReconstructionError
@@ -27,7 +29,7 @@ class TapeStep:
 
     call: BlockCall
     weight: Fraction
-    branch_of: Callable[[object, Tensor], Tensor]
+    branch_of: Callable[[object, Tensor], Branch]
     fingerprint: tuple[float, ...]  # of the state before the step
     undo: Undo | None = None  # None while the step is not applied
 
@@ -66,7 +68,7 @@ class Tape:
         """Whether a gradient may still ask for an earlier position."""
         return self.reversible and self.floor < self.length
 
-    def advance(self, branch: Tensor, weight: Fraction, dtype: torch.dtype, step: TapeStep | None) -> Tensor:
+    def advance(self, branch: Branch, weight: Fraction, dtype: torch.dtype, step: TapeStep | None) -> Tensor:
         """Apply a new step at the end and return the next x. ``step`` is None where nothing is to be rewound."""
         with self.lock:
             self.play_to_end()
@@ -92,18 +94,24 @@ class Tape:
             while self.position < min(self.length, self.frontier):
                 self._redo()
 
-    def _float_state(self, branch: Tensor) -> FloatState:
+    def _float_state(self, branch: Branch) -> FloatState:
         logger.warning(
             "stream %r: the branch of block %d holds NaN or Inf; this pass goes on in floats, with stored activations",
             self.name,
             self.length - 1,
         )
-        dtype = torch.promote_types(branch.dtype, torch.float32)
+        dtype = torch.promote_types(branch.y.dtype, torch.float32)
         return FloatState(self.state.position(dtype), self.state.velocity(dtype), self.gamma)
 
     def last_state(self) -> State:
         """The state at the end of what has been played."""
         return self.state if self.beyond is None else self.beyond
+
+    def rest(self) -> None:
+        """The stream has ended: wait for backward in little memory."""
+        if self.rewindable:
+            with torch.no_grad():
+                self.state.pack()
 
     def forget(self) -> None:
         """No gradient reaches the steps so far: free what would rewind them."""
@@ -142,19 +150,19 @@ class Tape:
             raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
         return self.state.previous_position(step.undo, step.call.dtype)
 
-    def _branch_of_last(self) -> Tensor:
+    def _branch_of_last(self) -> Branch:
         step = self._step(self.position - 1)
         x = self._previous_position(step)
         with without_saved_tensors():
             output = step.call.again(x)
         return step.branch_of(output, x)
 
-    def _undo_with(self, branch: Tensor) -> None:
+    def _undo_with(self, branch: Branch) -> None:
         step = self._step(self.position - 1)
         undo, step.undo = step.undo, None
         if undo is None:
             raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
-        self.state.undo(undo, branch, step.weight)
+        self.state.undo(undo, branch, step.weight, ahead=self.position - 1 > self.floor)
         self.position -= 1
         self._check(step.call.name, step.fingerprint)
 

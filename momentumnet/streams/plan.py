@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import log2, prod
+from math import prod
 
+from momentumnet.core.exact_state import resting_bytes
 from momentumnet.core.fixed_point import word_for
+from momentumnet.core.scale import magnitude_bits
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
@@ -14,7 +16,10 @@ from momentumnet.streams.discover import Discovery
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One stream of a plan. Bytes are those held between forward and backward in the trace of the example inputs."""
+    """One stream of a plan. Bytes are those held between forward and backward in the trace of the example inputs.
+
+    ``checkpointed`` is what `torch.utils.checkpoint` of each block would hold: the input of every block.
+    """
 
     path: str
     blocks: int
@@ -22,6 +27,7 @@ class PlanRow:
     shape: tuple[int, ...]
     saved_before: int
     saved_after: int
+    checkpointed: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,15 @@ class Plan:
     def rows(self) -> list[PlanRow]:
         """One row a stream, in call order."""
         return [
-            PlanRow(s.path, len(s), s.kind, s.shape, s.saved_bytes, self._saved_after(s))
+            PlanRow(
+                s.path,
+                len(s),
+                s.kind,
+                s.shape,
+                s.saved_bytes,
+                self._saved_after(s),
+                len(s) * prod(s.shape) * s.dtype.itemsize,
+            )
             for s in self.discovery.streams
         ]
 
@@ -60,20 +74,22 @@ class Plan:
     def _saved_after(self, stream: ResidualStream) -> int:
         if self.backward == "stored" or self.gamma == 0:
             return stream.saved_bytes
-        elements = prod(stream.shape)
-        item = word_for(stream.dtype).bits // 8
+        word = word_for(stream.dtype)
         if self.arithmetic == "float":
-            return 2 * elements * item
-        # x, v and the store's word once, and the digits that each multiplication by gamma loses.
-        return int(elements * (3 * item + len(stream) * log2(1 / self.gamma) / 8))
+            return 2 * prod(stream.shape) * word.bits // 8
+        bits = magnitude_bits(stream.dtype, len(stream))
+        return prod(stream.shape) * resting_bytes(self.gamma, word, bits, len(stream))
 
     def __str__(self) -> str:
         """A table in plain text."""
         rows = self.rows
-        lines = [f"{'stream':<32} {'blocks':>6} {'kind':<12} {'shape':<20} {'before':>10} {'after':>10}"]
+        lines = [
+            f"{'stream':<32} {'blocks':>6} {'kind':<12} {'shape':<20} {'before':>10} {'after':>10} {'checkpointed':>13}"
+        ]
         lines += [
             f"{row.path or '(root)':<32} {row.blocks:>6} {row.kind:<12} {'x'.join(map(str, row.shape)):<20} "
-            f"{format_bytes(row.saved_before):>10} {format_bytes(row.saved_after):>10}"
+            f"{format_bytes(row.saved_before):>10} {format_bytes(row.saved_after):>10} "
+            f"{format_bytes(row.checkpointed):>13}"
             for row in rows
         ]
         lines.append(

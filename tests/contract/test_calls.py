@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -96,6 +96,13 @@ def test_unused_parameters_have_no_gradient() -> None:
     assert outcomes[1].gradients["blocks.0.spare.weight"] is None
 
 
+class Named(NamedTuple):
+    """A block's output with names."""
+
+    x: Tensor
+    n: int
+
+
 class Wrapper(nn.Module):
     """A block with a given forward."""
 
@@ -115,6 +122,7 @@ class Wrapper(nn.Module):
         (lambda f, x: [x + f(x), 3], lambda y: y[0]),
         (lambda f, x: {"x": x + f(x), "n": 1}, lambda y: y["x"]),
         (lambda f, x: (x + f(x), (2, 3)), lambda y: y[0]),
+        (lambda f, x: Named(x + f(x), 1), lambda y: y.x),
     ],
 )
 def test_outputs_keep_their_container(block: Any, unpack: Any) -> None:

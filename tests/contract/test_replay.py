@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from tests.contract.reference import assert_same, loss_of, pair, relative_error, train_step
-from tests.models import WIDTH, Case, Chain, ResidualMLP
+from tests.models import CASES, WIDTH, Case, Chain, ResidualMLP
 
 
 def test_buffers_change_once_per_step_and_not_in_backward(case: Case) -> None:
@@ -20,9 +20,11 @@ def test_buffers_change_once_per_step_and_not_in_backward(case: Case) -> None:
             _seeded(net, case)
     loss = loss_of(_seeded(reversible, case))
     loss_of(_seeded(stored, case))
-    after_forward = {name: buffer.clone() for name, buffer in reversible.named_buffers()}
+    buffers = dict(reversible.named_buffers())
+    after_forward = {name: buffer.clone() for name, buffer in buffers.items()}
     loss.backward()
     for name, buffer in reversible.named_buffers():
+        assert buffer is buffers[name], name  # whoever holds the buffer's tensor goes on seeing it change
         assert torch.equal(buffer, after_forward[name]), name
         assert torch.equal(buffer, stored.get_buffer(name)), name
         if name.endswith("num_batches_tracked"):
@@ -34,6 +36,19 @@ def test_buffers_change_once_per_step_and_not_in_backward(case: Case) -> None:
 def _seeded(net: nn.Module, case: Case) -> Tensor:
     torch.manual_seed(5)
     return net(*case.example())
+
+
+def test_sync_batch_norm_changes_once_per_step() -> None:
+    case = next(case for case in CASES if case.name == "basic_block")
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(case.model())
+    outcomes = [
+        train_step(mn.convert(model, case.example(), backward=backward), case.example())
+        for backward in ("stored", "reversible")
+    ]
+    assert_same(outcomes[1], outcomes[0])
+    tracked = [value for name, value in outcomes[1].buffers.items() if name.endswith("num_batches_tracked")]
+    assert len(tracked) == 6
+    assert all(value == 1 for value in tracked)
 
 
 def test_running_statistics_of_hand_written_batch_norm_change_once() -> None:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from momentumnet.core import fixed_point as fp
-from momentumnet.core.coupling import ExactState, NonFiniteBranch, choose_exponent
+from momentumnet.core.coupling import NonFiniteBranch
+from momentumnet.core.exact_state import ExactState, choose_exponent
+from momentumnet.core.momentum_step import Branch
 from momentumnet.errors import StateRangeError
 from tests.core.states import Snapshot, Stepped, random_tensor, step_of, undo_all
 from tests.core.strategies import dtypes, exact, gammas, layouts, shapes, words
@@ -36,7 +38,9 @@ class TestExactInverse:
                 steps.append(step_of(state, branch, Fraction(1) if layer == 0 else 1 - gamma))
             except (NonFiniteBranch, StateRangeError):
                 assert before.is_of(state), "a refused step leaves the state as it was"
-        undo_all(state, steps)
+        if data.draw(st.booleans()):
+            state.pack()
+        undo_all(state, steps, ahead=data.draw(st.booleans()))
         assert state.steps == 0
 
     @pytest.mark.parametrize(
@@ -62,9 +66,10 @@ class TestExactInverse:
 
     def test_the_spilled_bytes_are_all_that_a_step_keeps(self) -> None:
         state = ExactState(random_tensor(0, (64,), 1.0, torch.float32), None, Fraction(9, 10), 24, "stream")
-        undos = [state.step(random_tensor(layer, (64,), 1.0, torch.float32), Fraction(1, 10)) for layer in range(400)]
+        branches = [Branch(random_tensor(layer, (64,), 1.0, torch.float32)) for layer in range(400)]
+        undos = [state.step(branch, Fraction(1, 10)) for branch in branches]
         assert all(undo.low_bits is None for undo in undos)
-        spilled = [byte for undo in undos for byte in undo.spilled]
+        spilled = [undo.spilled for undo in undos if undo.spilled is not None]
         assert {byte.dtype for byte in spilled} == {torch.uint8}
         bits = 8 * sum(byte.numel() for byte in spilled) / (64 * 400)
         assert bits <= 1.25 * math.log2(10 / 9) + 0.03
@@ -74,7 +79,7 @@ class TestExactInverse:
         step = step_of(state, random_tensor(1, (50,), 1.0, torch.float32), Fraction(7, 8))
         wrong = step.branch.clone()
         wrong[17] += 1e-6
-        state.undo(step.undo, wrong, step.weight)
+        state.undo(step.undo, Branch(wrong), step.weight)
         assert not state.matches(step.fingerprint)
 
     def test_the_tensors_given_are_left_alone(self) -> None:
@@ -82,7 +87,7 @@ class TestExactInverse:
         copies = x.clone(), v.clone(), branch.clone()
         state = ExactState(x, v, Fraction(1), 20, "stream")
         position = state.position(torch.float32)
-        state.undo(state.step(branch, Fraction(1)), branch, Fraction(1))
+        state.undo(state.step(Branch(branch), Fraction(1)), Branch(branch), Fraction(1))
         position.zero_()
         assert all(map(torch.equal, (x, v, branch), copies))
         assert torch.equal(state.position(torch.float64), (x.double() * 2**20).round() / 2**20)
@@ -101,7 +106,7 @@ class TestAccuracy:
         for layer in range(layers):
             branch = random_tensor(seed + 2 + layer, (size,), 1.0, dtype)
             before = state.x.tolist()
-            state.step(branch, weight)
+            state.step(Branch(branch), weight)
             digits = fp.store_schedule(gamma, word)[layer]
             slack = gamma * slack + Fraction(digits.n, 2 * digits.next_bound)
             slack += gamma * Fraction(512, digits.previous_bound) if digits.spills else 0
@@ -119,7 +124,7 @@ class TestAccuracy:
         x, v, measured = state.x.double(), torch.zeros(4096, dtype=torch.float64), {}
         for layer in range(1, 1001):
             branch = torch.randn(4096, generator=generator)
-            state.step(branch, 1 - gamma)
+            state.step(Branch(branch), 1 - gamma)
             v = v * 0.9 + torch.tensor(_pushes(branch, 1 - gamma, exponent), dtype=torch.float64)
             x = x + v
             measured[layer] = (state.x - x).square().mean().sqrt().item()
@@ -133,7 +138,7 @@ class TestAccuracy:
         x, v, widened, layers = torch.zeros(20000, dtype=torch.float64), torch.zeros(20000, dtype=torch.float64), 0, 60
         for layer in range(layers):
             branch, weight = random_tensor(layer, (20000,), scale, torch.float32), max(1 - gamma, Fraction(1, 16))
-            widened += state.step(branch, weight).widened_bits > 0
+            widened += state.step(Branch(branch), weight).widened_bits > 0
             pushes = torch.tensor(_pushes(branch, weight, state.exponent), dtype=torch.float64)
             v = v * float(gamma) + torch.ldexp(pushes, torch.tensor(-state.exponent))
             x, scale = x + v, scale * 1.25

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from momentumnet.core.coupling import FloatState, Undo, adjoint, flush_factor
+from momentumnet.core.momentum_step import Branch
 from tests.core.strategies import DTYPES, exact, gammas
 
 
@@ -32,7 +33,7 @@ class TestFloatState:
         state = FloatState(x, v if start else None, gamma)
         want_x, want_v = x.double(), v.double() * start
         for branch in branches:
-            state.step(branch, weight)
+            state.step(Branch(branch), weight)
             want_v = 0.9 * want_v + 0.1 * branch.double()
             want_x = want_x + want_v
             torch.testing.assert_close(state.position(torch.float64), want_x, rtol=0, atol=_tolerance(dtype))
@@ -46,11 +47,11 @@ class TestFloatState:
         state, passed = FloatState(x, None, Fraction(1, 2)), []
         for branch in branches:
             passed.append((state.position(torch.float64), state.velocity(torch.float64), state.fingerprint()))
-            state.step(branch, Fraction(1, 2))
+            state.step(Branch(branch), Fraction(1, 2))
         tolerance = 2**13 * _tolerance(dtype) / 10
         for branch, (position, velocity, fingerprint) in zip(reversed(branches), reversed(passed), strict=True):
             torch.testing.assert_close(state.previous_position(Undo(), torch.float64), position, rtol=0, atol=tolerance)
-            state.undo(Undo(), branch, Fraction(1, 2))
+            state.undo(Undo(), Branch(branch), Fraction(1, 2))
             torch.testing.assert_close(state.position(torch.float64), position, rtol=0, atol=tolerance)
             torch.testing.assert_close(state.velocity(torch.float64), velocity, rtol=0, atol=tolerance)
             assert state.matches(fingerprint)
@@ -60,16 +61,16 @@ class TestFloatState:
         state = FloatState(x, None, Fraction(1, 10))
         start = state.fingerprint()
         for branch in branches:
-            state.step(branch, Fraction(9, 10))
+            state.step(Branch(branch), Fraction(9, 10))
         for branch in reversed(branches):
-            state.undo(Undo(), branch, Fraction(9, 10))
+            state.undo(Undo(), Branch(branch), Fraction(9, 10))
         assert not state.matches(start)
 
     @pytest.mark.parametrize("shape", [(0,), (), (2, 0, 3)])
     def test_any_shape(self, shape: tuple[int, ...]) -> None:
         state, branch = FloatState(torch.ones(shape), None, Fraction(1, 2)), torch.ones(shape)
         start = state.fingerprint()
-        state.undo(state.step(branch, Fraction(1, 2)), branch, Fraction(1, 2))
+        state.undo(state.step(Branch(branch), Fraction(1, 2)), Branch(branch), Fraction(1, 2))
         assert torch.equal(state.position(torch.float32), torch.ones(shape))
         assert state.matches(start)
 
@@ -83,7 +84,7 @@ class TestFloatState:
             x = torch.ones(3)
             state = FloatState(x, None, Fraction(1, 2))
             assert state.position(torch.float32).data_ptr() == x.data_ptr()
-            state.step(torch.ones(3), Fraction(1, 2))
+            state.step(Branch(torch.ones(3)), Fraction(1, 2))
         assert x.tolist() == [1.0] * 3, "a step makes a new x"
 
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momentumnet.core import fixed_point as fp
-from momentumnet.core.coupling import HEADROOM_BITS, MIN_EXPONENT, ExactState, NonFiniteBranch, choose_exponent
+from momentumnet.core.coupling import NonFiniteBranch
+from momentumnet.core.exact_state import HEADROOM_BITS, MIN_EXPONENT, ExactState, choose_exponent
+from momentumnet.core.momentum_step import Branch
 from momentumnet.errors import StateRangeError
 from tests.core.states import Snapshot, random_tensor, step_of, undo_all
 from tests.core.strategies import DTYPES, dtypes, exact, words
@@ -74,7 +76,7 @@ class TestRange:
         before, huge = Snapshot.of(state), torch.zeros(5, dtype=dtype)
         huge[3] = branch
         with pytest.raises(StateRangeError, match=rf"'layer3': the largest magnitude, {magnitude}, does not fit"):
-            state.step(huge, Fraction(1, 2))
+            state.step(Branch(huge), Fraction(1, 2))
         assert before.is_of(state)
         undo_all(state, steps)
 
@@ -83,7 +85,7 @@ class TestRange:
         start = torch.full((3,), 1e9)
         state = ExactState(start, None, Fraction(1, 2), choose_exponent(1e9, fp.INT32), "layer4")
         with pytest.raises(StateRangeError, match=r"'layer4': the largest magnitude, 1\.[45]\d*e\+09, does not fit"):
-            state.step(torch.full((3,), 9e8), Fraction(1, 2))
+            state.step(Branch(torch.full((3,), 9e8)), Fraction(1, 2))
         assert torch.equal(state.position(torch.float32), start)
 
     def test_the_coarsest_scale_is_used_to_its_limit(self) -> None:
@@ -146,7 +148,7 @@ class TestNonFinite:
         bad[2, 1] = value
         bad[0, 0] = 6e4  # large as well: refused before any scale is changed for it
         with pytest.raises(NonFiniteBranch):
-            state.step(bad, Fraction(1, 10))
+            state.step(Branch(bad), Fraction(1, 10))
         assert before.is_of(state)
         undo_all(state, steps)
 

@@ -1,0 +1,149 @@
+// The loops over the elements of a tile, for a word of any width.
+#pragma once
+#include "cpu_tile.h"
+#include "lanes.h"
+
+namespace {
+
+// One word of a tensor, from anywhere in memory.
+template <class T>
+MN_HD T load(const void* data) {
+    T value;
+    memcpy(&value, data, sizeof value);
+    return value;
+}
+
+template <class T>
+MN_HD void keep(void* data, T value) { memcpy(data, &value, sizeof value); }
+
+template <class Word>
+MN_HD typename Word::Unsigned load_bytes(const uint8_t* bytes) {
+    if constexpr (Word::width == 1) return *bytes;
+    else return Word::load_bytes(bytes);
+}
+
+template <class Word>
+MN_HD void keep_bytes(uint8_t* bytes, typename Word::Unsigned value) {
+    if constexpr (Word::width == 1) *bytes = uint8_t(value);
+    else Word::store_bytes(bytes, value);
+}
+
+// The report of the elements that one word has passed over.
+template <class Word>
+struct Sums {
+    using Unsigned = typename Word::Unsigned;
+    using Number = typename Word::Scalar::Unsigned;
+    Unsigned magnitudes{}, checksum{}, place;
+
+    explicit Sums(int64_t first) {
+        Number places[Word::width];
+        for (int lane = 0; lane < Word::width; ++lane) places[lane] = Number(first + lane) * Arithmetic<Word>::stride;
+        place = load<Unsigned>(places);
+    }
+    MN_HD void add(const Element<Word>& e) {
+        checksum += Arithmetic<Word>::mix(e.x, e.v, e.s, place);
+        place += Number(Word::width) * Arithmetic<Word>::stride;
+    }
+    void into(Totals& totals) const {
+        Number lanes[2][Word::width];
+        keep(lanes[0], magnitudes), keep(lanes[1], checksum);
+        for (int lane = 0; lane < Word::width; ++lane) {
+            totals.magnitudes |= lanes[0][lane];
+            totals.checksum += lanes[1][lane];
+        }
+    }
+};
+
+// The loops below take elements begin to end of a tile; `y` and `position` are in the word's float type.
+template <class Word>
+struct Part {
+    using Scalar = typename Word::Scalar;
+    using Number = typename Scalar::Unsigned;
+    using Real = typename Scalar::Float;
+    using Unsigned = typename Word::Unsigned;
+    using Float = typename Word::Float;
+    using M = Momentum<Word>;
+    using C = Constants<Scalar>;
+
+    // The scaled branch: of y itself, or of y less x where the block has a skip.
+    template <bool skip>
+    MN_HD static Float branch(const Real* y, Unsigned x, const C& c) {
+        const Float value = load<Float>(y);
+        return (skip ? value - M::to_float(x, c.scale) : value) * c.factor;
+    }
+
+    template <bool skip, bool spills>
+    static void step(const Tile<Scalar> tile, const Real* MN_RESTRICT y, Real* MN_RESTRICT position, int64_t begin,
+                     int64_t end, const C c, Totals& totals) {
+        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
+        uint8_t* MN_RESTRICT spilled = tile.spilled;
+        Sums<Word> sums(tile.begin + begin);
+        for (int64_t i = begin; i < end; i += Word::width) {
+            Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
+            const Unsigned byte = M::template step<spills>(e, branch<skip>(y + i, e.x, c), sums.magnitudes, c);
+            if (spills) keep_bytes<Word>(spilled + i, byte);
+            keep(x + i, e.x), keep(v + i, e.v), keep(s + i, e.s);
+            keep(position + i, M::to_float(e.x, c.scale));
+            sums.add(e);
+        }
+        sums.into(totals);
+    }
+
+    template <bool skip, bool spills, bool ahead>
+    static void undo(const Tile<Scalar> tile, const Real* MN_RESTRICT y, Real* MN_RESTRICT position, int64_t begin,
+                     int64_t end, const C c, Totals& totals) {
+        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
+        const uint8_t* MN_RESTRICT spilled = tile.spilled;
+        Sums<Word> sums(tile.begin + begin);
+        for (int64_t i = begin; i < end; i += Word::width) {
+            Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
+            const Unsigned byte = spills ? load_bytes<Word>(spilled + i) : Unsigned{};
+            M::template undo<spills>(e, branch<skip>(y + i, e.x, c), byte, c);
+            keep(v + i, e.v), keep(s + i, e.s);
+            sums.add(e);
+            if (!ahead) continue;
+            M::rewind(e, c);
+            keep(x + i, e.x);
+            keep(position + i, M::to_float(e.x, c.scale));
+        }
+        sums.into(totals);
+    }
+
+    static void rewind(const Tile<Scalar> tile, Real* MN_RESTRICT position, int64_t begin, int64_t end, const C c) {
+        Number* MN_RESTRICT x = tile.x;
+        const Number *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
+        for (int64_t i = begin; i < end; i += Word::width) {
+            Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
+            M::rewind(e, c);
+            keep(x + i, e.x);
+            keep(position + i, M::to_float(e.x, c.scale));
+        }
+    }
+
+    static void checksum(const Tile<Scalar> tile, int64_t begin, int64_t end, Totals& totals) {
+        Sums<Word> sums(tile.begin + begin);
+        for (int64_t i = begin; i < end; i += Word::width) {
+            sums.add({load<Unsigned>(tile.x + i), load<Unsigned>(tile.v + i), load<Unsigned>(tile.s + i)});
+        }
+        sums.into(totals);
+    }
+};
+
+#ifdef MN_HAS_LANES
+template <class Scalar> struct WidestOf { using type = Scalar; };
+template <> struct WidestOf<Word32> { using type = Lanes32; };
+template <class Scalar> using Widest = typename WidestOf<Scalar>::type;
+#else
+template <class Scalar> using Widest = Scalar;
+#endif
+
+// Calls run(Part, begin, end) for what fills the widest word, then for the rest.
+template <class Scalar, class Run>
+MN_HD void in_parts(int64_t size, Run run) {
+    using Wide = Widest<Scalar>;
+    const int64_t whole = size - size % Wide::width;
+    if (whole) run(Part<Wide>(), int64_t(0), whole);
+    if (whole < size) run(Part<Scalar>(), whole, size);
+}
+
+}  // namespace

@@ -1,0 +1,52 @@
+// The C interface of both libraries: what Python hands over, and what it expects to be there.
+#pragma once
+#include <stdint.h>
+
+// Changed whenever anything below changes; Python refuses a library with another number (core/kernels.py).
+#define MN_ABI 1
+
+#if defined(_WIN32)
+#define MN_EXPORT extern "C" __declspec(dllexport)
+#else
+#define MN_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+// Element types of branches and positions.
+enum : int32_t { MN_NO_SKIP = -1, MN_FLOAT32 = 0, MN_BFLOAT16 = 1, MN_FLOAT16 = 2, MN_FLOAT64 = 3 };
+
+// The constants of one step, see fixed_point.Digits. Nothing in here depends on the tensors' data.
+struct MnPlan {
+    int64_t n, d, previous_bound, bound, next_bound, offset;
+    int64_t exponent;        // a value is integer * 2^-exponent
+    double factor;           // weight * 2^exponent
+    int32_t word_bits;       // 32 or 64: the integers of x, v and s
+    int32_t y_dtype;
+    int32_t skip_dtype;      // type in which the block saw x, where y = x + f; MN_NO_SKIP where y is the branch f
+    int32_t position_dtype;
+};
+
+// The tensors of one step, each with as many elements; null where an operation does not use one.
+struct MnTensors {
+    void* x;
+    void* v;
+    void* s;
+    const void* y;
+    void* position;
+    uint8_t* spilled;        // low bytes of s, where a step puts them aside
+    void* report;            // two words: magnitude bits, checksum
+};
+
+// Both libraries export these. They return 0, or an error that mn_error explains.
+//   where:  the number of threads on the CPU, the index of the device on CUDA
+//   stream: the CUDA stream; unused on the CPU
+// mn_undo looks ahead, to the input of the block before, where a position is given; mn_rewind goes by previous_bound.
+MN_EXPORT int32_t mn_abi(void);
+MN_EXPORT const char* mn_error(int32_t status);
+MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
+                          const void* y, void* position, uint8_t* spilled, void* report);
+MN_EXPORT int32_t mn_undo(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
+                          const void* y, void* position, uint8_t* spilled, void* report);
+MN_EXPORT int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
+                            void* position);
+MN_EXPORT int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
+                              void* report);

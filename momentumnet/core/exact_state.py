@@ -1,0 +1,293 @@
+"""The exact state of a stream: x, v and the store as integers, so that every step can be undone bit for bit."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from momentumnet.core import fixed_point as fp
+from momentumnet.core import implementation
+from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
+from momentumnet.core.layout import Layout
+from momentumnet.core.momentum_step import Branch, Integers, Scale
+from momentumnet.core.packing import Packed, pack
+from momentumnet.errors import StateRangeError
+
+# Bits kept free above the largest magnitude known when a scale is chosen. One is enough: a coarser scale can be taken
+# at any step, and every bit kept free here is a bit of precision lost at every step.
+HEADROOM_BITS = 1
+# Coarsest resolution of the exact state is 2**-MIN_EXPONENT.
+MIN_EXPONENT = 0
+
+
+def choose_exponent(magnitude: float, word: fp.Word, bits: int | None = None) -> int:
+    """The scale k for values up to ``magnitude``: ``magnitude * 2**k`` fits ``bits`` bits.
+
+    ``bits`` are by default those that leave HEADROOM_BITS below the word's limit. k is kept within MIN_EXPONENT (less
+    headroom then, or none) and the word's finest scale. Magnitude 0 counts as 1.
+    """
+    exponent = (full_bits(word) if bits is None else bits) - math.frexp(magnitude or 1.0)[1]
+    return min(max(exponent, MIN_EXPONENT), word.max_exponent)
+
+
+def full_bits(word: fp.Word) -> int:
+    """Bits of the largest magnitude known, where the whole word is used."""
+    return word.bits - 2 - HEADROOM_BITS
+
+
+def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> int:
+    """Bytes an element that a state keeps between forward and backward of ``steps`` steps.
+
+    x and v, the store, and the bytes that it has put aside; for values up to the magnitude that ``bits`` were chosen
+    for, and where the scale did not have to be made coarser on the way.
+    """
+    schedule = fp.store_schedule(gamma, word)
+    spilled = sum(schedule[step].spills for step in range(steps))
+    if word is not fp.INT32:
+        return 3 * word.bits // 8 + spilled
+    integer = -(-(bits + HEADROOM_BITS + 1) // 8)
+    store = max(1, -(-(schedule[steps].previous_bound - 1).bit_length() // 8))
+    return 2 * integer + store + spilled
+
+
+class ExactState:
+    """x, v and the store as integers: every step can be undone bit for bit.
+
+    Args:
+        x: start of the stream, a float tensor; float64 is carried in int64, all else in int32.
+        v: initial velocity, or None for zero.
+        gamma: n/d in (0, 1].
+        exponent: the scale k, value = integer * 2**-k; lowered by itself on overflow.
+        name: the stream's name, for errors.
+        bits: bits of the largest magnitude for which a scale is chosen; None for all that the word has.
+
+    Raises:
+        NonFiniteBranch: x or v holds NaN or Inf.
+        StateRangeError: no scale can carry x and v.
+    """
+
+    def __init__(
+        self, x: Tensor, v: Tensor | None, gamma: Fraction, exponent: int, name: str, bits: int | None = None
+    ) -> None:
+        self.word = fp.word_for(x.dtype)
+        self.exponent = exponent
+        self.steps = 0
+        self._name, self._bits = name, full_bits(self.word) if bits is None else bits
+        self._schedule = fp.store_schedule(gamma, self.word)
+        self._kernels = implementation.for_device(x.device)
+        self._layout = Layout.of(x)
+        self._ahead = False  # x is taken back already, v and s are not
+        self._ready: Tensor | None = None  # x as floats, if the last step has left it
+        self._checksum: int | None = None
+        self._packed: tuple[Packed, Packed, Packed] | None = None  # the state, in place of the integers
+        magnitudes = [magnitude_of(value) for value in (x, v) if value is not None]
+        largest = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
+        if not largest < self._reach():
+            self.exponent = self._coarser_exponent(largest)
+        scale = math.ldexp(1.0, self.exponent)
+        start = fp.to_fixed(self._layout.flat(x), scale, self.word)
+        velocity = torch.zeros_like(start) if v is None else fp.to_fixed(self._layout.flat(v), scale, self.word)
+        self._ints: Integers | None = Integers(start, velocity, torch.zeros_like(start))
+
+    @property
+    def x(self) -> Tensor:
+        """The integers of the position, 1-D."""
+        return self._settled().x
+
+    @property
+    def v(self) -> Tensor:
+        """The integers of the velocity, 1-D."""
+        return self._settled().v
+
+    @property
+    def s(self) -> Tensor:
+        """The store, 1-D."""
+        return self._settled().s
+
+    @property
+    def capacity(self) -> float:
+        """The magnitude for which the present scale would have been chosen, as a power of two."""
+        return math.ldexp(1.0, self._bits - self.exponent)
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """Bytes an element at rest; None while the state is in use."""
+        return None if self._packed is None else sum(part.bytes_per_element for part in self._packed)
+
+    def position(self, dtype: torch.dtype) -> Tensor:
+        return self._written(self.x, self._scale(), dtype)
+
+    def velocity(self, dtype: torch.dtype) -> Tensor:
+        velocity = self._layout.empty(dtype)
+        self._layout.flat(velocity).copy_(fp.to_float(self.v, self.exponent, self.word, dtype))
+        return velocity
+
+    def step(self, branch: Branch, weight: Fraction) -> Undo:
+        """One step; on overflow the scale is made coarser first, its low bits put aside: exact, and never silent.
+
+        Raises:
+            NonFiniteBranch: the branch holds NaN or Inf; the state is as before.
+            StateRangeError: no scale can carry the values; the state is as before.
+        """
+        branch = self._flat_branch(branch)
+        bits, low_bits = 0, None
+        while True:
+            fits, spilled = self._step(branch, weight)
+            undo = Undo(spilled, bits, low_bits)
+            if fits:
+                return undo
+            largest = self._largest(branch, weight)
+            self._undo(undo, branch, weight, ahead=False)
+            bits = self.exponent - self._coarser_exponent(largest)
+            low_bits = self._coarsen(bits)
+
+    def _step(self, branch: Branch, weight: Fraction) -> tuple[bool, Tensor | None]:
+        ints, digits, position = self._settled(), self._schedule[self.steps], self._layout.empty(branch.y.dtype)
+        fits, spilled, self._checksum = self._kernels.step(
+            ints, branch, digits, self._scale(weight), self._layout.flat(position)
+        )
+        self.steps += 1
+        self._ready = position
+        return fits, spilled
+
+    def _scale(self, weight: Fraction | None = None) -> Scale:
+        factor = 1.0 if weight is None else math.ldexp(float(weight), self.exponent)
+        return Scale(self.word, self.exponent, factor)
+
+    def _flat_branch(self, branch: Branch) -> Branch:
+        return Branch(self._layout.flat(branch.y), None if branch.x is None else self._layout.flat(branch.x))
+
+    def _bound(self) -> int:
+        """The present bound of the store."""
+        return self._schedule[self.steps].previous_bound
+
+    def _reach(self) -> float:
+        """Magnitudes below this fit the present scale."""
+        return math.ldexp(self.word.limit, -self.exponent)
+
+    def _largest(self, branch: Branch, weight: Fraction) -> float:
+        """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
+        value = branch.value()
+        extremes = [*torch.aminmax(value), *torch.aminmax(self.x), *torch.aminmax(self.v)]
+        low, high, *integers = torch.stack([extreme.double() for extreme in extremes]).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return math.inf
+        return max(-low * float(weight), high * float(weight), math.ldexp(max(map(abs, integers)), -self.exponent))
+
+    def _coarser_exponent(self, largest: float) -> int:
+        """The scale for values up to ``largest``, which do not fit the present one."""
+        if not math.isfinite(largest):
+            raise NonFiniteBranch
+        limit = math.ldexp(self.word.limit, -MIN_EXPONENT)
+        if largest >= limit or self.exponent <= MIN_EXPONENT:
+            raise StateRangeError(
+                f"stream {self._name!r}: the largest magnitude, {largest:.4g}, does not fit the exact state "
+                f"(below {limit:.4g} with {self.word.dtype}). "
+                "Lower the activations, run this stream in float64, or convert it with arithmetic='float'."
+            )
+        # At least one bit: what lies right at the edge is rounded here in another precision than in the step.
+        return min(choose_exponent(largest, self.word, self._bits), self.exponent - 1)
+
+    def _coarsen(self, bits: int) -> tuple[Tensor, ...]:
+        """Make the scale coarser by ``bits``, rounding to nearest; return what `_refine` needs to undo it.
+
+        The velocity is v + s/B, and s stays. So v + s/B rounded is what is divided: v alone would leave half a unit of
+        bias, which a gamma near 1 carries on for many steps.
+        """
+        ints, carry = self._settled(), fp.carry(self.s, self._bound())
+        ints.x, low_x = fp.split_low_bits(ints.x, bits)
+        ints.v, low_v = fp.split_low_bits(ints.v.add_(carry), bits)
+        ints.v.sub_(carry)
+        self.exponent -= bits
+        self._ready = self._checksum = None
+        return fp.pack_low_bits(low_x, low_v, bits)
+
+    def _refine(self, bits: int, low_bits: tuple[Tensor, ...]) -> None:
+        """The inverse of `_coarsen`."""
+        ints, carry = self._settled(), fp.carry(self.s, self._bound())
+        low_x, low_v = fp.unpack_low_bits(low_bits, bits)
+        ints.x = fp.join_low_bits(ints.x, low_x, bits)
+        ints.v = fp.join_low_bits(ints.v.add_(carry), low_v, bits).sub_(carry)
+        self.exponent += bits
+        self._ready = self._checksum = None
+
+    def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
+        ints = self._opened()
+        if undo.low_bits is not None:
+            self._go_ahead(None)
+            low_x, _ = fp.unpack_low_bits(undo.low_bits, undo.widened_bits)
+            x = fp.join_low_bits(ints.x, low_x, undo.widened_bits)
+            return self._written(x, Scale(self.word, self.exponent + undo.widened_bits), dtype)
+        if not self._ahead:
+            self._go_ahead(dtype)
+        return self._written(ints.x, self._scale(), dtype)
+
+    def _written(self, x: Tensor, scale: Scale, dtype: torch.dtype) -> Tensor:
+        """``x`` as floats: those that the last pass over the state has left, else in a pass of its own."""
+        ready, self._ready = self._ready, None
+        if ready is not None and ready.dtype == dtype:
+            return ready
+        position = self._layout.empty(dtype)
+        self._kernels.write_position(x, scale, self._layout.flat(position))
+        return position
+
+    def _opened(self) -> Integers:
+        """The integers as they are, x possibly ahead."""
+        if self._packed is not None:
+            self._ints, self._packed = Integers(*(part.unpacked() for part in self._packed)), None
+        if self._ints is None:
+            raise RuntimeError("an exact state holds neither integers nor packed ones; please report this")
+        return self._ints
+
+    def _settled(self) -> Integers:
+        """The integers of one and the same step."""
+        ints = self._opened()
+        if self._ahead:
+            ints.x = ints.x.add_(ints.v).add_(fp.carry(ints.s, self._bound()))
+            self._ahead, self._ready = False, None
+        return ints
+
+    def _go_ahead(self, dtype: torch.dtype | None) -> None:
+        """Take x back by one step, and leave it as floats if a dtype is given."""
+        if self._ahead:
+            return
+        position = None if dtype is None else self._layout.empty(dtype)
+        flat = None if position is None else self._layout.flat(position)
+        self._kernels.rewind(self._opened(), self._bound(), self._scale(), flat)
+        self._ahead, self._ready = True, position
+
+    def undo(self, undo: Undo, branch: Branch, weight: Fraction, *, ahead: bool = False) -> None:
+        self._undo(undo, self._flat_branch(branch), weight, ahead and undo.low_bits is None)
+
+    def _undo(self, undo: Undo, branch: Branch, weight: Fraction, ahead: bool) -> None:
+        self._go_ahead(None)
+        self.steps -= 1
+        ints, digits, scale = self._opened(), self._schedule[self.steps], self._scale(weight)
+        self._checksum = self._kernels.undo(ints, branch, digits, scale, undo.spilled, ahead=ahead)
+        self._ahead, self._ready = ahead, None
+        if undo.low_bits is not None:
+            self._refine(undo.widened_bits, undo.low_bits)
+
+    def pack(self) -> None:
+        """Keep the state in as few bytes as its values need until it is asked for again."""
+        ints = self._settled()
+        if self._packed is not None or not ints.x.numel():
+            return
+        extremes = torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]).tolist()
+        self._packed = (
+            pack(ints.x, extremes[0], extremes[1]),
+            pack(ints.v, extremes[2], extremes[3]),
+            pack(ints.s, 0, self._bound() - 1),
+        )
+        self._ints = self._ready = None
+
+    def fingerprint(self) -> tuple[float, ...]:
+        if self._checksum is None:
+            self._checksum = self._kernels.checksum_of(self._settled())
+        return (self._checksum, self.exponent)
+
+    def matches(self, fingerprint: tuple[float, ...]) -> bool:
+        return self.fingerprint() == fingerprint

@@ -1,0 +1,156 @@
+"""The compiled kernels (csrc): found, checked and loaded; or why they are not used.
+
+They are plain shared libraries, called through ctypes with raw pointers, so that they depend on no version of PyTorch
+or Python. What does not fit is refused with a reason; `momentumnet.core.fixed_point` does the same work then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger("momentumnet")
+
+ABI = 1  # MN_ABI in csrc/interface.h
+FOLDER = Path(__file__).resolve().parent.parent / "_kernels"
+HOW_TO_BUILD = "install momentumnet again, or run python csrc/build.py in its source tree"
+
+_OPENMP_NAMES = ("libgomp", "libiomp5", "libomp")
+_OPENMP_FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+
+
+class Plan(ctypes.Structure):
+    """MnPlan of csrc/interface.h: the constants of one step."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n", "d", "previous_bound", "bound", "next_bound", "offset", "exponent")),
+        ("factor", ctypes.c_double),
+        *((name, ctypes.c_int32) for name in ("word_bits", "y_dtype", "skip_dtype", "position_dtype")),
+    )
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One library, or why there is none.
+
+    Attributes:
+        library: the loaded library; None where it is not used.
+        reason: why it is not used, and what helps; empty where it is.
+        threads: the OpenMP library whose threads the CPU kernels share; empty for threads of their own.
+    """
+
+    library: ctypes.CDLL | None
+    reason: str = ""
+    threads: str = ""
+
+    @property
+    def variant(self) -> str:
+        """The instruction set that the CPU kernels use: "portable", "avx2" or "avx512"."""
+        return "" if self.library is None else self.library.mn_variant().decode()
+
+    def select_variant(self, name: str) -> bool:
+        """Use another instruction set; False, and no change, where this machine or library does not have it."""
+        return self.library is not None and bool(self.library.mn_select_variant(name.encode()))
+
+
+@functools.cache
+def cpu() -> Kernels:
+    """The kernels for CPU tensors."""
+    library, reason = _load("cpu")
+    if library is None:
+        return Kernels(None, reason)
+    library.mn_variant.restype = ctypes.c_char_p
+    library.mn_set_openmp.argtypes = (ctypes.c_void_p,) * 3
+    return Kernels(library, threads=_share_threads(library))
+
+
+@functools.cache
+def cuda() -> Kernels:
+    """The kernels for CUDA tensors."""
+    if torch.version.cuda is None:
+        return Kernels(None, "this PyTorch is built without CUDA")
+    return Kernels(*_load("cuda"))
+
+
+def build_record() -> dict[str, dict[str, object]]:
+    """What became of each library on installing (csrc/build.py); empty where nothing was written down."""
+    try:
+        record = json.loads((FOLDER / "build.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _load(name: str) -> tuple[ctypes.CDLL | None, str]:
+    """The library called ``name``; or None, and the reason. Says once in the log why there is none."""
+    if os.environ.get("MOMENTUMNET_NATIVE") == "0":
+        return None, "switched off by MOMENTUMNET_NATIVE=0"
+    path = FOLDER / f"libmomentumnet_{name}.so"
+    if not path.exists():
+        detail = str(build_record().get(name, {}).get("detail", ""))
+        reason = detail if "MOMENTUMNET_BUILD" in detail else f"{detail or 'not built'}; to build: {HOW_TO_BUILD}"
+        logger.info("no native kernels for %s tensors (%s); plain PyTorch operations do the work", name, reason)
+        return None, reason
+    try:
+        library = _checked(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as error:
+        reason = f"{path.name} could not be used: {error}; to build it anew: {HOW_TO_BUILD}"
+        logger.warning("no native kernels for %s tensors (%s); plain PyTorch operations do the work", name, reason)
+        return None, reason
+    return library, ""
+
+
+def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The library, its functions' types declared.
+
+    Raises:
+        OSError: It was built for another version of momentumnet.
+        AttributeError: It lacks a function.
+    """
+    library.mn_abi.restype = ctypes.c_int32
+    if (found := library.mn_abi()) != ABI:
+        raise OSError(f"it has interface {found}, this momentumnet needs {ABI}")
+    library.mn_error.restype = ctypes.c_char_p
+    library.mn_error.argtypes = (ctypes.c_int32,)
+    for function, pointers in (("mn_step", 7), ("mn_undo", 7), ("mn_rewind", 4), ("mn_checksum", 4)):
+        common = (ctypes.POINTER(Plan), ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p)
+        getattr(library, function).argtypes = (*common, *(ctypes.c_void_p,) * pointers)
+        getattr(library, function).restype = ctypes.c_int32
+    return library
+
+
+def _share_threads(library: ctypes.CDLL) -> str:
+    """Hand the library the threads of the OpenMP runtime that PyTorch uses; return the runtime's name.
+
+    A second runtime would bring threads of its own, which fight with the first one's for the cores.
+    """
+    for path in _openmp_libraries():
+        try:
+            runtime = ctypes.CDLL(path)
+            functions = [ctypes.cast(getattr(runtime, name), ctypes.c_void_p) for name in _OPENMP_FUNCTIONS]
+        except (OSError, AttributeError):
+            continue
+        library.mn_set_openmp(*functions)
+        return Path(path).name
+    return ""
+
+
+def _openmp_libraries() -> Iterator[str]:
+    """Paths of OpenMP libraries that are loaded, those that came with PyTorch first."""
+    home = Path(torch.__file__).resolve().parent
+    try:
+        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    except OSError:
+        loaded = {str(path) for path in (home / "lib").glob("lib*omp*")}
+    if sys.platform != "win32":
+        found = [path for path in loaded if Path(path).name.startswith(_OPENMP_NAMES)]
+        yield from sorted(found, key=lambda path: (not path.startswith(str(home.parent)), path))

@@ -1,0 +1,35 @@
+"""Memory layout of a stream: its tensors seen as 1-D, in the order in which they lie in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and dense strides that all tensors of a stream share; others are copied into it."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    device: torch.device
+    contiguous: bool
+
+    @classmethod
+    def of(cls, x: Tensor) -> Layout:
+        """The layout of ``x`` (channels last stays so), made dense where x is not."""
+        dense = torch.empty_like(x, device="meta")
+        return cls(x.shape, dense.stride(), x.device, dense.is_contiguous())
+
+    def empty(self, dtype: torch.dtype) -> Tensor:
+        """A new tensor of this layout."""
+        return torch.empty_strided(self.shape, self.stride, dtype=dtype, device=self.device)
+
+    def flat(self, value: Tensor) -> Tensor:
+        """``value`` as 1-D, in this layout's order: a view where it lies so, else of a copy."""
+        value = value.detach()
+        if value.stride() != self.stride and not (self.contiguous and value.is_contiguous()):
+            value = self.empty(value.dtype).copy_(value)
+        return value.as_strided((self.shape.numel(),), (1,))

@@ -1,0 +1,198 @@
+"""``torch.ops.momentumnet``: the compiled kernels as PyTorch operators, with fake kernels for tracing.
+
+What they compute, and what the tensors hold, is described in `momentumnet.core.native`, their typed face. They write to
+their arguments and return nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from momentumnet.core import fixed_point as fp
+from momentumnet.core import kernels
+from momentumnet.errors import MomentumNetError
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_NO_SKIP = -1
+_WORDS = {torch.int32: fp.INT32, torch.int64: fp.INT64}
+_BYTES = (torch.uint8,)
+# Fewer elements are not worth waking a second thread for.
+_ELEMENTS_PER_THREAD = 16384
+# Powers of two that float64 holds, the kernels' scale being one.
+_EXPONENTS = range(-1022, 1023)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    word: torch.dtype,
+    y: torch.dtype,
+    skip: torch.dtype | None,
+    position: torch.dtype,
+    n: int,
+    d: int,
+    previous_bound: int,
+    bound: int,
+    next_bound: int,
+    offset: int,
+    factor: float,
+    exponent: int,
+) -> kernels.Plan:
+    """The constants of a step as the kernels take them."""
+    top = _WORDS[word].store_limit
+    if not (1 <= n <= top and 1 <= d <= top and exponent in _EXPONENTS and abs(offset) <= top):
+        raise ValueError(f"no digits of {word}: n={n}, d={d}, offset={offset}, exponent={exponent}")
+    if not all(1 <= value <= top for value in (previous_bound, bound, next_bound)):
+        raise ValueError(f"the store's bounds must be from 1 to {top}, got {previous_bound}, {bound}, {next_bound}")
+    if skip is not None and skip not in _DTYPES:
+        raise ValueError(f"skip must be one of {_names(_DTYPES)}, got {skip}")
+    codes = (_DTYPES[y], _NO_SKIP if skip is None else _DTYPES[skip], _DTYPES[position])
+    bounds = (n, d, previous_bound, bound, next_bound, offset)
+    return kernels.Plan(*bounds, exponent, factor, _WORDS[word].bits, *codes)
+
+
+def _names(dtypes: Collection[torch.dtype]) -> str:
+    return " or ".join(map(str, dtypes))
+
+
+def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]]) -> None:
+    """Every tensor is of x's length (a report: two elements), on its device, without gaps and of one of its types.
+
+    ``y`` may have gaps: it is copied then.
+    """
+    size, device = x.numel(), x.device
+    for name, tensor, dtypes in (("x", x, _WORDS), *others):
+        if tensor is None:
+            continue
+        expected = 2 if name == "report" else size
+        if tensor.dim() != 1 or tensor.numel() != expected:
+            raise ValueError(f"{name} must have shape ({expected},), got {tuple(tensor.shape)}")
+        if tensor.dtype not in dtypes:
+            raise ValueError(f"{name} must be {_names(dtypes)} where x is {x.dtype}, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, x on {device}")
+        if not tensor.is_contiguous() and name != "y":
+            raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
+
+
+def _kernels_for(x: Tensor) -> tuple[ctypes.CDLL, int, int]:
+    """The library, and what tells it where to work: the number of threads, or the device and its stream."""
+    if x.is_cuda:
+        found = kernels.cuda()
+        where, stream = x.device.index, torch.cuda.current_stream(x.device).cuda_stream
+    else:
+        found = kernels.cpu()
+        size = x.numel()
+        where = 1 if size < 2 * _ELEMENTS_PER_THREAD else min(torch.get_num_threads(), size // _ELEMENTS_PER_THREAD)
+        stream = 0
+    if found.library is None:
+        raise MomentumNetError(f"there are no native kernels for {x.device.type} tensors: {found.reason}")
+    return found.library, where, stream
+
+
+def _call(name: str, plan: kernels.Plan, x: Tensor, *others: Tensor | None) -> None:
+    library, where, stream = _kernels_for(x)
+    pointers = (0 if tensor is None else tensor.data_ptr() for tensor in others)
+    status = getattr(library, name)(plan, x.numel(), where, stream, x.data_ptr(), *pointers)
+    if status:
+        raise MomentumNetError(f"{name} failed on {x.device}: {library.mn_error(status).decode()}")
+
+
+def _step_check(
+    x: Tensor,
+    v: Tensor,
+    s: Tensor,
+    position: Tensor | None,
+    spilled: Tensor | None,
+    report: Tensor,
+    y: Tensor,
+    skip: torch.dtype | None,
+    *constants: float,
+) -> None:
+    word = (x.dtype,)
+    _check(
+        x,
+        ("v", v, word),
+        ("s", s, word),
+        ("position", position, _DTYPES),
+        ("spilled", spilled, _BYTES),
+        ("report", report, word),
+        ("y", y, _DTYPES),
+    )
+
+
+def _step(
+    x: Tensor,
+    v: Tensor,
+    s: Tensor,
+    position: Tensor | None,
+    spilled: Tensor | None,
+    report: Tensor,
+    y: Tensor,
+    skip: torch.dtype | None,
+    *constants: float,
+    name: str = "mn_step",
+) -> None:
+    _step_check(x, v, s, position, spilled, report, y, skip)
+    plan = _plan(x.dtype, y.dtype, skip, torch.float32 if position is None else position.dtype, *constants)
+    _call(name, plan, x, v, s, y.contiguous(), position, spilled, report)
+
+
+def _rewind_check(x: Tensor, v: Tensor, s: Tensor, position: Tensor, bound: int, exponent: int) -> None:
+    _check(x, ("v", v, (x.dtype,)), ("s", s, (x.dtype,)), ("position", position, _DTYPES))
+
+
+def _rewind(x: Tensor, v: Tensor, s: Tensor, position: Tensor, bound: int, exponent: int) -> None:
+    _rewind_check(x, v, s, position, bound, exponent)
+    plan = _plan(x.dtype, position.dtype, None, position.dtype, 1, 1, bound, 1, 1, 0, 1.0, exponent)
+    _call("mn_rewind", plan, x, v, s, position)
+
+
+def _checksum_check(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
+    word = (x.dtype,)
+    _check(x, ("v", v, word), ("s", s, word), ("report", report, word))
+
+
+def _checksum(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
+    _checksum_check(x, v, s, report)
+    plan = _plan(x.dtype, torch.float32, None, torch.float32, 1, 1, 1, 1, 1, 0, 1.0, 0)
+    _call("mn_checksum", plan, x, v, s, report)
+
+
+_CONSTANTS = (
+    "Tensor y, ScalarType? skip, int n, int d, int previous_bound, int bound, int next_bound, int offset, "
+    "float factor, int exponent"
+)
+_STATE = "Tensor(a!) x, Tensor(b!) v, Tensor(c!) s"
+_LIBRARY = torch.library.Library("momentumnet", "DEF")
+
+
+def _define(name: str, arguments: str, kernel: Callable[..., None], check: Callable[..., None]) -> Callable[..., None]:
+    _LIBRARY.define(f"{name}({arguments}) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, kernel, device)
+    torch.library.register_fake(f"momentumnet::{name}", check, lib=_LIBRARY)
+    operator: Callable[..., None] = getattr(torch.ops.momentumnet, name).default
+    return operator
+
+
+STEP = _define(
+    "step",
+    f"{_STATE}, Tensor(d!) position, Tensor(e!)? spilled, Tensor(f!) report, {_CONSTANTS}",
+    _step,
+    _step_check,
+)
+UNDO = _define(
+    "undo",
+    f"{_STATE}, Tensor(d!)? position, Tensor? spilled, Tensor(e!) report, {_CONSTANTS}",
+    functools.partial(_step, name="mn_undo"),
+    _step_check,
+)
+REWIND = _define(
+    "rewind", "Tensor(a!) x, Tensor v, Tensor s, Tensor(b!) position, int bound, int exponent", _rewind, _rewind_check
+)
+CHECKSUM = _define("checksum", "Tensor x, Tensor v, Tensor s, Tensor(a!) report", _checksum, _checksum_check)
