@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
                         seconds = _measure(elements, gamma, device, options.repeats)
                     results.add(_rows(seconds, elements=elements, gamma=str(gamma), threads=count))
                     progress.advance(task)
-    table = _table(results.rows)
+    table = _table(results.rows, results.header["machine"]["kernels"])
     table.show(report)
     write_markdown(results.path.with_suffix(".md"), [table], results.header)
     plot_kernel(results.rows, results.path.with_suffix(".png"))
@@ -120,7 +120,7 @@ def _rows(seconds: dict[str, tuple[int, float]], *, elements: int, **key: Any) -
     ]
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[Row], implementation: str) -> Table:
     cells = [
         (
             row["operation"],
@@ -138,6 +138,7 @@ def _table(rows: list[Row]) -> Table:
         ("operation", "gamma", "elements", "threads", "time", "rate", "rate to x.add_(v)"),
         cells,
         notes=(
+            f"Kernels: {implementation}.",
             f"A step and its inverse move {kernels.STEP_BYTES} bytes an element, x.add_(v) 12, a copy 8. The rate is "
             "bytes moved per second; 1 in the last column is the speed of memory.",
         ),

@@ -1,8 +1,8 @@
 """What ``bench kernel`` times: one momentum step on the integer state and its inverse, beside two plain operations.
 
 A step reads and writes the integers x, v and s (24 bytes an element), reads the branch (4) and writes the next block's
-input (4); its inverse moves as much. ``x.add_(v)`` moves 12 bytes an element, a copy 8. Bytes per second compare them:
-the arithmetic is free where it hides behind the memory.
+input (4); its inverse, which goes on to the input of the block before, moves as much. ``x.add_(v)`` moves 12 bytes an
+element, a copy 8. Bytes per second compare them: the arithmetic is free where it hides behind the memory.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from torch import Tensor
 
+from momentumnet import native
 from momentumnet.core import fixed_point as fp
+from momentumnet.core import momentum_step
+from momentumnet.core import native as native_step
+from momentumnet.core.momentum_step import Branch, Integers, Scale
 
 ADD, COPY = "x.add_(v)", "copy"
 STEP_BYTES = 32
-EXPONENT = 24
-WORD = fp.INT32
+WORD, EXPONENT = fp.INT32, 24
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Operation:
     run: Callable[[], object]
 
 
-class ReferenceKernel:
-    """The momentum step in PyTorch's integer operations: what runs where no native kernel does.
+class Stream:
+    """A state of random integers, in the middle of a stream, and a branch.
 
     Args:
         elements: Size of the state.
@@ -48,43 +50,72 @@ class ReferenceKernel:
     def __init__(self, elements: int, gamma: Fraction, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(0)
         schedule = fp.store_schedule(gamma, WORD)
-        # A step that puts no byte aside, as most steps at a gamma near 1.
-        self.digits = next(schedule[index] for index in range(64) if schedule[index].spills == 0)
-        self.x, self.v = (
-            torch.randint(-(1 << 20), 1 << 20, (elements,), dtype=WORD.dtype, generator=generator).to(device)
-            for _ in range(2)
+        # A step that puts no byte aside, as most do at a gamma near 1.
+        self.digits = next(digits for index in range(8, 72) if not (digits := schedule[index]).spills)
+        self.ints = Integers(
+            *(
+                torch.randint(low, high, (elements,), dtype=WORD.dtype, generator=generator).to(device)
+                for low, high in ((-(1 << 20), 1 << 20), (-(1 << 20), 1 << 20), (0, self.digits.previous_bound))
+            )
         )
-        self.s = torch.randint(self.digits.bound, (elements,), dtype=WORD.dtype, generator=generator).to(device)
         self.branch = torch.randn(elements, generator=generator).to(device)
-        self.factor = math.ldexp(float(1 - gamma), EXPONENT)
+        self.scale = Scale(WORD, EXPONENT, math.ldexp(float(1 - gamma), EXPONENT))
+        self.position = torch.empty_like(self.branch)
 
-    def step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The step forward; returns the next block's input, the largest magnitudes and the checksum."""
-        v, self.s, _ = fp.multiply(self.v, self.s, self.digits)
-        self.v = v.add_(fp.to_fixed(self.branch, self.factor, WORD))
-        self.x = self.x.add_(self.v).add_(fp.carry(self.s, self.digits.next_bound))
-        return self._seen()
 
-    def undo(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The step backward; returns the input of the block before, the largest magnitudes and the checksum."""
-        self.x = self.x.sub_(self.v).sub_(fp.carry(self.s, self.digits.next_bound))
-        v = self.v.sub_(fp.to_fixed(self.branch, self.factor, WORD))
-        self.v, self.s = fp.divide(v, self.s, self.digits, ())
-        return self._seen()
+class Reference(Stream):
+    """The step in PyTorch's operations: what runs where no native kernel does."""
 
-    def _seen(self) -> tuple[Tensor, Tensor, Tensor]:
-        position = fp.to_float(self.x, EXPONENT, WORD, torch.float32)
-        largest = torch.stack([*torch.aminmax(self.x), *torch.aminmax(self.v)])
-        return position, largest, fp.checksum(self.x, self.v, self.s)
+    def step(self) -> object:
+        """Step, next input, range and checksum."""
+        momentum_step.step(self.ints, Branch(self.branch), self.digits, self.scale, self.position)
+        return momentum_step.checksum_of(self.ints)
+
+    def undo(self) -> object:
+        """The inverse for v and s, the checksum, and x taken back to the input of the block before."""
+        branch = Branch(self.branch)
+        checksum = momentum_step.undo(self.ints, branch, self.digits, self.scale, None, ahead=False)
+        momentum_step.rewind(self.ints, self.digits.previous_bound, self.scale, self.position)
+        return checksum
+
+
+class Native(Stream):
+    """The compiled kernels: the same in one pass over memory."""
+
+    def __init__(self, elements: int, gamma: Fraction, device: torch.device) -> None:
+        super().__init__(elements, gamma, device)
+        self.report = torch.empty(2, dtype=WORD.dtype, device=device)
+
+    def step(self) -> object:
+        """As `Reference.step`."""
+        return self._run(native_step.step)
+
+    def undo(self) -> object:
+        """As `Reference.undo`."""
+        return self._run(native_step.undo)
+
+    def _run(self, kernel: Callable[..., None]) -> object:
+        kernel(
+            self.ints.x,
+            self.ints.v,
+            self.ints.s,
+            self.branch,
+            self.digits,
+            factor=self.scale.factor,
+            exponent=self.scale.exponent,
+            position=self.position,
+            report=self.report,
+        )
+        return self.report
 
 
 def operations(elements: int, gamma: Fraction, device: torch.device) -> dict[str, Operation]:
     """Everything to time at one size, by name; they share no state."""
-    reference = ReferenceKernel(elements, gamma, device)
     x, v, copy = (torch.zeros(elements, device=device) for _ in range(3))
-    return {
-        ADD: Operation(12, lambda: x.add_(v)),
-        COPY: Operation(8, lambda: copy.copy_(v)),
-        "reference step": Operation(STEP_BYTES, reference.step),
-        "reference undo": Operation(STEP_BYTES, reference.undo),
-    }
+    found = {ADD: Operation(12, lambda: x.add_(v)), COPY: Operation(8, lambda: copy.copy_(v))}
+    kinds: dict[str, type[Native | Reference]] = {"native": Native} if native.available(device) else {}
+    for name, kind in {**kinds, "reference": Reference}.items():
+        stream = kind(elements, gamma, device)
+        found[f"{name} step"] = Operation(STEP_BYTES, stream.step)
+        found[f"{name} undo"] = Operation(STEP_BYTES, stream.undo)
+    return found

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchvision
 
+from momentumnet import native
 from momentumnet.cli.errors import CommandError
+from momentumnet.core import kernels
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -31,8 +33,16 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": str(device),
+        "kernels": kernels_on(device),
     }
     return {**found, "gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else found
+
+
+def kernels_on(device: torch.device) -> str:
+    """Which implementation of the momentum step serves a device, and why if it is the slow one."""
+    if reason := native.reason(device):
+        return f"reference ({reason})"
+    return "native" if device.type == "cuda" else f"native, {kernels.cpu().variant}"
 
 
 def _processor() -> str:
@@ -162,4 +172,5 @@ def write_markdown(path: Path, tables: Sequence[Table], header: Mapping[str, Any
 def _provenance(header: Mapping[str, Any]) -> str:
     where, what = header["machine"], header["versions"]
     hardware = where.get("gpu") or f"{where['processor']}, {where['cores']} cores, {where['threads']} threads"
+    hardware += f"; kernels: {where['kernels']}"
     return f"Measured on {hardware}; momentumnet {what['momentumnet']}, torch {what['torch']}; {header['date']}."
