@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> None:
                 for count in sorted(set(threads)):
                     progress.update(task, description=f"gamma {gamma}, {elements} elements, {count} threads")
                     with _threads(count):
-                        seconds = _measure(elements, gamma, device, options.repeats)
+                        operations = kernels.operations(elements, gamma, device)
+                        seconds = interleaved_seconds(operations, repeats=options.repeats, device=device)
                     results.add(_rows(seconds, elements=elements, gamma=str(gamma), threads=count))
                     progress.advance(task)
     table = _table(results.rows, results.header["machine"]["kernels"])
@@ -96,27 +97,17 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measure(elements: int, gamma: Any, device: torch.device, repeats: int) -> dict[str, tuple[int, float]]:
-    operations = kernels.operations(elements, gamma, device)
-    seconds = interleaved_seconds(
-        {name: operation.run for name, operation in operations.items()}, repeats=repeats, device=device
-    )
-    return {name: (operation.bytes_per_element, seconds[name]) for name, operation in operations.items()}
-
-
-def _rows(seconds: dict[str, tuple[int, float]], *, elements: int, **key: Any) -> list[Row]:
-    rates = {name: elements * size / duration for name, (size, duration) in seconds.items()}
+def _rows(seconds: Mapping[str, float], *, elements: int, **key: Any) -> list[Row]:
     return [
         {
             "elements": elements,
             **key,
             "operation": name,
-            "bytes_per_element": size,
             "seconds": duration,
-            "bytes_per_second": rates[name],
-            "rate_to_add": rates[name] / rates[kernels.ADD],
+            "bytes_per_second": elements * kernels.BYTES / duration,
+            "rate_to_add": seconds[kernels.ADD] / duration,
         }
-        for name, (size, duration) in seconds.items()
+        for name, duration in seconds.items()
     ]
 
 
@@ -139,8 +130,8 @@ def _table(rows: list[Row], implementation: str) -> Table:
         cells,
         notes=(
             f"Kernels: {implementation}.",
-            f"A step and its inverse move {kernels.STEP_BYTES} bytes an element, x.add_(v) 12, a copy 8. The rate is "
-            "bytes moved per second; 1 in the last column is the speed of memory.",
+            f"Every operation moves the same bytes, {kernels.BYTES} for each element of the state; x.add_(v) runs over "
+            "as many floats as that takes. 1 in the last column is the speed of memory.",
         ),
         left=1,
     )

@@ -1,15 +1,15 @@
 """What ``bench kernel`` times: one momentum step on the integer state and its inverse, beside two plain operations.
 
 A step reads and writes the integers x, v and s (24 bytes an element), reads the branch (4) and writes the next block's
-input (4); its inverse, which goes on to the input of the block before, moves as much. ``x.add_(v)`` moves 12 bytes an
-element, a copy 8. Bytes per second compare them: the arithmetic is free where it hides behind the memory.
+input (4): 32 bytes an element. Its inverse, which goes on to the input of the block before, moves as much. The plain
+operations run over so many floats that they move the same bytes: ``x.add_(v)`` moves 12 for each float, a copy 8. So
+times compare bytes per second: the arithmetic is free where it hides behind the memory.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -21,21 +21,8 @@ from momentumnet.core import native as native_step
 from momentumnet.core.momentum_step import Branch, Integers, Scale
 
 ADD, COPY = "x.add_(v)", "copy"
-STEP_BYTES = 32
+BYTES = 32  # that every operation moves for each element of the state
 WORD, EXPONENT = fp.INT32, 24
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One thing to time.
-
-    Attributes:
-        bytes_per_element: Bytes that it has to move.
-        run: Does it once.
-    """
-
-    bytes_per_element: int
-    run: Callable[[], object]
 
 
 class Stream:
@@ -109,13 +96,13 @@ class Native(Stream):
         return self.report
 
 
-def operations(elements: int, gamma: Fraction, device: torch.device) -> dict[str, Operation]:
-    """Everything to time at one size, by name; they share no state."""
-    x, v, copy = (torch.zeros(elements, device=device) for _ in range(3))
-    found = {ADD: Operation(12, lambda: x.add_(v)), COPY: Operation(8, lambda: copy.copy_(v))}
+def operations(elements: int, gamma: Fraction, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Everything to time at one size, by name; they share no state, and move the same bytes."""
+    x, v = (torch.zeros(elements * BYTES // 12, device=device) for _ in range(2))
+    source, target = (torch.zeros(elements * BYTES // 8, device=device) for _ in range(2))
+    found: dict[str, Callable[[], object]] = {ADD: lambda: x.add_(v), COPY: lambda: target.copy_(source)}
     kinds: dict[str, type[Native | Reference]] = {"native": Native} if native.available(device) else {}
     for name, kind in {**kinds, "reference": Reference}.items():
         stream = kind(elements, gamma, device)
-        found[f"{name} step"] = Operation(STEP_BYTES, stream.step)
-        found[f"{name} undo"] = Operation(STEP_BYTES, stream.undo)
+        found[f"{name} step"], found[f"{name} undo"] = stream.step, stream.undo
     return found
