@@ -57,7 +57,7 @@ def add_parser(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--gammas", type=arguments.gammas, default="9/10,1/8", metavar="G,...", help="(default: %(default)s)"
     )
     common.add_dtype(command)
-    common.add_repeats(command, default=3)
+    common.add_repeats(command)
     common.add_resume(command, unit="depth")
     command.set_defaults(run=run)
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         "gammas": [str(gamma) for gamma in options.gammas],
         "dtype": None if options.dtype is None else str(options.dtype),
         "budget": options.budget,
-        "repeats": options.repeats,
+        "repeats": common.chosen_repeats(options),
     }
     results = Results.begin(
         options.output / f"depth-{options.family}.json",
@@ -123,7 +123,7 @@ def _measure(depth: int, options: argparse.Namespace, device: torch.device, ende
             for name, build in builds.items()
             if name not in ended
         }
-    rows = measure(variants, step, repeats=options.repeats, budget=options.budget)
+    rows = measure(variants, step, repeats=common.chosen_repeats(options), budget=options.budget)
     return [{"depth": depth, "method": name, **row} for name, row in rows.items()]
 
 

@@ -53,7 +53,7 @@ def add_parser(benchmarks: Any) -> None:
     command.add_argument(
         "--gammas", type=arguments.gammas, default="9/10", metavar="G,...", help="(default: %(default)s)"
     )
-    common.add_repeats(command, default=5)
+    common.add_repeats(command)
     command.set_defaults(run=run)
 
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     device = arguments.chosen_device(options)
     sizes = options.elements or ([1 << 16] if options.quick else [1 << 20, 1 << 24])
     threads = [torch.get_num_threads()] if device.type == "cuda" else options.threads or [1, torch.get_num_threads()]
-    settings = {"gammas": [str(gamma) for gamma in options.gammas], "repeats": options.repeats}
+    settings = {"gammas": [str(gamma) for gamma in options.gammas], "repeats": common.chosen_repeats(options)}
     results = Results.begin(options.output / "kernel.json", command="bench kernel", device=device, settings=settings)
     with report.progress() as progress:
         task = progress.add_task("", total=len(options.gammas) * len(sizes) * len(set(threads)))
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
                     progress.update(task, description=f"gamma {gamma}, {elements} elements, {count} threads")
                     with _threads(count):
                         operations = kernels.operations(elements, gamma, device)
-                        seconds = interleaved_seconds(operations, repeats=options.repeats, device=device)
+                        seconds = interleaved_seconds(operations, repeats=common.chosen_repeats(options), device=device)
                     results.add(_rows(seconds, elements=elements, gamma=str(gamma), threads=count))
                     progress.advance(task)
     table = _table(results.rows, results.header["machine"]["kernels"])

@@ -29,15 +29,23 @@ def add_benchmark(
     return command
 
 
-def add_repeats(command: argparse.ArgumentParser, *, default: int) -> None:
-    """Adds ``--repeats``."""
+REPEATS = 5
+
+
+def add_repeats(command: argparse.ArgumentParser) -> None:
+    """Adds ``--repeats``; `chosen_repeats` has its value."""
     command.add_argument(
         "--repeats",
         type=arguments.positive,
-        default=default,
         metavar="N",
-        help="timed runs of each method, which take turns; the median counts (default: %(default)s)",
+        help=f"timed runs of each method, which take turns; the median counts (default: {REPEATS}; with --quick 1)",
     )
+
+
+def chosen_repeats(options: argparse.Namespace) -> int:
+    """The number of timed runs."""
+    repeats: int = options.repeats or (1 if options.quick else REPEATS)
+    return repeats
 
 
 def add_resume(command: argparse.ArgumentParser, *, unit: str) -> None:

@@ -44,7 +44,8 @@ PEERS = (
     Peer("this package", SCRIPTS / "run_momentumnet.py", "momentum"),
     Peer("torch.utils.checkpoint", SCRIPTS / "run_checkpoint.py", "momentum"),
     Peer("momentumnet 0.10", SCRIPTS / "run_momentumnet.py", "momentum", ("momentumnet==0.10",)),
-    Peer("revlib, momentum", SCRIPTS / "run_revlib_momentum.py", "momentum", ("revlib==1.7.2",)),
+    Peer("revlib, momentum_net", SCRIPTS / "run_revlib_momentum_net.py", "momentum", ("revlib==1.7.2",)),
+    Peer("revlib, coupling of its README", SCRIPTS / "run_revlib_coupling.py", "momentum", ("revlib==1.7.2",)),
     Peer("revlib, additive", SCRIPTS / "run_revlib_additive.py", "additive", ("revlib==1.7.2",)),
     Peer("memcnn, additive", SCRIPTS / "run_memcnn.py", "additive", ("memcnn==1.5.2",)),
 )

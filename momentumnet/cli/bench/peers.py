@@ -54,7 +54,7 @@ def add_parser(benchmarks: Any) -> None:
     command.add_argument(
         "--only", action="append", choices=[peer.name for peer in peer_runs.PEERS], metavar="PEER", help="once for each"
     )
-    common.add_repeats(command, default=5)
+    common.add_repeats(command)
     common.add_resume(command, unit="peer")
     command.set_defaults(run=run)
 
@@ -74,7 +74,13 @@ def run(options: argparse.Namespace) -> None:
     fractions = options.gammas or arguments.gammas("1/2" if options.quick else "0.99,0.9,1/2,1/8")
     gammas = [float(gamma) for gamma in fractions]
     # One thread: these layers are too small to share among several.
-    settings = {"device": str(device), "width": WIDTH, "batch": BATCH, "repeats": options.repeats, "threads": 1}
+    settings = {
+        "device": str(device),
+        "width": WIDTH,
+        "batch": BATCH,
+        "repeats": common.chosen_repeats(options),
+        "threads": 1,
+    }
     results = Results.begin(
         options.output / "peers.json",
         command="bench peers",

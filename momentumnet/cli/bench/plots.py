@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,26 @@ MIB = 1024**2
 SMALLEST_ERROR, LARGEST_ERROR = 1e-8, 1e2
 
 
+COLUMNS = 5
+
+
 @contextmanager
-def _figure(path: Path, columns: int, size: tuple[float, float], *, title: str) -> Iterator[Sequence[Any]]:
-    """The panels of a figure, which is written to ``path`` at the end."""
+def _figure(path: Path, count: int, size: tuple[float, float], *, title: str) -> Iterator[Sequence[Any]]:
+    """The ``count`` panels of a figure, ``size`` inches each; it is written to ``path`` at the end."""
+    columns = min(count, COLUMNS)
+    lines = math.ceil(count / columns)
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, panels = pyplot.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
+        figure, panels = pyplot.subplots(
+            lines,
+            columns,
+            figsize=(size[0] * columns + 1.6, size[1] * lines + 0.4),
+            layout="constrained",
+            squeeze=False,
+        )
         try:
-            yield panels[0]
+            for axes in panels.flat[count:]:
+                axes.set_axis_off()
+            yield list(panels.flat[:count])
             figure.suptitle(title, fontsize=11)
             figure.savefig(path, dpi=200)
         finally:
@@ -50,7 +64,7 @@ def plot_depth(rows: Sequence[Row], path: Path, *, title: str, budget: int | Non
         own = sorted((row for row in rows if row["method"] == method), key=lambda row: int(row["depth"]))
         lines["memory"][method] = [(row["depth"], row["peak_bytes"] / MIB) for row in own]
         lines["seconds"][method] = [(row["depth"], row["step_seconds"]) for row in own if row["step_seconds"]]
-    with _figure(path, 2, (9, 3.8), title=title) as (left, right):
+    with _figure(path, 2, (3.7, 3.4), title=title) as (left, right):
         _lines(left, lines["memory"], "peak memory, MiB")
         _lines(right, lines["seconds"], "time of a step, s")
         if budget is not None:
@@ -90,29 +104,38 @@ def _spread(heights: Sequence[float], *, smallest: float) -> list[float]:
 def plot_kernel(rows: Sequence[Row], path: Path) -> None:
     """Draws each operation's rate to that of ``x.add_(v)``, a panel for each size, gamma and number of threads."""
     cases = list(dict.fromkeys((row["elements"], row["gamma"], row["threads"]) for row in rows))
-    with _figure(path, len(cases), (2.6 * len(cases) + 1.5, 3.2), title="Bandwidth of the momentum step") as panels:
-        for axes, (elements, gamma, threads) in zip(panels, cases, strict=True):
+    with _figure(path, len(cases), (2.6, 2.8), title="Bandwidth of the momentum step") as panels:
+        for index, (axes, (elements, gamma, threads)) in enumerate(zip(panels, cases, strict=True)):
             case = (elements, gamma, threads)
             own = [row for row in rows if (row["elements"], row["gamma"], row["threads"]) == case]
-            _bars(axes, {row["operation"]: row["rate_to_add"] for row in own}, named=axes is panels[0])
+            _bars(axes, {row["operation"]: row["rate_to_add"] for row in own}, named=index % COLUMNS == 0)
             axes.axvline(1, color="grey", linewidth=1, linestyle="--")
-            axes.set(xlabel="rate to x.add_(v)", title=f"{elements} elements, {threads} threads\ngamma {gamma}")
+            plural = "" if threads == 1 else "s"
+            axes.set_xlabel("rate to x.add_(v)")
+            axes.set_title(f"{elements} elements\n{threads} thread{plural}, gamma {gamma}", fontsize=9)
+
+
+def _bars(axes: Any, values: Mapping[str, float], *, named: bool) -> None:
+    names = list(values)
+    axes.barh(range(len(names)), list(values.values()), color=COLOURS[2])
+    axes.set_yticks(range(len(names)), names if named else [""] * len(names))
+    axes.invert_yaxis()
 
 
 def plot_step(rows: Sequence[Row], path: Path) -> None:
-    """Draws peak memory and time of a step as shares of stored activations, a panel for each network."""
+    """Draws peak memory and time of a step as multiples of stored activations, a panel for each network."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    with _figure(path, len(networks), (2.4 * len(networks) + 1.8, 3.6), title="One training step") as panels:
+    colours = dict(zip(dict.fromkeys(row["method"] for row in rows), itertools.cycle(COLOURS)))
+    with _figure(path, len(networks), (2.6, 2.8), title="One training step") as panels:
         for axes, network in zip(panels, networks, strict=True):
             own = [row for row in rows if row["network"] == network and row.get("time_to_stored") is not None]
-            for row, colour in zip(own, itertools.cycle(COLOURS)):
-                axes.plot(
-                    row["memory_to_stored"], row["time_to_stored"], "o", markersize=7, color=colour, label=row["method"]
-                )
-            axes.set(title=network, xlabel="peak memory to stored", xlim=(0, None), ylim=(0, None))
+            for row in own:
+                point = (row["memory_to_stored"], row["time_to_stored"])
+                axes.plot(*point, "o", markersize=7, alpha=0.8, color=colours[row["method"]], label=row["method"])
+            largest = max((row["time_to_stored"] for row in own), default=1)
+            axes.set(title=network, xlabel="peak memory ×", ylabel="time ×", xlim=(0, None), ylim=(0, 1.1 * largest))
             axes.grid(linewidth=0.5, alpha=0.4)
-        panels[0].set_ylabel("time to stored")
-        panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _legend(panels)
 
 
 def plot_peers(rows: Sequence[Row], path: Path) -> None:
@@ -121,30 +144,38 @@ def plot_peers(rows: Sequence[Row], path: Path) -> None:
     cases: list[float | None] = [*gammas, *([None] if any(row["gamma"] is None for row in rows) else [])]
     peers = list(dict.fromkeys(row["peer"] for row in rows))
     colours = dict(zip(peers, itertools.cycle((*COLOURS[2:], *COLOURS[:2]))))
-    with _figure(path, len(cases), (2.5 * len(cases) + 2, 3.6), title="Error of the gradient") as panels:
+    with _figure(path, len(cases), (2.6, 3.2), title="Error of the gradient, by depth") as panels:
         for axes, gamma in zip(panels, cases, strict=True):
             for peer in peers:
-                points = [
-                    (row["depth"], _drawn_error(row["gradient_error"]))
+                own = [
+                    row
                     for row in rows
-                    if row["peer"] == peer and row["gamma"] == gamma and "gradient_error" in row
+                    if row["peer"] == peer and row["gamma"] == gamma and "plain_float64_error" in row
                 ]
+                points = [(row["depth"], _drawn_error(row["gradient_error"])) for row in own]
                 if points:
-                    axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, color=colours[peer], label=peer)
+                    # Lines that lie on one another: the first peer's is broad and shows below the others.
+                    width = 5 if peer == peers[0] else 1.5
+                    axes.plot(
+                        *zip(*points, strict=True),
+                        "o-",
+                        markersize=3.5,
+                        linewidth=width,
+                        color=colours[peer],
+                        label=peer,
+                    )
             axes.set(title="additive" if gamma is None else f"gamma {gamma:g}", xlabel="depth", yscale="log")
             axes.set_ylim(SMALLEST_ERROR / 2, LARGEST_ERROR * 2)
             axes.grid(axis="y", linewidth=0.5, alpha=0.4)
         panels[0].set_ylabel("relative error (0 at the bottom)")
-        labels = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        panels[-1].legend(labels.values(), labels, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _legend(panels)
 
 
 def _drawn_error(error: float | None) -> float:
     return LARGEST_ERROR if error is None else min(max(error, SMALLEST_ERROR), LARGEST_ERROR)
 
 
-def _bars(axes: Any, values: Mapping[str, float], *, named: bool) -> None:
-    names = list(values)
-    axes.barh(range(len(names)), list(values.values()), color=COLOURS[2])
-    axes.set_yticks(range(len(names)), names if named else [""] * len(names))
-    axes.invert_yaxis()
+def _legend(panels: Sequence[Any]) -> None:
+    """One legend for all panels, beside them."""
+    labels = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[0].figure.legend(labels.values(), labels, fontsize=8, loc="outside right upper", frameon=False)

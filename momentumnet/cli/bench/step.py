@@ -60,7 +60,7 @@ def add_parser(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--gammas", type=arguments.gammas, default="9/10,1/8", metavar="G,...", help="(default: %(default)s)"
     )
     common.add_dtype(command)
-    common.add_repeats(command, default=5)
+    common.add_repeats(command)
     common.add_resume(command, unit="network")
     command.set_defaults(run=run)
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     settings = {
         "gammas": [str(gamma) for gamma in options.gammas],
         "dtype": None if options.dtype is None else str(options.dtype),
-        "repeats": options.repeats,
+        "repeats": common.chosen_repeats(options),
     }
     results = Results.begin(
         options.output / "step.json", command="bench step", device=device, settings=settings, resume=options.resume
@@ -120,7 +120,7 @@ def _measure(
     for name, error in errors.items():
         if isinstance(error, str):
             variants[name] = error
-    rows = measure(variants, step, repeats=options.repeats, advance=advance)
+    rows = measure(variants, step, repeats=common.chosen_repeats(options), advance=advance)
     return [
         {
             "method": name,
