@@ -67,14 +67,12 @@ def step_seconds(
     repeats: int,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Median duration of ``step(network)`` for each network; the networks are left as they were.
+    """Median duration of ``step(network)`` for each network, which has run before; the networks are left as they were.
 
     The passes of the networks take turns, so that a machine that gets slower meanwhile slows them all alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     with _untouched(networks.values()):
-        for network in networks.values():
-            step(network)
         for _ in range(repeats):
             for name, network in networks.items():
                 seconds[name].append(_duration(step, network))

@@ -97,6 +97,8 @@ def run(options: argparse.Namespace) -> None:
                 used = environment if peer.requirements else None
                 results.add(peer_runs.measure(peer, _runs(peer, depths, gammas), settings, used))
             progress.advance(task)
+    names = [peer.name for peer in peer_runs.PEERS]
+    results.rows.sort(key=lambda row: names.index(row["peer"]))
     tables = peers_tables.tables(results.rows)
     for table in tables:
         table.show(report)
