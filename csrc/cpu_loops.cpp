@@ -66,7 +66,7 @@ struct Range {
 
     static void undo(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
         const auto c = Constants<Scalar>::of(plan);
-        const bool spills = tensors.spilled != nullptr, ahead = tensors.position != nullptr;
+        const bool spills = tensors.spilled != nullptr, ahead = plan.ahead != 0;
         decide(subtracts(plan), [&](auto skip) { decide(spills, [&](auto spills) { decide(ahead, [&](auto ahead) {
             for_each_tile<Scalar>(plan, tensors, begin, end, [&](const auto& tile, const Float* y, Float* position) {
                 in_parts<Scalar>(tile.size, [&](auto part, int64_t from, int64_t to) {
