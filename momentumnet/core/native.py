@@ -23,6 +23,7 @@ from torch import Tensor
 from momentumnet.core import fixed_point as fp
 from momentumnet.core import operators
 
+
 def step(
     x: Tensor,
     v: Tensor,
