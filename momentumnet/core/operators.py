@@ -50,7 +50,7 @@ def _plan(
     if not all(1 <= value <= top for value in (previous_bound, bound, next_bound)):
         raise ValueError(f"the store's bounds must be from 1 to {top}, got {previous_bound}, {bound}, {next_bound}")
     if skip is not None and skip not in _DTYPES:
-        raise ValueError(f"skip must be one of {_names(_DTYPES)}, got {skip}")
+        raise ValueError(f"skip must be {_names(_DTYPES)}, got {skip}")
     codes = (_DTYPES[y], _NO_SKIP if skip is None else _DTYPES[skip], _DTYPES[position])
     bounds = (n, d, previous_bound, bound, next_bound, offset)
     return kernels.Plan(*bounds, exponent, factor, _WORDS[word].bits, *codes, ahead, 0)
@@ -73,7 +73,8 @@ def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]
         if tensor.dim() != 1 or tensor.numel() != expected:
             raise ValueError(f"{name} must have shape ({expected},), got {tuple(tensor.shape)}")
         if tensor.dtype not in dtypes:
-            raise ValueError(f"{name} must be {_names(dtypes)} where x is {x.dtype}, got {tensor.dtype}")
+            beside = "" if tensor is x else f" beside x of {x.dtype}"
+            raise ValueError(f"{name} must be {_names(dtypes)}{beside}, got {tensor.dtype}")
         if tensor.device != device:
             raise ValueError(f"{name} is on {tensor.device}, x on {device}")
         if not tensor.is_contiguous() and name != "y":
