@@ -47,6 +47,11 @@ def depths(text: str) -> list[int]:
     return values
 
 
+def counts(text: str) -> list[int]:
+    """Positive integers separated by commas: ``1,2,4``."""
+    return [positive(part) for part in text.split(",")]
+
+
 def positive(text: str) -> int:
     """An integer of at least 1."""
     try:
@@ -56,6 +61,22 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
     return value
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes with a binary unit: ``512MiB``, ``2GiB``."""
+    for exponent, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):
+        if text.endswith(unit):
+            return positive(text.removesuffix(unit).strip()) * 1024**exponent
+    raise argparse.ArgumentTypeError(f"{text!r} has no unit; write for example 512MiB or 2GiB")
+
+
+def autocast_dtype(text: str) -> torch.dtype:
+    """A type for autocast: ``bfloat16`` or ``float16``."""
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}")
+    return known[text]
 
 
 def learning_rate(text: str) -> float:

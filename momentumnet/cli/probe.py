@@ -35,10 +35,7 @@ def step_costs(
     repeats: int = 5,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, StepCost]:
-    """Measures ``step(network)``, a forward and backward pass, for each network.
-
-    The timed passes of the networks take turns, so that a machine that gets slower meanwhile slows them all alike.
-    Gradients are discarded; buffers and the random state are put back.
+    """Measures ``step(network)``, a forward and backward pass, for each network: `step_memory`, then `step_seconds`.
 
     Args:
         networks: Networks by name.
@@ -46,19 +43,43 @@ def step_costs(
         repeats: Timed passes of each network.
         advance: Called after each pass, ``(repeats + 2) * len(networks)`` times in all.
     """
-    memory: dict[str, MemoryReport] = {}
+    memory = {name: step_memory(network, step, advance=advance) for name, network in networks.items()}
+    seconds = step_seconds(networks, step, repeats=repeats, advance=advance)
+    return {name: StepCost(memory[name], seconds[name]) for name in networks}
+
+
+def step_memory(
+    network: nn.Module, step: Callable[[nn.Module], None], *, advance: Callable[[], object] = lambda: None
+) -> MemoryReport:
+    """The memory of ``step(network)``, in the second of two passes; the network is left as it was."""
+    with _untouched([network]):
+        step(network)  # gradients and the libraries' workspaces exist from here on
+        advance()
+        report = measure_memory(partial(step, network))
+        advance()
+    return report
+
+
+def step_seconds(
+    networks: Mapping[str, nn.Module],
+    step: Callable[[nn.Module], None],
+    *,
+    repeats: int,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """Median duration of ``step(network)`` for each network; the networks are left as they were.
+
+    The passes of the networks take turns, so that a machine that gets slower meanwhile slows them all alike.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     with _untouched(networks.values()):
-        for name, network in networks.items():
-            step(network)  # gradients and the libraries' workspaces exist from here on
-            advance()
-            memory[name] = measure_memory(partial(step, network))
-            advance()
+        for network in networks.values():
+            step(network)
         for _ in range(repeats):
             for name, network in networks.items():
                 seconds[name].append(_duration(step, network))
                 advance()
-    return {name: StepCost(memory[name], median(seconds[name])) for name in networks}
+    return {name: median(values) for name, values in seconds.items()}
 
 
 def _duration(step: Callable[[nn.Module], None], network: nn.Module) -> float:

@@ -26,7 +26,7 @@ def test_module_runs_and_explains_itself() -> None:
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("name", ["inspect", "finetune", "bench depth"])
+@pytest.mark.parametrize("name", ["inspect", "finetune", "bench depth", "bench step", "bench kernel", "bench peers"])
 def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:
     done = command(*name.split(), "--help")
     assert done.status == 0
@@ -47,6 +47,13 @@ def test_every_command_has_help_with_examples(command: Callable[..., Any], name:
         ("finetune", "--data", "no-such-folder"),
         ("finetune", "--epochs", "0"),
         ("bench", "depth", "--depths", "1,2"),
+        ("bench", "depth", "--budget", "2000"),
+        ("bench", "depth", "--budget", "-1GiB"),
+        ("bench", "step", "--network", "resnet51"),
+        ("bench", "step", "--dtype", "int8"),
+        ("bench", "kernel", "--elements", "0"),
+        ("bench", "kernel", "--threads", "two"),
+        ("bench", "peers", "--only", "nobody"),
     ],
 )
 def test_wrong_arguments_end_with_2(command: Callable[..., Any], arguments: tuple[str, ...]) -> None:
@@ -94,6 +101,9 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, command: Callable
         ("rich", ("finetune",)),
         ("sklearn", ("finetune", "--weights", "none")),
         ("matplotlib", ("bench", "depth")),
+        ("matplotlib", ("bench", "step")),
+        ("matplotlib", ("bench", "kernel")),
+        ("matplotlib", ("bench", "peers")),
     ],
 )
 def test_missing_extra_is_one_line(
@@ -108,7 +118,7 @@ def test_missing_extra_is_one_line(
 
     for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("report", "plot"):
+    for name in ("report", "bench.plots"):
         monkeypatch.delitem(sys.modules, f"momentumnet.cli.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     done = command(*arguments)

@@ -1,0 +1,98 @@
+"""The ways to train a network whose cost is compared."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from momentumnet.cli.bench.networks import Network
+from momentumnet.convert import convert
+
+STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
+
+Build = Callable[[nn.Module, Tensor], nn.Module]
+
+
+class Segment(nn.Module):
+    """Blocks in a row whose activations PyTorch's checkpointing computes again together."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, **options: Any) -> Any:
+        return checkpoint(self._run, x, use_reentrant=False, **options)
+
+    def _run(self, x: Tensor, **options: Any) -> Tensor:
+        for block in self.blocks:
+            x = block(x, **options)
+        return x
+
+
+def methods(network: Network, gammas: Sequence[Fraction], *, arithmetics: Sequence[str]) -> dict[str, Build]:
+    """How to make the network's variants, by name, from the unconverted model and its input.
+
+    Stored activations; ``torch.utils.checkpoint`` around every block, and around every √n of n blocks; converted at
+    each gamma in each arithmetic. The variants share their parameters.
+    """
+    named: dict[str, Build] = {
+        STORED: lambda model, _: model,
+        CHECKPOINT: lambda model, _: checkpointed(model, network.containers, every=1),
+        CHECKPOINT_ROOT: lambda model, _: checkpointed(model, network.containers, every=None),
+    }
+    for gamma in gammas:
+        for arithmetic in arithmetics:
+            named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
+    return named
+
+
+def momentum_name(gamma: Fraction, arithmetic: str = "exact") -> str:
+    """How a converted network is called in tables and plots."""
+    return f"momentum {gamma}" + ("" if arithmetic == "exact" else f" {arithmetic}")
+
+
+def converter(gamma: Fraction, arithmetic: str, *, backward: str = "reversible") -> Build:
+    """Converts with the blocks outside the streams checkpointed, as ``CHECKPOINT`` does it with them."""
+
+    def build(model: nn.Module, x: Tensor) -> nn.Module:
+        with warnings.catch_warnings():
+            # The float arithmetic's warning of its error; here the error itself is measured.
+            warnings.simplefilter("ignore")
+            return convert(
+                twin(model),
+                x,
+                gamma=gamma,
+                arithmetic=arithmetic,
+                backward=backward,
+                others="checkpoint" if backward == "reversible" else "keep",
+                inplace=True,
+            )
+
+    return build
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy with the same parameters, and buffers of its own."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def checkpointed(model: nn.Module, containers: Sequence[str], *, every: int | None) -> nn.Module:
+    """A twin whose blocks are recomputed in segments of ``every``, or of √n of its n blocks."""
+    model = twin(model)
+    blocks = [block for path in containers for block in model.get_submodule(path).children()]
+    size = every or math.ceil(math.sqrt(len(blocks)))
+    segments = [Segment(blocks[start : start + size]) for start in range(0, len(blocks), size)]
+    for path in containers:
+        # All segments go where the first blocks were: the containers run one after the other.
+        kind = type(model.get_submodule(path))
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, kind(*segments) if kind is nn.Sequential else kind(segments))
+        segments = []
+    return model

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momentumnet.cli.bench.networks import FAMILIES
+
+METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_table_json_and_plot(command: Callable[..., Any], family: str) -> None:
+    arguments = ("--family", family, "--depths", "9,2", "--repeats", "1", "--output", "out", "--json")
+    done = command("bench", "depth", *arguments)
+    assert done.status == 0
+    values = json.loads(done.out)
+    assert json.loads(Path("out", f"depth-{family}.json").read_text()) == values
+    peak = {(row["depth"], row["method"]): row["peak_bytes"] for row in values["rows"]}
+    assert sorted(peak) == sorted((blocks, method) for blocks in (2, 9) for method in METHODS)
+    growth = {method: peak[9, method] - peak[2, method] for method in METHODS}
+    assert growth["momentum 9/10"] <= growth["momentum 1/8"] < growth["checkpoint"] < growth["stored"]
+    assert all(row["step_seconds"] > 0 for row in values["rows"])
+    assert Path("out", f"depth-{family}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| momentum 9/10 |" in Path("out", f"depth-{family}.md").read_text()
+    assert "momentum 9/10" in done.err
+
+
+def test_budget_ends_a_method_and_the_others_go_on(command: Callable[..., Any]) -> None:
+    # mlp blocks, 256 x 64 floats: stored activations take 256 KiB and 128 KiB more a block, checkpoints 64 KiB.
+    options = ("--family", "mlp", "--depths", "2,8,16,32", "--budget", "1280KiB", "--gammas", "9/10", "--repeats", "1")
+    done = command("bench", "depth", *options, "--output", "out", "--json")
+    assert done.status == 0
+    rows = json.loads(done.out)["rows"]
+    for method, tried, fits in (("stored", [2, 8], [2]), ("checkpoint", [2, 8, 16], [2, 8])):
+        own = [row for row in rows if row["method"] == method]
+        assert [row["depth"] for row in own] == tried
+        assert [row["depth"] for row in own if row["step_seconds"] is not None] == fits
+        assert all((row["peak_bytes"] > 1280 * 1024) == ("error" in row) for row in own)
+        last = f"{method}: {fits[-1]} blocks"
+        assert last in done.err
+        assert last in Path("out", "depth-mlp.md").read_text()
+    assert [row["depth"] for row in rows if row["method"] == "momentum 9/10"] == [2, 8, 16, 32]
+    assert "momentum 9/10: 32 blocks" in done.err
+
+
+def test_resume_measures_only_what_is_missing(command: Callable[..., Any]) -> None:
+    options = ("bench", "depth", "--family", "mlp", "--repeats", "1", "--output", "out", "--json", "--gammas", "1/8")
+    first = json.loads(command(*options, "--depths", "2").out)["rows"]
+    second = json.loads(command(*options, "--depths", "2,3", "--resume").out)["rows"]
+    assert second[: len(first)] == first
+    assert {row["depth"] for row in second[len(first) :]} == {3}
+
+
+def test_resume_refuses_results_of_other_settings(command: Callable[..., Any]) -> None:
+    options = ("bench", "depth", "--family", "mlp", "--depths", "2", "--repeats", "1", "--output", "out", "--resume")
+    assert command(*options, "--gammas", "1/8").status == 0
+    done = command(*options, "--gammas", "9/10")
+    assert done.status == 1
+    assert "other settings" in done.err
+    Path("out", "depth-mlp.json").write_text("{}")
+    done = command(*options, "--gammas", "1/8")
+    assert done.status == 1
+    assert "does not hold the results" in done.err

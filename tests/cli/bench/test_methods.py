@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from momentumnet.cli.bench import methods as ways
+from momentumnet.cli.bench.networks import FAMILIES, NETWORKS, Network, family
+from momentumnet.cli.bench.training_step import TrainingStep, gradient_error, measure, ratio
+from momentumnet.errors import ConversionError
+
+SMALL = [family(name, 5) for name in FAMILIES]
+
+
+@pytest.mark.parametrize("network", SMALL, ids=FAMILIES)
+def test_variants_compute_what_they_should(network: Network) -> None:
+    torch.manual_seed(0)
+    model, x = network.build(), network.example()
+    variants = {
+        name: build(model, x)
+        for name, build in ways.methods(network, [Fraction(1, 2)], arithmetics=("exact", "float")).items()
+    }
+    names = ("stored", "checkpoint", "checkpoint √n", "momentum 1/2", "momentum 1/2 float")
+    assert tuple(variants) == names
+    step = TrainingStep(x, None)
+    for name in ("checkpoint", "checkpoint √n"):
+        assert gradient_error(step, variants[name], model) == 0
+    reference = ways.converter(Fraction(1, 2), "exact", backward="stored")(model, x)
+    assert gradient_error(step, variants["momentum 1/2"], reference) == 0
+    assert gradient_error(step, variants["momentum 1/2"], model) > 0.01
+    reference = ways.converter(Fraction(1, 2), "float", backward="stored")(model, x)
+    assert 0 < gradient_error(step, variants["momentum 1/2 float"], reference) < 1e-2
+    parameters = set(model.parameters())
+    assert all(set(variant.parameters()) == parameters for variant in variants.values())
+
+
+def test_segments_cover_all_containers_of_a_resnet() -> None:
+    network = NETWORKS["resnet50-64"]
+    model = network.build()
+    segments = ways.checkpointed(model, network.containers, every=None).get_submodule("layer1")
+    assert [len(segment.blocks) for segment in segments] == [4, 4, 4, 4]
+    assert len(ways.checkpointed(model, network.containers, every=1).get_submodule("layer1")) == 16
+
+
+def test_causal_decoder_does_not_look_ahead() -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["gpt-12"]
+    model, tokens = network.build().eval(), network.example()[:1]
+    changed = tokens.clone()
+    changed[0, 100] = (changed[0, 100] + 1) % 1000
+    variant = ways.checkpointed(model, network.containers, every=None)
+    before, after = variant(tokens), variant(changed)
+    assert torch.equal(before, model(tokens))
+    assert torch.allclose(before[0, :100], after[0, :100], atol=1e-5)
+    assert not torch.allclose(before[0, 100:], after[0, 100:], atol=1e-2)
+
+
+def test_a_method_that_fails_is_shown_and_not_timed() -> None:
+    network = family("mlp", 2)
+    step = TrainingStep(network.example(), None)
+
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ConversionError("it broke\nin two lines")
+
+    rows = measure({"stored": network.build(), "broken": Broken(), "absent": "no such thing"}, step, repeats=1)
+    assert rows["stored"]["step_seconds"] > 0
+    assert rows["broken"]["error"] == "it broke"
+    assert rows["absent"]["error"] == "no such thing"
+    assert rows["broken"]["step_seconds"] is None
+    assert ratio(rows, "stored", "step_seconds", "stored") == 1
+    assert ratio(rows, "broken", "step_seconds", "stored") is None
+    assert ratio(rows, "stored", "step_seconds", "nowhere") is None

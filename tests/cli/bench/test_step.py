@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from momentumnet.cli.bench import networks, step
+from momentumnet.cli.bench.networks import Network, family
+
+
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {
+        "mlp-200": family("mlp", 12),
+        "gpt-12": Network(
+            partial(networks.CausalDecoder, depth=3, width=64, length=8, vocabulary=20),
+            partial(torch.randint, 20, (2, 8)),
+        ),
+    }
+    monkeypatch.setattr(step, "NETWORKS", small)
+
+
+@pytest.mark.parametrize("dtype", [(), ("--dtype", "bfloat16")], ids=["float32", "bfloat16"])
+def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]) -> None:
+    done = command("bench", "step", "--quick", "--repeats", "1", "--output", "out", "--json", *dtype)
+    assert done.status == 0
+    values = json.loads(done.out)
+    assert json.loads(Path("out", "step.json").read_text()) == values
+    rows = {(row["network"], row["method"]): row for row in values["rows"]}
+    assert len(rows) == 2 * 7
+    for network in ("gpt-12", "mlp-200"):
+        assert rows[network, "stored"]["time_to_stored"] == 1
+        assert rows[network, "checkpoint"]["time_to_checkpoint"] == 1
+        for method in ("checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8"):
+            assert rows[network, method]["gradient_error"] == 0
+        assert rows[network, "momentum 9/10 float"]["gradient_error"] > 0
+    assert rows["mlp-200", "momentum 9/10"]["memory_to_stored"] < rows["mlp-200", "checkpoint"]["memory_to_stored"] < 1
+    # 12 blocks at 3 bits each: float32's 24 bits are gone.
+    failed = rows["mlp-200", "momentum 1/8 float"]
+    assert "could not be reconstructed" in failed.get("error", "") or failed["gradient_error"] > 0.1
+    assert Path("out", "step.png").read_bytes().startswith(b"\x89PNG")
+    assert "| mlp-200 | stored |" in Path("out", "step.md").read_text()
+
+
+def test_chosen_networks_and_resume(command: Callable[..., Any]) -> None:
+    options = ("bench", "step", "--repeats", "1", "--output", "out", "--json", "--gammas", "1/2")
+    first = json.loads(command(*options, "--network", "mlp-200").out)["rows"]
+    assert {row["network"] for row in first} == {"mlp-200"}
+    both = command(*options, "--network", "mlp-200", "--network", "gpt-12", "--resume")
+    assert json.loads(both.out)["rows"][: len(first)] == first
