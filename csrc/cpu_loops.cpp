@@ -11,6 +11,9 @@
 
 namespace {
 
+// Elements of one thread from which on a tensor does not stay in the caches anyway.
+constexpr int64_t LARGE = int64_t(1) << 22;
+
 struct Yes { static constexpr bool value = true; };
 struct No { static constexpr bool value = false; };
 
@@ -35,8 +38,10 @@ MN_HD void for_each_tile(const MnPlan& plan, const MnTensors& tensors, int64_t b
     Float branches[TILE], positions[TILE];
     const Float scale = Constants<Scalar>::of(plan).scale;
     const bool direct_y = reads_directly<Scalar>(plan), direct_position = plan.position_dtype == own_dtype<Scalar>;
+    const bool around = direct_position && end - begin >= LARGE && uintptr_t(tensors.position) % 64 == 0;
     for (int64_t start = begin; start < end; start += TILE) {
-        const Tile<Scalar> tile(tensors, start, start + TILE < end ? start + TILE : end);
+        Tile<Scalar> tile(tensors, start, start + TILE < end ? start + TILE : end);
+        tile.around = around;
         const Float* y = branches;
         Float* position = positions;
         if (tensors.y && direct_y) y = static_cast<const Float*>(tensors.y) + start;
@@ -47,6 +52,7 @@ MN_HD void for_each_tile(const MnPlan& plan, const MnTensors& tensors, int64_t b
             keep_positions(plan.position_dtype, tensors.position, positions, start, tile.size);
         }
     }
+    if (around) wait_for_stores<Widest<Scalar>>();
 }
 
 template <class Scalar>
@@ -66,7 +72,7 @@ struct Range {
 
     static void undo(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
         const auto c = Constants<Scalar>::of(plan);
-        const bool spills = tensors.spilled != nullptr, ahead = tensors.position != nullptr;
+        const bool spills = tensors.spilled != nullptr, ahead = plan.ahead != 0;
         decide(subtracts(plan), [&](auto skip) { decide(spills, [&](auto spills) { decide(ahead, [&](auto ahead) {
             for_each_tile<Scalar>(plan, tensors, begin, end, [&](const auto& tile, const Float* y, Float* position) {
                 in_parts<Scalar>(tile.size, [&](auto part, int64_t from, int64_t to) {

@@ -28,6 +28,30 @@ MN_HD void keep_bytes(uint8_t* bytes, typename Word::Unsigned value) {
     else Word::store_bytes(bytes, value);
 }
 
+// Asks for the memory of words to come: the hardware stops looking ahead at the end of each page. Once in 64 bytes.
+template <class Word, class... Data>
+MN_HD void fetch_ahead(int64_t i, const Data*... data) {
+    if constexpr (Word::width > 1) {
+        constexpr int64_t distance = 256;
+        if (i % 16 == 0) (__builtin_prefetch(data + i + distance), ...);
+    }
+}
+
+// `around`: past the caches, where a tensor is larger than they are: memory need not be read before it is written then.
+template <class Word>
+MN_HD void keep_position(typename Word::Scalar::Float* data, typename Word::Float value, bool around) {
+    if constexpr (Word::width > 1) {
+        if (around) return Word::store_around_caches(data, value);
+    }
+    keep(data, value);
+}
+
+// Such writes are seen by other threads only after this.
+template <class Word>
+void wait_for_stores() {
+    if constexpr (Word::width > 1) Word::wait_for_stores();
+}
+
 // The report of the elements that one word has passed over.
 template <class Word>
 struct Sums {
@@ -79,11 +103,12 @@ struct Part {
         uint8_t* MN_RESTRICT spilled = tile.spilled;
         Sums<Word> sums(tile.begin + begin);
         for (int64_t i = begin; i < end; i += Word::width) {
+            fetch_ahead<Word>(i, x, v, s, y);
             Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
             const Unsigned byte = M::template step<spills>(e, branch<skip>(y + i, e.x, c), sums.magnitudes, c);
             if (spills) keep_bytes<Word>(spilled + i, byte);
             keep(x + i, e.x), keep(v + i, e.v), keep(s + i, e.s);
-            keep(position + i, M::to_float(e.x, c.scale));
+            keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
             sums.add(e);
         }
         sums.into(totals);
@@ -96,6 +121,7 @@ struct Part {
         const uint8_t* MN_RESTRICT spilled = tile.spilled;
         Sums<Word> sums(tile.begin + begin);
         for (int64_t i = begin; i < end; i += Word::width) {
+            fetch_ahead<Word>(i, x, v, s, y);
             Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
             const Unsigned byte = spills ? load_bytes<Word>(spilled + i) : Unsigned{};
             M::template undo<spills>(e, branch<skip>(y + i, e.x, c), byte, c);
@@ -104,7 +130,7 @@ struct Part {
             if (!ahead) continue;
             M::rewind(e, c);
             keep(x + i, e.x);
-            keep(position + i, M::to_float(e.x, c.scale));
+            keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
         }
         sums.into(totals);
     }
@@ -113,10 +139,11 @@ struct Part {
         Number* MN_RESTRICT x = tile.x;
         const Number *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
         for (int64_t i = begin; i < end; i += Word::width) {
+            fetch_ahead<Word>(i, x, v, s);
             Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
             M::rewind(e, c);
             keep(x + i, e.x);
-            keep(position + i, M::to_float(e.x, c.scale));
+            keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
         }
     }
 

@@ -21,6 +21,7 @@ struct Tile {
     Number *x, *v, *s;
     uint8_t* spilled;
     int64_t begin, size;  // its place in the tensors
+    bool around = false;  // whether positions are written past the caches
 
     Tile(const MnTensors& tensors, int64_t begin, int64_t end)
         : x(static_cast<Number*>(tensors.x) + begin), v(static_cast<Number*>(tensors.v) + begin),

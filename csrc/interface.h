@@ -23,6 +23,8 @@ struct MnPlan {
     int32_t y_dtype;
     int32_t skip_dtype;      // type in which the block saw x, where y = x + f; MN_NO_SKIP where y is the branch f
     int32_t position_dtype;
+    int32_t ahead;           // whether an undo takes x on to the input of the block before
+    int32_t reserved;
 };
 
 // The tensors of one step, each with as many elements; null where an operation does not use one.
@@ -39,7 +41,7 @@ struct MnTensors {
 // Both libraries export these. They return 0, or an error that mn_error explains.
 //   where:  the number of threads on the CPU, the index of the device on CUDA
 //   stream: the CUDA stream; unused on the CPU
-// mn_undo looks ahead, to the input of the block before, where a position is given; mn_rewind goes by previous_bound.
+// A position may be null in mn_undo and mn_rewind; mn_rewind goes by previous_bound.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,

@@ -24,7 +24,7 @@ struct Lanes32 {
         const __m512i even = _mm512_srli_epi64(_mm512_mul_epu32(twice, multiplier), 32);
         const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(twice, 32), multiplier);
         const __m512i high = _mm512_mask_blend_epi32(0xAAAA, even, odd);
-        return (Unsigned)_mm512_srl_epi32(high, _mm_cvtsi32_si128(int(by.shift)));
+        return (Unsigned)_mm512_srlv_epi32(high, _mm512_set1_epi32(int(by.shift)));
     }
     MN_HD static Float from_integer(Unsigned value) { return (Float)_mm512_cvtepi32_ps((__m512i)value); }
     MN_HD static Unsigned nearest_integer(Float value) { return (Unsigned)_mm512_cvtps_epi32((__m512)value); }
@@ -38,6 +38,8 @@ struct Lanes32 {
         const __mmask16 mask = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(Word32::limit), _CMP_NLT_UQ);
         return (Unsigned)_mm512_maskz_set1_epi32(mask, -1);
     }
+    MN_HD static void store_around_caches(float* data, Float value) { _mm512_stream_ps(data, (__m512)value); }
+    MN_HD static void wait_for_stores() { _mm_sfence(); }
     MN_HD static Unsigned load_bytes(const uint8_t* bytes) {
         return (Unsigned)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
     }
@@ -61,7 +63,7 @@ struct Lanes32 {
         const __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(twice, multiplier), 32);
         const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(twice, 32), multiplier);
         const __m256i high = _mm256_blend_epi32(even, odd, 0xAA);
-        return (Unsigned)_mm256_srl_epi32(high, _mm_cvtsi32_si128(int(by.shift)));
+        return (Unsigned)_mm256_srlv_epi32(high, _mm256_set1_epi32(int(by.shift)));
     }
     MN_HD static Float from_integer(Unsigned value) { return (Float)_mm256_cvtepi32_ps((__m256i)value); }
     MN_HD static Unsigned nearest_integer(Float value) { return (Unsigned)_mm256_cvtps_epi32((__m256)value); }
@@ -74,6 +76,8 @@ struct Lanes32 {
         const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), (__m256)value);
         return (Unsigned)_mm256_cmp_ps(magnitude, _mm256_set1_ps(Word32::limit), _CMP_NLT_UQ);
     }
+    MN_HD static void store_around_caches(float* data, Float value) { _mm256_stream_ps(data, (__m256)value); }
+    MN_HD static void wait_for_stores() { _mm_sfence(); }
     MN_HD static Unsigned load_bytes(const uint8_t* bytes) {
         return (Unsigned)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     }

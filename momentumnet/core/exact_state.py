@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import torch
@@ -21,6 +22,8 @@ from momentumnet.errors import StateRangeError
 HEADROOM_BITS = 1
 # Coarsest resolution of the exact state is 2**-MIN_EXPONENT.
 MIN_EXPONENT = 0
+# Elements that are taken to another scale at a time.
+PIECE = 1 << 14
 
 
 def choose_exponent(magnitude: float, word: fp.Word, bits: int | None = None) -> int:
@@ -122,7 +125,7 @@ class ExactState:
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         velocity = self._layout.empty(dtype)
-        self._layout.flat(velocity).copy_(fp.to_float(self.v, self.exponent, self.word, dtype))
+        fp.write_float(self.v, self.exponent, self.word, self._layout.flat(velocity))
         return velocity
 
     def step(self, branch: Branch, weight: Fraction) -> Undo:
@@ -197,22 +200,32 @@ class ExactState:
         The velocity is v + s/B, and s stays. So v + s/B rounded is what is divided: v alone would leave half a unit of
         bias, which a gamma near 1 carries on for many steps.
         """
-        ints, carry = self._settled(), fp.carry(self.s, self._bound())
-        ints.x, low_x = fp.split_low_bits(ints.x, bits)
-        ints.v, low_v = fp.split_low_bits(ints.v.add_(carry), bits)
-        ints.v.sub_(carry)
+        packed = []
+        for x, v, carry in self._pieces():
+            high_x, low_x = fp.split_low_bits(x, bits)
+            high_v, low_v = fp.split_low_bits(v.add_(carry), bits)
+            x.copy_(high_x)
+            torch.sub(high_v, carry, out=v)
+            packed.append(fp.pack_low_bits(low_x, low_v, bits))
         self.exponent -= bits
         self._ready = self._checksum = None
-        return fp.pack_low_bits(low_x, low_v, bits)
+        return tuple(map(torch.cat, zip(*packed, strict=True)))
 
     def _refine(self, bits: int, low_bits: tuple[Tensor, ...]) -> None:
         """The inverse of `_coarsen`."""
-        ints, carry = self._settled(), fp.carry(self.s, self._bound())
-        low_x, low_v = fp.unpack_low_bits(low_bits, bits)
-        ints.x = fp.join_low_bits(ints.x, low_x, bits)
-        ints.v = fp.join_low_bits(ints.v.add_(carry), low_v, bits).sub_(carry)
+        pieces = zip(*(part.split(PIECE) for part in low_bits), strict=True)
+        for (x, v, carry), packed in zip(self._pieces(), pieces, strict=True):
+            low_x, low_v = fp.unpack_low_bits(packed, bits)
+            x.copy_(fp.join_low_bits(x, low_x, bits))
+            torch.sub(fp.join_low_bits(v.add_(carry), low_v, bits), carry, out=v)
         self.exponent += bits
         self._ready = self._checksum = None
+
+    def _pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """x, v and the carry in short pieces, in place: what a rare change of scale needs beside them stays small."""
+        ints = self._settled()
+        for x, v, s in zip(*(value.split(PIECE) for value in (ints.x, ints.v, ints.s)), strict=True):
+            yield x, v, fp.carry(s, self._bound())
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         ints = self._opened()

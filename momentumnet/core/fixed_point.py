@@ -180,6 +180,14 @@ def to_float(value: Tensor, exponent: int, word: Word, dtype: torch.dtype) -> Te
     return value.to(word.compute_dtype).mul_(math.ldexp(1.0, -exponent)).to(dtype)
 
 
+def write_float(value: Tensor, exponent: int, word: Word, into: Tensor) -> None:
+    """`to_float` into a tensor that is there already."""
+    if into.dtype == word.compute_dtype:
+        into.copy_(value).mul_(math.ldexp(1.0, -exponent))
+    else:
+        into.copy_(to_float(value, exponent, word, into.dtype))
+
+
 def multiply(v: Tensor, s: Tensor, digits: Digits) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """``v * n/d`` with the lost digits pushed onto the store: ``(v, s, spilled bytes)``. Changes ``s`` in place."""
     spilled = []
@@ -243,7 +251,8 @@ def split_low_bits(value: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(value), value.clone()
     odd = (value >> bits).bitwise_and_(1)
     high = odd.add_(value).add_((1 << (bits - 1)) - 1).bitwise_right_shift_(bits)
-    low = value - (high << bits)
+    low = high << bits
+    torch.sub(value, low, out=low)
     kinds = ((7, torch.int8), (15, torch.int16), (31, torch.int32), (63, torch.int64))
     return high, low.to(next(dtype for most, dtype in kinds if bits <= most))
 

@@ -1,4 +1,4 @@
-"""Which implementation of the momentum step serves a device."""
+"""Which implementation of the momentum step serves a device: the native kernels, or the plain operations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from momentumnet.core import momentum_step
+from momentumnet.core import kernels, momentum_step, native
 from momentumnet.core.fixed_point import Digits
 from momentumnet.core.momentum_step import Branch, Integers, Scale
 
 
-class Kernels(Protocol):
-    """The operations of `momentumnet.core.momentum_step`, which documents them; native ones are equal to the bit."""
+class MomentumStep(Protocol):
+    """The operations of `momentumnet.core.momentum_step`, which documents them; implementations agree to the bit."""
 
     def step(
         self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
@@ -37,6 +37,82 @@ class Kernels(Protocol):
     def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None: ...
 
 
-def for_device(device: torch.device) -> Kernels:
-    """The fastest implementation there is."""
-    return momentum_step
+class NativeStep:
+    """The compiled kernels: one pass over memory for each operation."""
+
+    def step(
+        self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
+    ) -> tuple[bool, Tensor | None, int | None]:
+        spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if digits.spills else None
+        report = ints.x.new_empty(2)
+        native.step(
+            ints.x,
+            ints.v,
+            ints.s,
+            branch.y,
+            digits,
+            factor=scale.factor,
+            exponent=scale.exponent,
+            position=position,
+            report=report,
+            spilled=spilled,
+            skip=_skipped(branch),
+        )
+        bits, checksum = report.tolist()
+        return 0 <= bits < scale.word.limit, spilled, checksum
+
+    def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
+        native.rewind(ints.x, ints.v, ints.s, bound=bound, exponent=scale.exponent, position=position)
+
+    def undo(
+        self,
+        ints: Integers,
+        branch: Branch,
+        digits: Digits,
+        scale: Scale,
+        spilled: Tensor | None,
+        *,
+        ahead: bool,
+    ) -> int:
+        report = ints.x.new_empty(2)
+        native.undo(
+            ints.x,
+            ints.v,
+            ints.s,
+            branch.y,
+            digits,
+            factor=scale.factor,
+            exponent=scale.exponent,
+            report=report,
+            ahead=ahead,
+            spilled=spilled,
+            skip=_skipped(branch),
+        )
+        return int(report[1])
+
+    def checksum_of(self, ints: Integers) -> int:
+        report = ints.x.new_empty(2)
+        native.checksum(ints.x, ints.v, ints.s, report=report)
+        return int(report[1])
+
+    def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None:
+        momentum_step.write_position(x, scale, position)
+
+
+def _skipped(branch: Branch) -> torch.dtype | None:
+    """The kernels find the block's input in the state themselves; they need its type alone."""
+    return None if branch.x is None else branch.x.dtype
+
+
+_NATIVE = NativeStep()
+
+
+def for_device(device: torch.device) -> MomentumStep:
+    """The fastest implementation there is for tensors on ``device``."""
+    if device.type == "cpu":
+        found = kernels.cpu()
+    elif device.type == "cuda":
+        found = kernels.cuda()
+    else:
+        return momentum_step
+    return momentum_step if found.library is None else _NATIVE

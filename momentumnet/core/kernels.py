@@ -34,7 +34,10 @@ class Plan(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "d", "previous_bound", "bound", "next_bound", "offset", "exponent")),
         ("factor", ctypes.c_double),
-        *((name, ctypes.c_int32) for name in ("word_bits", "y_dtype", "skip_dtype", "position_dtype")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("word_bits", "y_dtype", "skip_dtype", "position_dtype", "ahead", "reserved")
+        ),
     )
 
 

@@ -106,7 +106,7 @@ def checksum_of(ints: Integers) -> int:
 
 def write_position(x: Tensor, scale: Scale, position: Tensor) -> None:
     """Write x to ``position`` as floats of its dtype."""
-    position.copy_(fp.to_float(x, scale.exponent, scale.word, position.dtype))
+    fp.write_float(x, scale.exponent, scale.word, position)
 
 
 def _fits(ints: Integers, branch: Branch, scale: Scale) -> bool:

@@ -79,22 +79,25 @@ def undo(
     factor: float,
     exponent: int,
     report: Tensor,
+    ahead: bool = False,
     position: Tensor | None = None,
     spilled: Tensor | None = None,
     skip: torch.dtype | None = None,
 ) -> None:
     """Take v and s back by one block; x is the block's input already (`rewind`, or a ``position`` asked for before).
 
-    ``report`` receives 0 and the checksum of this earlier state. Where ``position`` is given, x then moves on to the
-    input of the block before, which ``position`` receives: one pass over memory instead of two. Arguments and errors
-    as in `step`.
+    ``report`` receives 0 and the checksum of this earlier state. With ``ahead``, x then moves on to the input of the
+    block before, which ``position`` receives, if given: one pass over memory instead of two. Arguments and errors as in
+    `step`; ValueError also for a position without ``ahead``.
     """
     _check_spills(digits, spilled)
-    operators.UNDO(x, v, s, position, spilled, report, y, skip, *_bounds(digits), factor, exponent)
+    if position is not None and not ahead:
+        raise ValueError("undo writes a position only where it goes ahead; pass ahead=True, or no position")
+    operators.UNDO(x, v, s, position, spilled, report, y, skip, *_bounds(digits), factor, exponent, ahead)
 
 
-def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, position: Tensor) -> None:
-    """Take x back to the last block's input: ``x <- x - v - carry(s, bound)``, which ``position`` receives.
+def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, position: Tensor | None = None) -> None:
+    """Take x back to the last block's input: ``x <- x - v - carry(s, bound)``; ``position`` receives it, if given.
 
     ``bound`` is the store's present one. Arguments and errors as in `step`.
     """

@@ -41,6 +41,7 @@ def _plan(
     offset: int,
     factor: float,
     exponent: int,
+    ahead: bool = False,
 ) -> kernels.Plan:
     """The constants of a step as the kernels take them."""
     top = _WORDS[word].store_limit
@@ -49,10 +50,10 @@ def _plan(
     if not all(1 <= value <= top for value in (previous_bound, bound, next_bound)):
         raise ValueError(f"the store's bounds must be from 1 to {top}, got {previous_bound}, {bound}, {next_bound}")
     if skip is not None and skip not in _DTYPES:
-        raise ValueError(f"skip must be one of {_names(_DTYPES)}, got {skip}")
+        raise ValueError(f"skip must be {_names(_DTYPES)}, got {skip}")
     codes = (_DTYPES[y], _NO_SKIP if skip is None else _DTYPES[skip], _DTYPES[position])
     bounds = (n, d, previous_bound, bound, next_bound, offset)
-    return kernels.Plan(*bounds, exponent, factor, _WORDS[word].bits, *codes)
+    return kernels.Plan(*bounds, exponent, factor, _WORDS[word].bits, *codes, ahead, 0)
 
 
 def _names(dtypes: Collection[torch.dtype]) -> str:
@@ -72,7 +73,8 @@ def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]
         if tensor.dim() != 1 or tensor.numel() != expected:
             raise ValueError(f"{name} must have shape ({expected},), got {tuple(tensor.shape)}")
         if tensor.dtype not in dtypes:
-            raise ValueError(f"{name} must be {_names(dtypes)} where x is {x.dtype}, got {tensor.dtype}")
+            beside = "" if tensor is x else f" beside x of {x.dtype}"
+            raise ValueError(f"{name} must be {_names(dtypes)}{beside}, got {tensor.dtype}")
         if tensor.device != device:
             raise ValueError(f"{name} is on {tensor.device}, x on {device}")
         if not tensor.is_contiguous() and name != "y":
@@ -142,13 +144,14 @@ def _step(
     _call(name, plan, x, v, s, y.contiguous(), position, spilled, report)
 
 
-def _rewind_check(x: Tensor, v: Tensor, s: Tensor, position: Tensor, bound: int, exponent: int) -> None:
+def _rewind_check(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, bound: int, exponent: int) -> None:
     _check(x, ("v", v, (x.dtype,)), ("s", s, (x.dtype,)), ("position", position, _DTYPES))
 
 
-def _rewind(x: Tensor, v: Tensor, s: Tensor, position: Tensor, bound: int, exponent: int) -> None:
+def _rewind(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, bound: int, exponent: int) -> None:
     _rewind_check(x, v, s, position, bound, exponent)
-    plan = _plan(x.dtype, position.dtype, None, position.dtype, 1, 1, bound, 1, 1, 0, 1.0, exponent)
+    dtype = torch.float32 if position is None else position.dtype
+    plan = _plan(x.dtype, dtype, None, dtype, 1, 1, bound, 1, 1, 0, 1.0, exponent)
     _call("mn_rewind", plan, x, v, s, position)
 
 
@@ -188,11 +191,11 @@ STEP = _define(
 )
 UNDO = _define(
     "undo",
-    f"{_STATE}, Tensor(d!)? position, Tensor? spilled, Tensor(e!) report, {_CONSTANTS}",
+    f"{_STATE}, Tensor(d!)? position, Tensor? spilled, Tensor(e!) report, {_CONSTANTS}, bool ahead",
     functools.partial(_step, name="mn_undo"),
     _step_check,
 )
 REWIND = _define(
-    "rewind", "Tensor(a!) x, Tensor v, Tensor s, Tensor(b!) position, int bound, int exponent", _rewind, _rewind_check
+    "rewind", "Tensor(a!) x, Tensor v, Tensor s, Tensor(b!)? position, int bound, int exponent", _rewind, _rewind_check
 )
 CHECKSUM = _define("checksum", "Tensor x, Tensor v, Tensor s, Tensor(a!) report", _checksum, _checksum_check)

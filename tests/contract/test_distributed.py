@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ import torch.distributed as dist
 import torch.distributed.fsdp
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 import momentumnet as mn
@@ -28,6 +28,22 @@ class WithSpare(ResidualMLP):
     def __init__(self) -> None:
         super().__init__()
         self.spare = nn.Linear(WIDTH, WIDTH)
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """all_reduce, and its transpose in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class NormOverProcesses(ResidualMLP):
@@ -47,7 +63,7 @@ class NormOverProcesses(ResidualMLP):
     def _over_processes(self, value: Tensor) -> Tensor:
         if not dist.is_initialized():
             return value
-        return all_reduce(value) / dist.get_world_size()
+        return SumOverProcesses.apply(value) / dist.get_world_size()
 
 
 class TappedChain(Chain):
@@ -117,6 +133,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
         gradients = gradients_of(mode, rank, world)
         if rank == 0:
             torch.save(gradients, f"{folder}/{mode}.pt")
+    dist.barrier()  # neither process may leave while the other still talks to it
     dist.destroy_process_group()
 
 

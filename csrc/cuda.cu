@@ -1,0 +1,305 @@
+// The CUDA library: the same step, four elements to a thread at a time, on the stream of the caller and without waiting.
+#include <cuda_runtime.h>
+
+#include "step.h"
+
+namespace {
+
+constexpr int THREADS = 256, BLOCKS_PER_PROCESSOR = 8;
+
+// Four values in one access, or in two of 16 bytes.
+template <class T>
+struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
+    T at[4];
+};
+
+template <class T>
+__device__ __forceinline__ Four<T>& four(void* data, int64_t group) { return static_cast<Four<T>*>(data)[group]; }
+
+template <class T>
+__device__ __forceinline__ const Four<T>& four(const void* data, int64_t group) {
+    return static_cast<const Four<T>*>(data)[group];
+}
+
+// What a kernel is told besides the constants; the types are the same for all threads, so that branching on them is free.
+struct Launch {
+    MnTensors tensors;
+    int64_t size, groups;  // groups: of four elements that can be accessed at once; the rest goes one by one
+    int32_t y_dtype, skip_dtype, position_dtype;
+};
+
+// Loaded is double where y or x may be float64, else float.
+template <class Loaded>
+__device__ __forceinline__ void load_group(int32_t dtype, const void* data, int64_t group, Loaded values[4]) {
+    if (dtype == MN_FLOAT32) {
+        const Four<float> raw = four<float>(data, group);
+        for (int lane = 0; lane < 4; ++lane) values[lane] = raw.at[lane];
+    } else if (dtype == MN_FLOAT64) {
+        const Four<double> raw = four<double>(data, group);
+        for (int lane = 0; lane < 4; ++lane) values[lane] = Loaded(raw.at[lane]);
+    } else {
+        const Four<uint16_t> raw = four<uint16_t>(data, group);
+        for (int lane = 0; lane < 4; ++lane) {
+            values[lane] = dtype == MN_BFLOAT16 ? from_bfloat16(raw.at[lane]) : from_float16(raw.at[lane]);
+        }
+    }
+}
+
+template <class Float>
+__device__ __forceinline__ void store_group(int32_t dtype, void* data, int64_t group, const Float values[4]) {
+    if (dtype == MN_FLOAT32) {
+        Four<float> raw;
+        for (int lane = 0; lane < 4; ++lane) raw.at[lane] = float(values[lane]);
+        four<float>(data, group) = raw;
+    } else if (dtype == MN_FLOAT64) {
+        Four<double> raw;
+        for (int lane = 0; lane < 4; ++lane) raw.at[lane] = double(values[lane]);
+        four<double>(data, group) = raw;
+    } else {
+        Four<uint16_t> raw;
+        for (int lane = 0; lane < 4; ++lane) {
+            const float value = float(values[lane]);
+            raw.at[lane] = dtype == MN_BFLOAT16 ? to_bfloat16(value) : to_float16(value);
+        }
+        four<uint16_t>(data, group) = raw;
+    }
+}
+
+// The report of the elements that one thread has passed over.
+template <class Word>
+struct Sums {
+    typename Word::Unsigned magnitudes = 0, checksum = 0;
+
+    __device__ void add(const Element<Word>& e, int64_t position) {
+        using Number = typename Word::Unsigned;
+        checksum += Arithmetic<Word>::mix(e.x, e.v, e.s, Number(position) * Arithmetic<Word>::stride);
+    }
+
+    // Adds the sums of all threads of the block to the report.
+    __device__ void into(void* report) {
+        __shared__ typename Word::Unsigned parts[2][THREADS / 32];
+        fold(32);
+        if (threadIdx.x % 32 == 0) parts[0][threadIdx.x / 32] = magnitudes, parts[1][threadIdx.x / 32] = checksum;
+        __syncthreads();
+        if (threadIdx.x >= 32) return;
+        const bool used = threadIdx.x < THREADS / 32;
+        magnitudes = used ? parts[0][threadIdx.x] : 0, checksum = used ? parts[1][threadIdx.x] : 0;
+        fold(THREADS / 32);
+        if (threadIdx.x > 0) return;
+        using Atomic = decltype(atomic_type(magnitudes));
+        if (magnitudes) atomicOr(static_cast<Atomic*>(report), Atomic(magnitudes));
+        atomicAdd(static_cast<Atomic*>(report) + 1, Atomic(checksum));
+    }
+
+private:
+    __device__ void fold(int lanes) {
+        for (int distance = lanes / 2; distance; distance /= 2) {
+            magnitudes |= __shfl_down_sync(~0u, magnitudes, distance);
+            checksum += __shfl_down_sync(~0u, checksum, distance);
+        }
+    }
+    static unsigned atomic_type(uint32_t);
+    static unsigned long long atomic_type(uint64_t);
+};
+
+template <class Word>
+__device__ __forceinline__ Element<Word> load_element(const MnTensors& tensors, int64_t i) {
+    using Number = typename Word::Unsigned;
+    return {static_cast<const Number*>(tensors.x)[i], static_cast<const Number*>(tensors.v)[i],
+            static_cast<const Number*>(tensors.s)[i]};
+}
+
+// The operations at one element. Each says what it reads and writes; `run` below moves the data.
+template <class Word, class Loaded>
+struct Step {
+    static constexpr bool has_branch = true, writes_velocity = true, has_report = true;
+
+    __device__ static bool moves_x(const Launch&) { return true; }
+    __device__ static void apply(Element<Word>& e, Loaded y, uint8_t& byte, int64_t i, Sums<Word>& sums, const Launch& launch,
+                                 const Constants<Word>& c) {
+        using M = Momentum<Word>;
+        const bool wide = launch.y_dtype == MN_FLOAT64 || launch.skip_dtype == MN_FLOAT64;
+        const auto branch = branch_of(y, launch.skip_dtype, wide, M::to_float(e.x, c.scale)) * c.factor;
+        if (launch.tensors.spilled) byte = uint8_t(M::template step<true>(e, branch, sums.magnitudes, c));
+        else M::template step<false>(e, branch, sums.magnitudes, c);
+        sums.add(e, i);
+    }
+};
+
+template <class Word, class Loaded>
+struct Undo {
+    static constexpr bool has_branch = true, writes_velocity = true, has_report = true;
+
+    __device__ static bool moves_x(const Launch& launch) { return launch.tensors.position != nullptr; }
+    __device__ static void apply(Element<Word>& e, Loaded y, uint8_t& byte, int64_t i, Sums<Word>& sums, const Launch& launch,
+                                 const Constants<Word>& c) {
+        using M = Momentum<Word>;
+        const bool wide = launch.y_dtype == MN_FLOAT64 || launch.skip_dtype == MN_FLOAT64;
+        const auto branch = branch_of(y, launch.skip_dtype, wide, M::to_float(e.x, c.scale)) * c.factor;
+        if (launch.tensors.spilled) M::template undo<true>(e, branch, byte, c);
+        else M::template undo<false>(e, branch, byte, c);
+        sums.add(e, i);
+        if (launch.tensors.position) M::rewind(e, c);
+    }
+};
+
+template <class Word, class Loaded>
+struct Rewind {
+    static constexpr bool has_branch = false, writes_velocity = false, has_report = false;
+
+    __device__ static bool moves_x(const Launch&) { return true; }
+    __device__ static void apply(Element<Word>& e, Loaded, uint8_t&, int64_t, Sums<Word>&, const Launch&,
+                                 const Constants<Word>& c) {
+        Momentum<Word>::rewind(e, c);
+    }
+};
+
+template <class Word, class Loaded>
+struct Checksum {
+    static constexpr bool has_branch = false, writes_velocity = false, has_report = true;
+
+    __device__ static bool moves_x(const Launch&) { return false; }
+    __device__ static void apply(Element<Word>& e, Loaded, uint8_t&, int64_t i, Sums<Word>& sums, const Launch&,
+                                 const Constants<Word>&) {
+        sums.add(e, i);
+    }
+};
+
+template <template <class, class> class Operation, class Word, class Loaded>
+__device__ __forceinline__ void run_group(int64_t group, Sums<Word>& sums, const Launch& launch, const Constants<Word>& c) {
+    using Number = typename Word::Unsigned;
+    using Op = Operation<Word, Loaded>;
+    const MnTensors& t = launch.tensors;
+    Four<Number> x = four<Number>(t.x, group), v = four<Number>(t.v, group), s = four<Number>(t.s, group);
+    Four<uint8_t> bytes{};
+    Loaded y[4] = {};
+    typename Word::Float positions[4];
+    if (Op::has_branch) load_group(launch.y_dtype, t.y, group, y);
+    if (Op::has_branch && t.spilled) bytes = four<uint8_t>(t.spilled, group);
+#pragma unroll
+    for (int lane = 0; lane < 4; ++lane) {
+        Element<Word> e{x.at[lane], v.at[lane], s.at[lane]};
+        Op::apply(e, y[lane], bytes.at[lane], 4 * group + lane, sums, launch, c);
+        x.at[lane] = e.x, v.at[lane] = e.v, s.at[lane] = e.s;
+        positions[lane] = Arithmetic<Word>::to_float(e.x, c.scale);
+    }
+    if (Op::writes_velocity) four<Number>(t.v, group) = v, four<Number>(t.s, group) = s;
+    if (Op::writes_velocity && t.spilled) four<uint8_t>(t.spilled, group) = bytes;
+    if (!Op::moves_x(launch)) return;
+    four<Number>(t.x, group) = x;
+    store_group(launch.position_dtype, t.position, group, positions);
+}
+
+template <template <class, class> class Operation, class Word, class Loaded>
+__device__ __forceinline__ void run_element(int64_t i, Sums<Word>& sums, const Launch& launch, const Constants<Word>& c) {
+    using Number = typename Word::Unsigned;
+    using Op = Operation<Word, Loaded>;
+    const MnTensors& t = launch.tensors;
+    Element<Word> e = load_element<Word>(t, i);
+    uint8_t byte = Op::has_branch && t.spilled ? t.spilled[i] : 0;
+    Loaded y = 0;
+    if (Op::has_branch) y = sizeof(Loaded) == 8 ? Loaded(load_double(launch.y_dtype, t.y, i)) : load_float(launch.y_dtype, t.y, i);
+    Op::apply(e, y, byte, i, sums, launch, c);
+    if (Op::writes_velocity) static_cast<Number*>(t.v)[i] = e.v, static_cast<Number*>(t.s)[i] = e.s;
+    if (Op::writes_velocity && t.spilled) t.spilled[i] = byte;
+    if (!Op::moves_x(launch)) return;
+    static_cast<Number*>(t.x)[i] = e.x;
+    store(launch.position_dtype, t.position, i, Arithmetic<Word>::to_float(e.x, c.scale));
+}
+
+template <template <class, class> class Operation, class Word, class Loaded>
+__global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Launch launch, const __grid_constant__ Constants<Word> c) {
+    Sums<Word> sums;
+    const int64_t first = int64_t(blockIdx.x) * THREADS + threadIdx.x, stride = int64_t(gridDim.x) * THREADS;
+    for (int64_t group = first; group < launch.groups; group += stride) {
+        run_group<Operation, Word, Loaded>(group, sums, launch, c);
+    }
+    for (int64_t i = 4 * launch.groups + first; i < launch.size; i += stride) {
+        run_element<Operation, Word, Loaded>(i, sums, launch, c);
+    }
+    if (Operation<Word, Loaded>::has_report) sums.into(launch.tensors.report);
+}
+
+// Makes a device current, and gives the former one back.
+class Device {
+public:
+    explicit Device(int device) : status(cudaGetDevice(&former)) {
+        if (status == cudaSuccess && former != device) status = cudaSetDevice(device);
+        moved = status == cudaSuccess && former != device;
+    }
+    ~Device() {
+        if (moved) cudaSetDevice(former);
+    }
+    cudaError_t status;
+
+private:
+    int former = 0;
+    bool moved = false;
+};
+
+bool is_aligned(const void* data, size_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
+
+// Whether every tensor may be accessed four elements at a time.
+bool goes_in_groups(const MnTensors& t) {
+    return is_aligned(t.x, 16) && is_aligned(t.v, 16) && is_aligned(t.s, 16) && is_aligned(t.y, 16) &&
+           is_aligned(t.position, 16) && is_aligned(t.spilled, 4);
+}
+
+template <template <class, class> class Operation, class Word, class Loaded>
+cudaError_t launch_as(const MnPlan& plan, const Launch& launch, int device, cudaStream_t stream) {
+    int processors = 1;
+    const cudaError_t status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (status != cudaSuccess) return status;
+    const int64_t work = launch.groups ? launch.groups : launch.size;
+    const int64_t blocks = (work + THREADS - 1) / THREADS, most = int64_t(processors) * BLOCKS_PER_PROCESSOR;
+    const dim3 grid(unsigned(blocks < most ? blocks : most));
+    kernel<Operation, Word, Loaded><<<grid, THREADS, 0, stream>>>(launch, Constants<Word>::of(plan));
+    return cudaGetLastError();
+}
+
+template <template <class, class> class Operation>
+int32_t run(const MnPlan* plan, int64_t size, int32_t device, void* stream, const MnTensors& tensors) {
+    const Device current(device);
+    cudaError_t status = current.status;
+    const auto on = static_cast<cudaStream_t>(stream);
+    if (status == cudaSuccess && tensors.report) status = cudaMemsetAsync(tensors.report, 0, size_t(plan->word_bits) / 4, on);
+    if (status != cudaSuccess || size == 0) return status;
+    const int64_t groups = goes_in_groups(tensors) ? size / 4 : 0;
+    const Launch launch{tensors, size, groups, plan->y_dtype, plan->skip_dtype, plan->position_dtype};
+    const bool wide = plan->y_dtype == MN_FLOAT64 || plan->skip_dtype == MN_FLOAT64;
+    if (plan->word_bits == 64) return launch_as<Operation, Word64, double>(*plan, launch, device, on);
+    if (wide) return launch_as<Operation, Word32, double>(*plan, launch, device, on);
+    return launch_as<Operation, Word32, float>(*plan, launch, device, on);
+}
+
+}  // namespace
+
+int32_t mn_abi() { return MN_ABI; }
+
+const char* mn_error(int32_t status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
+
+// Whether this library holds code for the device.
+MN_EXPORT int32_t mn_probe(int32_t device) {
+    const Device current(device);
+    if (current.status != cudaSuccess) return current.status;
+    cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, kernel<Step, Word32, float>);
+}
+
+int32_t mn_step(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, const void* y,
+                void* position, uint8_t* spilled, void* report) {
+    return run<Step>(plan, size, device, stream, {x, v, s, y, position, spilled, report});
+}
+
+int32_t mn_undo(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, const void* y,
+                void* position, uint8_t* spilled, void* report) {
+    return run<Undo>(plan, size, device, stream, {x, v, s, y, position, spilled, report});
+}
+
+int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, void* position) {
+    return run<Rewind>(plan, size, device, stream, {x, v, s, nullptr, position, nullptr, nullptr});
+}
+
+int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, void* report) {
+    return run<Checksum>(plan, size, device, stream, {x, v, s, nullptr, nullptr, nullptr, report});
+}
