@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import torch
 
@@ -79,7 +80,7 @@ class Native(Stream):
 
     def undo(self) -> object:
         """As `Reference.undo`."""
-        return self._run(native_step.undo)
+        return self._run(partial(native_step.undo, ahead=True))
 
     def _run(self, kernel: Callable[..., None]) -> object:
         kernel(
