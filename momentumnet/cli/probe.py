@@ -52,7 +52,7 @@ def step_memory(
     network: nn.Module, step: Callable[[nn.Module], None], *, advance: Callable[[], object] = lambda: None
 ) -> MemoryReport:
     """The memory of ``step(network)``, in the second of two passes; the network is left as it was."""
-    with _untouched([network]):
+    with untouched([network]):
         step(network)  # gradients and the libraries' workspaces exist from here on
         advance()
         report = measure_memory(partial(step, network))
@@ -72,7 +72,7 @@ def step_seconds(
     The passes of the networks take turns, so that a machine that gets slower meanwhile slows them all alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    with _untouched(networks.values()):
+    with untouched(networks.values()):
         for _ in range(repeats):
             for name, network in networks.items():
                 seconds[name].append(_duration(step, network))
@@ -94,7 +94,8 @@ def _synchronize(network: nn.Module) -> None:
 
 
 @contextmanager
-def _untouched(networks: Collection[nn.Module]) -> Iterator[None]:
+def untouched(networks: Collection[nn.Module]) -> Iterator[None]:
+    """Puts buffers and the random state back, and discards gradients, at the end of the context."""
     buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
     try:
         with torch.random.fork_rng():

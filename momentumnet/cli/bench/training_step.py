@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.cli.bench.results import Row
-from momentumnet.cli.probe import step_memory, step_seconds
+from momentumnet.cli.probe import step_memory, step_seconds, untouched
 from momentumnet.errors import MomentumNetError
 
 
@@ -35,16 +35,13 @@ class TrainingStep:
         return nullcontext() if self._dtype is None else torch.autocast(self.x.device.type, self._dtype)
 
     def gradient(self, network: nn.Module) -> Tensor:
-        """The gradient of one step, as one vector; always the same random numbers."""
-        with torch.random.fork_rng():
+        """The gradient of one step, as one vector; always the same random numbers. The network is left as it was."""
+        with untouched([network]):
             torch.manual_seed(0)
             network.zero_grad(set_to_none=True)
             self(network)
-        gradients = [
-            parameter.grad.flatten().float() for parameter in network.parameters() if parameter.grad is not None
-        ]
-        network.zero_grad(set_to_none=True)
-        return torch.cat(gradients)
+            found = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+            return torch.cat([gradient.flatten().float() for gradient in found])
 
 
 def gradient_error(step: TrainingStep, network: nn.Module, reference: nn.Module) -> float:

@@ -72,3 +72,13 @@ def test_a_method_that_fails_is_shown_and_not_timed() -> None:
     assert ratio(rows, "stored", "step_seconds", "stored") == 1
     assert ratio(rows, "broken", "step_seconds", "stored") is None
     assert ratio(rows, "stored", "step_seconds", "nowhere") is None
+
+
+def test_gradients_leave_the_running_statistics_alone() -> None:
+    network = family("resnet", 2)
+    model = network.build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step = TrainingStep(network.example(), None)
+    assert torch.equal(step.gradient(model), step.gradient(model))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
