@@ -26,6 +26,7 @@ struct Launch {
     MnTensors tensors;
     int64_t size, groups;  // groups: of four elements that can be accessed at once; the rest goes one by one
     int32_t y_dtype, skip_dtype, position_dtype;
+    bool ahead;
 };
 
 // Loaded is double where y or x may be float64, else float.
@@ -130,7 +131,7 @@ template <class Word, class Loaded>
 struct Undo {
     static constexpr bool has_branch = true, writes_velocity = true, has_report = true;
 
-    __device__ static bool moves_x(const Launch& launch) { return launch.tensors.position != nullptr; }
+    __device__ static bool moves_x(const Launch& launch) { return launch.ahead; }
     __device__ static void apply(Element<Word>& e, Loaded y, uint8_t& byte, int64_t i, Sums<Word>& sums, const Launch& launch,
                                  const Constants<Word>& c) {
         using M = Momentum<Word>;
@@ -139,7 +140,7 @@ struct Undo {
         if (launch.tensors.spilled) M::template undo<true>(e, branch, byte, c);
         else M::template undo<false>(e, branch, byte, c);
         sums.add(e, i);
-        if (launch.tensors.position) M::rewind(e, c);
+        if (launch.ahead) M::rewind(e, c);
     }
 };
 
@@ -187,7 +188,7 @@ __device__ __forceinline__ void run_group(int64_t group, Sums<Word>& sums, const
     if (Op::writes_velocity && t.spilled) four<uint8_t>(t.spilled, group) = bytes;
     if (!Op::moves_x(launch)) return;
     four<Number>(t.x, group) = x;
-    store_group(launch.position_dtype, t.position, group, positions);
+    if (t.position) store_group(launch.position_dtype, t.position, group, positions);
 }
 
 template <template <class, class> class Operation, class Word, class Loaded>
@@ -204,7 +205,7 @@ __device__ __forceinline__ void run_element(int64_t i, Sums<Word>& sums, const L
     if (Op::writes_velocity && t.spilled) t.spilled[i] = byte;
     if (!Op::moves_x(launch)) return;
     static_cast<Number*>(t.x)[i] = e.x;
-    store(launch.position_dtype, t.position, i, Arithmetic<Word>::to_float(e.x, c.scale));
+    if (t.position) store(launch.position_dtype, t.position, i, Arithmetic<Word>::to_float(e.x, c.scale));
 }
 
 template <template <class, class> class Operation, class Word, class Loaded>
@@ -265,7 +266,7 @@ int32_t run(const MnPlan* plan, int64_t size, int32_t device, void* stream, cons
     if (status == cudaSuccess && tensors.report) status = cudaMemsetAsync(tensors.report, 0, size_t(plan->word_bits) / 4, on);
     if (status != cudaSuccess || size == 0) return status;
     const int64_t groups = goes_in_groups(tensors) ? size / 4 : 0;
-    const Launch launch{tensors, size, groups, plan->y_dtype, plan->skip_dtype, plan->position_dtype};
+    const Launch launch{tensors, size, groups, plan->y_dtype, plan->skip_dtype, plan->position_dtype, plan->ahead != 0};
     const bool wide = plan->y_dtype == MN_FLOAT64 || plan->skip_dtype == MN_FLOAT64;
     if (plan->word_bits == 64) return launch_as<Operation, Word64, double>(*plan, launch, device, on);
     if (wide) return launch_as<Operation, Word32, double>(*plan, launch, device, on);

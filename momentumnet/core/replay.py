@@ -143,10 +143,10 @@ class _Buffers:
     earlier value is kept where they changed.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, owners: list[nn.Module]) -> None:
+        self._owners = owners
         self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
-        for owner in module.modules():
+        for owner in owners:
             if owner._buffers and not isinstance(owner, _NormBase):
                 for name, buffer in owner._buffers.items():
                     if buffer is not None:
@@ -169,7 +169,7 @@ class _Buffers:
         # An integer buffer outside the norm modules changes only if its counter said so in forward.
         current = [
             (owner, name, buffer, buffer.detach().clone())
-            for owner in self._module.modules()
+            for owner in self._owners
             for name, buffer in owner._buffers.items()
             if buffer is not None
             and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
@@ -235,12 +235,13 @@ class BlockCall:
         device = self._arguments.device if stream is None else stream.device
         self._autocast = _Autocast(device)
         self._generators = _Generators(device)
-        self._buffers = _Buffers(module)
+        owners = list(module.modules())
+        self._buffers = _Buffers(owners)
         self._choices = Choices()
         self._training = module.training
         self._parameters = [
             (weakref.ref(parameter), name, version(parameter), parameter.requires_grad)
-            for owner in module.modules()
+            for owner in owners
             for name, parameter in owner._parameters.items()
             if parameter is not None
         ]
@@ -248,7 +249,7 @@ class BlockCall:
         aliases: dict[int, Tensor] = {}
         self._swapped = [
             (owner, name, _kept(tensor, aliases))
-            for owner in module.modules()
+            for owner in owners
             for name, tensor in owner._parameters.items()
             if tensor is not None and not isinstance(tensor, nn.Parameter)
         ]

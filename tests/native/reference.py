@@ -35,7 +35,7 @@ class Case:
         """F, and the product before it is rounded."""
         branch = self.y
         if self.skip is not None:
-            branch = branch_of(self.y, self.position(self.skip), branch_is_output=False)
+            branch = branch_of(self.y, self.position(self.skip), branch_is_output=False).value()
         product = branch.to(self.word.compute_dtype) * self.factor
         return fp.to_fixed(branch, self.factor, self.word), product
 
