@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from momentumnet.cli import bench, finetune, inspect
+from momentumnet.cli import bench, doctor, finetune, inspect
 from momentumnet.errors import MomentumNetError
 
 EXTRA_MODULES = ("rich", "matplotlib", "sklearn")
@@ -21,6 +21,7 @@ examples:
   momentumnet finetune                            fine-tune a converted ResNet-18 on handwritten digits (minutes)
   momentumnet finetune --data photos --compare    the same on a folder of images, beside the unconverted network
   momentumnet bench depth                         memory and time against depth, with a plot
+  momentumnet doctor                              what is installed, which native kernels run, and what is missing
 
 exit status: 0 done, 1 it could not be done (one message says why), 2 wrong arguments, 130 interrupted"""
 
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, finetune, bench):
+    for command in (inspect, finetune, bench, doctor):
         command.add_parser(commands)
     return parser
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from momentumnet.cli.plain_report import PlainReport
 
-class Report:
-    """The output of one command.
+
+class Report(PlainReport):
+    """The output of one command, drawn by rich.
 
     Args:
         as_json: Whether stdout is kept for the result as JSON; everything else then goes to stderr.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
-        self._as_json = as_json
+        super().__init__(as_json=as_json)
         self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
@@ -50,9 +49,3 @@ class Report:
             transient=True,
             disable=not self.console.is_terminal,
         )
-
-    def result(self, values: Mapping[str, Any]) -> None:
-        """Prints the result as one JSON object, if JSON was asked for."""
-        if self._as_json:
-            json.dump(values, sys.stdout, indent=2)
-            sys.stdout.write("\n")

@@ -22,6 +22,7 @@ logger = logging.getLogger("momentumnet")
 
 ABI = 1  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parent.parent / "_kernels"
+VARIANTS = ("portable", "avx2", "avx512")
 HOW_TO_BUILD = "install momentumnet again, or run python csrc/build.py in its source tree"
 
 _OPENMP_NAMES = ("libgomp", "libiomp5", "libomp")
@@ -59,6 +60,13 @@ class Kernels:
     def variant(self) -> str:
         """The instruction set that the CPU kernels use: "portable", "avx2" or "avx512"."""
         return "" if self.library is None else self.library.mn_variant().decode()
+
+    def variants(self) -> list[str]:
+        """All instruction sets that this machine and this library have."""
+        before = self.variant
+        found = [name for name in VARIANTS if self.select_variant(name)]
+        self.select_variant(before)
+        return found
 
     def select_variant(self, name: str) -> bool:
         """Use another instruction set; False, and no change, where this machine or library does not have it."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from momentumnet.cli import network
 from momentumnet.cli.main import main
+from momentumnet.core import kernels
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
         return Finished(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def no_kernels_loaded() -> Iterator[None]:
+    """The kernels are looked for anew in this test, and after it."""
+    kernels.cpu.cache_clear(), kernels.cuda.cache_clear()
+    yield
+    kernels.cpu.cache_clear(), kernels.cuda.cache_clear()
 
 
 @pytest.fixture

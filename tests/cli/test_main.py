@@ -22,11 +22,13 @@ def test_module_runs_and_explains_itself() -> None:
         check=False,
     )
     assert done.returncode == 0
-    for word in ("inspect", "finetune", "bench", "examples:", "exit status"):
+    for word in ("inspect", "finetune", "bench", "doctor", "examples:", "exit status"):
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("name", ["inspect", "finetune", "bench depth", "bench step", "bench kernel", "bench peers"])
+@pytest.mark.parametrize(
+    "name", ["inspect", "finetune", "bench depth", "bench step", "bench kernel", "bench peers", "doctor"]
+)
 def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:
     done = command(*name.split(), "--help")
     assert done.status == 0
@@ -54,6 +56,7 @@ def test_every_command_has_help_with_examples(command: Callable[..., Any], name:
         ("bench", "kernel", "--elements", "0"),
         ("bench", "kernel", "--threads", "two"),
         ("bench", "peers", "--only", "nobody"),
+        ("doctor", "resnet18"),
     ],
 )
 def test_wrong_arguments_end_with_2(command: Callable[..., Any], arguments: tuple[str, ...]) -> None:

@@ -1,0 +1,211 @@
+"""``momentumnet doctor``: what is installed, which kernels run and are right, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from momentumnet import native
+from momentumnet.cli import arguments
+from momentumnet.cli.errors import CommandError
+from momentumnet.cli.plain_report import PlainReport
+from momentumnet.core import kernels, self_check
+from momentumnet.errors import MomentumNetError
+
+DESCRIPTION = """\
+Show the versions of what is installed, whether compiled kernels or plain PyTorch operations do the exact arithmetic
+(the same bits, at another speed), what is missing and how to get it. Each compiled kernel runs once on a small state
+and is compared with plain PyTorch. Nothing is changed and nothing is downloaded."""
+EPILOG = """\
+examples:
+  momentumnet doctor
+  momentumnet doctor --json > doctor.json    to send along with a question
+  MOMENTUMNET_NATIVE=0 momentumnet doctor    with the compiled kernels switched off
+
+exit status: 0, also where kernels are missing; 1 if one of them gives other bits than plain PyTorch, or fails"""
+# Of pyproject.toml.
+EXTRAS = {
+    "cli": ("rich", "matplotlib", "scikit-learn"),
+    "test": ("pytest", "pytest-benchmark", "hypothesis"),
+    "dev": ("ruff", "mypy", "pre-commit"),
+}
+PLAIN = "plain PyTorch"
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the program's subcommands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "doctor",
+        parents=[arguments.common()],
+        help="show what is installed, which kernels run, and what is missing",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        CommandError: A kernel gives other bits than plain PyTorch, or fails.
+    """
+    found: dict[str, Any] = {
+        "command": "doctor",
+        "versions": versions(),
+        "kernels": {"cpu": cpu_kernels(), "cuda": cuda_kernels()},
+        "extras": extras(),
+        "checks": [{"kernels": name, "difference": difference} for name, difference in checks()],
+    }
+    report = _report(as_json=options.json)
+    _show(report, found)
+    report.result(found)
+    if wrong := [check["kernels"] for check in found["checks"] if check["difference"]]:
+        raise CommandError(
+            f"the kernels ({'; '.join(wrong)}) do not do what plain PyTorch does: set MOMENTUMNET_NATIVE=0 "
+            f"to go without them; to build them anew, {kernels.HOW_TO_BUILD}"
+        )
+
+
+def versions() -> dict[str, Any]:
+    """The software, CUDA as PyTorch was built with it, and the GPUs."""
+    from momentumnet import __version__
+
+    return {
+        "momentumnet": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _gpu(index: int) -> str:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"
+
+
+def cpu_kernels() -> dict[str, Any]:
+    """What does the arithmetic on CPU tensors."""
+    found = kernels.cpu()
+    return {
+        **_library("cpu"),
+        "variant": found.variant,
+        "variants": found.variants(),
+        "threads": torch.get_num_threads(),
+        "threads_library": found.threads,
+    }
+
+
+def cuda_kernels() -> dict[str, Any]:
+    """What does the arithmetic on CUDA tensors."""
+    return _library("cuda")
+
+
+def _library(device: str) -> dict[str, Any]:
+    record = kernels.build_record().get(device, {})
+    return {
+        "available": native.available(device),
+        "reason": native.reason(device),
+        "build": str(record.get("detail", "")),
+    }
+
+
+def extras() -> dict[str, dict[str, Any]]:
+    """For each optional extra the packages that are missing, and the command that brings them."""
+    found: dict[str, dict[str, Any]] = {}
+    for extra, packages in EXTRAS.items():
+        missing = [package for package in packages if not _is_installed(package)]
+        found[extra] = {"missing": missing, "install": f'pip install "momentumnet[{extra}]"' if missing else ""}
+    return found
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def checks() -> Iterator[tuple[str, str]]:
+    """Runs each kernel that is there: its name, and what it does otherwise than plain PyTorch (empty: nothing)."""
+    cpu = kernels.cpu()
+    before = cpu.variant
+    for variant in cpu.variants():
+        cpu.select_variant(variant)
+        yield f"cpu, {variant}", _difference(torch.device("cpu"))
+    cpu.select_variant(before)
+    if native.available("cuda"):
+        for index in range(torch.cuda.device_count()):
+            yield f"cuda:{index}", _difference(torch.device("cuda", index))
+
+
+def _difference(device: torch.device) -> str:
+    try:
+        return self_check.difference(device)
+    except MomentumNetError as error:
+        return str(error)
+
+
+def _report(*, as_json: bool) -> PlainReport:
+    """Tables drawn by rich, or plain ones: people ask the doctor because something is missing."""
+    try:
+        from momentumnet.cli.report import Report
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        return PlainReport(as_json=as_json)
+    return Report(as_json=as_json)
+
+
+def _show(report: PlainReport, found: dict[str, Any]) -> None:
+    versions = found["versions"]
+    rows = [(name, str(versions[name])) for name in ("momentumnet", "python", "torch", "torchvision", "numpy")]
+    rows.append(("CUDA of torch", versions["cuda"] or "none"))
+    rows += [(f"GPU {index}", name) for index, name in enumerate(versions["gpus"])] or [("GPU", "none found")]
+    report.table(("what", "version"), rows, title="Versions", left=2)
+
+    cpu, cuda = found["kernels"]["cpu"], found["kernels"]["cuda"]
+    threads = f"{cpu['threads']} thread(s) of {cpu['threads_library'] or 'their own'}"
+    on_cuda = "native kernels" if versions["gpus"] else "native kernels, once there is a GPU"
+    report.table(
+        ("tensors", "the arithmetic is done by", "compiled by"),
+        [
+            ("cpu", f"native kernels, {cpu['variant']}, {threads}" if cpu["available"] else PLAIN, cpu["build"]),
+            ("cuda", on_cuda if cuda["available"] else PLAIN, cuda["build"]),
+        ],
+        title="Kernels",
+        left=3,
+    )
+    if found["checks"]:
+        rows = [(check["kernels"], _verdict(check["difference"])) for check in found["checks"]]
+        report.table(("kernels", "against plain PyTorch"), rows, title="Self-check", left=2)
+    for line in _missing(found):
+        report.line(line)
+
+
+def _verdict(difference: str) -> str:
+    if not difference:
+        return "equal, to the bit"
+    return f"{difference} differs" if difference.isidentifier() else f"failed: {difference}"
+
+
+def _missing(found: dict[str, Any]) -> Iterator[str]:
+    """One line for each thing that is not there, with what helps."""
+    for device, kernel in found["kernels"].items():
+        if kernel["reason"]:
+            yield f"No native kernels for {device} tensors: {kernel['reason']}."
+    for state in found["extras"].values():
+        if state["missing"]:
+            yield f"Not installed: {', '.join(state['missing'])}. To get it: {state['install']}"

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import builtins
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import momentumnet as mn
+from momentumnet.cli import doctor
+from momentumnet.core import kernels, momentum_step, self_check
+from momentumnet.core.implementation import NativeStep
+
+needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
+
+
+class BrokenStep(NativeStep):
+    """Kernels whose undo is off by one at one element."""
+
+    def undo(self, ints: Any, *rest: Any, **options: Any) -> int:
+        checksum = super().undo(ints, *rest, **options)
+        ints.v[7] += 1
+        return checksum
+
+
+def diagnosis(command: Callable[..., Any]) -> dict[str, Any]:
+    done = command("doctor", "--json")
+    assert done.status == 0
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_versions_are_those_that_run(command: Callable[..., Any]) -> None:
+    versions = diagnosis(command)["versions"]
+    assert versions["momentumnet"] == mn.__version__
+    assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert versions["torch"] == str(torch.__version__)
+    assert versions["torchvision"] == torchvision.__version__
+    assert versions["numpy"] == np.__version__
+    assert versions["cuda"] == torch.version.cuda
+    assert len(versions["gpus"]) == torch.cuda.device_count()
+
+
+@needs_kernels
+def test_kernels_in_use(command: Callable[..., Any]) -> None:
+    cpu = diagnosis(command)["kernels"]["cpu"]
+    assert cpu["available"]
+    assert cpu["reason"] == ""
+    assert cpu["variant"] == kernels.cpu().variant
+    assert cpu["variant"] in cpu["variants"]
+    assert "portable" in cpu["variants"]
+    assert cpu["threads"] == torch.get_num_threads()
+    assert cpu["threads_library"] == kernels.cpu().threads
+    assert cpu["build"] == kernels.build_record()["cpu"]["detail"]
+
+
+@needs_kernels
+def test_every_variant_is_checked_and_the_chosen_one_stays(command: Callable[..., Any]) -> None:
+    before = kernels.cpu().variant
+    found = diagnosis(command)
+    names = [f"cpu, {variant}" for variant in found["kernels"]["cpu"]["variants"]]
+    checks = {check["kernels"]: check["difference"] for check in found["checks"]}
+    assert checks | dict.fromkeys(names, "") == checks
+    assert kernels.cpu().variant == before
+
+
+@needs_kernels
+def test_different_bits_end_with_1(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    monkeypatch.setattr(self_check, "NativeStep", BrokenStep)
+    done = command("doctor", "--json")
+    assert done.status == 1
+    assert {check["difference"] for check in json.loads(done.out)["checks"]} == {"undo"}
+    (message,) = (line for line in done.err.splitlines() if line.startswith("momentumnet: error: "))
+    assert "MOMENTUMNET_NATIVE=0" in message
+    assert "undo differs" in command("doctor").out
+
+
+@needs_kernels
+def test_a_kernel_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise mn.MomentumNetError("mn_step failed on cpu: no reason")
+
+    monkeypatch.setattr(NativeStep, "step", failing)
+    done = command("doctor", "--json")
+    assert done.status == 1
+    assert {check["difference"] for check in json.loads(done.out)["checks"]} == {"mn_step failed on cpu: no reason"}
+
+
+def test_without_kernels_the_reason_and_what_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Callable[..., Any], no_kernels_loaded: None
+) -> None:
+    record = {"cpu": {"built": False, "detail": "no C++ compiler was found on installing"}}
+    (tmp_path / "build.json").write_text(json.dumps(record))
+    monkeypatch.setattr(kernels, "FOLDER", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = diagnosis(command)
+    assert not found["kernels"]["cpu"]["available"]
+    assert found["kernels"]["cpu"]["reason"].startswith("no C++ compiler was found on installing; to build: ")
+    assert found["kernels"]["cuda"]["reason"].startswith("not built; to build: ")
+    assert found["checks"] == []
+    shown = command("doctor").out
+    assert "plain PyTorch" in shown
+    assert "no C++ compiler was found on installing" in shown
+
+
+def test_a_pytorch_without_cuda_misses_nothing(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any], no_kernels_loaded: None
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    found = diagnosis(command)
+    assert found["versions"]["cuda"] is None
+    assert found["kernels"]["cuda"]["reason"] == "this PyTorch is built without CUDA"
+
+
+def test_missing_extras_come_with_the_command(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("matplotlib", "pytest-benchmark"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0" if name in sum(doctor.EXTRAS.values(), ()) else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    extras = diagnosis(command)["extras"]
+    assert extras["cli"] == {"missing": ["matplotlib"], "install": 'pip install "momentumnet[cli]"'}
+    assert extras["test"] == {"missing": ["pytest-benchmark"], "install": 'pip install "momentumnet[test]"'}
+    assert extras["dev"] == {"missing": [], "install": ""}
+    assert 'pip install "momentumnet[cli]"' in command("doctor").out
+
+
+def test_extras_are_those_of_the_package() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    declared = {
+        extra: tuple(name for line in lines if not (name := line.split(">=")[0]).startswith("momentumnet["))
+        for extra, lines in project["optional-dependencies"].items()
+    }
+    assert declared == doctor.EXTRAS
+
+
+def test_it_runs_without_any_extra(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    """People ask the doctor because something is missing."""
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == "rich":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest, **options)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "momentumnet.cli.report", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    done = command("doctor")
+    assert done.status == 0
+    assert mn.__version__ in done.out
+    assert json.loads(command("doctor", "--json").out)["versions"]["momentumnet"] == mn.__version__
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("step", "step"),
+        ("rewind", "rewind"),
+        ("undo", "undo"),
+        ("checksum_of", "checksum"),
+        ("write_position", "position"),
+    ],
+)
+def test_the_check_finds_each_operation(monkeypatch: pytest.MonkeyPatch, name: str, found: str) -> None:
+    """A check that passes whatever the kernels do would be worse than none."""
+    right = getattr(momentum_step, name)
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        result = right(*arguments, **options)
+        if name == "checksum_of":
+            return result + 1
+        changed = arguments[2] if name == "write_position" else arguments[0].x
+        changed[-1] += 1
+        return result
+
+    broken = type("Broken", (), {**vars(momentum_step), name: staticmethod(wrong)})
+    monkeypatch.setattr(self_check, "NativeStep", lambda: momentum_step)
+    assert self_check.difference(torch.device("cpu")) == ""
+    monkeypatch.setattr(self_check, "NativeStep", lambda: broken)
+    assert self_check.difference(torch.device("cpu")) == found
