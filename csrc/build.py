@@ -45,7 +45,8 @@ def build(folder: Path) -> dict[str, dict[str, object]]:
     without, in plain PyTorch.
 
     Returns:
-        For "cpu" and "cuda": ``built``, whether the library is there, and ``detail``, what it holds or why it is not.
+        For "cpu" and "cuda": ``built``, whether the library is there, ``detail``, what it holds or why it is not, and
+        ``bytes``, its size where it is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, dict[str, object]] = {}
@@ -53,8 +54,10 @@ def build(folder: Path) -> dict[str, dict[str, object]]:
         target = folder / LIBRARIES[name]
         target.unlink(missing_ok=True)
         try:
-            record[name] = {"built": True, "detail": _build_one(builder, target)}
+            detail = _build_one(builder, target)
+            record[name] = {"built": True, "detail": detail, "bytes": target.stat().st_size}
         except NotBuilt as reason:
+            target.unlink(missing_ok=True)
             record[name] = {"built": False, "detail": str(reason)}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return record
@@ -111,12 +114,25 @@ def cpp_compiler() -> list[str]:
     Raises:
         NotBuilt: There is none.
     """
-    if command := os.environ.get("CXX"):
-        return shlex.split(command)
+    if command := chosen_compiler():
+        return command
     for name in ("c++", "g++", "clang++", "cl"):
         if shutil.which(name):
             return [name]
     raise NotBuilt("no C++ compiler was found on installing (CXX, c++, g++, clang++); with one there, install again")
+
+
+def chosen_compiler() -> list[str]:
+    """The command in CXX; empty where there is none.
+
+    Raises:
+        NotBuilt: It is no command.
+    """
+    command = os.environ.get("CXX", "")
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise NotBuilt(f"CXX={command!r} is no command that could be run on installing: {error}") from error
 
 
 def build_cuda(target: Path, scratch: Path) -> str:
@@ -129,7 +145,7 @@ def build_cuda(target: Path, scratch: Path) -> str:
     archs = cuda_archs(nvcc)
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
-    host = [f"-ccbin={shlex.split(os.environ['CXX'])[0]}"] if os.environ.get("CXX") else []
+    host = [f"-ccbin={program}" for program in chosen_compiler()[:1]]
     _run([nvcc, *NVCC_FLAGS, *host, *codes, str(SOURCES / "cuda.cu"), "-o", str(target)], cwd=scratch)
     return f"{nvcc}: sm_{', sm_'.join(archs)}"
 
@@ -148,11 +164,17 @@ def find_nvcc() -> str:
 
 
 def cuda_archs(nvcc: str) -> list[str]:
-    """MOMENTUMNET_CUDA_ARCHS ("80;90"), or the usual ones that this nvcc knows."""
+    """MOMENTUMNET_CUDA_ARCHS ("80;90"), or the usual ones that this nvcc knows.
+
+    Raises:
+        NotBuilt: It knows none of them.
+    """
     if chosen := os.environ.get("MOMENTUMNET_CUDA_ARCHS"):
         return chosen.replace(",", ";").strip(";").split(";")
     known = _run([nvcc, "--list-gpu-code"]).split()
-    return [arch for arch in CUDA_ARCHS if f"sm_{arch}" in known]
+    if archs := [arch for arch in CUDA_ARCHS if f"sm_{arch}" in known]:
+        return archs
+    raise NotBuilt(f"{nvcc} knows none of the architectures {', '.join(CUDA_ARCHS)}; set MOMENTUMNET_CUDA_ARCHS")
 
 
 def _run(command: Sequence[str], cwd: Path | None = None) -> str:

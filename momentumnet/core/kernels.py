@@ -112,12 +112,24 @@ def _load(name: str) -> tuple[ctypes.CDLL | None, str]:
         logger.info("no native kernels for %s tensors (%s); plain PyTorch operations do the work", name, reason)
         return None, reason
     try:
+        _check_size(path, build_record().get(name, {}).get("bytes"))
         library = _checked(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as error:
         reason = f"{path.name} could not be used: {error}; to build it anew: {HOW_TO_BUILD}"
         logger.warning("no native kernels for %s tensors (%s); plain PyTorch operations do the work", name, reason)
         return None, reason
     return library, ""
+
+
+def _check_size(path: Path, expected: object) -> None:
+    """Nothing, if the file is as large as it was built.
+
+    Raises:
+        OSError: It is not whole; loading it could end the process.
+    """
+    size = path.stat().st_size
+    if expected is not None and size != expected:
+        raise OSError(f"it has {size} bytes instead of {expected}")
 
 
 def _checked(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -42,8 +42,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
 
 
 @pytest.fixture
-def no_kernels_loaded() -> Iterator[None]:
+def no_kernels_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernels are looked for anew in this test, and after it."""
+    monkeypatch.delenv("MOMENTUMNET_NATIVE", raising=False)
     kernels.cpu.cache_clear(), kernels.cuda.cache_clear()
     yield
     kernels.cpu.cache_clear(), kernels.cuda.cache_clear()
