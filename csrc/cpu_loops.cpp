@@ -45,7 +45,7 @@ MN_HD void for_each_tile(const MnPlan& plan, const MnTensors& tensors, int64_t b
         Tile<Scalar> tile(tensors, start, start + length < end ? start + length : end);
         tile.around = around;
         const Float* y = branches;
-        Float* position = positions;
+        Float* position = tensors.position ? positions : nullptr;
         if (tensors.y && direct_y) y = static_cast<const Float*>(tensors.y) + start;
         else if (tensors.y) branches_of(plan, tile, tensors.y, scale, branches);
         if (tensors.position && direct_position) position = static_cast<Float*>(tensors.position) + start;
