@@ -55,8 +55,7 @@ struct Word32 {
         value = value < limit ? value : limit;
         return value > -limit ? value : -limit;
     }
-    // All ones where saturating changes a value or it is the limit itself.
-    MN_HD static uint32_t beyond(float value) { return fabsf(value) < limit ? 0u : ~0u; }
+    MN_HD static bool is_beyond(float value) { return !(fabsf(value) < limit); }
 };
 
 struct Word64 {
@@ -76,7 +75,7 @@ struct Word64 {
         value = value < limit ? value : limit;
         return value > -limit ? value : -limit;
     }
-    MN_HD static uint64_t beyond(double value) { return fabs(value) < limit ? uint64_t(0) : ~uint64_t(0); }
+    MN_HD static bool is_beyond(double value) { return !(fabs(value) < limit); }
 };
 
 template <class Word>
@@ -99,15 +98,30 @@ struct Arithmetic {
         return Word::quotient(value ^ negative, divisor) ^ negative;
     }
 
-    // The nearest integer, half to even; saturated at +-limit, NaN becomes 0.
-    MN_HD static Unsigned to_fixed(Float product) { return Word::nearest_integer(Word::saturated(product)); }
+    // The same for the store's part of a value. It is negative only where the state is not what forward left.
+    MN_HD static Unsigned floor_divide_store(Unsigned value, const Divisor& divisor) {
+        if constexpr (Word::width > 1) {
+            if (!Word::any_negative(value)) return Word::quotient(value, divisor);
+        }
+        return floor_divide(value, divisor);
+    }
+
+    // The nearest integer, half to even; saturated at +-limit, NaN becomes 0. Where that changes a value, or it is the limit
+    // itself, the overflow bit is set.
+    MN_HD static Unsigned to_fixed(Float product, Unsigned& overflow) {
+        if constexpr (Word::width > 1) {
+            const auto beyond = Word::beyond(product);
+            if (!Word::any_negative(beyond)) return Word::nearest_integer(product);
+            overflow |= beyond & overflow_bit;
+        } else {
+            overflow |= Word::is_beyond(product) ? overflow_bit : 0;
+        }
+        return Word::nearest_integer(Word::saturated(product));
+    }
 
     MN_HD static Float to_float(Unsigned value, typename Word::Scalar::Float scale) {
         return Word::from_integer(value) * scale;
     }
-
-    // The overflow bit where a product does not fit, NaN included.
-    MN_HD static Unsigned overflow(Float product) { return Word::beyond(product) & overflow_bit; }
 
     // Bits that are set up to the highest bit of the magnitude; an OR over many tells the largest one's.
     MN_HD static Unsigned magnitude_bits(Unsigned value) { return value ^ sign(value); }

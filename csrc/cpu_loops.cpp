@@ -39,11 +39,13 @@ MN_HD void for_each_tile(const MnPlan& plan, const MnTensors& tensors, int64_t b
     const Float scale = Constants<Scalar>::of(plan).scale;
     const bool direct_y = reads_directly<Scalar>(plan), direct_position = plan.position_dtype == own_dtype<Scalar>;
     const bool around = direct_position && end - begin >= LARGE && uintptr_t(tensors.position) % 64 == 0;
-    for (int64_t start = begin; start < end; start += TILE) {
-        Tile<Scalar> tile(tensors, start, start + TILE < end ? start + TILE : end);
+    const bool direct = (direct_y || !tensors.y) && (direct_position || !tensors.position);
+    const int64_t length = direct ? end - begin : TILE;
+    for (int64_t start = begin; start < end; start += length) {
+        Tile<Scalar> tile(tensors, start, start + length < end ? start + length : end);
         tile.around = around;
         const Float* y = branches;
-        Float* position = positions;
+        Float* position = tensors.position ? positions : nullptr;
         if (tensors.y && direct_y) y = static_cast<const Float*>(tensors.y) + start;
         else if (tensors.y) branches_of(plan, tile, tensors.y, scale, branches);
         if (tensors.position && direct_position) position = static_cast<Float*>(tensors.position) + start;

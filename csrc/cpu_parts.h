@@ -78,7 +78,8 @@ struct Sums {
     }
 };
 
-// The loops below take elements begin to end of a tile; `y` and `position` are in the word's float type.
+// The loops below take elements begin to end of a tile; `y` and `position` are in the word's float type. Only undo may be
+// called without a position.
 template <class Word>
 struct Part {
     using Scalar = typename Word::Scalar;
@@ -130,7 +131,7 @@ struct Part {
             if (!ahead) continue;
             M::rewind(e, c);
             keep(x + i, e.x);
-            keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
+            if (position) keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
         }
         sums.into(totals);
     }

@@ -33,6 +33,7 @@ struct Lanes32 {
         const __m512 below = _mm512_maskz_min_ps(number, (__m512)value, _mm512_set1_ps(Word32::limit));
         return (Float)_mm512_max_ps(below, _mm512_set1_ps(-Word32::limit));
     }
+    // All ones where saturating changes a value, or it is the limit itself.
     MN_HD static Unsigned beyond(Float value) {
         const __m512 magnitude = _mm512_abs_ps((__m512)value);
         const __mmask16 mask = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(Word32::limit), _CMP_NLT_UQ);
@@ -40,6 +41,7 @@ struct Lanes32 {
     }
     MN_HD static void store_around_caches(float* data, Float value) { _mm512_stream_ps(data, (__m512)value); }
     MN_HD static void wait_for_stores() { _mm_sfence(); }
+    MN_HD static bool any_negative(Unsigned value) { return _mm512_movepi32_mask((__m512i)value) != 0; }
     MN_HD static Unsigned load_bytes(const uint8_t* bytes) {
         return (Unsigned)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
     }
@@ -72,12 +74,14 @@ struct Lanes32 {
         const __m256 below = _mm256_min_ps(number, _mm256_set1_ps(Word32::limit));
         return (Float)_mm256_max_ps(below, _mm256_set1_ps(-Word32::limit));
     }
+    // All ones where saturating changes a value, or it is the limit itself.
     MN_HD static Unsigned beyond(Float value) {
         const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), (__m256)value);
         return (Unsigned)_mm256_cmp_ps(magnitude, _mm256_set1_ps(Word32::limit), _CMP_NLT_UQ);
     }
     MN_HD static void store_around_caches(float* data, Float value) { _mm256_stream_ps(data, (__m256)value); }
     MN_HD static void wait_for_stores() { _mm_sfence(); }
+    MN_HD static bool any_negative(Unsigned value) { return _mm256_movemask_ps((__m256)value) != 0; }
     MN_HD static Unsigned load_bytes(const uint8_t* bytes) {
         return (Unsigned)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     }

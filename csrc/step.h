@@ -46,21 +46,22 @@ struct Momentum : Arithmetic<Word> {
         const Unsigned s = spills ? Base::shift_signed(e.s, 8) : e.s;
         const Unsigned q = Base::floor_divide(e.v, c.by_d);
         const Unsigned t = (e.v - q * c.d) * c.bound + s + c.offset;
-        const Unsigned b = Base::floor_divide(t, c.by_next_bound);
+        const Unsigned b = Base::floor_divide_store(t, c.by_next_bound);
         e.s = t - b * c.next_bound;
-        e.v = q * c.n + b + Base::to_fixed(branch);
+        e.v = q * c.n + b + Base::to_fixed(branch, magnitudes);
         e.x += e.v + Base::carry(e.s, c.next_threshold);
-        magnitudes |= Base::magnitude_bits(e.v) | Base::magnitude_bits(e.x) | Base::overflow(branch);
+        magnitudes |= Base::magnitude_bits(e.v) | Base::magnitude_bits(e.x);
         return byte;
     }
 
     // Takes v and s back, with the byte put aside; x has been taken back already.
     template <bool spills>
     MN_HD static void undo(E& e, Float branch, Unsigned byte, const C& c) {
-        const Unsigned v = e.v - Base::to_fixed(branch);
+        Unsigned overflow{};  // was reported by the step
+        const Unsigned v = e.v - Base::to_fixed(branch, overflow);
         const Unsigned q = Base::floor_divide(v, c.by_n);
         const Unsigned t = (v - q * c.n) * c.next_bound + e.s - c.offset;
-        const Unsigned r = Base::floor_divide(t, c.by_bound);
+        const Unsigned r = Base::floor_divide_store(t, c.by_bound);
         const Unsigned s = t - r * c.bound;
         e.s = spills ? (s << 8) | byte : s;
         e.v = q * c.d + r;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -17,15 +18,17 @@ logger = logging.getLogger("momentumnet")
 # A scale is chosen for at most this many times the magnitude of the stream's first tensor.
 GROWTH = 8
 # With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
-# floats themselves resolve at that magnitude; rounding adds up with depth, so deep streams use the whole word.
+# floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
+# 1/(1-gamma) times more coarsely than x, so deep float32 streams and those of a large gamma use the whole word.
 NARROW_BITS = 22
 NARROW_BLOCKS = 8
+NARROW_GAMMA = Fraction(1, 2)
 
 
-def magnitude_bits(dtype: torch.dtype, blocks: int) -> int:
+def magnitude_bits(dtype: torch.dtype, blocks: int, gamma: Fraction) -> int:
     """For how many bits of the largest magnitude a stream's scale is chosen: fewer where precision allows."""
     word = word_for(dtype)
-    if word is INT32 and (blocks <= NARROW_BLOCKS or dtype != torch.float32):
+    if word is INT32 and (dtype != torch.float32 or (blocks <= NARROW_BLOCKS and gamma <= NARROW_GAMMA)):
         return NARROW_BITS
     return full_bits(word)
 
@@ -43,17 +46,17 @@ class StreamScale:
         self._name, self._blocks = name, blocks
         self._magnitude = magnitude
 
-    def bits_for(self, dtype: torch.dtype) -> int:
+    def bits_for(self, dtype: torch.dtype, gamma: Fraction) -> int:
         """The bits of the largest magnitude in a pass of ``dtype``."""
-        return magnitude_bits(dtype, self._blocks)
+        return magnitude_bits(dtype, self._blocks, gamma)
 
-    def exponent_for(self, x: Tensor) -> int:
+    def exponent_for(self, x: Tensor, gamma: Fraction) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
 
         A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
         instead, which costs a byte or two an element each time.
         """
-        word, bits = word_for(x.dtype), self.bits_for(x.dtype)
+        word, bits = word_for(x.dtype), self.bits_for(x.dtype, gamma)
         low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
         start = max(-float(low), float(high))
         if not 0 < start < math.inf:

@@ -243,8 +243,8 @@ class MomentumStream:
                 state = FloatState(x, velocity, self.gamma, finite_only=reversible_)
             else:
                 with torch.no_grad():
-                    exponent = chosen(lambda: self._scale.exponent_for(x))
-                    bits = self._scale.bits_for(x.dtype)
+                    exponent = chosen(lambda: self._scale.exponent_for(x, self.gamma))
+                    bits = self._scale.bits_for(x.dtype, self.gamma)
                     state = ExactState(x, velocity, self.gamma, exponent, self.name, bits)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)

@@ -77,7 +77,7 @@ class Plan:
         word = word_for(stream.dtype)
         if self.arithmetic == "float":
             return 2 * prod(stream.shape) * word.bits // 8
-        bits = magnitude_bits(stream.dtype, len(stream))
+        bits = magnitude_bits(stream.dtype, len(stream), self.gamma)
         return prod(stream.shape) * resting_bytes(self.gamma, word, bits, len(stream))
 
     def __str__(self) -> str:

@@ -173,6 +173,12 @@ class TestThreads:
         before, _, report = run_undo(after, ahead=False)
         assert same_state(before, expected)
         assert report.tolist() == expected_report.tolist()
+        further = reference.rewind(expected, after.digits.previous_bound)
+        for as_floats in (True, False):
+            before, position, report = run_undo(after, ahead=True, as_floats=as_floats)
+            assert same_state(before, further)
+            assert same_bits(position, further.position()) if as_floats else position is None
+            assert report.tolist() == expected_report.tolist()
 
 
 @needs_kernels
