@@ -78,8 +78,8 @@ struct Sums {
     }
 };
 
-// The loops below take elements begin to end of a tile; `y` and `position` are in the word's float type. Only undo may be
-// called without a position.
+// The loops below take elements begin to end of a tile; `y` and `position` are in the word's float type. Undo and rewind may
+// be called without a position.
 template <class Word>
 struct Part {
     using Scalar = typename Word::Scalar;
@@ -144,7 +144,7 @@ struct Part {
             Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
             M::rewind(e, c);
             keep(x + i, e.x);
-            keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
+            if (position) keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
         }
     }
 

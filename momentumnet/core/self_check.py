@@ -89,9 +89,9 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
     ahead = False
     for index, (branch, digits, spilled) in reversed(list(enumerate(undos))):
         if not ahead:
-            position = torch.empty_like(branch.y)
-            kernels.rewind(ints, digits.next_bound, scale, position)
-            yield "rewind", [position, *_copies(ints)]
+            floats = torch.empty_like(branch.y) if index > STEPS // 2 else None
+            kernels.rewind(ints, digits.next_bound, scale, floats)
+            yield "rewind", [floats, *_copies(ints)]
         ahead = index % 2 == 1
         checksum = kernels.undo(ints, branch, digits, scale, spilled, ahead=ahead)
         yield "undo", [*_copies(ints)]

@@ -68,9 +68,9 @@ def run_undo(case: Case, *, ahead: bool, as_floats: bool = True) -> tuple[Case, 
     return case, position, report
 
 
-def run_rewind(case: Case, bound: int) -> tuple[Case, Tensor]:
+def run_rewind(case: Case, bound: int, *, as_floats: bool = True) -> tuple[Case, Tensor | None]:
     case = case.copy()
-    position = torch.empty(case.x.shape, dtype=case.position_dtype)
+    position = torch.empty(case.x.shape, dtype=case.position_dtype) if as_floats else None
     native.rewind(*case.state(), bound=bound, exponent=case.exponent, position=position)
     return case, position
 
@@ -122,9 +122,10 @@ class TestBits:
     def test_rewind_and_checksum(self, variant: str, case: Case) -> None:
         bound = case.digits.next_bound
         expected = reference.rewind(case, bound)
-        before, position = run_rewind(case, bound)
-        assert same_state(before, expected)
-        assert same_bits(position, expected.position())
+        for as_floats in (True, False):
+            before, position = run_rewind(case, bound, as_floats=as_floats)
+            assert same_state(before, expected)
+            assert same_bits(position, expected.position()) if as_floats else position is None
         report = torch.full((2,), 77, dtype=case.x.dtype)
         native.checksum(*case.state(), report=report)
         assert report.tolist() == [0, int(fp.checksum(*case.state()))]
@@ -175,6 +176,9 @@ class TestThreads:
         assert report.tolist() == expected_report.tolist()
         further = reference.rewind(expected, after.digits.previous_bound)
         for as_floats in (True, False):
+            rewound, position = run_rewind(expected, after.digits.previous_bound, as_floats=as_floats)
+            assert same_state(rewound, further)
+            assert same_bits(position, further.position()) if as_floats else position is None
             before, position, report = run_undo(after, ahead=True, as_floats=as_floats)
             assert same_state(before, further)
             assert same_bits(position, further.position()) if as_floats else position is None
