@@ -258,13 +258,19 @@ cudaError_t launch_as(const MnPlan& plan, const Launch& launch, int device, cuda
     return cudaGetLastError();
 }
 
+// The status, which is forgotten here: the next launch would report it once more.
+int32_t finished(cudaError_t status) {
+    if (status != cudaSuccess) cudaGetLastError();
+    return status;
+}
+
 template <template <class, class> class Operation>
 int32_t run(const MnPlan* plan, int64_t size, int32_t device, void* stream, const MnTensors& tensors) {
     const Device current(device);
     cudaError_t status = current.status;
     const auto on = static_cast<cudaStream_t>(stream);
     if (status == cudaSuccess && tensors.report) status = cudaMemsetAsync(tensors.report, 0, size_t(plan->word_bits) / 4, on);
-    if (status != cudaSuccess || size == 0) return status;
+    if (status != cudaSuccess || size == 0) return finished(status);
     const int64_t groups = goes_in_groups(tensors) ? size / 4 : 0;
     const Launch launch{tensors, size, groups, plan->y_dtype, plan->skip_dtype, plan->position_dtype, plan->ahead != 0};
     const bool wide = plan->y_dtype == MN_FLOAT64 || plan->skip_dtype == MN_FLOAT64;
@@ -279,12 +285,12 @@ int32_t mn_abi() { return MN_ABI; }
 
 const char* mn_error(int32_t status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
 
-// Whether this library holds code for the device.
+// Whether this library holds code for the device, and the driver is new enough for it.
 MN_EXPORT int32_t mn_probe(int32_t device) {
     const Device current(device);
-    if (current.status != cudaSuccess) return current.status;
     cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, kernel<Step, Word32, float>);
+    return finished(current.status == cudaSuccess ? cudaFuncGetAttributes(&attributes, kernel<Step, Word32, float>)
+                                                  : current.status);
 }
 
 int32_t mn_step(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, const void* y,

@@ -24,10 +24,13 @@ def available(device: str | torch.device = "cpu") -> bool:
 
 
 def reason(device: str | torch.device = "cpu") -> str:
-    """Why there are no native kernels for tensors on ``device``, and what helps; empty where there are."""
-    kind = torch.device(device).type
-    if kind == "cpu":
+    """Why there are no native kernels for tensors on ``device``, and what helps; empty where there are.
+
+    "cuda" without a number asks for any GPU, "cuda:0" for that one.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
         return kernels.cpu().reason
-    if kind == "cuda":
-        return kernels.cuda().reason
-    return f"there are kernels for CPU and CUDA tensors, none for {kind!r}"
+    if device.type == "cuda":
+        return (kernels.cuda() if device.index is None else kernels.on_cuda(device.index)).reason
+    return f"there are kernels for CPU and CUDA tensors, none for {device.type!r}"

@@ -108,8 +108,9 @@ def cpu_kernels() -> dict[str, Any]:
 
 
 def cuda_kernels() -> dict[str, Any]:
-    """What does the arithmetic on CUDA tensors."""
-    return _library("cuda")
+    """What does the arithmetic on CUDA tensors: of any GPU, and why not on one of those that are there."""
+    reasons = {f"cuda:{index}": native.reason(f"cuda:{index}") for index in range(torch.cuda.device_count())}
+    return {**_library("cuda"), "gpus": reasons}
 
 
 def _library(device: str) -> dict[str, Any]:
@@ -146,8 +147,8 @@ def checks() -> Iterator[tuple[str, str]]:
         cpu.select_variant(variant)
         yield f"cpu, {variant}", _difference(torch.device("cpu"))
     cpu.select_variant(before)
-    if native.available("cuda"):
-        for index in range(torch.cuda.device_count()):
+    for index in range(torch.cuda.device_count()):
+        if native.available(f"cuda:{index}"):
             yield f"cuda:{index}", _difference(torch.device("cuda", index))
 
 
@@ -206,6 +207,9 @@ def _missing(found: dict[str, Any]) -> Iterator[str]:
     for device, kernel in found["kernels"].items():
         if kernel["reason"]:
             yield f"No native kernels for {device} tensors: {kernel['reason']}."
+        for gpu, reason in kernel.get("gpus", {}).items():
+            if reason and not kernel["reason"]:
+                yield f"No native kernels for {gpu} tensors: {reason}."
     for state in found["extras"].values():
         if state["missing"]:
             yield f"Not installed: {', '.join(state['missing'])}. To get it: {state['install']}"

@@ -112,7 +112,7 @@ def for_device(device: torch.device) -> MomentumStep:
     if device.type == "cpu":
         found = kernels.cpu()
     elif device.type == "cuda":
-        found = kernels.cuda()
+        found = kernels.on_cuda(device.index) if device.index is not None else kernels.cuda()
     else:
         return momentum_step
     return momentum_step if found.library is None else _NATIVE

@@ -79,17 +79,27 @@ def cpu() -> Kernels:
     library, reason = _load("cpu")
     if library is None:
         return Kernels(None, reason)
-    library.mn_variant.restype = ctypes.c_char_p
-    library.mn_set_openmp.argtypes = (ctypes.c_void_p,) * 3
     return Kernels(library, threads=_share_threads(library))
 
 
 @functools.cache
 def cuda() -> Kernels:
-    """The kernels for CUDA tensors."""
+    """The kernels for CUDA tensors, whatever GPUs there are."""
     if torch.version.cuda is None:
         return Kernels(None, "this PyTorch is built without CUDA")
     return Kernels(*_load("cuda"))
+
+
+@functools.cache
+def on_cuda(index: int) -> Kernels:
+    """The kernels for tensors on one GPU: none where the library has no code for it, or wants a newer driver."""
+    found = cuda()
+    if found.library is None or not (status := found.library.mn_probe(index)):
+        return found
+    problem = found.library.mn_error(status).decode()
+    reason = f"libmomentumnet_cuda.so does not run on cuda:{index}: {problem}; to build it for this GPU: {HOW_TO_BUILD}"
+    _warn(f"cuda:{index}", reason)
+    return Kernels(None, reason)
 
 
 def build_record() -> dict[str, dict[str, object]]:
@@ -113,12 +123,16 @@ def _load(name: str) -> tuple[ctypes.CDLL | None, str]:
         return None, reason
     try:
         _check_size(path, build_record().get(name, {}).get("bytes"))
-        library = _checked(ctypes.CDLL(str(path)))
+        library = _checked(ctypes.CDLL(str(path)), name)
     except (OSError, AttributeError) as error:
         reason = f"{path.name} could not be used: {error}; to build it anew: {HOW_TO_BUILD}"
-        logger.warning("no native kernels for %s tensors (%s); plain PyTorch operations do the work", name, reason)
+        _warn(name, reason)
         return None, reason
     return library, ""
+
+
+def _warn(tensors: str, reason: str) -> None:
+    logger.warning("no native kernels for %s tensors (%s); plain PyTorch operations do the work", tensors, reason)
 
 
 def _check_size(path: Path, expected: object) -> None:
@@ -132,8 +146,8 @@ def _check_size(path: Path, expected: object) -> None:
         raise OSError(f"it has {size} bytes instead of {expected}")
 
 
-def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The library, its functions' types declared.
+def _checked(library: ctypes.CDLL, name: str) -> ctypes.CDLL:
+    """The library called ``name``, its functions' types declared.
 
     Raises:
         OSError: It was built for another version of momentumnet.
@@ -148,6 +162,12 @@ def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
         common = (ctypes.POINTER(Plan), ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p)
         getattr(library, function).argtypes = (*common, *(ctypes.c_void_p,) * pointers)
         getattr(library, function).restype = ctypes.c_int32
+    if name == "cpu":
+        library.mn_variant.restype = ctypes.c_char_p
+        library.mn_select_variant.argtypes = (ctypes.c_char_p,)
+        library.mn_set_openmp.argtypes = (ctypes.c_void_p,) * 3
+    else:
+        library.mn_probe.argtypes = (ctypes.c_int32,)
     return library
 
 

@@ -84,7 +84,7 @@ def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]
 def _kernels_for(x: Tensor) -> tuple[ctypes.CDLL, int, int]:
     """The library, and what tells it where to work: the number of threads, or the device and its stream."""
     if x.is_cuda:
-        found = kernels.cuda()
+        found = kernels.on_cuda(x.device.index)
         where, stream = x.device.index, torch.cuda.current_stream(x.device).cuda_stream
     else:
         found = kernels.cpu()

@@ -191,3 +191,16 @@ def test_the_check_finds_each_operation(monkeypatch: pytest.MonkeyPatch, name: s
     assert self_check.difference(torch.device("cpu")) == ""
     monkeypatch.setattr(self_check, "NativeStep", lambda: broken)
     assert self_check.difference(torch.device("cpu")) == found
+
+
+def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
+    reasons = {"cpu": "", "cuda": "", "cuda:0": "", "cuda:1": "no kernel image is available"}
+    monkeypatch.setattr(doctor.native, "reason", reasons.__getitem__)
+    monkeypatch.setattr(doctor, "_difference", lambda device: "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, index))
+    found = diagnosis(command)
+    assert found["versions"]["gpus"] == ["a GPU, compute capability 8.0", "a GPU, compute capability 8.1"]
+    assert [check["kernels"] for check in found["checks"] if "cuda" in check["kernels"]] == ["cuda:0"]
+    assert "No native kernels for cuda:1 tensors: no kernel image is available." in command("doctor").out

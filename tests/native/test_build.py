@@ -27,6 +27,8 @@ from momentumnet.core import kernels
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGED = ("csrc", "momentumnet", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 CPU, CUDA = "libmomentumnet_cpu.so", "libmomentumnet_cuda.so"
+# What both libraries export besides mn_abi.
+OTHERS = " ".join(f"void mn_{name}() {{}}" for name in ("error", "step", "undo", "rewind", "checksum"))
 BUILD_OFF = "switched off at install by MOMENTUMNET_BUILD=0"
 
 
@@ -231,11 +233,15 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("source", "reason"),
         [
-            (f"int mn_abi() {{ return {kernels.ABI + 1}; }}", f"interface {kernels.ABI + 1}, this momentumnet needs"),
-            (f"int mn_abi() {{ return {kernels.ABI}; }}", "mn_error"),
-            ("int other() { return 0; }", "mn_abi"),
+            (
+                f"{{ int mn_abi() {{ return {kernels.ABI + 1}; }} }}",
+                f"interface {kernels.ABI + 1}, this momentumnet needs",
+            ),
+            (f"{{ int mn_abi() {{ return {kernels.ABI}; }} }}", "mn_error"),
+            (f"{{ int mn_abi() {{ return {kernels.ABI}; }} {OTHERS} }}", "mn_variant"),
+            ("{ int other() { return 0; } }", "mn_abi"),
         ],
-        ids=["another interface", "functions missing", "another library"],
+        ids=["another interface", "functions missing", "the other device's", "another library"],
     )
     def test_another_library(
         self, folder: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path, source: str, reason: str
@@ -281,7 +287,11 @@ def test_cuda_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert build.build_cuda(tmp_path / CUDA, tmp_path).endswith("nvcc: sm_80")
     library = ctypes.CDLL(str(tmp_path / CUDA))  # with or without a GPU: CUDA's runtime is inside
     assert library.mn_abi() == kernels.ABI
-    assert kernels._checked(library) is library
+    assert kernels._checked(library, "cuda") is library
+    if not torch.cuda.is_available():
+        status = library.mn_probe(0)
+        assert status != 0
+        assert library.mn_error(status).decode() not in ("", "no error")
 
 
 def backend(tree: Path, hook: str, **settings: str) -> Path:
