@@ -188,12 +188,18 @@ def _share_threads(library: ctypes.CDLL) -> str:
 
 
 def _openmp_libraries() -> Iterator[str]:
-    """Paths of OpenMP libraries that are loaded, those that came with PyTorch first."""
+    """Paths of OpenMP libraries that are loaded, the one that PyTorch uses first."""
     home = Path(torch.__file__).resolve().parent
     try:
-        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        loaded = {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6}
     except OSError:
         loaded = {str(path) for path in (home / "lib").glob("lib*omp*")}
+
+    def order(path: str) -> tuple[bool, bool, str]:
+        """PyTorch's own, then the system's, then those that other packages brought along."""
+        ours = any(Path(path).is_relative_to(folder) for folder in (home, home.with_name("torch.libs")))
+        return not ours, Path(path).is_relative_to(home.parent), path
+
     if sys.platform != "win32":
-        found = [path for path in loaded if Path(path).name.startswith(_OPENMP_NAMES)]
-        yield from sorted(found, key=lambda path: (not path.startswith(str(home.parent)), path))
+        yield from sorted((path for path in loaded if Path(path).name.startswith(_OPENMP_NAMES)), key=order)
