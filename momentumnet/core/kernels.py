@@ -25,8 +25,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
 HOW_TO_BUILD = (
-    "install momentumnet again with pip's --force-reinstall --no-deps --no-cache-dir, or run python csrc/build.py in its "
-    "source tree"
+    "install momentumnet again with pip's --force-reinstall --no-deps --no-cache-dir, "
+    "or run python csrc/build.py in its source tree"
 )
 
 _OPENMP_NAMES = ("libgomp", "libiomp5", "libomp")
