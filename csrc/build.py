@@ -48,6 +48,7 @@ def build(folder: Path) -> dict[str, dict[str, object]]:
         For "cpu" and "cuda": ``built``, whether the library is there, ``detail``, what it holds or why it is not, and
         ``bytes``, its size where it is there.
     """
+    folder = folder.absolute()  # compilers run elsewhere
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, dict[str, object]] = {}
     for name, builder in {"cpu": build_cpu, "cuda": build_cuda}.items():
