@@ -45,8 +45,7 @@ def build(folder: Path) -> dict[str, dict[str, object]]:
     without, in plain PyTorch.
 
     Returns:
-        For "cpu" and "cuda": ``built``, whether the library is there, ``detail``, what it holds or why it is not, and
-        ``bytes``, its size where it is there.
+        For "cpu" and "cuda": ``built``, whether the library is there, and ``detail``, what it holds or why it is not.
     """
     folder = folder.absolute()  # compilers run elsewhere
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +54,7 @@ def build(folder: Path) -> dict[str, dict[str, object]]:
         target = folder / LIBRARIES[name]
         target.unlink(missing_ok=True)
         try:
-            detail = _build_one(builder, target)
-            record[name] = {"built": True, "detail": detail, "bytes": target.stat().st_size}
+            record[name] = {"built": True, "detail": _build_one(builder, target)}
         except NotBuilt as reason:
             target.unlink(missing_ok=True)
             record[name] = {"built": False, "detail": str(reason)}
