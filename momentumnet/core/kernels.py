@@ -23,7 +23,11 @@ logger = logging.getLogger("momentumnet")
 ABI = 1  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parent.parent / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
-HOW_TO_BUILD = "install momentumnet again, or run python csrc/build.py in its source tree"
+# pip would take the wheel that it has made before, without kernels, from its cache.
+HOW_TO_BUILD = (
+    "install momentumnet again with pip's --force-reinstall --no-deps --no-cache-dir, "
+    "or run python csrc/build.py in its source tree"
+)
 
 _OPENMP_NAMES = ("libgomp", "libiomp5", "libomp")
 _OPENMP_FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
