@@ -102,7 +102,7 @@ NETWORKS = {
     ),
     "gpt-12": _decoder(depth=12, width=256, length=128, vocabulary=1000),
     "vit-12": Network(
-        partial(get_model, "vit_b_32", weights=None), partial(torch.randn, 8, 3, 224, 224), ("encoder.layers",)
+        partial(get_model, "vit_b_32", weights=None), partial(torch.randn, 32, 3, 224, 224), ("encoder.layers",)
     ),
     "mlp-200": Network(lambda: Stack(*[ResidualMLP(64) for _ in range(200)]), partial(torch.randn, 256, 64)),
     # Large ones, for GPUs.
