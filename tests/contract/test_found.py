@@ -91,7 +91,8 @@ def test_checkpoint_of_a_whole_stream_works(reentrant: bool) -> None:
     got = train_step(lambda_module(net, lambda x: checkpoint(net, x, use_reentrant=reentrant)), (x,))
     for name, gradient in expected.gradients.items():
         if name != "input 0":
-            torch.testing.assert_close(got.gradients[f"net.{name}"], gradient, rtol=1e-5, atol=1e-7)
+            # The reentrant kind runs forward without gradients, so in floats, and only the recompute in integers.
+            torch.testing.assert_close(got.gradients[f"net.{name}"], gradient, rtol=1e-4, atol=2e-6)
 
 
 def lambda_module(net: nn.Module, forward: Any) -> nn.Module:

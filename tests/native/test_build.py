@@ -51,9 +51,10 @@ def _found(finder: Callable[[], object]) -> bool:
         return False
 
 
-def _setuptools() -> int:
+def _major(package: str) -> int:
+    """The installed major version, or 0. By metadata: looking for the module pip would turn off setuptools' distutils."""
     try:
-        return int(importlib.metadata.version("setuptools").partition(".")[0])
+        return int(importlib.metadata.version(package).partition(".")[0])
     except importlib.metadata.PackageNotFoundError:
         return 0
 
@@ -61,8 +62,8 @@ def _setuptools() -> int:
 needs_compiler = pytest.mark.skipif(not _found(build.cpp_compiler), reason="there is no C++ compiler")
 needs_nvcc = pytest.mark.skipif(not _found(build.find_nvcc), reason="there is no nvcc")
 needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
-needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="installing a wheel takes pip")
-needs_setuptools = pytest.mark.skipif(_setuptools() < 77, reason="building the package takes setuptools 77 or newer")
+needs_pip = pytest.mark.skipif(not _major("pip"), reason="installing a wheel takes pip")
+needs_setuptools = pytest.mark.skipif(_major("setuptools") < 77, reason="building the package takes setuptools 77 or newer")
 
 
 @pytest.fixture(autouse=True)
