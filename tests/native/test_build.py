@@ -52,7 +52,7 @@ def _found(finder: Callable[[], object]) -> bool:
 
 
 def _major(package: str) -> int:
-    """The installed major version, or 0. By metadata: looking for the module pip would turn off setuptools' distutils."""
+    """The installed major version, or 0. By metadata: looking for the module pip switches distutils."""
     try:
         return int(importlib.metadata.version(package).partition(".")[0])
     except importlib.metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ needs_compiler = pytest.mark.skipif(not _found(build.cpp_compiler), reason="ther
 needs_nvcc = pytest.mark.skipif(not _found(build.find_nvcc), reason="there is no nvcc")
 needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
 needs_pip = pytest.mark.skipif(not _major("pip"), reason="installing a wheel takes pip")
-needs_setuptools = pytest.mark.skipif(_major("setuptools") < 77, reason="building the package takes setuptools 77 or newer")
+needs_setuptools = pytest.mark.skipif(_major("setuptools") < 77, reason="packaging takes setuptools 77 or newer")
 
 
 @pytest.fixture(autouse=True)
