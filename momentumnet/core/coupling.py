@@ -136,7 +136,7 @@ def adjoint(grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction) -
     With s = grad_x + grad_v:  grad_f = w s,  grad_v = gamma s. Linear, so it needs nothing of the state.
     """
     total = grad_x + grad_v
-    return total * float(weight), total * float(gamma)
+    return total * float(weight), total.mul_(float(gamma))
 
 
 def flush_factor(gamma: Fraction) -> float:
