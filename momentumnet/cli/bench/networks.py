@@ -84,6 +84,13 @@ def _resnet(name: str, size: int, *, batch: int = 16) -> Network:
     return Network(partial(get_model, name, weights=None), partial(torch.randn, batch, 3, size, size), RESNET_LAYERS)
 
 
+def _vit() -> nn.Module:
+    """ViT-B/32; torchvision starts its head at zero, and so every gradient of the first step."""
+    model: nn.Module = get_model("vit_b_32", weights=None)
+    nn.init.trunc_normal_(model.get_parameter("heads.head.weight"), std=0.02)
+    return model
+
+
 def _decoder(*, depth: int, width: int, length: int, vocabulary: int, batch: int = 8) -> Network:
     return Network(
         partial(CausalDecoder, depth=depth, width=width, length=length, vocabulary=vocabulary),
@@ -101,9 +108,7 @@ NETWORKS = {
         lambda: Stack(*[transformer_layer(256) for _ in range(48)]), partial(torch.randn, 8, 128, 256)
     ),
     "gpt-12": _decoder(depth=12, width=256, length=128, vocabulary=1000),
-    "vit-12": Network(
-        partial(get_model, "vit_b_32", weights=None), partial(torch.randn, 32, 3, 224, 224), ("encoder.layers",)
-    ),
+    "vit-12": Network(_vit, partial(torch.randn, 32, 3, 224, 224), ("encoder.layers",)),
     "mlp-200": Network(lambda: Stack(*[ResidualMLP(64) for _ in range(200)]), partial(torch.randn, 256, 64)),
     # Large ones, for GPUs.
     "resnet50-224": _resnet("resnet50", 224, batch=64),
