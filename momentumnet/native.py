@@ -28,9 +28,4 @@ def reason(device: str | torch.device = "cpu") -> str:
 
     "cuda" without a number asks for any GPU, "cuda:0" for that one.
     """
-    device = torch.device(device)
-    if device.type == "cpu":
-        return kernels.cpu().reason
-    if device.type == "cuda":
-        return (kernels.cuda() if device.index is None else kernels.on_cuda(device.index)).reason
-    return f"there are kernels for CPU and CUDA tensors, none for {device.type!r}"
+    return kernels.of(torch.device(device)).reason

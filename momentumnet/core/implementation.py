@@ -109,10 +109,4 @@ _NATIVE = NativeStep()
 
 def for_device(device: torch.device) -> MomentumStep:
     """The fastest implementation there is for tensors on ``device``."""
-    if device.type == "cpu":
-        found = kernels.cpu()
-    elif device.type == "cuda":
-        found = kernels.on_cuda(device.index) if device.index is not None else kernels.cuda()
-    else:
-        return momentum_step
-    return momentum_step if found.library is None else _NATIVE
+    return momentum_step if kernels.of(device).library is None else _NATIVE

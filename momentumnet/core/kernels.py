@@ -108,6 +108,15 @@ def on_cuda(index: int) -> Kernels:
     return Kernels(None, reason)
 
 
+def of(device: torch.device) -> Kernels:
+    """The kernels for tensors on ``device``; "cuda" without a number is any GPU."""
+    if device.type == "cpu":
+        return cpu()
+    if device.type == "cuda":
+        return cuda() if device.index is None else on_cuda(device.index)
+    return Kernels(None, f"there are kernels for CPU and CUDA tensors, none for {device.type!r}")
+
+
 def build_record() -> dict[str, dict[str, object]]:
     """What became of each library on installing (csrc/build.py); empty where nothing was written down."""
     try:

@@ -71,10 +71,8 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
     """Each operation by name, and all that it leaves behind."""
     ints, branches = _start(case, device)
     yield "checksum", [kernels.checksum_of(ints)]
-    schedule, scale = (
-        fp.store_schedule(GAMMA, case.word),
-        Scale(case.word, case.exponent, math.ldexp(7, case.exponent - 3)),
-    )
+    schedule = fp.store_schedule(GAMMA, case.word)
+    scale = Scale(case.word, case.exponent, math.ldexp(7, case.exponent - 3))
     undos = []
     for index, y in enumerate(branches):
         seen = None if case.skip is None else torch.empty_like(y, dtype=case.skip)

@@ -31,8 +31,8 @@ class Looped(nn.Module):
         return self.run(self, x)
 
 
-def converted(model: nn.Module, backward: str = "reversible", **options: Any) -> nn.Module:
-    return mn.convert(model, streams=["blocks"], gamma=0.5, backward=backward, **options)
+def converted(model: nn.Module, backward: str = "reversible", gamma: float = 0.5, **options: Any) -> nn.Module:
+    return mn.convert(model, streams=["blocks"], gamma=gamma, backward=backward, **options)
 
 
 def straight(parent: Looped, x: Tensor) -> Tensor:
@@ -85,14 +85,15 @@ def test_checkpoint_of_a_streams_end_with_what_follows_is_refused(reentrant: boo
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint_of_a_whole_stream_works(reentrant: bool) -> None:
     torch.manual_seed(0)
-    net, x = converted(Looped(straight)), torch.randn(5, WIDTH)
+    # The reentrant kind runs forward without gradients, so in floats, and its recompute in integers: at this gamma they
+    # are fine enough for the two to agree.
+    net, x = converted(Looped(straight), gamma=0.75), torch.randn(5, WIDTH)
     expected = train_step(net, (x,))
     net.zero_grad()
     got = train_step(lambda_module(net, lambda x: checkpoint(net, x, use_reentrant=reentrant)), (x,))
     for name, gradient in expected.gradients.items():
         if name != "input 0":
-            # The reentrant kind runs forward without gradients, so in floats, and only the recompute in integers.
-            torch.testing.assert_close(got.gradients[f"net.{name}"], gradient, rtol=1e-4, atol=2e-6)
+            torch.testing.assert_close(got.gradients[f"net.{name}"], gradient, rtol=1e-5, atol=1e-7)
 
 
 def lambda_module(net: nn.Module, forward: Any) -> nn.Module:
