@@ -1,0 +1,100 @@
+"""What an initialisation did: the scale of each parameter, and the course of its objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """The result of an initialisation; ``print(report)`` shows a table, ``report.plot(path)`` draws it.
+
+    Attributes:
+        method: Name of the method.
+        scales: By parameter name, the norm after the initialisation over the norm before; 0 for a parameter that was
+            set to zero, infinity for one that was zero before.
+        losses: The method's objective, one value a step; empty for a method without steps.
+        gradient_norms: The norm of the gradient that the method looks at, one value a step.
+        notes: Further lines for the table, such as modules that were removed.
+
+    Example:
+        >>> print(InitReport("example", {"weight": 0.5}))
+        example: 1 parameter changed
+          weight  x 0.5
+    """
+
+    method: str
+    scales: Mapping[str, float]
+    losses: tuple[float, ...] = ()
+    gradient_norms: tuple[float, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        changed = {name: scale for name, scale in self.scales.items() if scale != 1}
+        lines = [f"{self.method}: {len(changed)} parameter{'' if len(changed) == 1 else 's'} changed"]
+        if self.losses:
+            lines.append(f"  objective {self.losses[0]:.4g} -> {self.losses[-1]:.4g} in {len(self.losses)} steps")
+        if self.gradient_norms:
+            lines.append(f"  gradient norm {self.gradient_norms[0]:.4g} -> {self.gradient_norms[-1]:.4g}")
+        lines += [f"  {note}" for note in self.notes]
+        width = max(map(len, changed), default=0)
+        lines += [f"  {name:<{width}}  x {scale:.4g}" for name, scale in changed.items()]
+        return "\n".join(lines)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the scales, and the objective and gradient norm by step where there are any, to an image file.
+
+        Args:
+            path: Where to write; the ending chooses the format, as in ``matplotlib.pyplot.savefig``.
+
+        Raises:
+            ImportError: matplotlib is not installed (``pip install momentumnet[cli]``).
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("report.plot needs matplotlib: pip install momentumnet[cli]") from error
+        courses = {"objective": self.losses, "gradient norm": self.gradient_norms}
+        courses = {name: values for name, values in courses.items() if values}
+        figure = Figure(figsize=(5 * (1 + len(courses)), 4), layout="constrained")
+        axes = figure.subplots(1, 1 + len(courses), squeeze=False)[0]
+        axes[0].plot(list(self.scales.values()), marker=".", linestyle="none")
+        axes[0].set(title=f"{self.method}: scale by parameter", xlabel="parameter, in order", ylabel="scale")
+        for axis, (name, values) in zip(axes[1:], courses.items(), strict=True):
+            axis.plot(values)
+            axis.set(title=name, xlabel="step")
+        figure.savefig(path)
+
+
+def norms_of(model: nn.Module) -> dict[str, Tensor]:
+    """The norm of each parameter by name, on its device."""
+    return {name: parameter.detach().norm() for name, parameter in model.named_parameters()}
+
+
+def scales_between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """``after / before`` for each parameter that both have; 1 where both are zero."""
+    return {name: _ratio(float(norm), float(after[name])) for name, norm in before.items() if name in after}
+
+
+def _ratio(before: float, after: float) -> float:
+    if before == after:
+        return 1.0
+    return after / before if before else math.inf
+
+
+def steps_with_progress(count: int, description: str, *, progress: bool) -> Iterable[int]:
+    """``range(count)``, with a progress bar on terminals where rich is installed and ``progress`` asks for one."""
+    if not progress:
+        return range(count)
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        return range(count)
+    console = Console(stderr=True)
+    return track(range(count), description=description, console=console, disable=not console.is_terminal)

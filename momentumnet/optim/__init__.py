@@ -1,0 +1,1 @@
+"""Training beside the optimizers of PyTorch."""
