@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from momentumnet.core.replay import BlockCall, version
+from momentumnet.core.arguments import version
+from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import Collected, SavedTensors
 from momentumnet.errors import ReconstructionError
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from momentumnet.core import kernels, momentum_step, native
+from momentumnet.core import kernels, momentum_step, native, operators
 from momentumnet.core.fixed_point import Digits
 from momentumnet.core.momentum_step import Branch, Integers, Scale
 
@@ -38,26 +38,19 @@ class MomentumStep(Protocol):
 
 
 class NativeStep:
-    """The compiled kernels: one pass over memory for each operation."""
+    """The compiled kernels: one pass over memory for each operation.
+
+    The state's tensors fit them by construction. So they are launched directly, not as ``torch.ops.momentumnet``: on a
+    small stream the dispatcher and the checks would take longer than the kernel.
+    """
 
     def step(
         self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
     ) -> tuple[bool, Tensor | None, int | None]:
         spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if digits.spills else None
         report = ints.x.new_empty(2)
-        native.step(
-            ints.x,
-            ints.v,
-            ints.s,
-            branch.y,
-            digits,
-            factor=scale.factor,
-            exponent=scale.exponent,
-            position=position,
-            report=report,
-            spilled=spilled,
-            skip=_skipped(branch),
-        )
+        plan = _plan(branch, digits, scale, position.dtype, ahead=False)
+        operators.launch("mn_step", plan, ints.x, ints.v, ints.s, branch.y, position, spilled, report)
         bits, checksum = report.tolist()
         return 0 <= bits < scale.word.limit, spilled, checksum
 
@@ -75,19 +68,8 @@ class NativeStep:
         ahead: bool,
     ) -> int:
         report = ints.x.new_empty(2)
-        native.undo(
-            ints.x,
-            ints.v,
-            ints.s,
-            branch.y,
-            digits,
-            factor=scale.factor,
-            exponent=scale.exponent,
-            report=report,
-            ahead=ahead,
-            spilled=spilled,
-            skip=_skipped(branch),
-        )
+        plan = _plan(branch, digits, scale, torch.float32, ahead=ahead)
+        operators.launch("mn_undo", plan, ints.x, ints.v, ints.s, branch.y, None, spilled, report)
         return int(report[1])
 
     def checksum_of(self, ints: Integers) -> int:
@@ -99,9 +81,13 @@ class NativeStep:
         momentum_step.write_position(x, scale, position)
 
 
-def _skipped(branch: Branch) -> torch.dtype | None:
-    """The kernels find the block's input in the state themselves; they need its type alone."""
-    return None if branch.x is None else branch.x.dtype
+def _plan(branch: Branch, digits: Digits, scale: Scale, position: torch.dtype, *, ahead: bool) -> kernels.Plan:
+    # The kernels find the block's input in the state themselves; they need its type alone.
+    skip = None if branch.x is None else branch.x.dtype
+    bounds = native.bounds_of(digits)
+    return operators.plan_of(
+        scale.word.dtype, branch.y.dtype, skip, position, *bounds, scale.factor, scale.exponent, ahead
+    )
 
 
 _NATIVE = NativeStep()

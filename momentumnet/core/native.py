@@ -66,7 +66,7 @@ def step(
             step(x, v, s, torch.ones(8), digits, factor=2.0**20, exponent=20, position=position, report=report)
     """
     _check_spills(digits, spilled)
-    operators.STEP(x, v, s, position, spilled, report, y, skip, *_bounds(digits), factor, exponent)
+    operators.STEP(x, v, s, position, spilled, report, y, skip, *bounds_of(digits), factor, exponent)
 
 
 def undo(
@@ -93,7 +93,7 @@ def undo(
     _check_spills(digits, spilled)
     if position is not None and not ahead:
         raise ValueError("undo writes a position only where it goes ahead; pass ahead=True, or no position")
-    operators.UNDO(x, v, s, position, spilled, report, y, skip, *_bounds(digits), factor, exponent, ahead)
+    operators.UNDO(x, v, s, position, spilled, report, y, skip, *bounds_of(digits), factor, exponent, ahead)
 
 
 def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, position: Tensor | None = None) -> None:
@@ -109,7 +109,8 @@ def checksum(x: Tensor, v: Tensor, s: Tensor, *, report: Tensor) -> None:
     operators.CHECKSUM(x, v, s, report)
 
 
-def _bounds(digits: fp.Digits) -> tuple[int, ...]:
+def bounds_of(digits: fp.Digits) -> tuple[int, ...]:
+    """The store's bounds and the factors of a step, as the operators take them."""
     return digits.n, digits.d, digits.previous_bound, digits.bound, digits.next_bound, digits.offset
 
 

@@ -28,7 +28,7 @@ _EXPONENTS = range(-1022, 1023)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(
+def plan_of(
     word: torch.dtype,
     y: torch.dtype,
     skip: torch.dtype | None,
@@ -96,7 +96,8 @@ def _kernels_for(x: Tensor) -> tuple[ctypes.CDLL, int, int]:
     return found.library, where, stream
 
 
-def _call(name: str, plan: kernels.Plan, x: Tensor, *others: Tensor | None) -> None:
+def launch(name: str, plan: kernels.Plan, x: Tensor, *others: Tensor | None) -> None:
+    """Run a kernel on tensors that are known to fit it: what the engine does, without the dispatcher's time."""
     library, where, stream = _kernels_for(x)
     pointers = (0 if tensor is None else tensor.data_ptr() for tensor in others)
     status = getattr(library, name)(plan, x.numel(), where, stream, x.data_ptr(), *pointers)
@@ -140,8 +141,8 @@ def _step(
     name: str = "mn_step",
 ) -> None:
     _step_check(x, v, s, position, spilled, report, y, skip)
-    plan = _plan(x.dtype, y.dtype, skip, torch.float32 if position is None else position.dtype, *constants)
-    _call(name, plan, x, v, s, y.contiguous(), position, spilled, report)
+    plan = plan_of(x.dtype, y.dtype, skip, torch.float32 if position is None else position.dtype, *constants)
+    launch(name, plan, x, v, s, y.contiguous(), position, spilled, report)
 
 
 def _rewind_check(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, bound: int, exponent: int) -> None:
@@ -151,8 +152,8 @@ def _rewind_check(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, boun
 def _rewind(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, bound: int, exponent: int) -> None:
     _rewind_check(x, v, s, position, bound, exponent)
     dtype = torch.float32 if position is None else position.dtype
-    plan = _plan(x.dtype, dtype, None, dtype, 1, 1, bound, 1, 1, 0, 1.0, exponent)
-    _call("mn_rewind", plan, x, v, s, position)
+    plan = plan_of(x.dtype, dtype, None, dtype, 1, 1, bound, 1, 1, 0, 1.0, exponent)
+    launch("mn_rewind", plan, x, v, s, position)
 
 
 def _checksum_check(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
@@ -162,8 +163,8 @@ def _checksum_check(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
 
 def _checksum(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
     _checksum_check(x, v, s, report)
-    plan = _plan(x.dtype, torch.float32, None, torch.float32, 1, 1, 1, 1, 1, 0, 1.0, 0)
-    _call("mn_checksum", plan, x, v, s, report)
+    plan = plan_of(x.dtype, torch.float32, None, torch.float32, 1, 1, 1, 1, 1, 0, 1.0, 0)
+    launch("mn_checksum", plan, x, v, s, report)
 
 
 _CONSTANTS = (

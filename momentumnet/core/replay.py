@@ -8,85 +8,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
+from momentumnet.core.arguments import Arguments, kept, version
 from momentumnet.core.choices import Choices
 from momentumnet.errors import ReconstructionError
 
-
-def version(tensor: Tensor) -> int:
-    """The tensor's in-place counter; -1 for inference tensors, which have none."""
-    return -1 if tensor.is_inference() else tensor._version
-
-
-class _Stream:
-    """Stands in the kept arguments where the stream tensor stood."""
-
-
-_STREAM = _Stream()
-
-
-class Arguments:
-    """The arguments of a call without the stream, held so that they keep no autograd graph alive.
-
-    A non-leaf tensor that needs a gradient is kept as a detached alias: the block's own graph, which holds the real
-    one, delivers the gradient; a reference here would tie the graph and the tape into a cycle.
-    """
-
-    def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        leaves, self._spec = pytree.tree_flatten((args, kwargs))
-        aliases: dict[int, Tensor] = {}
-        self._leaves = [_STREAM if stream is not None and leaf is stream else _kept(leaf, aliases) for leaf in leaves]
-        self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the first tensor argument lives."""
-        devices = [leaf.device for leaf in self._leaves if isinstance(leaf, Tensor)]
-        return devices[0] if devices else torch.device("cpu")
-
-    def with_stream(self, stream: Tensor | None, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with another tensor in the stream's place."""
-        for leaf, seen in zip(self._leaves, self._versions, strict=True):
-            if isinstance(leaf, Tensor) and version(leaf) != seen:
-                raise ReconstructionError(
-                    f"block {name!r}: a tensor argument of shape {tuple(leaf.shape)} was changed in place after the "
-                    "block's forward; pass a copy, or change it only after backward"
-                )
-        leaves = [stream if leaf is _STREAM else leaf for leaf in self._leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
-        return args, kwargs
-
-
-def _kept(leaf: Any, aliases: dict[int, Tensor]) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.grad_fn is None:
-        return leaf
-    if id(leaf) not in aliases:
-        aliases[id(leaf)] = leaf.detach().requires_grad_()
-    return aliases[id(leaf)]
-
-
-def replace_stream(
-    args: tuple[Any, ...], kwargs: dict[str, Any], old: Tensor, new: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same arguments with ``new`` wherever ``old`` itself stood.
-
-    Other containers stay the caller's own: a block may write into a list or mapping that it is given.
-    """
-
-    def replaced(value: Any) -> Any:
-        leaves, spec = pytree.tree_flatten(value)
-        if all(leaf is not old for leaf in leaves):
-            return value
-        return pytree.tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
-
-    return tuple(map(replaced, args)), {name: replaced(value) for name, value in kwargs.items()}
+# Context of a replay that has nothing to put in place.
+_AS_IT_IS = nullcontext()
 
 
 class _Generators:
@@ -117,12 +51,12 @@ class _Generators:
         if self.accelerator is not None:
             torch.get_device_module(self._device).set_rng_state(self.accelerator, self._device)
 
+    def replayed(self) -> AbstractContextManager[None]:
+        """Context that runs with these states, then puts the generators back where they were."""
+        return self._replayed() if self.used else _AS_IT_IS
+
     @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Run with these states, then put the generators back where they were."""
-        if not self.used:
-            yield
-            return
+    def _replayed(self) -> Iterator[None]:
         outside = _Generators(self._device or torch.device("cpu"))
         self.set()
         try:
@@ -162,9 +96,12 @@ class _Buffers:
                 self._seen.append((owner, name, value))
         self._before = []
 
+    def replayed(self) -> AbstractContextManager[None]:
+        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
+        return self._replayed() if any(owner._buffers for owner in self._owners) else _AS_IT_IS
+
     @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Run with the buffers as the call saw them; whatever the run does to them is undone."""
+    def _replayed(self) -> Iterator[None]:
         seen = {(id(owner), name) for owner, name, _ in self._seen}
         # An integer buffer outside the norm modules changes only if its counter said so in forward.
         current = [
@@ -190,12 +127,20 @@ class _Autocast:
     """Autocast as it stood, on the CPU and on the stream's device."""
 
     def __init__(self, device: torch.device) -> None:
-        kinds = ["cpu"] if device.type in ("cpu", "meta") else ["cpu", device.type]
-        self._cache = torch.is_autocast_cache_enabled()
-        self._kinds = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+        self._device = device
+        self._cache, self._kinds = self._now()
+
+    def _now(self) -> tuple[bool, list[tuple[str, bool, torch.dtype]]]:
+        kinds = ["cpu"] if self._device.type in ("cpu", "meta") else ["cpu", self._device.type]
+        states = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+        return torch.is_autocast_cache_enabled(), states
+
+    def replayed(self) -> AbstractContextManager[object]:
+        """Context of a recompute."""
+        return _AS_IT_IS if self._now() == (self._cache, self._kinds) else self._replayed()
 
     @contextmanager
-    def replayed(self) -> Iterator[None]:
+    def _replayed(self) -> Iterator[None]:
         if len(self._kinds) == 1:
             with self._one(*self._kinds[0]):
                 yield
@@ -248,7 +193,7 @@ class BlockCall:
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
         aliases: dict[int, Tensor] = {}
         self._swapped = [
-            (owner, name, _kept(tensor, aliases))
+            (owner, name, kept(tensor, aliases))
             for owner in owners
             for name, tensor in owner._parameters.items()
             if tensor is not None and not isinstance(tensor, nn.Parameter)
@@ -278,7 +223,7 @@ class BlockCall:
             self._generators.replayed(),
             self._buffers.replayed(),
             self._choices.replayed(),
-            self._parameters_of_forward(),
+            self._parameters_of_forward() if self._swapped else _AS_IT_IS,
         ):
             return self._function(*args, **kwargs)
 

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.core.arguments import replace_stream, version
 from momentumnet.core.coupling import adjoint, flush_factor
 from momentumnet.core.momentum_step import Branch
-from momentumnet.core.replay import BlockCall, replace_stream, version
+from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import SavedTensors
 from momentumnet.core.tape import Tape, TapeStep
 from momentumnet.errors import ConversionError, ReconstructionError

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.core import reversible
+from momentumnet.core.arguments import replace_stream, version
 from momentumnet.core.choices import chosen, recomputing
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.passage import Carried, Passage, Unfinished, rivals_of, tensors_among
-from momentumnet.core.replay import replace_stream, version
 from momentumnet.core.scale import StreamScale
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
