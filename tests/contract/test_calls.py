@@ -96,6 +96,20 @@ def test_unused_parameters_have_no_gradient() -> None:
     assert outcomes[1].gradients["blocks.0.spare.weight"] is None
 
 
+def test_gradients_pass_a_block_whose_output_needs_none() -> None:
+    class Frozen(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    chain, x = Chain([ResidualMLP(), Frozen(), ResidualMLP()]), torch.randn(5, WIDTH)
+    outcomes = [train_step(mn.convert(chain, streams=["blocks"], backward=b), (x,)) for b in ("stored", "reversible")]
+    assert_same(outcomes[1], outcomes[0])
+    assert outcomes[1].gradients["blocks.0.inner.0.weight"] is not None
+    assert outcomes[1].gradients["blocks.1.inner.0.weight"] is None
+
+
 class Named(NamedTuple):
     """A block's output with names."""
 
@@ -239,6 +253,35 @@ def test_side_inputs_reach_every_block_and_get_gradients(case: Case) -> None:
         assert gradient is not None
         assert gradient.abs().sum() > 0
         torch.testing.assert_close(gradient, expected.gradients[f"input {index}"], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("backward", ["stored", "reversible"])
+def test_keyword_tensors_and_second_outputs_against_the_rule(backward: str) -> None:
+    """An independent reference: what the stream drops, it drops with stored activations too."""
+
+    class Attending(ResidualMLP):
+        def forward(self, x: Tensor, *, memory: Tensor) -> tuple[Tensor, Tensor]:
+            branch = self.inner(x + memory)
+            return x + branch, branch.mean()
+
+    torch.manual_seed(0)
+    model, gamma = nn.ModuleList([Attending() for _ in range(3)]).double(), 0.5
+    net = mn.convert(model, streams=[""], gamma=gamma, backward=backward)
+    x, memory = (torch.randn(5, WIDTH, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    y, extras = x, []
+    for block in net:
+        y, extra = block(y, memory=memory)
+        extras.append(extra)
+    got = torch.autograd.grad(y.square().sum() * (1 + sum(extras)), [x, memory])
+    y, v, extras = x, torch.zeros_like(x), []
+    for block in model:
+        output, extra = block(y, memory=memory)
+        v = gamma * v + (1 - gamma) * (output - y)
+        y = y + v
+        extras.append(extra)
+    y = y + gamma / (1 - gamma) * v
+    expected = torch.autograd.grad(y.square().sum() * (1 + sum(extras)), [x, memory])
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("initial", [None, "branch", "module"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,20 @@ def test_compiled_blocks(when: str, backend: str) -> None:
     assert_same(outcomes[1], outcomes[0])
     plain = train_step(mn.convert(chain, (x,), backward="stored"), (x,))
     torch.testing.assert_close(outcomes[1].output, plain.output, rtol=1e-4, atol=1e-5)
+
+
+def test_block_compiled_in_place_runs_compiled() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+    net = mn.convert(Chain([ResidualMLP() for _ in range(2)]), streams=["blocks"])
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    for block in net.blocks:
+        block.compile(backend=backend)
+    net(torch.randn(5, WIDTH)).sum().backward()
+    assert graphs
 
 
 def test_compiled_model_is_correct(case: Case) -> None:

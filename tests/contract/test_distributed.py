@@ -19,7 +19,7 @@ from tests.models import WIDTH, Chain, ResidualMLP
 
 DDP_MODES = ["ddp", "ddp_static_graph", "ddp_unused", "ddp_no_sync"]
 NORM_MODES = ["ddp_norm"]
-FSDP_MODES = ["fsdp_root", "fsdp_block", "fsdp_block_taps"]
+FSDP_MODES = ["fsdp_root", "fsdp_block", "fsdp_block_taps", "fsdp_block_early"]
 
 
 class WithSpare(ResidualMLP):
@@ -67,7 +67,7 @@ class NormOverProcesses(ResidualMLP):
 
 
 class TappedChain(Chain):
-    """Returns a value from the middle of the stream too, so that backward rewinds several blocks at once."""
+    """Returns a value from the middle of the stream too."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         x = self.stem(x)
@@ -78,10 +78,22 @@ class TappedChain(Chain):
         return self.head(x) + taps[1].mean(-1, keepdim=True)
 
 
+class EarlyChain(Chain):
+    """Leaves its last two blocks out of the loss: backward rewinds them although no gradient comes to them."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        early = x = self.stem(x)
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            early = x if index == 1 else early
+        return self.head(early)
+
+
 def build(mode: str, backward: str) -> nn.Module:
     torch.manual_seed(0)
     kind = {"ddp_unused": WithSpare, "ddp_norm": NormOverProcesses}.get(mode, ResidualMLP)
-    chain = (TappedChain if mode == "fsdp_block_taps" else Chain)([kind() for _ in range(4)])
+    parent = {"fsdp_block_taps": TappedChain, "fsdp_block_early": EarlyChain}.get(mode, Chain)
+    chain = parent([kind() for _ in range(4)])
     return mn.convert(chain, streams=["blocks"], backward=backward, gamma=0.5)
 
 

@@ -196,6 +196,37 @@ def test_parameter_changed_between_forward_and_backward_raises(middle: type[nn.M
         loss.backward()
 
 
+def with_checkpointed_head(run: Any) -> nn.Module:
+    """A stream, and after it a module that is recomputed too, called as the given function says."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return run(self.inner, x)
+
+    torch.manual_seed(0)
+    chain = Chain([ResidualMLP(), ResidualMLP()])
+    chain.head = Head()
+    return mn.convert(chain, (torch.randn(5, WIDTH),), others="checkpoint")
+
+
+def test_checkpointed_module_that_is_not_deterministic_raises() -> None:
+    generator = torch.Generator().manual_seed(0)
+    net = with_checkpointed_head(lambda inner, x: torch.tanh(inner(x)) + torch.randn(WIDTH, generator=generator))
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    with pytest.raises(mn.ReconstructionError, match="'head'"):
+        loss.backward()
+
+
+def test_checkpointed_module_that_overwrites_its_input_raises() -> None:
+    net = with_checkpointed_head(lambda inner, x: inner(torch.relu_(x)))
+    with pytest.raises(mn.ReconstructionError, match=r"'head'.*in place"):
+        net(torch.randn(5, WIDTH))
+
+
 def test_side_input_changed_between_forward_and_backward_raises() -> None:
     class Biased(ResidualMLP):
         def forward(self, x: Tensor, bias: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ class Nested(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         functions = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), Scaled(20.0)) for _ in range(4)]
-        self.net = mn.MomentumNet(functions, gamma=0.5, use_backprop=False)
+        self.net = mn.MomentumNet(functions, gamma=0.75, use_backprop=False)  # uses the whole word, so it overflows
         self.out = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,11 +228,13 @@ class Scaled(nn.Module):
         return self.factor * x
 
 
-def test_stream_inside_a_block_is_recomputed_at_the_scale_of_its_forward() -> None:
+def test_stream_inside_a_block_is_recomputed_at_the_scale_of_its_forward(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model, x = Looped(straight, Nested), torch.randn(5, WIDTH)
-    outcomes = [train_step(converted(model, backward), (x,)) for backward in BACKWARDS]
+    # The outer state uses the whole word at this gamma, too: it sees what another scale does to the inner one's output.
+    outcomes = [train_step(converted(model, backward, gamma=0.75), (x,)) for backward in BACKWARDS]
     assert_same(outcomes[1], outcomes[0])
+    assert "widened" in caplog.text
 
 
 def test_checkpointed_classifier_that_begins_in_place() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from momentumnet.streams.converted import ConvertedBlock
+from momentumnet.streams.converted import ConvertedBlock, streams_of
 from tests.contract.reference import assert_same, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -63,8 +64,21 @@ def test_copies_train_alike_and_apart(case: Case, duplicate: Any) -> None:
     assert all(a is not b for a, b in zip(net.parameters(), twin.parameters(), strict=True))
     assert_same(train_step(twin, case.example()), train_step(net, case.example()))
     mn.set_gamma(twin, 0.5)
+    assert {stream.gamma for stream in streams_of(net)} == {Fraction(1, 8)}
     other = train_step(mn.revert(net), case.example()).output
     assert not torch.equal(train_step(twin, case.example()).output, other)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("duplicate", [_by_deepcopy, _by_pickle, _by_torch_save])
+def test_copies_after_a_pass_that_left_out_the_last_block(duplicate: Any, gradients: bool) -> None:
+    torch.manual_seed(0)
+    net, x = mn.convert(Chain([ResidualMLP() for _ in range(3)]), streams=["blocks"]), torch.randn(5, WIDTH)
+    with torch.set_grad_enabled(gradients):
+        value = net.blocks[0](x)
+    twin = duplicate(net)
+    assert value.shape == x.shape  # it is still alive, and the pass could go on
+    assert_same(train_step(twin, (x,)), train_step(net, (x,)))
 
 
 def test_convert_leaves_the_original_alone_and_revert_gives_it_back(case: Case) -> None:
@@ -83,6 +97,20 @@ def test_convert_leaves_the_original_alone_and_revert_gives_it_back(case: Case) 
     assert [type(module) for module in converted.modules()] == classes
     with pytest.raises(mn.ConversionError, match="nothing to revert"):
         mn.revert(converted)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_revert_of_a_block_wrapped_after_conversion_is_refused(inplace: bool) -> None:
+    """fully_shard puts a class of its own before the block's."""
+
+    class Sharding:
+        pass
+
+    net = mn.convert(Chain([ResidualMLP(), ResidualMLP()]), streams=["blocks"])
+    kind = type(net.blocks[1])
+    net.blocks[1].__class__ = type(f"Sharded{kind.__name__}", (Sharding, kind), {})
+    with pytest.raises(mn.ConversionError, match="wrapped again"):
+        mn.revert(net, inplace=inplace)
 
 
 def test_convert_in_place_keeps_the_parameters(case: Case) -> None:
@@ -168,6 +196,24 @@ def test_gamma_zero_gives_the_original_outputs(case: Case, caplog: pytest.LogCap
     assert "stored activations" in caplog.text
     got, expected = train_step(net, case.example()), train_step(model, case.example())
     assert_same(got, expected, tolerance=0)
+
+
+def test_momentum_net_at_gamma_zero_is_the_residual_network() -> None:
+    torch.manual_seed(0)
+    functions, x = [nn.Linear(WIDTH, WIDTH) for _ in range(3)], torch.randn(5, WIDTH)
+    net = mn.MomentumNet(functions, gamma=0, use_backprop=False)
+    expected = x
+    for function in functions:
+        expected = expected + function(expected)
+    output = net(x)
+    torch.testing.assert_close(output, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), list(net.parameters())) for y in (output, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_gamma_is_an_eighth_by_default(case: Case) -> None:
+    assert {stream.gamma for stream in streams_of(mn.convert(case.model(), case.example()))} == {Fraction(1, 8)}
+    assert mn.plan(case.model(), case.example()).gamma == Fraction(1, 8)
 
 
 def test_flush_restores_the_sum_of_branches_that_do_not_depend_on_x() -> None:

@@ -141,6 +141,23 @@ def test_autocast_is_replayed_although_backward_runs_outside(case: Case, dtype: 
     assert_same(outcomes[1], outcomes[0])
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_autocast_cache_is_replayed(enabled: bool) -> None:
+    seen: list[bool] = []
+
+    class Seeing(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_cache_enabled())
+            return super().forward(x)
+
+    net = mn.convert(Chain([Seeing(), Seeing()]), streams=["blocks"])
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=enabled):
+        loss = loss_of(net(torch.randn(5, WIDTH)))
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=not enabled):
+        loss.backward()
+    assert seen == 4 * [enabled]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_dtype(case: Case, dtype: torch.dtype) -> None:
     stored, reversible = (net.to(dtype) for net in pair(case))
