@@ -70,31 +70,43 @@ def _same_bytes(a: Tensor, b: Tensor | None) -> bool:
 
 
 class _Buffers:
-    """Which buffers a call changed, and what it saw in them before.
+    """Which buffers a call changed, what it saw in them before, and what it only read.
 
     Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
     forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
-    earlier value is kept where they changed.
+    earlier value is kept where they changed. Those that the call left as they were have to stay so until backward.
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
         self._owners = owners
         self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
+        self._read: list[tuple[nn.Module, str, Tensor, int]] = []
         for owner in owners:
-            if owner._buffers and not isinstance(owner, _NormBase):
-                for name, buffer in owner._buffers.items():
-                    if buffer is not None:
-                        self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
+            if not owner._buffers or (isinstance(owner, _NormBase) and owner.training):
+                continue
+            for name, buffer in owner._buffers.items():
+                if buffer is not None and isinstance(owner, _NormBase):
+                    self._read.append((owner, name, buffer, version(buffer)))
+                elif buffer is not None:
+                    self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
 
     def forget_unchanged(self) -> None:
         for owner, name, buffer, counter, value in self._before:
-            now = owner._buffers.get(name)
-            if now is not buffer:
-                self._seen.append((owner, name, buffer))
-            elif version(buffer) != counter:
+            if version(buffer) != counter:
                 self._seen.append((owner, name, value))
+            else:
+                self._read.append((owner, name, buffer, counter))
         self._before = []
+
+    def check_unchanged(self, block: str) -> None:
+        for _, name, buffer, counter in self._read:
+            if version(buffer) != counter:
+                raise ReconstructionError(
+                    f"block {block!r}: buffer {name!r} was changed between forward and backward, so the gradient of "
+                    "that forward cannot be computed any more; change it after backward (under DistributedDataParallel "
+                    "a further forward does it: pass broadcast_buffers=False)"
+                )
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
@@ -102,23 +114,29 @@ class _Buffers:
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
-        seen = {(id(owner), name) for owner, name, _ in self._seen}
+        # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
+        swapped = [
+            (owner, name, buffer) for owner, name, buffer, _ in self._read if owner._buffers.get(name) is not buffer
+        ]
+        seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
         # An integer buffer outside the norm modules changes only if its counter said so in forward.
         current = [
-            (owner, name, buffer, buffer.detach().clone())
+            (buffer, buffer.detach().clone())
             for owner in self._owners
             for name, buffer in owner._buffers.items()
             if buffer is not None
             and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
         ]
+        places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
         try:
-            for owner, name, value in self._seen:
+            for (_, name), (owner, value) in seen.items():
                 # A tensor of its own: the recompute may save it for backward, and must not see it put back.
                 owner._buffers[name] = value.clone()
             yield
         finally:
-            for owner, name, buffer, value in current:
-                owner._buffers[name] = buffer
+            for owner, name, place in places:
+                owner._buffers[name] = place
+            for buffer, value in current:
                 # Through .data: the in-place counter does not move, so graphs that saved this buffer stay valid.
                 buffer.data.copy_(value)
 
@@ -239,6 +257,7 @@ class BlockCall:
                 owner._parameters[name] = parameter
 
     def _check_unchanged(self) -> None:
+        self._buffers.check_unchanged(self.name)
         if self._module.training != self._training:
             raise ReconstructionError(
                 f"block {self.name!r} was in {'training' if self._training else 'eval'} mode in its forward and is "

@@ -196,6 +196,46 @@ def test_parameter_changed_between_forward_and_backward_raises(middle: type[nn.M
         loss.backward()
 
 
+class ReadingABuffer(ZeroScaled):
+    """A zero branch that reads a buffer: the state cannot tell that the buffer was changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * (self.inner(x) * self.mask)
+
+
+class ZeroNorm(ResidualMLP):
+    """Ends its branch in a norm whose weight is zero, as residual networks are initialised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(WIDTH)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.inner(x))
+
+
+@pytest.mark.parametrize(("middle", "buffer"), [(ReadingABuffer, "mask"), (ZeroNorm, "norm.running_mean")])
+def test_buffer_changed_between_forward_and_backward_raises(middle: type[nn.Module], buffer: str) -> None:
+    net = chain_of(middle).eval()
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    with torch.no_grad():
+        net.get_buffer(f"blocks.1.{buffer}").add_(1)
+    with pytest.raises(mn.ReconstructionError, match=rf"blocks\.1.*buffer '{buffer.rpartition('.')[2]}' was changed"):
+        loss.backward()
+
+
+def test_running_statistics_of_a_further_forward_leave_backward_alone() -> None:
+    net = chain_of(ZeroNorm)
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    net(torch.randn(5, WIDTH))
+    loss.backward()
+
+
 def with_checkpointed_head(run: Any) -> nn.Module:
     """A stream, and after it a module that is recomputed too, called as the given function says."""
 
