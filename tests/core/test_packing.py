@@ -37,3 +37,14 @@ def test_bytes_at_the_edges(low: int, high: int, size: int) -> None:
 def test_longer_words_stay_as_they_are() -> None:
     value = torch.tensor([1, -2])
     assert pack(value, -2, 1).unpacked() is value
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_all_values_at_once_come_back(bits: int) -> None:
+    """Long enough for the vectorised casts, which must wrap around and not saturate."""
+    half = 1 << (bits - 1)
+    for low in (-half, 0):
+        value = torch.arange(low, low + 2 * half, dtype=torch.int32)
+        packed = pack(value, low, low + 2 * half - 1)
+        assert packed.bytes_per_element == bits // 8
+        assert torch.equal(packed.unpacked(), value)
