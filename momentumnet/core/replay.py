@@ -89,7 +89,7 @@ def replace_stream(
     return tuple(map(replaced, args)), {name: replaced(value) for name, value in kwargs.items()}
 
 
-class _Generators:
+class Generators:
     """The states of the CPU's generator and of the device's, where the stream lives."""
 
     def __init__(self, device: torch.device) -> None:
@@ -101,7 +101,7 @@ class _Generators:
 
     def forget_unused(self) -> None:
         """Drop each state that has not moved since: nothing was drawn from that generator."""
-        now = _Generators(self._device or torch.device("cpu"))
+        now = Generators(self._device or torch.device("cpu"))
         if self.cpu is not None and _same_bytes(self.cpu, now.cpu):
             self.cpu = None
         if self.accelerator is not None and _same_bytes(self.accelerator, now.accelerator):
@@ -123,7 +123,7 @@ class _Generators:
         if not self.used:
             yield
             return
-        outside = _Generators(self._device or torch.device("cpu"))
+        outside = Generators(self._device or torch.device("cpu"))
         self.set()
         try:
             yield
@@ -234,7 +234,7 @@ class BlockCall:
         self._arguments = Arguments(stream, args, kwargs)
         device = self._arguments.device if stream is None else stream.device
         self._autocast = _Autocast(device)
-        self._generators = _Generators(device)
+        self._generators = Generators(device)
         owners = list(module.modules())
         self._buffers = _Buffers(owners)
         self._choices = Choices()
