@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.batches import Batch, LossFunction, endless
+from momentumnet.init.composite_norms import composite_norms
 from momentumnet.init.derivatives import (
     ParametricLoss,
     Vectors,
@@ -89,10 +90,10 @@ def metainit_(
         raise ValueError("no trainable parameter has two dimensions or more, so MetaInit has no norm to learn")
     velocities = dict.fromkeys(weights, 0.0)
     quotients, gradient_norms = [], []
-    with all_or_nothing(model), twice_differentiable(model):
+    with all_or_nothing(model), twice_differentiable(model), composite_norms(model):
         for step in steps_with_progress(steps, "MetaInit", progress=progress):
             theta = loss.leaves()
-            quotient, gradient = _quotient(loss, theta, next(data), eps)
+            quotient, gradient = differentiable_quotient(loss, theta, next(data), eps)
             slopes = inner_products(gradient_of(quotient, theta), theta)
             quotients.append(float(quotient.detach()))
             gradient_norms.append(norm(gradient, 2))
@@ -136,11 +137,11 @@ def gradient_quotient(model: nn.Module, loss_fn: LossFunction, batch: Batch, *, 
     """
     positive("eps", eps)
     loss = ParametricLoss(model, loss_fn)
-    with twice_differentiable(model):
-        return float(_quotient(loss, loss.leaves(), batch, eps)[0].detach())
+    with twice_differentiable(model), composite_norms(model):
+        return float(differentiable_quotient(loss, loss.leaves(), batch, eps)[0].detach())
 
 
-def _quotient(loss: ParametricLoss, theta: Vectors, batch: Batch, eps: float) -> tuple[Tensor, Vectors]:
+def differentiable_quotient(loss: ParametricLoss, theta: Vectors, batch: Batch, eps: float) -> tuple[Tensor, Vectors]:
     """The gradient quotient with its graph, and the gradient."""
     gradient = gradient_of(loss(theta, batch), theta, create_graph=True)
     # H g is the gradient of |g|^2 / 2.

@@ -7,9 +7,8 @@ tensors of the stream's size for each block, and one block's activations at a ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from momentumnet.core.replay import Generators
 from momentumnet.errors import MomentumNetError
 from momentumnet.init.batches import Batch
 from momentumnet.init.derivatives import product
+from momentumnet.init.forwards import wrapped_forwards
 from momentumnet.init.samples import sliced
 from momentumnet.streams.converted import converted_blocks
 from momentumnet.streams.discover import discover
@@ -43,19 +43,9 @@ def blocks_of(model: nn.Module, batch: Batch) -> list[nn.Module]:
     return list(model.children()) or [model]
 
 
-@contextmanager
-def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Make every call of the blocks a checkpoint, for first and second derivatives, while the body runs."""
-    own = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            block.__dict__["forward"] = partial(_checkpointed, block, block.forward)
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            block.__dict__.pop("forward", None)
-            if forward is not None:
-                block.__dict__["forward"] = forward
+def recomputed(blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    """Make every call of the blocks a checkpoint, for first and second derivatives, while the context lasts."""
+    return wrapped_forwards(blocks, _checkpointed)
 
 
 def _checkpointed(module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,11 +34,14 @@ def sliced(batch: Batch, chosen: slice) -> Batch:
 
 
 def chunks(batch: Batch, size: int) -> list[tuple[Batch, float]]:
-    """The batch in parts of at most ``size`` samples, each with its share of the samples."""
+    """The batch in as few parts of at most ``size`` samples as there can be, each with its share of the samples.
+
+    Their sizes differ by one at most: a last part of a single sample would be no batch for batch normalisation.
+    """
     count = samples(batch)
-    return [
-        (sliced(batch, slice(start, start + size)), min(size, count - start) / count) for start in range(0, count, size)
-    ]
+    parts = -(-count // size)
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [(sliced(batch, slice(a, b)), (b - a) / count) for a, b in pairwise(ends)]
 
 
 def overlapping(first: Batch, fresh: Batch) -> Batch:
