@@ -23,7 +23,7 @@ from momentumnet.errors import ReconstructionError
 _AS_IT_IS = nullcontext()
 
 
-class _Generators:
+class Generators:
     """The states of the CPU's generator and of the device's, where the stream lives."""
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class _Generators:
 
     def forget_unused(self) -> None:
         """Drop each state that has not moved since: nothing was drawn from that generator."""
-        now = _Generators(self._device or torch.device("cpu"))
+        now = Generators(self._device or torch.device("cpu"))
         if self.cpu is not None and _same_bytes(self.cpu, now.cpu):
             self.cpu = None
         if self.accelerator is not None and _same_bytes(self.accelerator, now.accelerator):
@@ -57,7 +57,7 @@ class _Generators:
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
-        outside = _Generators(self._device or torch.device("cpu"))
+        outside = Generators(self._device or torch.device("cpu"))
         self.set()
         try:
             yield
@@ -197,7 +197,7 @@ class BlockCall:
         self._arguments = Arguments(stream, args, kwargs)
         device = self._arguments.device if stream is None else stream.device
         self._autocast = _Autocast(device)
-        self._generators = _Generators(device)
+        self._generators = Generators(device)
         owners = list(module.modules())
         self._buffers = _Buffers(owners)
         self._choices = Choices()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Batch = tuple[Any, Any]
 LossFunction = Callable[[Any, Any], Tensor]
@@ -40,7 +40,7 @@ def endless(batches: Iterable[Batch]) -> Iterator[Batch]:
         rounds += 1
 
 
-def outputs_of(model: nn.Module, inputs: Any) -> Any:
+def outputs_of(model: Callable[..., Any], inputs: Any) -> Any:
     """``model`` called on the inputs of a batch: a tensor, a tuple or list (positional), or a mapping (keywords)."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
