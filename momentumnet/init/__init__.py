@@ -2,5 +2,6 @@
 
 from momentumnet.init.fixup import fixup_
 from momentumnet.init.report import InitReport
+from momentumnet.init.tfixup import tfixup_
 
-__all__ = ["InitReport", "fixup_"]
+__all__ = ["InitReport", "fixup_", "tfixup_"]

@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 from momentumnet.errors import ConversionError
 from momentumnet.init.joins import Join, Layers, joins_of
 from momentumnet.init.weight_graph import WeightGraph
-from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.calls import Call, Endpoint, Trace
 from momentumnet.streams.converted import roles_laid_aside
 from momentumnet.streams.explain import explain
 from momentumnet.streams.select import Judge, select_blocks
@@ -27,9 +27,13 @@ from momentumnet.streams.trace import record
 
 @dataclass(eq=False)
 class BlockGraph:
-    """A residual block's call: its graph, the weight layers below each node, and its residual sums, in call order."""
+    """A residual block's call: its graph, the weight layers below each node, and its residual sums, in call order.
+
+    ``entry`` is the stream as it comes in.
+    """
 
     call: Call
+    entry: Endpoint
     graph: WeightGraph
     table: dict[Node, Layers]
     joins: list[Join]
@@ -130,7 +134,7 @@ def _anatomy(model: nn.Module, trace: Trace) -> Anatomy:
         computed = ", ".join(sorted(names[parameter] for parameter in graph.computed))
         raise ConversionError(
             f"a layer's weight is computed from the parameters {computed} (weight normalisation, a parametrisation?), "
-            "so they cannot be set one by one; remove that first, e.g. torch.nn.utils.parametrize.remove_parametrizations"
+            "so they cannot be set one by one; undo that first (torch.nn.utils.parametrize.remove_parametrizations)"
         )
     judge = Judge()
     keeping = [_unwrapped(call) for call in select_blocks(trace.root, judge, lambda name: True)]
@@ -181,4 +185,4 @@ def _block(call: Call, judge: Judge | None) -> BlockGraph | None:
         return None
     graph = WeightGraph(call.output.edge.node, {entry.edge.node, *call.side_nodes})
     table = graph.layers()
-    return BlockGraph(call, graph, table, joins_of(graph, table)[::-1])
+    return BlockGraph(call, entry, graph, table, joins_of(graph, table)[::-1])

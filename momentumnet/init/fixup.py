@@ -10,6 +10,7 @@ from torch import nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.init.attempt import all_or_nothing
+from momentumnet.init.attention import stacked_in
 from momentumnet.init.branches import Anatomy, dissected
 from momentumnet.init.matrices import biases_of, matrices_of
 from momentumnet.init.normalisation import normalisations_in, remove_normalisations
@@ -85,8 +86,8 @@ def fixup_(
     if present and not remove_normalization:
         listed = ", ".join(present[:4]) + (", ..." if len(present) > 4 else "")
         raise ValueError(
-            f"{type(model).__name__} has {len(present)} normalisation layers ({listed}); Fixup is for networks without: "
-            "pass remove_normalization=True to take them out"
+            f"{type(model).__name__} has {len(present)} normalisation layers ({listed}); Fixup is for networks "
+            "without: pass remove_normalization=True to take them out"
         )
     with all_or_nothing(model):
         before = norms_of(model)
@@ -95,13 +96,17 @@ def fixup_(
             if not anatomy.blocks:
                 raise ConversionError(_nothing_found(model, anatomy))
             factors = dict(_factors(anatomy))
+            stacks = {anatomy.names[weight]: count for weight, count in stacked_in(anatomy.blocks).items()}
             placement = place_scalars(anatomy)
             notes = [*_notes(anatomy, removed), *placement.notes]
             looked_up = anatomy.graph.lookups
             weights = {name: weight for name, weight in anatomy.weights().items() if weight not in looked_up}
         for name, weight in weights.items():
             if weight.requires_grad:
-                _draw(model, name, factors.get(name, 1.0), mode, generator)
+                for matrix in matrices_of(weight, stacks.get(name, 1)):
+                    _draw(matrix, factors.get(name, 1.0), mode, generator)
+                for bias in biases_of(model, name):
+                    bias.zero_()
         _add_scalars(model, placement)
         frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     if frozen:
@@ -126,16 +131,11 @@ def _factors(anatomy: Anatomy) -> Iterator[tuple[str, float]]:
             yield name, 0.0
 
 
-@torch.no_grad()
-def _draw(model: nn.Module, name: str, factor: float, mode: Mode, generator: torch.Generator | None) -> None:
-    for matrix in matrices_of(model, name):
-        if factor:
-            nn.init.kaiming_normal_(matrix, mode=mode, nonlinearity="relu", generator=generator)
-            matrix.mul_(factor)
-        else:
-            matrix.zero_()
-    for bias in biases_of(model, name):
-        bias.zero_()
+def _draw(matrix: torch.Tensor, factor: float, mode: Mode, generator: torch.Generator | None) -> None:
+    if factor:
+        nn.init.kaiming_normal_(matrix, mode=mode, nonlinearity="relu", generator=generator).mul_(factor)
+    else:
+        matrix.zero_()
 
 
 def _add_scalars(model: nn.Module, placement: Placement) -> None:

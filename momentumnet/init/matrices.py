@@ -1,26 +1,24 @@
-"""The matrices in a parameter: stacked projections are several; and the biases that belong to a weight."""
+"""Matrices and biases of a model's layers: several matrices may be stacked in one parameter."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-# Queries, keys and values in one matrix, in this order, under the names that PyTorch, timm and others give it.
-STACKED = frozenset({"in_proj_weight", "qkv", "Wqkv", "to_qkv", "qkv_proj", "in_proj", "c_attn"})
 
+def matrices_of(weight: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """The ``count`` matrices that are stacked in a weight along its longer side, as views without gradients.
 
-def matrices_of(model: nn.Module, name: str) -> list[torch.Tensor]:
-    """The matrices in the parameter ``name``, as views: three where it stacks queries, keys and values, else itself."""
-    parameter = model.get_parameter(name)
-    parts = name.split(".")
-    own = parts[-2] if parts[-1] == "weight" and len(parts) > 1 else parts[-1]
-    if own in STACKED and parameter.dim() == 2:
-        rows, columns = parameter.shape
-        if rows == 3 * columns:
-            return list(parameter.detach().chunk(3))
-        if columns == 3 * rows:  # a weight of shape (in, out)
-            return list(parameter.detach().chunk(3, dim=1))
-    return [parameter.detach()]
+    Raises:
+        ValueError: that side is no multiple of ``count`` long.
+    """
+    weight = weight.detach()
+    if count == 1:
+        return [weight]
+    side = 0 if weight.shape[0] >= weight.shape[1] else 1
+    if weight.shape[side] % count:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not stack {count} matrices of one shape")
+    return list(weight.chunk(count, dim=side))
 
 
 def biases_of(model: nn.Module, name: str) -> list[torch.Tensor]:

@@ -14,7 +14,8 @@ from momentumnet.streams.skip import operation
 
 _ACTIVATIONS = frozenset({
     "Relu", "Gelu", "Silu", "Tanh", "Sigmoid", "LeakyRelu", "Elu", "Celu", "Selu", "Hardtanh", "Hardswish",
-    "Hardsigmoid", "Softplus", "Softsign", "Mish", "Threshold", "Prelu", "PreluKernel", "LogSigmoid", "Rrelu", "RreluWithNoise",
+    "Hardsigmoid", "Softplus", "Softsign", "Mish", "Threshold", "Prelu", "PreluKernel", "LogSigmoid", "Rrelu",
+    "RreluWithNoise",
 })  # fmt: skip
 
 
