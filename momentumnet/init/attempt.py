@@ -27,8 +27,9 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
     """Put the model back as it was if the body raises anything, a KeyboardInterrupt included.
 
     Put back are the values of all parameters and buffers (in place: an optimizer that holds them stays valid), their
-    ``requires_grad`` and ``grad``, each module's parameters, buffers, children and hooks, and its training mode. Costs
-    a copy of the parameters and buffers while the body runs.
+    ``requires_grad`` and ``grad``, each module's parameters, buffers, children and hooks, its training mode and its
+    other attributes (which objects they are, not what those hold). Costs a copy of the parameters and buffers while the
+    body runs.
 
     Example:
         ::
@@ -40,7 +41,7 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     tables = [{name: dict(getattr(module, name)) for name in _TABLES} for module in modules]
-    training = [module.training for module in modules]
+    attributes = [dict(module.__dict__) for module in modules]
     tensors = {
         id(tensor): tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
@@ -52,8 +53,8 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for module, kept, mode in zip(modules, tables, training, strict=True):
-            module.training = mode
+        for module, kept, attribute in zip(modules, tables, attributes, strict=True):
+            _refill(module.__dict__, attribute)
             for name, entries in kept.items():
                 _refill(getattr(module, name), entries)
         with torch.no_grad():

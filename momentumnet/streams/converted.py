@@ -7,6 +7,7 @@ attributes and ``isinstance`` stay as they are, and code that reads a container'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,6 +109,19 @@ def release(block: nn.Module) -> None:
     block.__class__ = original_class(type(block))
     del block.__dict__["_momentumnet_role"]
     block._modules.pop(VELOCITY_NAME, None)
+
+
+@contextmanager
+def roles_laid_aside(model: nn.Module) -> Iterator[None]:
+    """Inside, converted blocks are called as what they were: the network is traced as its residual original."""
+    classes = [(block, type(block), original_class(type(block))) for block, _ in converted_blocks(model)]
+    for block, _, original in classes:
+        block.__class__ = original
+    try:
+        yield
+    finally:
+        for block, converted, _ in classes:
+            block.__class__ = converted
 
 
 def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:

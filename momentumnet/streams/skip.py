@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
-_Edges = tuple[tuple[Node | None, int], ...]
+Edges = tuple[tuple[Node | None, int], ...]
 
 # What the skip path may meet, from best to worst: the kind of a block is the best path's worst operation.
 _PLAIN, _REARRANGED, _SCALED, _ACTIVATED, _GATED, _NONE = range(6)
@@ -28,16 +28,16 @@ _WORK = re.compile(
     r"|fft|trilinear|::|triangular|cholesky|inverse",
     re.IGNORECASE,
 )
-_FUSED_SUMS = frozenset({"Addmm", "Baddbmm", "Addbmm", "Addmv", "Addr"})  # the first operand is added, not multiplied
+FUSED_SUMS = frozenset({"Addmm", "Baddbmm", "Addbmm", "Addmv", "Addr"})  # the first operand is added, not multiplied
 _SUMS = frozenset({"Add", "Sub", "Rsub", "Addcmul", "Addcdiv", "Lerp", "CopySlices", "IndexAdd", "IndexPut",
-                   "ScatterAdd"}) | _FUSED_SUMS  # fmt: skip
+                   "ScatterAdd"}) | FUSED_SUMS  # fmt: skip
 _CONCATENATIONS = frozenset({"Cat", "Stack"})
 _PRODUCTS = frozenset({"Mul", "Div", "Addcmul", "Addcdiv", "Lerp"})
 _PASSES = frozenset({
     "Add", "Sub", "Rsub", "IndexAdd", "ScatterAdd", "Alias", "View", "UnsafeView", "ReshapeAlias", "AsStrided",
     "Permute", "Transpose", "T", "Mt", "Swapaxes", "Clone", "ToCopy", "Expand", "Squeeze", "Unsqueeze", "Unfold",
     "Detach", "SumToSize", "Neg",
-}) | _FUSED_SUMS  # fmt: skip
+}) | FUSED_SUMS  # fmt: skip
 _MOVES = frozenset({
     "Cat", "Stack", "Slice", "Select", "Split", "SplitWithSizes", "UnsafeSplit", "Chunk", "Unbind", "Narrow", "Roll",
     "Flip", "Index", "IndexSelect", "IndexPut", "Gather", "ConstantPadNd", "CopySlices", "AsStridedScatter",
@@ -48,6 +48,11 @@ _MOVES = frozenset({
 def operation(node: Node) -> str:
     """The name of the operation behind a graph node: ``"Add"`` for ``AddBackward0``."""
     return re.sub(r"^torch::autograd::(?=\w+$)|Backward\d*$", "", node.name())
+
+
+def is_work(node: Node) -> bool:
+    """Whether a graph node is a matrix product, a convolution or another opaque operation."""
+    return isinstance(cast(object, node), BackwardCFunction) or _WORK.search(operation(node)) is not None
 
 
 @dataclass(slots=True)
@@ -93,7 +98,7 @@ def residual_kind(output: GradientEdge, stream: GradientEdge, side_nodes: Collec
             return _AT_INPUT if number == stream.output_nr else _NOWHERE
         return table.get(node, _NOWHERE)
 
-    for node, edges in _operands_first(output.node, {stream.node, *side_nodes}):
+    for node, edges in operands_first(output.node, {stream.node, *side_nodes}):
         table[node] = _combine(node, [reach(child, number) for child, number in edges])
     found = table[output.node]
     if found.summed < _NONE:
@@ -101,11 +106,11 @@ def residual_kind(output: GradientEdge, stream: GradientEdge, side_nodes: Collec
     return "concat" if found.joined <= _REARRANGED else None
 
 
-def _operands_first(root: Node, ends: set[Node]) -> list[tuple[Node, _Edges]]:
+def operands_first(root: Node, ends: set[Node]) -> list[tuple[Node, Edges]]:
     """The nodes between ``root`` and ``ends``, each once and after its operands."""
-    order: list[tuple[Node, _Edges]] = []
+    order: list[tuple[Node, Edges]] = []
     seen: set[Node] = set()
-    pending: list[tuple[Node, _Edges | None]] = [(root, None)]
+    pending: list[tuple[Node, Edges | None]] = [(root, None)]
     while pending:
         node, edges = pending.pop()
         if edges is not None:
@@ -127,9 +132,9 @@ def _combine(node: Node, operands: list[_Reach]) -> _Reach:
     )
     if not found.depends:
         return found
-    works = isinstance(cast(object, node), BackwardCFunction) or _WORK.search(name) is not None
+    works = is_work(node)
     found.work = works or found.parameter or any(operand.work for operand in operands)
-    if works and name not in _FUSED_SUMS:
+    if works and name not in FUSED_SUMS:
         return found
     dependent = sum(operand.depends for operand in operands)
     for position, operand in enumerate(operands[:1] if works else operands):
