@@ -2,8 +2,9 @@
 
 from momentumnet.init.fixup import fixup_
 from momentumnet.init.gradinit import gradinit_
+from momentumnet.init.kaiming import kaiming_, xavier_
 from momentumnet.init.metainit import gradient_quotient, metainit_
 from momentumnet.init.report import InitReport
 from momentumnet.init.tfixup import tfixup_
 
-__all__ = ["InitReport", "fixup_", "gradient_quotient", "gradinit_", "metainit_", "tfixup_"]
+__all__ = ["InitReport", "fixup_", "gradient_quotient", "gradinit_", "kaiming_", "metainit_", "tfixup_", "xavier_"]
