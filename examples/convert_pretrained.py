@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 from cifar import finetune, table
-from cifar.images import ImageData, load_cifar10, load_digits, load_npz
-from cifar.resnet import CifarResNet, load_checkpoint
+from cifar.resnet import load_checkpoint
 from torch import nn
 
 import momentumnet as mn
+from momentumnet.cli.bench.cifar_images import ImageData, load_cifar10, load_digits, load_npz
+from momentumnet.cli.bench.cifar_networks import CifarResNet
 
 PARTS = """\
 parts:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import momentumnet as mn
-from cifar.images import ImageData
 from cifar.progress import with_progress
 from cifar.table import accuracy, predictions
+from momentumnet.cli.bench.cifar_images import ImageData
 from momentumnet.memory import format_bytes
 
 GAMMA = "1/8"

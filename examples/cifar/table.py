@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from cifar.images import ImageData
 from cifar.progress import with_progress
+from momentumnet.cli.bench.cifar_images import ImageData
 
 GAMMAS = ("0", "1/64", "1/16", "1/8", "1/4", "1/2", "0.9")
 FINAL_VELOCITIES = ("drop", "flush")

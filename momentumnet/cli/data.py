@@ -63,7 +63,7 @@ def load_images(source: str, *, image_size: int, say: Callable[[str], None]) -> 
         CommandError: A folder that does not hold images in ``train/CLASS`` and ``val/CLASS``.
     """
     if source == "cifar10":
-        problem = _fetch_cifar()
+        problem = fetch_cifar()
         if problem is None:
             return _cifar(image_size)
         say(f"data: CIFAR-10 could not be downloaded ({problem}); the embedded digits take its place")
@@ -97,7 +97,7 @@ def _digits(image_size: int) -> ImageData:
     return ImageData("digits", parts[0], parts[1], classes=10, image_size=image_size, workers=0)
 
 
-def _fetch_cifar() -> object | None:
+def fetch_cifar() -> object | None:
     """Has CIFAR-10 lie under ``CIFAR_ROOT``; returns why it cannot, or None."""
     try:
         CIFAR10(CIFAR_ROOT)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from cifar.resnet import STAGES, CifarResNet
 from torch import Tensor
+
+from momentumnet.cli.bench.cifar_networks import STAGES, CifarResNet
 
 
 def plain_momentum(net: CifarResNet, images: Tensor, gamma: float, final_velocity: str) -> Tensor:

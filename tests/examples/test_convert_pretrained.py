@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
-from cifar import finetune, images, resnet, table
+from cifar import finetune, resnet, table
+from torchvision.datasets import CIFAR10
 
+from momentumnet.cli import network
+from momentumnet.cli.bench import cifar_images as images
+from momentumnet.cli.bench import cifar_networks as networks
 from tests.examples.reference import plain_momentum
 
 RESNET20 = "resnet20-12fca82f"
 
 
-def test_table_shows_the_momentum_rule(noise: images.ImageData, random_net: resnet.CifarResNet) -> None:
+def test_table_shows_the_momentum_rule(noise: images.ImageData, random_net: networks.CifarResNet) -> None:
     test_images = images.normalised(noise.x_test)
     classes = {}
     for gamma in ("1/8", "0.9"):
@@ -37,7 +40,7 @@ def test_table_shows_the_momentum_rule(noise: images.ImageData, random_net: resn
 
 
 def test_forwards_are_compared_before_other_images_widen_the_range(
-    noise: images.ImageData, random_net: resnet.CifarResNet
+    noise: images.ImageData, random_net: networks.CifarResNet
 ) -> None:
     faint = dataclasses.replace(noise, x_train=noise.x_train // 16 + 112)
     assert table.measure_cell("random", random_net, faint, "1/8", "flush").reversible_equal
@@ -89,7 +92,7 @@ def test_offline_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_wrong_result_is_told_by_the_exit_code(
-    noise: images.ImageData, random_net: resnet.CifarResNet, monkeypatch: pytest.MonkeyPatch
+    noise: images.ImageData, random_net: networks.CifarResNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert_pretrained, "load", lambda options: ({"random": random_net}, noise))
     assert convert_pretrained.main(["table", "--short"]) == 0
@@ -124,7 +127,7 @@ def test_unusable_arguments(
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("depth", [20, 26])
 def test_checkpoint_tells_depth_and_weights(depth: int, prefix: str, tmp_path: Path) -> None:
-    net = resnet.CifarResNet(depth, classes=7)
+    net = networks.CifarResNet(depth, classes=7)
     state = {prefix + name: value for name, value in net.state_dict().items()}
     torch.save({"state_dict": state, "best_prec1": 91.0} if prefix else state, tmp_path / "net.th")
 
@@ -137,7 +140,7 @@ def test_checkpoint_tells_depth_and_weights(depth: int, prefix: str, tmp_path: P
 
 def test_checkpoint_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "net.th"
-    state = resnet.CifarResNet(20).state_dict()
+    state = networks.CifarResNet(20).state_dict()
     for content, message in [
         ([1, 2], "no checkpoint of a CIFAR ResNet"),
         ({"weight": torch.zeros(2)}, "no checkpoint of a CIFAR ResNet"),
@@ -153,7 +156,7 @@ def test_checkpoint_of_something_else(tmp_path: Path) -> None:
 
 
 def test_shortcut_of_a_strided_block_has_no_parameters() -> None:
-    block = resnet.BasicBlock(16, 32, stride=2).eval()
+    block = networks.BasicBlock(16, 32, stride=2).eval()
     torch.nn.init.zeros_(block.bn2.weight)  # no branch: what is left is the shortcut
     x = torch.rand(1, 16, 4, 4)
 
@@ -208,6 +211,8 @@ def test_no_network_for_cifar10(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     def refuse(*args: object, **kwargs: object) -> None:
         raise URLError("no route")
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", refuse)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(network, "reachable", lambda url: True)
+    monkeypatch.setattr(CIFAR10, "download", refuse)
     with pytest.raises(OSError, match=r"could not be downloaded .*no route.*--data"):
         images.load_cifar10()

@@ -145,7 +145,7 @@ def test_report_has_the_norms_ratio() -> None:
     model = nn.Linear(30, 20)
     before = model.weight.detach().clone()
     scale = kaiming_(model).scales["weight"]
-    assert scale == pytest.approx(float(model.weight.norm() / before.norm()))
+    assert scale == pytest.approx(float(model.weight.detach().norm() / before.norm()))
 
 
 def test_converted_network() -> None:

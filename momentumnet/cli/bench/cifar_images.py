@@ -1,22 +1,29 @@
-"""The images of the examples: CIFAR-10 from a file or from torchvision, or the digits that come with scikit-learn."""
+"""Small images in memory, for the initialisation benchmark and the examples.
+
+CIFAR-10 from a file or from torchvision, or the digits that come with scikit-learn.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.datasets import CIFAR10
+
+from momentumnet.cli import data
 
 # Of ImageNet, as (3, 1, 1): what the checkpoints of the CIFAR ResNets were trained with.
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-DOWNLOADS = Path("data")
 SHIFT = 4
 
 
@@ -34,6 +41,19 @@ class ImageData:
     def examples(self, count: int = 32) -> Tensor:
         """A few training images as the network takes them, for ``momentumnet.convert`` to look at."""
         return normalised(self.x_train[:count])
+
+    def part(self, *, train: int | None, test: int | None) -> ImageData:
+        """As many of the training and of the test images, drawn by chance but always the same ones; None for all."""
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(self.x_train), generator=generator)[:train]
+        held_out = torch.randperm(len(self.x_test), generator=generator)[:test]
+        return dataclasses.replace(
+            self,
+            x_train=self.x_train[chosen],
+            y_train=self.y_train[chosen],
+            x_test=self.x_test[held_out],
+            y_test=self.y_test[held_out],
+        )
 
     def test_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images in order, as the network takes them, with their classes."""
@@ -93,12 +113,10 @@ def load_cifar10() -> ImageData:
     Raises:
         OSError: it could not be downloaded.
     """
-    from torchvision.datasets import CIFAR10
-
-    try:
-        train, test = (CIFAR10(DOWNLOADS, train=part, download=True) for part in (True, False))
-    except (OSError, RuntimeError) as error:  # RuntimeError: a damaged file arrived
-        raise OSError(f"CIFAR-10 could not be downloaded ({error}); give a file of images with --data") from error
+    problem = data.fetch_cifar()
+    if problem is not None:
+        raise OSError(f"CIFAR-10 could not be downloaded ({problem}); give a file of images with --data")
+    train, test = (CIFAR10(data.CIFAR_ROOT, train=part) for part in (True, False))
     return _from_arrays("CIFAR-10", train.data, np.array(train.targets), test.data, np.array(test.targets))
 
 
@@ -116,10 +134,10 @@ def load_digits() -> ImageData:
 
 def _from_arrays(
     name: str,
-    x_train: np.ndarray,
-    y_train: np.ndarray,
-    x_test: np.ndarray,
-    y_test: np.ndarray,
+    x_train: np.ndarray[Any, Any],
+    y_train: np.ndarray[Any, Any],
+    x_test: np.ndarray[Any, Any],
+    y_test: np.ndarray[Any, Any],
     *,
     augmented: bool = True,
 ) -> ImageData:

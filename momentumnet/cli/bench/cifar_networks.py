@@ -1,0 +1,151 @@
+"""The networks of the initialisation benchmark: CIFAR's ResNets and VGG, each with batch normalisation and without.
+
+They are part of the package, not of the benchmarks' or examples' folders, because the installed command trains them;
+the examples import them from here.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STAGES = {"layer1": 16, "layer2": 32, "layer3": 64}
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+# Convolutions in each of the five stages; the published names count two more linear layers than there are here.
+VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+NAMES = (
+    f"resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
+    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end"
+)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a skip connection; (N, C, H, W) -> (N, channels, H/stride, W/stride)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, *, batch_norm: bool = True) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=not batch_norm)
+        self.bn1 = _normalisation(channels, batch_norm)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=not batch_norm)
+        self.bn2 = _normalisation(channels, batch_norm)
+        self.stride = stride
+        self.missing_channels = channels - channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = F.relu(self.bn1(self.conv1(x)))
+        branch = self.bn2(self.conv2(branch))
+        return F.relu(branch + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """Without parameters: every stride-th pixel, new channels zero, half of them on each side."""
+        if self.stride == 1 and self.missing_channels == 0:
+            return x
+        before = self.missing_channels // 2
+        padding = (0, 0, 0, 0, before, self.missing_channels - before)
+        return F.pad(x[:, :, :: self.stride, :: self.stride], padding)
+
+
+class CifarResNet(nn.Module):
+    """A ResNet of 6 n + 2 layers for small images, (N, 3, H, W) -> (N, classes).
+
+    Three stages of 3x3 convolutions with 16, 32 and 64 channels (He, Zhang, Ren, Sun: Deep Residual Learning for Image
+    Recognition, 2015, arXiv 1512.03385, section 4.2, shortcut "option A"). The parameter names are those of the
+    checkpoints of https://github.com/akamaster/pytorch_resnet_cifar10 (Y. Idelbayev, 2018).
+
+    Args:
+        depth: 6 n + 2 layers with n blocks in each of the three stages: 20, 32, 44, 56, 110, 1202.
+        classes: number of classes.
+        batch_norm: False leaves the normalisation out and gives the convolutions biases.
+
+    Raises:
+        ValueError: ``depth`` is not 6 n + 2.
+    """
+
+    def __init__(self, depth: int = 20, classes: int = 10, *, batch_norm: bool = True) -> None:
+        super().__init__()
+        if depth < 8 or depth % 6 != 2:
+            raise ValueError(f"depth must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {depth}")
+        blocks = depth // 6
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=not batch_norm)
+        self.bn1 = _normalisation(16, batch_norm)
+        channels_in = 16
+        for name, channels in STAGES.items():
+            stride = 1 if channels == channels_in else 2
+            shapes = [(channels_in, stride), *[(channels, 1)] * (blocks - 1)]
+            stage = [BasicBlock(entering, channels, stride, batch_norm=batch_norm) for entering, stride in shapes]
+            self.add_module(name, nn.Sequential(*stage))
+            channels_in = channels
+        self.linear = nn.Linear(channels_in, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))
+        for name in STAGES:
+            x = self.get_submodule(name)(x)
+        output: Tensor = self.linear(x.mean((2, 3)))
+        return output
+
+
+class CifarVGG(nn.Module):
+    """A VGG for small images with one linear classifier, (N, 3, H, W) -> (N, classes).
+
+    Five stages of 3x3 convolutions, each with a 2x2 max-pooling at its end (Simonyan, Zisserman: Very Deep
+    Convolutional Networks for Large-Scale Image Recognition, 2015, arXiv 1409.1556, table 1). In the place of the three
+    linear layers for ImageNet there is one, as is usual for CIFAR: VGG-N has N - 3 convolutions. Images of less than
+    32 x 32 pixels pass the later poolings unchanged once a single pixel is left.
+
+    Args:
+        depth: 8, 11, 13, 16 or 19.
+        classes: number of classes.
+        batch_norm: True puts batch normalisation between convolution and ReLU, and leaves out the convolution's bias.
+
+    Raises:
+        ValueError: there is no VGG of this depth.
+    """
+
+    def __init__(self, depth: int = 19, classes: int = 10, *, batch_norm: bool = False) -> None:
+        super().__init__()
+        if depth not in VGG_STAGES:
+            raise ValueError(f"depth must be one of {', '.join(map(str, VGG_STAGES))}, got {depth}")
+        layers: list[nn.Module] = []
+        channels_in = 3
+        for count, channels in zip(VGG_STAGES[depth], VGG_CHANNELS, strict=True):
+            for _ in range(count):
+                layers.append(nn.Conv2d(channels_in, channels, 3, padding=1, bias=not batch_norm))
+                layers += [nn.BatchNorm2d(channels)] if batch_norm else []
+                layers.append(nn.ReLU())
+                channels_in = channels
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels_in, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return output
+
+
+def build(name: str, classes: int = 10) -> nn.Module:
+    """The network that a name such as ``resnet110``, ``resnet20_bn`` or ``vgg19`` stands for.
+
+    Raises:
+        ValueError: no network has this name; the message tells those that there are.
+    """
+    found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", name)
+    if found is None:
+        raise ValueError(f"{name!r} is not a network of this benchmark; there are {NAMES}")
+    family, depth, normalised = CifarResNet if found[1] == "resnet" else CifarVGG, int(found[2]), bool(found[3])
+    try:
+        return family(depth, classes, batch_norm=normalised)
+    except ValueError as error:
+        raise ValueError(f"{name!r} is not a network of this benchmark ({error}); there are {NAMES}") from error
+
+
+def is_normalised(name: str) -> bool:
+    """Whether the network of this name has batch normalisation."""
+    return name.endswith("_bn")
+
+
+def _normalisation(channels: int, batch_norm: bool) -> nn.Module:
+    # Without parameters, so that the state dict has no entry of this name.
+    return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
