@@ -1,16 +1,18 @@
-"""``momentumnet bench``: measurements of memory, time and exactness, each beside the alternatives in the same run."""
+"""``momentumnet bench``: measurements of memory, time, exactness and initialisations, each beside its alternatives."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from momentumnet.cli.bench import depth, kernel, peers, step
+from momentumnet.cli.bench import depth, init, kernel, peers, step
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command, with its benchmarks as subcommands, to the program's subcommands."""
-    parser: argparse.ArgumentParser = commands.add_parser("bench", help="measure memory, time and exactness")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "bench", help="measure memory, time, exactness and initialisations"
+    )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, kernel, peers):
+    for benchmark in (depth, step, kernel, peers, init):
         benchmark.add_parser(benchmarks)

@@ -65,7 +65,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int = 20, classes: int = 10, *, batch_norm: bool = True) -> None:
         super().__init__()
-        if depth < 8 or depth % 6 != 2:
+        if not _is_resnet_depth(depth):
             raise ValueError(f"depth must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {depth}")
         blocks = depth // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=not batch_norm)
@@ -125,8 +125,8 @@ class CifarVGG(nn.Module):
         return output
 
 
-def build(name: str, classes: int = 10) -> nn.Module:
-    """The network that a name such as ``resnet110``, ``resnet20_bn`` or ``vgg19`` stands for.
+def parse(name: str) -> tuple[str, int, bool]:
+    """What a name such as ``resnet110``, ``resnet20_bn`` or ``vgg19`` says: family, depth, and whether normalised.
 
     Raises:
         ValueError: no network has this name; the message tells those that there are.
@@ -134,16 +134,24 @@ def build(name: str, classes: int = 10) -> nn.Module:
     found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", name)
     if found is None:
         raise ValueError(f"{name!r} is not a network of this benchmark; there are {NAMES}")
-    family, depth, normalised = CifarResNet if found[1] == "resnet" else CifarVGG, int(found[2]), bool(found[3])
-    try:
-        return family(depth, classes, batch_norm=normalised)
-    except ValueError as error:
-        raise ValueError(f"{name!r} is not a network of this benchmark ({error}); there are {NAMES}") from error
+    family, depth = found[1], int(found[2])
+    if not (_is_resnet_depth(depth) if family == "resnet" else depth in VGG_STAGES):
+        raise ValueError(f"there is no {family} of depth {depth}; there are {NAMES}")
+    return family, depth, bool(found[3])
 
 
-def is_normalised(name: str) -> bool:
-    """Whether the network of this name has batch normalisation."""
-    return name.endswith("_bn")
+def build(name: str, classes: int = 10) -> nn.Module:
+    """The network of this name, with PyTorch's own random weights.
+
+    Raises:
+        ValueError: as `parse`.
+    """
+    family, depth, batch_norm = parse(name)
+    return (CifarResNet if family == "resnet" else CifarVGG)(depth, classes, batch_norm=batch_norm)
+
+
+def _is_resnet_depth(depth: int) -> bool:
+    return depth >= 8 and depth % 6 == 2
 
 
 def _normalisation(channels: int, batch_norm: bool) -> nn.Module:

@@ -83,9 +83,24 @@ class Results:
 
     @classmethod
     def begin(
-        cls, path: Path, *, command: str, device: torch.device, settings: Mapping[str, Any], resume: bool = False
+        cls,
+        path: Path,
+        *,
+        command: str,
+        device: torch.device,
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        anew: str = "run without --resume",
     ) -> Results:
         """An empty result, or that of an earlier run with the same settings on the same machine.
+
+        Args:
+            path: The JSON file.
+            command: The command's name.
+            device: What is measured.
+            settings: What makes the run the one that it is.
+            resume: Whether to go on with what the file holds.
+            anew: How the user begins anew instead, for the error message.
 
         Raises:
             CommandError: ``resume``, and the file holds something else.
@@ -99,7 +114,7 @@ class Results:
         }
         results = cls(path, header)
         if resume and path.exists():
-            results.rows = _earlier_rows(path, header)
+            results.rows = _earlier_rows(path, header, anew)
         path.parent.mkdir(parents=True, exist_ok=True)
         return results
 
@@ -108,27 +123,29 @@ class Results:
         return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Appends rows and writes the file."""
+        """Appends rows and writes the file: a process ended at any moment leaves the old one or the new one."""
         self.rows += rows
-        self.path.write_text(json.dumps(self.values(), indent=1) + "\n")
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps(self.values(), indent=1) + "\n")
+        os.replace(partial, self.path)
 
     def values(self) -> dict[str, Any]:
         """Header and rows."""
         return {**self.header, "rows": self.rows}
 
 
-def _earlier_rows(path: Path, header: Mapping[str, Any]) -> list[Row]:
+def _earlier_rows(path: Path, header: Mapping[str, Any], anew: str) -> list[Row]:
     try:
         earlier = json.loads(path.read_text())
         rows: list[Row] = earlier.pop("rows")
     except (ValueError, AttributeError, KeyError):
-        raise CommandError(f"{path} does not hold the results of a benchmark; run without --resume") from None
+        raise CommandError(f"{path} does not hold the results of a benchmark; {anew}") from None
     plain = json.loads(json.dumps(header))
     for part in ("command", "machine", "versions", "settings"):
         if earlier.get(part) != plain[part]:
             raise CommandError(
-                f"{path} was measured with other {part}: {earlier.get(part)} there, {plain[part]} now; run without "
-                "--resume, or write to another --output"
+                f"{path} was measured with other {part}: {earlier.get(part)} there, {plain[part]} now; {anew}, "
+                "or write to another --output"
             )
     return rows
 
