@@ -27,7 +27,7 @@ def test_module_runs_and_explains_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["inspect", "finetune", "bench depth", "bench step", "bench kernel", "bench peers", "doctor"]
+    "name", ["inspect", "finetune", "bench depth", "bench step", "bench kernel", "bench peers", "bench init", "doctor"]
 )
 def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:
     done = command(*name.split(), "--help")
@@ -56,6 +56,9 @@ def test_every_command_has_help_with_examples(command: Callable[..., Any], name:
         ("bench", "kernel", "--elements", "0"),
         ("bench", "kernel", "--threads", "two"),
         ("bench", "peers", "--only", "nobody"),
+        ("bench", "init", "--models", "resnet21"),
+        ("bench", "init", "--methods", "guess"),
+        ("bench", "init", "--seeds", "0"),
         ("doctor", "resnet18"),
     ],
 )
@@ -107,6 +110,7 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, command: Callable
         ("matplotlib", ("bench", "step")),
         ("matplotlib", ("bench", "kernel")),
         ("matplotlib", ("bench", "peers")),
+        ("rich", ("bench", "init")),
     ],
 )
 def test_missing_extra_is_one_line(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import cifar_networks
 from momentumnet.cli.bench import options as common
@@ -19,6 +21,8 @@ from momentumnet.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
+
+Case = dict[str, Any]  # model, method, seed
 
 MODELS, QUICK_MODELS = "resnet20,resnet20_bn,vgg8,vgg8_bn", "resnet8,resnet8_bn"
 DESCRIPTION = f"""\
@@ -141,29 +145,35 @@ def run(options: argparse.Namespace) -> None:
         anew="add --restart to forget it",
     )
     cases = _cases(options)
-    todo = [case for case in cases if not results.holds(**case)]
-    if len(todo) < len(cases):
-        report.line(f"{len(cases) - len(todo)} of {len(cases)} rows are done already, in {results.path}")
     try:
-        with report.progress() as progress:
-            rows = progress.add_task("rows", total=len(todo))
-            for case in todo:
-                label = f"{case['model']}, {case['method']}, seed {case['seed']}"
-                task = progress.add_task(label, total=recipe.epochs + (METHODS[case["method"]].first is not None))
-                training = Training(case["model"], METHODS[case["method"]], case["seed"], data, recipe, device)
-                row = training.row(lambda task=task: progress.advance(task))  # type: ignore[misc]
-                results.add([{**case, **row}])
-                progress.remove_task(task)
-                progress.advance(rows)
-                report.line(f"{label}: {_outcome(row)}")
+        _train(cases, results, data, recipe, device, report)
     except KeyboardInterrupt:
         report.line(f"Interrupted: the same command goes on after the rows that are done, in {results.path}.")
         raise
-    order = {tuple(case.values()): index for index, case in enumerate(cases)}
-    _show(results, report, order)
+    _show(cases, results, report)
 
 
-def _cases(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _train(
+    cases: Sequence[Case], results: Results, data: ImageData, recipe: Recipe, device: torch.device, report: Report
+) -> None:
+    """Adds the rows that are missing."""
+    missing = [case for case in cases if not results.holds(**case)]
+    if len(missing) < len(cases):
+        report.line(f"{len(cases) - len(missing)} of {len(cases)} rows are done already, in {results.path}")
+    with report.progress() as progress:
+        rows = progress.add_task("rows", total=len(missing))
+        for case in missing:
+            label = f"{case['model']}, {case['method']}, seed {case['seed']}"
+            training = Training(case["model"], METHODS[case["method"]], case["seed"], data, recipe, device)
+            task = progress.add_task(label, total=training.epochs)
+            row = training.row(lambda task=task: progress.advance(task))  # type: ignore[misc]
+            results.add([{**case, **row}])
+            progress.remove_task(task)
+            progress.advance(rows)
+            report.line(f"{label}: {_outcome(row)}")
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
     models = options.models or _models(QUICK_MODELS if options.quick else MODELS)
     seeds = range(options.seeds or (1 if options.quick else 3))
     return [
@@ -210,8 +220,9 @@ def _settings(data: ImageData, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _show(results: Results, report: Report, order: dict[tuple[Any, ...], int]) -> None:
+def _show(cases: Sequence[Case], results: Results, report: Report) -> None:
     """The table of all rows that are there, those of this call first and in its order."""
+    order = {tuple(case.values()): index for index, case in enumerate(cases)}
     results.rows.sort(key=lambda row: order.get((row["model"], row["method"], row["seed"]), len(order)))
     table = _table(results.rows, results.header["settings"])
     table.show(report)

@@ -75,6 +75,11 @@ class Training:
     accuracies: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs in all."""
+        return self.recipe.epochs + (self.method.first is not None)
+
     def row(self, advance: Callable[[], object] = lambda: None) -> Row:
         """Runs it; ``advance`` is called after each epoch.
 
@@ -125,7 +130,7 @@ class Training:
         scheduler: LRScheduler = CosineAnnealingLR(optimizer, self.recipe.epochs * steps)
         if self.method.first is not None:
             scheduler = self.method.first(optimizer, steps, scheduler)
-        for epoch in range(self.recipe.epochs + (self.method.first is not None)):
+        for epoch in range(self.epochs):
             losses = []
             model.train()
             for x, y in self.batches(self.recipe.batch_size, epoch):
