@@ -188,11 +188,13 @@ def test_learning_rates_and_groups(
     monkeypatch: pytest.MonkeyPatch, network: str, method: str, first: list[float] | None
 ) -> None:
     seen: list[list[float]] = []
+    norms: list[float] = []
     decays: set[tuple[float, ...]] = set()
 
     class Recorded(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:
             seen.append([group["lr"] for group in self.param_groups])
+            norms.append(float(torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]]).norm()))
             decays.add(tuple(group["weight_decay"] for group in self.param_groups))
             assert all((p.dim() < 2) == bool(index) for index, g in enumerate(self.param_groups) for p in g["params"])
             super().step(closure)
@@ -202,6 +204,7 @@ def test_learning_rates_and_groups(
     extra = [0.1 * step / 5 for step in (1, 2, 3, 4)] if first is None else first
     rates = extra + [0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert [large for large, _ in seen] == pytest.approx(rates)
+    assert (max(norms) == pytest.approx(1, rel=1e-4)) == (network == "resnet8")  # clipped without normalisation
     share = 1 if network.endswith("_bn") else 0.1
     assert [small for _, small in seen] == pytest.approx([share * rate for rate in rates])
     assert decays == {(1e-4, 0.0) if network.endswith("_bn") else (1e-4, 1e-4)}
