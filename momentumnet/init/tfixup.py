@@ -175,8 +175,8 @@ def _plan_of_layers(model: nn.Module) -> _Plan:
 def _read(plan: _Plan, anatomy: Anatomy, run: list[BlockGraph], prefix: str) -> None:
     """Take up one stream: as the encoder's or the decoder's, whichever it is."""
     branches = [(block, join, attention_of(block, join)) for block in run for join in block.joins]
-    attending = [attention for _, _, attention in branches if attention is not None]
-    decodes = any(attention.cross for attention in attending) or any(map(is_causal, run))
+    attending = [(block, attention) for block, _, attention in branches if attention is not None]
+    decodes = any(attention.cross for _, attention in attending) or any(is_causal(block) for block, _ in attending[:1])
     layers = plan.decoder if decodes else plan.encoder
     for block, join, attention in branches:
         if attention is None:

@@ -14,6 +14,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import momentumnet as mn
 from examples.cifar.resnet import CifarResNet
+from momentumnet.core.stream import MomentumStream
 from momentumnet.init import InitReport, fixup_
 from momentumnet.init.fixup import MODES
 from momentumnet.init.normalisation import normalisations_in
@@ -406,3 +407,17 @@ def test_a_classifier_that_is_the_embedding_stays() -> None:
     assert torch.equal(model.embedding.weight, before)
     assert any("is an embedding too" in note for note in report.notes)
     assert model(tokens).std() > 0
+
+
+def test_tracing_a_converted_network_leaves_its_streams_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without normalisation the old weights may overflow; a stream would choose its scale by that."""
+    model = mn.convert(resnet(), images())
+
+    def called(*_: object) -> None:
+        raise AssertionError("the trace went through a stream")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MomentumStream, "call", called)
+        fixed(model)
+    assert type(model.layer1[0]).__mro__[1].__name__ == "ConvertedBlock"
+    assert (model(images()) == 0).all()
