@@ -7,6 +7,7 @@ python -m benchmarks.gradinit --data cifar10_small.npz --batch-size 16 --depth 2
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import statistics
 import time
@@ -61,29 +62,31 @@ def overlapping(first: Batch, second: Batch) -> Batch:
     return inputs, target
 
 
-def falls(data: ImageData, options: argparse.Namespace) -> Iterator[Row]:
+Cell = tuple[Row, Callable[[], Row]]  # what a row is about, and how it is measured
+
+
+def falls(data: ImageData, options: argparse.Namespace) -> Iterator[Cell]:
     """The objective before and after, from two starts, before and after conversion."""
-    batches = list(data.train_batches(options.batch_size, 0))
-    probes = list(data.train_batches(options.batch_size, 1))[: 2 * PROBES]
     for start in ("Kaiming", "PyTorch's"):
         for converted in (False, True):
-            net = network(options.depth, start)
-            if converted:
-                net = mn.convert(net, batches[0][0], gamma=GAMMA)
-            before, began = objective(net, probes), time.perf_counter()
-            report = gradinit_(
-                net, F.cross_entropy, batches, step_size=STEP_SIZE, lr=LR, steps=options.steps, progress=False
-            )
-            yield {
-                "part": "fall",
-                "start": start,
-                "converted": converted,
-                "gradient_norms": list(report.gradient_norms),
-                "losses": list(report.losses),
-                "before": before if math.isfinite(before) else None,
-                "after": objective(net, probes),
-                "seconds": (time.perf_counter() - began) / options.steps,
-            }
+            key = {"part": "fall", "start": start, "converted": converted}
+            yield key, functools.partial(_fall, data, options, start, converted=converted)
+
+
+def _fall(data: ImageData, options: argparse.Namespace, start: str, *, converted: bool) -> Row:
+    batches = list(data.train_batches(options.batch_size, 0))
+    probes = list(data.train_batches(options.batch_size, 1))[: 2 * PROBES]
+    net = network(options.depth, start)
+    if converted:
+        net = mn.convert(net, batches[0][0], gamma=GAMMA)
+    before = objective(net, probes)
+    report = gradinit_(net, F.cross_entropy, batches, step_size=STEP_SIZE, lr=LR, steps=options.steps, progress=False)
+    return {
+        "gradient_norms": list(report.gradient_norms),
+        "losses": list(report.losses),
+        "before": before if math.isfinite(before) else None,
+        "after": objective(net, probes),
+    }
 
 
 def double_backward(net: nn.Module, first: Batch, second: Batch, bound: float) -> tuple[Tensor, ...]:
@@ -103,41 +106,42 @@ def double_backward(net: nn.Module, first: Batch, second: Batch, bound: float) -
     return torch.autograd.grad(after, scales)
 
 
-def costs(options: argparse.Namespace) -> Iterator[Row]:
+def costs(options: argparse.Namespace) -> Iterator[Cell]:
     """Time and peak memory of an iteration, on noise of CIFAR's size."""
-    for depth, size, normalised in ((options.depth, 16, False), (110, 128, True)):
+    for depth, size, normalised in ((options.depth, 16, False), (options.deep, 128, True)):
         net = network(depth, "PyTorch's", normalised=normalised)
         first, second = [(torch.randn(size, 3, 32, 32), torch.randint(10, (size,))) for _ in range(2)]
-        converted = mn.convert(net, first[0][:2], gamma=GAMMA)
+        for bound in (ALWAYS,) if normalised else (ALWAYS, NEVER):
+            for name, run in _methods(net, first, second, bound).items():
+                # The deep network shows what fits: the others keep the whole batch's activations several times over.
+                if not normalised or "chunk" in name or "checkpoint" in name:
+                    key = {
+                        "part": "cost",
+                        "network": f"ResNet-{depth} {'with' if normalised else 'without'} BN, batch {size}",
+                        "case": "met" if bound == ALWAYS else "violated",
+                        "method": name,
+                    }
+                    yield key, functools.partial(_measured, run, repeats=1 if normalised else options.repeats)
 
-        def own(
-            net: nn.Module, bound: float, batches: tuple[Batch, Batch] = (first, second), **extra: Any
-        ) -> Callable[[], Any]:
-            return lambda: gradinit_(
-                net, F.cross_entropy, batches, gradient_norm=bound, steps=1, progress=False, **extra
-            )
 
-        few = {"chunk": size // 4}
-        methods: dict[str, Callable[[float], Callable[[], Any]]] = {
-            "plain double backward": lambda bound: lambda: double_backward(net, first, second, bound),  # noqa: B023
-            "gradinit_": lambda bound: own(net, bound),  # noqa: B023
-            f"gradinit_, chunk={size // 4}": lambda bound: own(net, bound, **few),  # noqa: B023
-            "gradinit_, checkpoint": lambda bound: own(net, bound, checkpoint=True),  # noqa: B023
-            "gradinit_, both": lambda bound: own(net, bound, checkpoint=True, **few),  # noqa: B023
-            "gradinit_, converted": lambda bound: own(converted, bound),  # noqa: B023
-            "gradinit_, converted, checkpoint": lambda bound: own(converted, bound, checkpoint=True),  # noqa: B023
-        }
-        for bound in (ALWAYS, NEVER) if not normalised else (ALWAYS,):
-            for name, method in methods.items():
-                if normalised and "chunk" not in name and "checkpoint" not in name:
-                    continue  # keeps the activations of the whole batch several times over
-                yield {
-                    "part": "cost",
-                    "network": f"ResNet-{depth}{' with' if normalised else ' without'} BN, batch {size}",
-                    "case": "met" if bound == ALWAYS else "violated",
-                    "method": name,
-                    **_measured(method(bound), repeats=1 if normalised else options.repeats),
-                }
+def _methods(net: nn.Module, first: Batch, second: Batch, bound: float) -> dict[str, Callable[[], Any]]:
+    converted = mn.convert(net, first[0][:2], gamma=GAMMA)
+    chunk = len(first[1]) // 4
+
+    def own(net: nn.Module, **options: Any) -> Callable[[], Any]:
+        return lambda: gradinit_(
+            net, F.cross_entropy, (first, second), gradient_norm=bound, steps=1, progress=False, **options
+        )
+
+    return {
+        "plain double backward": lambda: double_backward(net, first, second, bound),
+        "gradinit_": own(net),
+        f"gradinit_, chunk={chunk}": own(net, chunk=chunk),
+        "gradinit_, checkpoint": own(net, checkpoint=True),
+        "gradinit_, both": own(net, checkpoint=True, chunk=chunk),
+        "gradinit_, converted": own(converted),
+        "gradinit_, converted, checkpoint": own(converted, checkpoint=True),
+    }
 
 
 def _measured(run: Callable[[], Any], *, repeats: int) -> Row:
@@ -180,7 +184,7 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> list[Table]:
     return [
         Table(
             f"GradInit's objective, before and after {settings['steps']} iterations",
-            ("start", "converted", "|g| first", "|g| last", "violated", "objective before", "after", "fall"),
+            ("start", "converted", "gradient norm first", "last", "violated", "objective before", "after", "fall"),
             fall,
             notes=[
                 f"{what}; SGD, step size {STEP_SIZE}, gradient norm at most 1, lr {LR}. The objective, the loss after "
@@ -193,14 +197,17 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> list[Table]:
             ("network", "constraint", "method", "seconds", "peak, MiB"),
             cost,
             notes=["32 x 32 pixels, SGD; fastest run; peak of what an iteration allocates, as measure_memory counts."],
+            left=3,
         ),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["fall", "cost"], metavar="fall|cost", help="(default: both)")
     parser.add_argument("--data", type=Path, help="images as .npz (default: scikit-learn's digits)")
     parser.add_argument("--depth", type=int, default=56)
+    parser.add_argument("--deep", type=int, default=110, help="depth of the network with normalisation")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
@@ -209,11 +216,17 @@ def main() -> None:
     data = load_digits() if options.data is None else load_npz(options.data)
     settings = {"data": data.name, "depth": options.depth, "batch_size": options.batch_size, "steps": options.steps}
     path = options.output / f"gradinit-{data.name}.json"
-    results = Results.begin(path, command="gradinit", device=torch.device("cpu"), settings=settings)
-    for part in (falls(data, options), costs(options)):
-        for row in part:
-            results.add([row])
-            print({name: value for name, value in row.items() if not isinstance(value, list)}, flush=True)
+    device = torch.device("cpu")
+    results = Results.begin(
+        path, command="gradinit", device=device, settings=settings, resume=True, anew="remove the file"
+    )
+    cells = {"fall": falls(data, options), "cost": costs(options)}
+    for part in options.parts:
+        for key, measure in cells[part]:
+            if not results.holds(**key):
+                row = {**key, **measure()}
+                results.add([row])
+                print({name: value for name, value in row.items() if not isinstance(value, list)}, flush=True)
     write_markdown(path.with_suffix(".md"), tables(results.rows, settings), results.header)
 
 
