@@ -114,7 +114,7 @@ def costs(options: argparse.Namespace) -> Iterator[Cell]:
         for bound in (ALWAYS,) if normalised else (ALWAYS, NEVER):
             for name, run in _methods(net, first, second, bound).items():
                 # The deep network shows what fits: the others keep the whole batch's activations several times over.
-                if not normalised or "chunk" in name or "checkpoint" in name:
+                if not normalised or name in (f"gradinit_, chunk={size // 4}", "gradinit_, checkpoint"):
                     key = {
                         "part": "cost",
                         "network": f"ResNet-{depth} {'with' if normalised else 'without'} BN, batch {size}",
