@@ -45,6 +45,8 @@ def base_optimizer_of(
 def _check_usable(base: Any, own_options: Mapping[str, Any]) -> None:
     if not isinstance(base, Optimizer):
         raise ValueError(f"base_optimizer must make a torch.optim.Optimizer, got {type(base).__name__}")
+    if getattr(base, "evaluates_twice", False):
+        raise ValueError(f"{type(base).__name__} cannot be the base of another optimizer that evaluates twice")
     clash = sorted(own_options.keys() & base.defaults.keys())
     if clash:
         raise ValueError(f"{type(base).__name__} has options {clash} of its own; choose another base optimizer")
@@ -53,8 +55,6 @@ def _check_usable(base: Any, own_options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{type(base).__name__} evaluates a closure itself and cannot be the base; use e.g. SGD or Adam"
         )
-    if getattr(base, "evaluates_twice", False):
-        raise ValueError(f"{type(base).__name__} cannot be the base of another optimizer that evaluates twice")
 
 
 def _take_groups(base: Optimizer, given: list[Any], own_options: Mapping[str, Any]) -> None:
@@ -69,11 +69,11 @@ def _take_groups(base: Optimizer, given: list[Any], own_options: Mapping[str, An
             f"params are not those of the base optimizer (got {sum(map(len, got))} in {len(got)} groups, it has "
             f"{sum(map(len, expected))} in {len(expected)}); make it with the same parameters in the same order"
         )
-    for target, group in zip(base.param_groups, groups if grouped else [], strict=False):
+    for target, group in zip(base.param_groups, groups if grouped else [{}] * len(expected), strict=True):
         unknown = sorted(group.keys() - own_options.keys() - {"params"})
         if unknown:
             raise ValueError(f"group options {unknown} belong to the base optimizer; set them where it is made")
-        target.update({name: group[name] for name in own_options if name in group})
+        target.update({name: group.get(name, value) for name, value in own_options.items()})
 
 
 def _ids(params: Tensor | Iterable[Any]) -> list[int]:

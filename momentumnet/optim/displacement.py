@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -52,9 +53,17 @@ class Displacement:
         for whole, rows, point in self._rows:
             whole[rows] = point
 
+    def reset(self) -> None:
+        """Make every point its origin."""
+        if any(_is_sharded(point) for point in self.points):
+            for point, origin in zip(self.points, self.origins, strict=True):
+                point.copy_(origin)  # torch has no _foreach_copy_ of sharded tensors
+        else:
+            torch._foreach_copy_(self.points, self.origins)
+
     def put_back(self) -> None:
         """Make every parameter what it was."""
-        torch._foreach_copy_(self.points, self.origins)
+        self.reset()
         self.write()
 
 
@@ -66,6 +75,27 @@ def displacements(group: dict[str, Any], parameters: Iterable[Tensor]) -> list[D
             key = (parameter.device, parameter.dtype)
             found.setdefault(key, Displacement(group)).add(parameter)
     return list(found.values())
+
+
+def norms_of(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """The 2-norm of each of the tensors, which are of one device and dtype; of half precision in float32."""
+    wide = torch.promote_types(tensors[0].dtype, torch.float32)  # squares of half precision soon overflow
+    if tensors[0].dtype == wide:
+        return torch._foreach_norm(tensors)
+    return torch._foreach_norm(tensors, 2, dtype=wide)  # sharded tensors know no dtype here, so only where it is needed
+
+
+def total_norm(norms: Sequence[Tensor]) -> float:
+    """The 2-norm of all, 0 of none. Read back from the device."""
+    if not norms:
+        return 0.0
+    device, dtype = norms[0].device, functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
+    total = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
+    return float(total.full_tensor() if _is_sharded(total) else total)  # over all processes
+
+
+def _is_sharded(tensor: Any) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, as FSDP2 makes parameters; some builds of torch have none
 
 
 def _as_real(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from momentumnet.optim.displacement import Displacement
+from momentumnet.optim.displacement import Displacement, norms_of, total_norm
 from momentumnet.optim.two_step import TwoStepOptimizer
 
 
@@ -28,7 +28,7 @@ class Extragradient(TwoStepOptimizer):
         params: Parameters or groups, as for any optimizer.
         base_optimizer: A class (or function) that makes it from ``params``, or an optimizer of these ``params``.
         model: The network, wrapped as it is trained. Without it, norms are found as modules are called in the second
-            pass. Needed for ``local``.
+            pass, by a hook on all modules, for which `torch.compile` warns and compiles again. Needed for ``local``.
         same_random: In `step`, the second pass draws the same random numbers as the first (dropout masks).
         local: In `step`, each process of a `DistributedDataParallel` ``model`` looks ahead by its own gradient.
         base_options: Options for the base optimizer's class.
@@ -66,8 +66,7 @@ class Extragradient(TwoStepOptimizer):
             raise ValueError(f"the look-ahead needs a learning rate; {type(self.base_optimizer).__name__} has none")
 
     def _displace(self, moves: list[Displacement]) -> bool:
-        norms = [norm for move in moves for norm in torch._foreach_norm(move.gradients)]
-        finite = all(math.isfinite(norm) for norm in norms)
+        finite = math.isfinite(total_norm([norm for move in moves for norm in norms_of(move.gradients)]))
         for move in moves if finite else []:
             rate = float(move.group["lr"])
             torch._foreach_add_(move.points, move.gradients, alpha=rate if move.group.get("maximize", False) else -rate)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,11 @@ class RunningStatistics:
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._hook = None
         if model is None:
-            self._hook = nn.modules.module.register_module_forward_pre_hook(self._before_call)
+            before_call = weakref.WeakMethod(self._before_call)
+            self._hook = nn.modules.module.register_module_forward_pre_hook(
+                lambda module, args: method(module) if (method := before_call()) else None
+            )
+            weakref.finalize(self, self._hook.remove)  # an optimizer that is dropped in mid-step leaves no hook
         else:
             self._keep(model)
 
@@ -37,7 +41,7 @@ class RunningStatistics:
             for buffer, value in self._kept:
                 buffer.copy_(value)
 
-    def _before_call(self, module: nn.Module, args: Any) -> None:
+    def _before_call(self, module: nn.Module) -> None:
         # The outermost module comes first and brings its parts, which may be called where no hook runs (compiled).
         if module not in self._seen:
             self._keep(module)

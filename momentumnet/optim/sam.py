@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from momentumnet.optim.displacement import Displacement
+from momentumnet.optim.displacement import Displacement, norms_of, total_norm
 from momentumnet.optim.two_step import TwoStepOptimizer
 from momentumnet.streams.block import ResidualStream
 
@@ -41,7 +41,8 @@ class SAM(TwoStepOptimizer):
             (from `find_streams`) or lists of parameters. The extra copy is then that of the largest part.
             Parameters in none of the blocks are never perturbed.
         model: The network, wrapped as it is trained. Without it, norms are found as modules are called in the second
-            pass. Needed for ``local`` and for streams in ``blocks``.
+            pass, by a hook on all modules, for which `torch.compile` warns and compiles again. Needed for ``local`` and
+            for streams in ``blocks``.
         same_random: In `step`, the second pass draws the same random numbers as the first (dropout masks).
         local: In `step` and `step_chunks`, each process of a `DistributedDataParallel` ``model`` perturbs by its own
             gradient (m-sharpness, Foret et al., section 4.1); otherwise all perturb alike by the averaged one.
@@ -183,13 +184,12 @@ class SAM(TwoStepOptimizer):
                 group["turn"] += 1
 
     def _displace(self, moves: list[Displacement]) -> bool:
-        norms = [norm for move in moves for norm in _norms(move)]
-        total = float(_total(norms)) if norms else 0.0
+        total = total_norm([norm for move in moves for norm in _norms(move)])
         for move in moves:
             if 0 < total < math.inf:
                 _climb(move, move.group["rho"] / total)
             else:  # also from where the norm of an adaptive group was computed in place
-                torch._foreach_copy_(move.points, move.origins)
+                move.reset()
         return math.isfinite(total)
 
 
@@ -204,20 +204,12 @@ def _samples(batch: tuple[Tensor, ...], m: int) -> int:
 
 def _norms(move: Displacement) -> Sequence[Tensor]:
     """The norm of T g for each point. Adaptive: in the points' memory, which holds T g afterwards."""
-    wide = torch.promote_types(move.points[0].dtype, torch.float32)  # squares of half precision soon overflow
     if not move.group["adaptive"]:
-        return torch._foreach_norm(move.gradients, 2, dtype=wide)
+        return norms_of(move.gradients)
     torch._foreach_abs_(move.points)
     torch._foreach_add_(move.points, move.group["eta"])
     torch._foreach_mul_(move.points, move.gradients)
-    return torch._foreach_norm(move.points, 2, dtype=wide)
-
-
-def _total(norms: Sequence[Tensor]) -> Tensor:
-    device, dtype = norms[0].device, torch.promote_types(norms[0].dtype, norms[-1].dtype)
-    total = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
-    # Sharded parameters (FSDP2): the norm over all processes.
-    return total.full_tensor() if hasattr(total, "full_tensor") else total
+    return norms_of(move.points)
 
 
 def _climb(move: Displacement, factor: float) -> None:
@@ -227,7 +219,7 @@ def _climb(move: Displacement, factor: float) -> None:
     if not move.group["adaptive"]:
         torch._foreach_add_(move.points, move.gradients, alpha=factor)
         return
-    torch._foreach_copy_(move.points, move.origins)
+    move.reset()
     torch._foreach_abs_(move.points)
     torch._foreach_add_(move.points, move.group["eta"])
     torch._foreach_mul_(move.points, move.points)

@@ -173,6 +173,15 @@ def test_a_gradient_of_norm_zero_perturbs_nothing(adaptive: bool) -> None:
     assert torch.equal(w, torch.tensor([1.0, -2.0]))
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_half_precision_gradients_do_not_overflow_their_norm(adaptive: bool) -> None:
+    w = torch.ones(4, dtype=torch.float16, requires_grad=True)
+    optimizer = SAM([w], SGD, rho=0.5, adaptive=adaptive, eta=0.0, lr=0.1)
+    w.grad = torch.full_like(w, 4e4)  # its norm, 8e4, is beyond float16
+    assert optimizer.first_step()
+    assert torch.equal(w, torch.full_like(w, 1.25))
+
+
 def test_a_group_of_radius_zero_is_as_frozen_in_the_perturbation() -> None:
     a, b = (torch.tensor([2.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
     optimizer = SAM([{"params": [a]}, {"params": [b], "rho": 0.0}], SGD, rho=0.5, lr=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def test_momentum_of_one_cycle_arrives_at_the_base_optimizer() -> None:
         optimizer.step(closure_of(optimizer, lambda: loss_of(net, x, y)))
         scheduler.step()
         seen.append(optimizer.base_optimizer.param_groups[0]["momentum"])
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 5  # down and up again
     assert min(seen) < 0.86
 
 
@@ -84,7 +85,8 @@ def test_accumulated_and_clipped_gradients() -> None:
 
     optimizer.step(closure)
     for parameter, w, g in zip(net.parameters(), before, expected, strict=True):
-        torch.testing.assert_close(parameter.detach(), w - 0.5 * limit * g / norm, rtol=1e-5, atol=1e-8)
+        clipped = limit * g / (norm + 1e-6)  # as torch does it
+        torch.testing.assert_close(parameter.detach(), w - 0.5 * clipped, rtol=1e-12, atol=1e-14)
 
 
 def scaled_step(optimizer: SAM, scaler: GradScaler, loss: Callable[[int], Tensor], limit: float = math.inf) -> None:
@@ -165,7 +167,8 @@ def test_running_statistics_count_a_batch_once(mode: str) -> None:
     once.load_state_dict(net.state_dict())
     once(x)
     run = torch.compile(net, backend="eager") if mode == "compiled" else net
-    optimizer = SAM(net.parameters(), SGD, rho=0.5, lr=0.0, model=net if mode == "model" else None)
+    model = run if mode in ("model", "compiled") else None  # torch.compile does not like hooks on all modules
+    optimizer = SAM(net.parameters(), SGD, rho=0.5, lr=0.0, model=model)
     closure = closure_of(optimizer, lambda: loss_of(run, x, y))
     if mode == "by hand":
         closure()
@@ -192,6 +195,17 @@ def test_statistics_of_sync_batch_norm_are_put_back() -> None:
     assert norm.num_batches_tracked == 0
 
 
+def test_an_optimizer_dropped_in_mid_step_leaves_no_hook() -> None:
+    net = Norms()
+    optimizer = SAM(net.parameters(), SGD, lr=0.1)
+    loss_of(net, *batch(torch.float32)).backward()
+    optimizer.first_step()
+    assert nn.modules.module._has_any_global_hook()
+    del optimizer
+    gc.collect()
+    assert not nn.modules.module._has_any_global_hook()
+
+
 @pytest.mark.parametrize("same_random", [False, True])
 def test_same_dropout_mask_in_both_passes(same_random: bool) -> None:
     net = nn.Sequential(nn.Linear(5, 64), nn.Dropout(0.5), nn.Linear(64, 3))
@@ -208,13 +222,14 @@ def test_same_dropout_mask_in_both_passes(same_random: bool) -> None:
             optimizer.first_step()
 
 
-@pytest.mark.parametrize("block", [ResidualMLP, DepthDropBlock])
-def test_converted_networks_train_as_with_stored_activations(block: Callable[[], nn.Module]) -> None:
+def test_converted_networks_train_as_with_stored_activations() -> None:
     results = []
     x = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(1))
     for backward in ("stored", "reversible"):
         torch.manual_seed(0)
-        net = Chain([nn.Sequential(block(), nn.BatchNorm1d(WIDTH)) for _ in range(4)])
+        net = Chain(
+            [nn.Sequential(kind(), nn.BatchNorm1d(WIDTH)) for kind in (ResidualMLP, DepthDropBlock, ResidualMLP)]
+        )
         net = mn.convert(net, x, streams=["blocks"], backward=backward)
         optimizer = SAM(net.parameters(), SGD, rho=0.2, lr=0.1, momentum=0.9, same_random=True)
         for _ in range(3):
