@@ -59,6 +59,13 @@ def test_blocks_cost_a_copy_of_the_largest() -> None:
     assert extra[1] > bytes_of(net[2]) - SMALL
 
 
+def test_sparse_gradients_cost_their_rows() -> None:
+    table = nn.Embedding(20000, 16, sparse=True)
+    optimizer = SAM(table.parameters(), SGD, lr=0.1)
+    closure = closure_of(optimizer, lambda: table(torch.tensor([5, 9])).square().mean())
+    assert mn.measure_memory(lambda: optimizer.step(closure)).peak_bytes < SMALL + bytes_of(table) // 20
+
+
 def moved(net: nn.Module, optimizer: SAM, closure: Callable[[], Tensor]) -> set[str]:
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     closure()
