@@ -135,6 +135,16 @@ def test_an_overflow_in_either_pass_skips_the_step(kind: type, overflows: tuple[
     assert not torch.equal(net[0].weight, before[0])
 
 
+@pytest.mark.parametrize("kind", [SAM, Extragradient])
+def test_a_first_gradient_that_is_not_finite_moves_nothing(kind: type) -> None:
+    net = network()
+    optimizer, before = kind(net.parameters(), SGD, lr=0.5), values(net)
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, math.inf)
+    assert not optimizer.first_step()
+    assert all(torch.equal(p, w) for p, w in zip(net.parameters(), before, strict=True))
+
+
 def test_a_disabled_scaler_does_not_matter() -> None:
     net, (x, y) = network(), batch()
     optimizer = SAM(net.parameters(), SGD, lr=0.5)
