@@ -2,7 +2,7 @@
 
 from momentumnet import native
 from momentumnet.convert import convert, plan, revert, set_gamma
-from momentumnet.errors import ConversionError, MomentumNetError, ReconstructionError, StateRangeError
+from momentumnet.errors import ConversionError, MomentumNetError, ReconstructionError, StateRangeError, StepOrderError
 from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
 from momentumnet.streams.block import ResidualStream
@@ -18,6 +18,7 @@ __all__ = [
     "ReconstructionError",
     "ResidualStream",
     "StateRangeError",
+    "StepOrderError",
     "convert",
     "find_streams",
     "measure_memory",

@@ -24,3 +24,7 @@ class ReconstructionError(MomentumNetError):
 
 class StateRangeError(MomentumNetError):
     """The values of a stream are too large for any scale of the exact state."""
+
+
+class StepOrderError(MomentumNetError, RuntimeError):
+    """The two halves of a two-step optimizer's step were called out of order, or something else between them."""

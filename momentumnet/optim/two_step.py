@@ -1,0 +1,268 @@
+"""What optimizers share that evaluate the gradient twice: at the parameters, and at a point that it leads to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from momentumnet.errors import StepOrderError
+from momentumnet.optim.base import base_optimizer_of
+from momentumnet.optim.displacement import Displacement, displacements
+from momentumnet.optim.passes import RandomStates, RunningStatistics
+
+
+class TwoStepOptimizer(Optimizer, ABC):
+    """A base optimizer that steps from ``w`` with the gradient taken at another point, ``w~ = w + e(w, g(w))``.
+
+    Parameter groups and state *are* those of the base optimizer. So schedulers attach to either of the two, a new
+    learning rate or momentum arrives, and ``state_dict`` is the base optimizer's and resumes bit for bit.
+
+    Args:
+        params: Parameters or groups, as for any optimizer.
+        base_optimizer: A class (or function) that makes it from ``params``, or an optimizer of these ``params``.
+        own_options: Options of the subclass that stand in each parameter group.
+        base_options: Options for the base optimizer's class.
+        model: See `momentumnet.optim.SAM`; so are ``same_random`` and ``local``.
+        same_random: The second pass of `step` draws the random numbers of the first.
+        local: The first pass of `step` runs in ``model.no_sync()``.
+
+    Raises:
+        ValueError: The base optimizer does not fit, or ``local`` without a `DistributedDataParallel` model.
+    """
+
+    evaluates_twice = True
+    base_optimizer: Optimizer
+
+    def __init__(
+        self,
+        params: Any,
+        base_optimizer: Callable[..., Optimizer] | Optimizer,
+        own_options: dict[str, Any],
+        base_options: dict[str, Any],
+        *,
+        model: nn.Module | None = None,
+        same_random: bool = False,
+        local: bool = False,
+    ) -> None:
+        if local and not isinstance(model, DistributedDataParallel):
+            raise ValueError(f"local=True needs model=, the DistributedDataParallel module; got {type(model).__name__}")
+        base = base_optimizer_of(params, base_optimizer, own_options, base_options)
+        # Not Optimizer.__init__, which would begin groups and a state of its own; this is its way after unpickling.
+        self.__setstate__({"defaults": {**base.defaults, **own_options}, "base_optimizer": base})
+        self._own_options = own_options
+        self._model = model
+        self._same_random = same_random
+        self._local = local
+        self._displaced: list[Displacement] | None = None
+        self._statistics: RunningStatistics | None = None
+        self._finite = True
+        for group in self.param_groups:
+            self._check_group(group)
+
+    @abstractmethod
+    def _displace(self, moves: list[Displacement]) -> bool:
+        """Move every point from its origin, in place; False, and all points at their origins, if that is not finite."""
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for an option that cannot be."""
+
+    def _moving(self, group: dict[str, Any]) -> list[Tensor]:
+        """The parameters of a group that are to be moved in this step, with or without a gradient."""
+        return list(group["params"])
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of two passes: ``closure`` at ``w``, again at ``w~``, then the base optimizer's step from ``w``.
+
+        Args:
+            closure: Does zero_grad, forward and backward (several, to accumulate) and returns the loss. Called twice;
+                gradients are set to None in between.
+
+        Returns:
+            The loss of the first pass.
+
+        Raises:
+            ValueError: there is no closure.
+            StepOrderError: `first_step` was called and `second_step` was not.
+        """
+        if closure is None:
+            raise ValueError(
+                f"{type(self).__name__}.step needs a closure (zero_grad, forward, backward; returns the loss) and "
+                "calls it twice; a loop that calls backward itself uses first_step() and second_step()"
+            )
+        self._refuse_displaced("step")
+        loss = self._two_passes(closure, closure)
+        self.second_step()
+        return loss
+
+    def first_step(self) -> bool:
+        """Go to ``w~``, with the gradients of the first pass.
+
+        Returns:
+            False if these gradients are not finite: the parameters stay at ``w`` then.
+
+        Raises:
+            StepOrderError: Called twice without `second_step` or `restore` between.
+            ValueError: The optimizer was made with ``same_random`` or ``local``, which a loop of your own has to do.
+        """
+        self._refuse_displaced("first_step")
+        if self._same_random or self._local:
+            raise ValueError(
+                "same_random and local are done by step(closure); in a loop of your own put the generators back with "
+                "torch.set_rng_state, run the first pass in ddp.no_sync(), and leave both options out"
+            )
+        self._begin()
+        return self._finite
+
+    def second_step(self, scaler: GradScaler | None = None) -> None:
+        """Go back to ``w``, bit for bit, and step with the gradients of the second pass.
+
+        Args:
+            scaler: Makes the step of the base optimizer: unscales (unless ``scaler.unscale_(self.base_optimizer)`` was
+                called), and skips the step where either pass was not finite.
+
+        Raises:
+            StepOrderError: `first_step` was not called before.
+        """
+        if self._displaced is None:
+            raise StepOrderError("second_step without first_step; call first_step() after the first backward pass")
+        self.restore()
+        self._base_step(scaler)
+
+    def restore(self) -> None:
+        """Go back to ``w``, bit for bit, without a step: gives a second pass up. At rest it does nothing."""
+        if self._displaced is not None:
+            with torch.no_grad():
+                for move in self._displaced:
+                    move.put_back()
+            self._displaced = None
+        if self._statistics is not None:
+            self._statistics.put_back()
+            self._statistics = None
+
+    def _advance(self) -> None:
+        """Called after each step."""
+
+    def _two_passes(self, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+        """Call ``first`` at ``w`` and ``second`` at ``w~``, and stay there; return what ``first`` returned.
+
+        If ``second`` raises anything, an interrupt included, the parameters are back at ``w``.
+        """
+        devices = (p.device for group in self.param_groups for p in group["params"])
+        random = RandomStates(devices) if self._same_random else None
+        with torch.enable_grad(), self._unsynchronised():
+            result = first()
+        self._begin()
+        try:
+            self.zero_grad()
+            if random is not None:
+                random.put_back()
+            with torch.enable_grad():
+                second()
+        except BaseException:
+            self.restore()
+            raise
+        return result
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        if self._local and isinstance(self._model, DistributedDataParallel):
+            return self._model.no_sync()
+        return nullcontext()
+
+    def _base_step(self, scaler: GradScaler | None = None) -> None:
+        if scaler is None or not scaler.is_enabled():
+            self.base_optimizer.step()
+        elif self._finite:
+            scaler.step(self.base_optimizer)
+        self._opt_called = True  # private: by it schedulers tell that there was a step, and warn if there was none
+        self._advance()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        moves = [move for group in self.param_groups for move in displacements(group, self._moving(group))]
+        for move in moves:
+            move.keep()
+        self._displaced = moves
+        self._finite = self._displace(moves)
+        for move in moves:
+            move.write()
+            move.gradients = []  # whoever drops the parameters' gradients now frees them
+        self._statistics = RunningStatistics(self._model)
+
+    def _refuse_displaced(self, what: str) -> None:
+        if self._displaced is not None:
+            raise StepOrderError(
+                f"{what} between first_step and second_step, while the parameters are perturbed; call second_step() "
+                "after the second backward pass, or restore() to give it up"
+            )
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's, and no copy."""
+        return self.base_optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base_optimizer.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's, and no copy."""
+        return self.base_optimizer.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base_optimizer.state = state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer; own options that it does not name have their default."""
+        self._refuse_displaced("add_param_group")
+        group = {**self._own_options, **param_group}
+        self._check_group(group)
+        self.base_optimizer.add_param_group(group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state dict, own options in its groups. Load it before the next scheduler step."""
+        self._refuse_displaced("state_dict")
+        return self.base_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or the state of the base optimizer alone (own options stay as they are)."""
+        self._refuse_displaced("load_state_dict")
+        own = [{name: group[name] for name in self._own_options} for group in self.param_groups]
+        self.base_optimizer.load_state_dict(state_dict)
+        for group, options in zip(self.param_groups, own, strict=True):
+            for name, value in options.items():
+                group.setdefault(name, value)
+
+    # The state dict is the base optimizer's, so its hooks are too.
+    def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
+        return self.base_optimizer.register_state_dict_pre_hook(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
+        return self.base_optimizer.register_state_dict_post_hook(hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
+        return self.base_optimizer.register_load_state_dict_pre_hook(hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
+        return self.base_optimizer.register_load_state_dict_post_hook(hook, prepend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._refuse_displaced("copying or pickling")
+        # What Optimizer and schedulers put on the instance (hooks, a wrapped step) stays behind, as for any optimizer.
+        return {name: value for name, value in self.__dict__.items() if name in _LASTING}
+
+
+_LASTING = (
+    *("defaults", "base_optimizer", "_own_options", "_model", "_same_random", "_local", "_blocks"),
+    *("_displaced", "_statistics", "_finite"),
+)

@@ -1,0 +1,139 @@
+"""Two processes, perturbed alike by the averaged gradient, or each by its own (m-sharpness); sharded parameters."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.fsdp
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+
+import momentumnet as mn
+from momentumnet.optim import SAM, Extragradient
+from tests.models import WIDTH, Chain, ResidualMLP
+from tests.optim.nets import closure_of, sam_gradient
+
+MODES = ["synchronised", "local", "local_by_hand", "local_chunks", "views_chunks", "converted", "extragradient"]
+STEPS, RHO, LR = 2, 0.3, 0.5
+
+
+def build(mode: str) -> Chain:
+    torch.manual_seed(0)
+    net = Chain([ResidualMLP() for _ in range(3)])
+    return net if mode == "converted" else net.double()
+
+
+def data(mode: str) -> Tensor:
+    x = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(1))
+    return x if mode == "converted" else x.double()
+
+
+def loss(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x).square().mean()
+
+
+def train(mode: str, net: nn.Module, x: Tensor) -> None:
+    ddp = DistributedDataParallel(net, gradient_as_bucket_view=mode == "views_chunks")
+    if mode == "extragradient":
+        optimizer: Any = Extragradient(net.parameters(), SGD, lr=LR)
+    else:
+        local = mode in ("local", "local_chunks", "views_chunks")
+        optimizer = SAM(net.parameters(), SGD, rho=RHO, lr=LR, model=ddp, local=local)
+    closure = closure_of(optimizer, lambda: loss(ddp, x))
+    for _ in range(STEPS):
+        if mode.endswith("chunks"):
+            optimizer.step_chunks(lambda part: loss(ddp, part), x, m=2)
+        elif mode == "local_by_hand":
+            with ddp.no_sync():
+                closure()
+            optimizer.first_step()
+            closure()
+            optimizer.second_step()
+        else:
+            optimizer.step(closure)
+
+
+def sharded(net: nn.Module, x: Tensor) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(net, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = SAM(net.parameters(), SGD, rho=RHO, adaptive=True, lr=LR)
+    for _ in range(STEPS):
+        optimizer.step(closure_of(optimizer, lambda: loss(net, x)))
+
+
+def worker(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    for mode in modes():
+        net, x = build(mode), data(mode).chunk(world)[rank]
+        if mode == "converted":
+            net = mn.convert(net, x, streams=["blocks"])
+        (sharded(net, x) if mode == "sharded" else train(mode, net, x))
+        parameters = {name: p.full_tensor() if mode == "sharded" else p.detach() for name, p in net.named_parameters()}
+        torch.save(parameters, f"{folder}/{mode}-{rank}.pt")
+    dist.barrier()  # neither process may leave while the other still talks to it
+    dist.destroy_process_group()
+
+
+def modes() -> list[str]:
+    return MODES + (["sharded"] if hasattr(torch.distributed.fsdp, "fully_shard") else [])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("parameters")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (2, port, str(path)), nprocs=2)
+    return path
+
+
+def reference(mode: str) -> Chain:
+    """One process: the mean over parts of the batch of gradients, each at the perturbation of its part."""
+    net, x = build(mode), data(mode)
+    parts = {"local": 2, "local_by_hand": 2, "local_chunks": 4, "views_chunks": 4}.get(mode, 1)
+    scales = (lambda w: w.abs() + 0.01) if mode == "sharded" else torch.ones_like
+    if mode == "converted":
+        net = mn.convert(net, x, streams=["blocks"], backward="stored")
+    for _ in range(STEPS):
+        parameters = list(net.parameters())
+        if mode == "extragradient":
+            optimizer = Extragradient(parameters, SGD, lr=LR)
+            optimizer.step(closure_of(optimizer, lambda: loss(net, x)))
+            continue
+        gradients = [
+            sam_gradient(parameters, lambda: loss(net, part), [RHO] * len(parameters), scales=scales)  # noqa: B023
+            for part in x.chunk(parts)
+        ]
+        with torch.no_grad():
+            for parameter, *own in zip(parameters, *gradients, strict=True):
+                parameter -= LR * sum(own) / parts
+    return net
+
+
+@pytest.mark.parametrize("mode", [*MODES, "sharded"])
+def test_two_processes_follow_the_formula_and_stay_together(mode: str, folder: Path) -> None:
+    if mode not in modes():
+        pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)")
+    first, second = (torch.load(folder / f"{mode}-{rank}.pt") for rank in range(2))
+    start = dict(build(mode).named_parameters())
+    tolerance = 1e-5 if mode == "converted" else 1e-10
+    for name, parameter in reference(mode).named_parameters():
+        assert torch.equal(first[name], second[name])
+        change = parameter.detach() - start[name].detach()
+        assert (first[name] - parameter).norm() <= tolerance * change.norm(), name
+
+
+def test_local_and_synchronised_perturbations_differ(folder: Path) -> None:
+    local, synchronised = (torch.load(folder / f"{mode}-0.pt") for mode in ("local", "synchronised"))
+    assert not torch.allclose(local["head.weight"], synchronised["head.weight"], rtol=1e-5)
