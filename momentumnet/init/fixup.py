@@ -163,6 +163,6 @@ def _nothing_found(model: nn.Module, anatomy: Anatomy) -> str:
     looked = "\n".join(f"  - {line}" for line in anatomy.looked_at[:20])
     return (
         f"no residual block found in {type(model).__name__}, so Fixup has no branch to scale. A residual block is a "
-        "module that adds its input, or a projection of it, to the output of a branch with weight layers. "
+        "module that adds its input, or a projection of it, to the output of a branch with weight layers.\n"
         + (f"Looked at:\n{looked}" if looked else "No module with children maps a tensor to one of its own shape.")
     )

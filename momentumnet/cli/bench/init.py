@@ -246,7 +246,10 @@ def _table(rows: Sequence[Row], settings: dict[str, Any]) -> Table:
     for index, ((model, method), own) in enumerate(groups.items()):
         shown = model if index == 0 or models[index - 1] != model else ""
         cells.append((shown, method, *_figures(own)))
-    failed = [row for row in rows if "error" in row]
+    failed: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if "error" in row:
+            failed.setdefault((row["model"], row["method"], row["error"]), []).append(str(row["seed"]))
     notes = [
         f"{settings['data']}, {settings['train_samples']} training and {settings['test_samples']} test images of "
         f"{settings['images'][1]} x {settings['images'][2]}; epochs: {settings['epochs']}; SGD, batch "
@@ -255,7 +258,10 @@ def _table(rows: Sequence[Row], settings: dict[str, Any]) -> Table:
         f"{settings['clip']:g} and biases learn at a tenth of the rate.",
         "Test accuracy (%): mean and standard deviation over the seeds. Acc_1: after the first epoch of the schedule, "
         "which for constant and warmup is the second one of the training.",
-        *dict.fromkeys(f"{row['model']}, {row['method']}, seed {row['seed']}: {row['error']}" for row in failed),
+        *(
+            f"{model}, {method}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {error}"
+            for (model, method, error), seeds in failed.items()
+        ),
     ]
     columns = ("model", "method", "Acc_1", "Acc_best", "seeds", "initialisation", "row")
     return Table("Accuracy by initialisation", columns, cells, notes=notes)
