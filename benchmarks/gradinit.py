@@ -25,6 +25,7 @@ from momentumnet.cli.bench.cifar_images import ImageData, load_digits, load_npz
 from momentumnet.cli.bench.cifar_networks import build
 from momentumnet.cli.bench.results import Results, Row, Table, write_markdown
 from momentumnet.init import gradinit_, kaiming_
+from momentumnet.init.samples import overlapping
 
 Batch = tuple[Tensor, Tensor]
 
@@ -54,12 +55,6 @@ def objective(net: nn.Module, batches: list[Batch]) -> float:
             inputs, target = overlapping(first, second)
             found.append(float(F.cross_entropy(functional_call(net, {**stepped, **buffers}, (inputs,)), target)))
     return statistics.mean(found)
-
-
-def overlapping(first: Batch, second: Batch) -> Batch:
-    half = len(first[1]) // 2
-    inputs, target = (torch.cat([a[:half], b[: len(a) - half]]) for a, b in zip(first, second, strict=True))
-    return inputs, target
 
 
 Cell = tuple[Row, Callable[[], Row]]  # what a row is about, and how it is measured

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from momentumnet.init.options import positive
+from momentumnet.init.options import one_of, positive
 
 _STEP_SIZES = {"sgd": 0.1, "adam": 1e-3}
 
@@ -32,8 +32,7 @@ class FirstStep:
         Raises:
             ValueError: an optimizer that is not known, or a step size that is not positive.
         """
-        if optimizer not in _STEP_SIZES:
-            raise ValueError(f"optimizer must be one of {', '.join(map(repr, _STEP_SIZES))}, got {optimizer!r}")
+        one_of("optimizer", optimizer, _STEP_SIZES)
         size = _STEP_SIZES[optimizer] if step_size is None else step_size
         positive("step_size", size)
         return cls(optimizer, size)

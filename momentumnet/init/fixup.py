@@ -14,6 +14,7 @@ from momentumnet.init.attention import stacked_in
 from momentumnet.init.branches import Anatomy, dissected
 from momentumnet.init.matrices import biases_of, matrices_of
 from momentumnet.init.normalisation import normalisations_in, remove_normalisations
+from momentumnet.init.options import one_of
 from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.init.scalars import add_scalar
@@ -80,8 +81,7 @@ def fixup_(
         Zhang, Dauphin, Ma: Fixup Initialization: Residual Learning Without Normalization, ICLR 2019, arXiv 1901.09321,
         section 3, "Fixup initialization".
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    one_of("mode", mode, MODES)
     present = normalisations_in(model)
     if present and not remove_normalization:
         listed = ", ".join(present[:4]) + (", ..." if len(present) > 4 else "")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from momentumnet.init.attempt import all_or_nothing
+from momentumnet.init.options import one_of
 from momentumnet.init.report import InitReport, norms_of, scales_between
 
 MODES = ("fan_in", "fan_out")
@@ -66,8 +67,8 @@ def kaiming_(
         >>> print(f"{model[0].weight.std():.2f}")  # sqrt(2 / 100)
         0.14
     """
-    _check("mode", mode, MODES)
-    _check("distribution", distribution, DISTRIBUTIONS)
+    one_of("mode", mode, MODES)
+    one_of("distribution", distribution, DISTRIBUTIONS)
     if a and nonlinearity != "leaky_relu":
         raise ValueError(f"a={a} is the slope of leaky_relu and means nothing for nonlinearity={nonlinearity!r}")
     nn.init.calculate_gain(nonlinearity, a)  # type: ignore[arg-type]  # raises for one that it does not know
@@ -105,16 +106,11 @@ def xavier_(model: nn.Module, *, distribution: str = "uniform", gain: float = 1.
         >>> print(f"{model[0].weight.abs().max():.2f}")  # sqrt(6 / 300)
         0.14
     """
-    _check("distribution", distribution, DISTRIBUTIONS)
+    one_of("distribution", distribution, DISTRIBUTIONS)
     if not 0 < gain < float("inf"):
         raise ValueError(f"gain must be a positive number, got {gain}")
     draw = nn.init.xavier_uniform_ if distribution == "uniform" else nn.init.xavier_normal_
     return _draw_all(model, "xavier", partial(draw, gain=gain))
-
-
-def _check(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def _draw_all(model: nn.Module, method: str, draw: Callable[[Tensor], object]) -> InitReport:

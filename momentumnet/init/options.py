@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 
 def positive(name: str, value: float) -> None:
     """Raises ValueError unless the value is a finite number above zero."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def one_of(name: str, value: str, known: Collection[str]) -> None:
+    """Raises ValueError unless the value is one of those that are known."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def whole(name: str, value: int) -> None:

@@ -1,9 +1,8 @@
-"""What two passes over one batch share: running statistics that count it once, and the random numbers of the first."""
+"""What two passes over one batch share: running statistics that count it once."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +50,3 @@ class RunningStatistics:
             if module not in self._seen and isinstance(module, _NormBase):
                 self._kept += [(buffer, buffer.detach().clone()) for buffer in module.buffers(recurse=False)]
             self._seen.add(module)
-
-
-class RandomStates:
-    """The states of the default generators of the CPU and of the given devices, to be drawn from once more."""
-
-    def __init__(self, devices: Iterable[torch.device]) -> None:
-        self._cpu = torch.get_rng_state()
-        accelerators = {device for device in devices if device.type not in ("cpu", "meta")}
-        self._devices = [(device, torch.get_device_module(device).get_rng_state(device)) for device in accelerators]
-
-    def put_back(self) -> None:
-        """Make every generator what it was."""
-        torch.set_rng_state(self._cpu)
-        for device, state in self._devices:
-            torch.get_device_module(device).set_rng_state(state, device)

@@ -14,10 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from momentumnet.core.replay import Generators
 from momentumnet.errors import StepOrderError
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.displacement import Displacement, displacements
-from momentumnet.optim.passes import RandomStates, RunningStatistics
+from momentumnet.optim.passes import RunningStatistics
 
 
 class TwoStepOptimizer(Optimizer, ABC):
@@ -156,15 +157,15 @@ class TwoStepOptimizer(Optimizer, ABC):
 
         If ``second`` raises anything, an interrupt included, the parameters are back at ``w``.
         """
-        devices = (p.device for group in self.param_groups for p in group["params"])
-        random = RandomStates(devices) if self._same_random else None
+        devices = {p.device for group in self.param_groups for p in group["params"]} if self._same_random else ()
+        generators = [Generators(device) for device in devices]
         with torch.enable_grad(), self._unsynchronised():
             result = first()
         self._begin()
         try:
             self.zero_grad()
-            if random is not None:
-                random.put_back()
+            for generator in generators:
+                generator.set()
             with torch.enable_grad():
                 second()
         except BaseException:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from momentumnet.optim.two_step import TwoStepOptimizer
+
 Loss = Callable[[], Tensor]
 
 
@@ -34,6 +36,17 @@ def closure_of(optimizer: Optimizer, loss: Loss) -> Loss:
         return value
 
     return closure
+
+
+def two_passes(optimizer: TwoStepOptimizer, closure: Loss, *, by_hand: bool) -> None:
+    """One step of two passes, by either of the two contracts."""
+    if by_hand:
+        closure()
+        optimizer.first_step()
+        closure()
+        optimizer.second_step()
+    else:
+        optimizer.step(closure)
 
 
 def values(net: nn.Module) -> list[Tensor]:

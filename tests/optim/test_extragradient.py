@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from momentumnet.optim import Extragradient
-from tests.optim.nets import batch, closure_of, loss_of, network, values
+from tests.optim.nets import batch, closure_of, loss_of, network, two_passes, values
 
 
 def test_quadratic_in_closed_form() -> None:
@@ -47,13 +47,7 @@ def test_base_optimizer_gets_the_gradient_at_the_look_ahead(by_hand: bool) -> No
         plain.step()
 
         closure = closure_of(optimizer, lambda: loss_of(net, x, y))
-        if by_hand:
-            closure()
-            optimizer.first_step()
-            closure()
-            optimizer.second_step()
-        else:
-            optimizer.step(closure)
+        two_passes(optimizer, closure, by_hand=by_hand)
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-13)
 

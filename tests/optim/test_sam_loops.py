@@ -18,7 +18,7 @@ import momentumnet as mn
 from momentumnet.optim import SAM, Extragradient
 from momentumnet.optim.passes import RunningStatistics
 from tests.models import WIDTH, Chain, DepthDropBlock, ResidualMLP
-from tests.optim.nets import batch, closure_of, loss_of, network, sam_gradient, values
+from tests.optim.nets import batch, closure_of, loss_of, network, sam_gradient, two_passes, values
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
@@ -32,13 +32,7 @@ def test_schedulers_attach_to_sam(by_hand: bool) -> None:
             before = values(net)
             gradients = sam_gradient(list(net.parameters()), lambda: loss_of(net, x, y), [0.2] * 4)
             closure = closure_of(optimizer, lambda: loss_of(net, x, y))
-            if by_hand:
-                closure()
-                optimizer.first_step()
-                closure()
-                optimizer.second_step()
-            else:
-                optimizer.step(closure)
+            two_passes(optimizer, closure, by_hand=by_hand)
             scheduler.step()
             for parameter, w, g in zip(net.parameters(), before, gradients, strict=True):
                 torch.testing.assert_close(parameter.detach(), w - lr * g, rtol=1e-12, atol=1e-14)
@@ -180,13 +174,7 @@ def test_running_statistics_count_a_batch_once(mode: str) -> None:
     model = run if mode in ("model", "compiled") else None  # torch.compile does not like hooks on all modules
     optimizer = SAM(net.parameters(), SGD, rho=0.5, lr=0.0, model=model)
     closure = closure_of(optimizer, lambda: loss_of(run, x, y))
-    if mode == "by hand":
-        closure()
-        optimizer.first_step()
-        closure()
-        optimizer.second_step()
-    else:
-        optimizer.step(closure)
+    two_passes(optimizer, closure, by_hand=mode == "by hand")
     expected = dict(once.named_buffers())
     assert expected["moving.num_batches_tracked"] == 1
     for name, buffer in net.named_buffers():
