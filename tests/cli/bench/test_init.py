@@ -124,6 +124,14 @@ def test_row_that_fails_is_shown_and_the_others_go_on(
     assert "resnet8, fixup, seed 1: no residual stream found" in done.err
 
 
+def test_seeds_that_fail_alike_share_a_line(bench: Callable[..., Any]) -> None:
+    done = bench("--models", "vgg8", "--methods", "fixup", "--seeds", "2")
+    (error,) = {row["error"] for row in rows(done)}
+    table = Path("out", "init-digits.md").read_text()
+    assert f"\nvgg8, fixup, seeds 0, 1: {error}\n" in table
+    assert table.count(error) == 1
+
+
 def test_diverged_training_is_an_error_of_its_row(bench: Callable[..., Any]) -> None:
     done = bench("--models", "resnet8_bn", "--methods", "kaiming", "--seeds", "1", "--lr", "1e30")
     assert rows(done)[0]["error"] == "diverged: loss nan in step 2 of epoch 1"
