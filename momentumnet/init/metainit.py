@@ -20,7 +20,8 @@ from momentumnet.init.derivatives import (
     twice_differentiable,
 )
 from momentumnet.init.options import positive, whole
-from momentumnet.init.report import InitReport, norms_of, scales_between, steps_with_progress
+from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.progress import steps_with_progress
 
 
 def metainit_(
