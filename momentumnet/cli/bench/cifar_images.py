@@ -43,6 +43,11 @@ class ImageData:
         """Number of classes, which are counted from zero."""
         return int(self.y_train.max()) + 1
 
+    @property
+    def side(self) -> int:
+        """Pixels of an image's height."""
+        return self.x_train.shape[2]
+
     def examples(self, count: int = 32) -> Tensor:
         """A few training images as the network takes them, for ``momentumnet.convert`` to look at."""
         return normalised(self.x_train[:count])

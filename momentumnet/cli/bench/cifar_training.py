@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -90,23 +91,38 @@ class Course:
         scheduler: LRScheduler,
         epochs: int,
         advance: Callable[[], object],
+        *,
+        start_step: int = 0,
+        on_step: Callable[[], object] = lambda: None,
     ) -> None:
-        """Trains; without normalisation the gradient of each pass is clipped. ``advance`` is called after each epoch.
+        """Trains; without normalisation the gradient of each pass is clipped.
+
+        Args:
+            model: The network.
+            optimizer: Its optimizer.
+            scheduler: Stepped after each step; where the course begins later it must begin there.
+            epochs: Number of epochs, those before ``start_step`` included.
+            advance: Called after each epoch.
+            start_step: Step at which the course begins: the batches before it are passed over.
+            on_step: Called after each step.
 
         Raises:
             DivergedError: A loss is not finite.
         """
         clip = math.inf if is_normalised(model) else CLIP
-        for epoch in range(epochs):
+        first_epoch, passed_over = divmod(start_step, self.steps_per_epoch)
+        for epoch in range(first_epoch, epochs):
             model.train()
             losses: list[float] = []
-            for x, y in self.batches(self.batch_size, epoch):
-                where = f"step {len(losses) + 1} of epoch {epoch + 1}"
+            skipped = passed_over if epoch == first_epoch else 0
+            for x, y in islice(self.batches(self.batch_size, epoch), skipped, None):
+                where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
                 losses.append(float(optimizer.step(_closure(model, optimizer, x, y, clip, where))))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
+                on_step()
             self.losses.append(sum(losses) / len(losses))
             self.accuracies.append(self._accuracy(model))
             advance()

@@ -105,15 +105,11 @@ class Training:
 
     def _initialised(self) -> tuple[nn.Module, InitReport | None]:
         torch.manual_seed(self.seed)
-        model = build(self.network, classes=self.data.classes).to(self.device)
+        model = build(self.network, classes=self.data.classes, side=self.data.side).to(self.device)
         kaiming_(model)
         if self.method.initialise is None:
             return model, None
-        # Half a batch, as in GradInit's own runs: second derivatives take the memory of the other half.
-        batches = _Rounds(self.course, max(1, self.recipe.batch_size // 2))
-        examples = self.data.examples(EXAMPLES).to(self.device)
-        task = Task(self.network, batches, examples, F.cross_entropy, self.recipe.init_steps)
-        return model, self.method.initialise(model, task)
+        return model, self.method.initialise(model, task_of(self.network, self.course, self.recipe.init_steps))
 
     def _train(self, model: nn.Module, advance: Callable[[], object]) -> None:
         lr, steps = self.recipe.lr, self.course.steps_per_epoch
@@ -122,6 +118,14 @@ class Training:
         if self.method.first is not None:
             scheduler = self.method.first(optimizer, steps, scheduler)
         self.course.run(model, optimizer, scheduler, self.epochs, advance)
+
+
+def task_of(network: str, course: Course, steps: int | None) -> Task:
+    """What an initialisation looks at before a training takes this course."""
+    # Half a batch, as in GradInit's own runs: second derivatives take the memory of the other half.
+    batches = _Rounds(course, max(1, course.batch_size // 2))
+    examples = course.data.examples(EXAMPLES).to(course.device)
+    return Task(network, batches, examples, F.cross_entropy, steps)
 
 
 @dataclass
