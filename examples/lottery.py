@@ -1,4 +1,4 @@
-"""Find a lottery ticket in LeNet-300-100 on digits, beside its two controls; then a ticket of channels, made smaller."""
+"""Lottery tickets of LeNet-300-100 on digits, beside their controls; then one of channels, made into smaller layers."""
 
 import sys
 
@@ -50,5 +50,5 @@ ticket = channels.ticket(1)
 small = ChannelStructure(network, images[:2]).shrink(ticket, channels.masks(1))
 count = sum(parameter.numel() for parameter in small.parameters())
 total = sum(parameter.numel() for parameter in network.parameters())
-print(f"half of the channels: {count} of {total} parameters, accuracy {accuracy(small):.1f} %, in layers that are smaller:")
+print(f"Half of the channels: {count} of {total} parameters, accuracy {accuracy(small):.1f} %, in smaller layers:")
 print(small)

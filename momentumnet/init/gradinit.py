@@ -25,8 +25,8 @@ from momentumnet.init.first_step import FirstStep
 from momentumnet.init.options import positive, whole
 from momentumnet.init.recompute import blocks_of, recomputed
 from momentumnet.init.report import InitReport, norms_of, scales_between
-from momentumnet.progress import steps_with_progress
 from momentumnet.init.samples import overlapping
+from momentumnet.progress import steps_with_progress
 
 # Each scale's derivative is clipped to this before Adam sees it, as in the authors' code.
 _LARGEST_SLOPE = 1.0

@@ -2,6 +2,8 @@
 
 from momentumnet.prune.dense import dense_state_dict, load_dense_state_dict
 from momentumnet.prune.distance import EarlyBird, mask_distance
+from momentumnet.prune.lottery import CONTROLS, TICKET, LotteryTicket
+from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import (
     Masks,
     apply_masks,
@@ -18,10 +20,17 @@ from momentumnet.prune.scores import (
     random_scores,
     shuffled_masks,
 )
+from momentumnet.prune.training_log import TrainingLog
 
 __all__ = [
+    "CONTROLS",
+    "TICKET",
     "EarlyBird",
+    "LotteryReport",
+    "LotteryTicket",
     "Masks",
+    "TicketTraining",
+    "TrainingLog",
     "apply_masks",
     "dense_state_dict",
     "load_dense_state_dict",

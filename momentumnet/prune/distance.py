@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 
 from momentumnet.prune.masks import Masks
-from momentumnet.prune.scores import magnitude_masks
+from momentumnet.prune.scores import Shares, magnitude_masks
 
 
 def mask_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -43,6 +42,33 @@ def mask_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return differing / total if total else 0.0
 
 
+class MaskWindow:
+    """The newest masks of a training, and whether they have settled.
+
+    Args:
+        window: Number of masks that are compared, at least 2.
+        tolerance: They have settled when the window is full and the newest mask's largest distance to the others is
+            below this.
+
+    Attributes:
+        masks: Those in the window, the newest last.
+        distances: For each `update` after the first, the largest distance of its masks to the others in the window.
+    """
+
+    def __init__(self, *, window: int = 5, tolerance: float = 0.1) -> None:
+        self.window, self.tolerance = window, tolerance
+        self.masks: list[Masks] = []
+        self.distances: list[float] = []
+
+    def update(self, newest: Masks) -> bool:
+        """Takes new masks; whether they have settled."""
+        earlier = self.masks[1 - self.window :]
+        if earlier:
+            self.distances.append(max(mask_distance(newest, masks) for masks in earlier))
+        self.masks = [*earlier, newest]
+        return len(self.masks) == self.window and self.distances[-1] < self.tolerance
+
+
 class EarlyBird:
     """Says when the masks of a network in training have settled, so that a ticket can be drawn early.
 
@@ -60,9 +86,6 @@ class EarlyBird:
         tolerance: Of the distance.
         skip: As in `prunable`.
 
-    Attributes:
-        distances: For each update after the first, the largest distance of its mask to the others in the window.
-
     Raises:
         ValueError: ``window`` is no whole number of at least 2, or ``tolerance`` not in (0, 1].
 
@@ -77,7 +100,7 @@ class EarlyBird:
         self,
         model: nn.Module,
         *,
-        fraction: float | Fraction | Mapping[str, float | Fraction],
+        fraction: Shares,
         scope: str = "global",
         window: int = 5,
         tolerance: float = 0.1,
@@ -88,9 +111,12 @@ class EarlyBird:
         if not 0 < tolerance <= 1:
             raise ValueError(f"tolerance must be above 0 and at most 1, got {tolerance!r}")
         self._model, self._fraction, self._scope, self._skip = model, fraction, scope, skip
-        self._window, self._tolerance = window, tolerance
-        self._masks: list[Masks] = []
-        self.distances: list[float] = []
+        self._seen = MaskWindow(window=window, tolerance=tolerance)
+
+    @property
+    def distances(self) -> list[float]:
+        """The largest distances, one for each update after the first."""
+        return self._seen.distances
 
     @property
     def masks(self) -> Masks:
@@ -99,22 +125,19 @@ class EarlyBird:
         Raises:
             ValueError: there was no update yet.
         """
-        if not self._masks:
+        if not self._seen.masks:
             raise ValueError("there are no masks yet; call update after an epoch")
-        return self._masks[-1]
+        return self._seen.masks[-1]
 
     def update(self) -> bool:
         """Take the network's mask as it is now; whether the ticket has emerged."""
-        newest = magnitude_masks(self._model, fraction=self._fraction, scope=self._scope, skip=self._skip)
-        earlier = self._masks[1 - self._window :]
-        if earlier:
-            self.distances.append(max(mask_distance(newest, masks) for masks in earlier))
-        self._masks = [*earlier, newest]
-        return len(self._masks) == self._window and self.distances[-1] < self._tolerance
+        return self._seen.update(
+            magnitude_masks(self._model, fraction=self._fraction, scope=self._scope, skip=self._skip)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The masks in the window and the distances; the options are those that the object was made with."""
-        return {"masks": [dict(masks) for masks in self._masks], "distances": list(self.distances)}
+        return {"masks": [dict(masks) for masks in self._seen.masks], "distances": list(self.distances)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`.
@@ -124,7 +147,7 @@ class EarlyBird:
         """
         if set(state) != {"masks", "distances"}:
             raise ValueError(f"an EarlyBird's state has the keys 'masks' and 'distances', got {sorted(state)}")
-        if len(state["masks"]) > self._window:
-            raise ValueError(f"the state holds {len(state['masks'])} masks, the window is {self._window}")
-        self._masks = [dict(masks) for masks in state["masks"]]
-        self.distances = list(state["distances"])
+        if len(state["masks"]) > self._seen.window:
+            raise ValueError(f"the state holds {len(state['masks'])} masks, the window is {self._seen.window}")
+        self._seen.masks = [dict(masks) for masks in state["masks"]]
+        self._seen.distances = list(state["distances"])

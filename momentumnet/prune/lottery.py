@@ -15,7 +15,7 @@ from momentumnet.progress import steps_with_progress
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import Masks, apply_masks
 from momentumnet.prune.reinitialise import reset_parameters
-from momentumnet.prune.scores import Fraction, magnitude_scores
+from momentumnet.prune.scores import Shares, magnitude_scores
 from momentumnet.prune.seeds import seed_of, seeded
 from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
@@ -91,7 +91,7 @@ class LotteryTicket:
         model: nn.Module,
         train_fn: TrainFunction,
         *,
-        fraction: Fraction = 0.2,
+        fraction: Shares = 0.2,
         rounds: int = 10,
         rewind_to: int = 0,
         scope: str = "global",
@@ -233,7 +233,7 @@ class LotteryTicket:
             masks = self._structure.shuffle(masks, generator=generator)
         return self._record(TICKET, 0)["rewound"], masks, self._rewind_to
 
-    def _next_masks(self, model: nn.Module, masks: Masks | None, fraction: Fraction | None = None) -> Masks:
+    def _next_masks(self, model: nn.Module, masks: Masks | None, fraction: Shares | None = None) -> Masks:
         """The masks after one more pruning, by the weights as they are."""
         return self._structure.prune(
             magnitude_scores(model, skip=self._skip),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from momentumnet.prune.masks import Masks, masks_of, prunable
 
 Scores = dict[str, Tensor]
+Shares = float | Fraction | Mapping[str, float | Fraction]  # of all weights, or of each tensor's
 SCOPES = ("global", "layer")
 
 
@@ -60,7 +61,7 @@ def random_scores(model: nn.Module, *, generator: torch.Generator | None, skip: 
 def lowest_masks(
     scores: Mapping[str, Tensor],
     *,
-    fraction: float | Fraction | Mapping[str, float | Fraction],
+    fraction: Shares,
     scope: str = "global",
     previous: Mapping[str, Tensor] | None = None,
 ) -> Masks:
@@ -109,7 +110,7 @@ def lowest_masks(
 def magnitude_masks(
     model: nn.Module,
     *,
-    fraction: float | Fraction | Mapping[str, float | Fraction],
+    fraction: Shares,
     scope: str = "global",
     previous: Mapping[str, Tensor] | None = None,
     skip: Collection[str] = (),
@@ -127,7 +128,7 @@ def magnitude_masks(
 def random_masks(
     model: nn.Module,
     *,
-    fraction: float | Fraction | Mapping[str, float | Fraction],
+    fraction: Shares,
     scope: str = "global",
     previous: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,

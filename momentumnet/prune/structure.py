@@ -8,10 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from momentumnet.prune.blocks import BlockStructure
-from momentumnet.prune.channels import ChannelStructure
 from momentumnet.prune.masks import Masks
-from momentumnet.prune.scores import Fraction, lowest_masks, shuffled_masks
+from momentumnet.prune.scores import Shares, lowest_masks, shuffled_masks
 
 STRUCTURES = ("weight", "channel", "block")
 
@@ -19,7 +17,7 @@ STRUCTURES = ("weight", "channel", "block")
 class Structure(Protocol):
     """How the units of a network that can be pruned are chosen."""
 
-    def prune(self, scores: Mapping[str, Tensor], *, fraction: Fraction, scope: str, previous: Masks | None) -> Masks:
+    def prune(self, scores: Mapping[str, Tensor], *, fraction: Shares, scope: str, previous: Masks | None) -> Masks:
         """Masks that take ``fraction`` of the units away that ``previous`` keeps: those with the lowest scores."""
 
     def shuffle(self, masks: Masks, *, generator: torch.Generator) -> Masks:
@@ -29,7 +27,7 @@ class Structure(Protocol):
 class WeightStructure:
     """Single weights (unstructured pruning); the functions of `momentumnet.prune.scores` in one object."""
 
-    def prune(self, scores: Mapping[str, Tensor], *, fraction: Fraction, scope: str, previous: Masks | None) -> Masks:
+    def prune(self, scores: Mapping[str, Tensor], *, fraction: Shares, scope: str, previous: Masks | None) -> Masks:
         return lowest_masks(scores, fraction=fraction, scope=scope, previous=previous)
 
     def shuffle(self, masks: Masks, *, generator: torch.Generator) -> Masks:
@@ -50,4 +48,7 @@ def structure_of(name: str, model: nn.Module, example_inputs: Any, skip: Collect
         raise ValueError(f"structure={name!r} needs example_inputs, with which the {name}s are found")
     if skip:
         raise ValueError(f"skip names weights, which structure={name!r} does not choose by; leave it out")
+    from momentumnet.prune.blocks import BlockStructure
+    from momentumnet.prune.channels import ChannelStructure
+
     return (ChannelStructure if name == "channel" else BlockStructure)(model, example_inputs)

@@ -9,8 +9,9 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from momentumnet.prune.distance import EarlyBird, mask_distance
-from momentumnet.prune.masks import Masks, dense_state_dict
+from momentumnet.prune.dense import dense_state_dict
+from momentumnet.prune.distance import MaskWindow, mask_distance
+from momentumnet.prune.masks import Masks
 from momentumnet.prune.seeds import seeded
 from momentumnet.prune.training_log import TrainingLog
 from momentumnet.prune.trainings import Record
@@ -30,13 +31,13 @@ class Watch:
 
     def __init__(self, masks_now: Callable[[], Masks], *, tolerance: float, may_stop: bool) -> None:
         self._masks_now, self._may_stop = masks_now, may_stop
-        self._bird = EarlyBird(tolerance=tolerance)
+        self._window = MaskWindow(tolerance=tolerance)
         self._seen: list[Masks] = []
 
     def look(self) -> bool:
         """Whether the training may end."""
         self._seen.append(self._masks_now())
-        return self._bird.update(self._seen[-1]) and self._may_stop
+        return self._window.update(self._seen[-1]) and self._may_stop
 
     def distances(self) -> list[float]:
         """How far the masks of each evaluation were from those that the training came to."""

@@ -54,7 +54,8 @@ class TrainingLog:
         Raises:
             ValueError: It is no finite number.
         """
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise ValueError(f"an accuracy must be a finite number, got {value!r}")
-        self.accuracies.append((self.steps, float(value)))
+        number: object = value
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise ValueError(f"an accuracy must be a finite number, got {number!r}")
+        self.accuracies.append((self.steps, float(number)))
         self.stop = self._on_accuracy() or self.stop

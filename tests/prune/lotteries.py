@@ -29,6 +29,6 @@ def train(model: nn.Module, log: TrainingLog) -> None:
         optimizer.step()
         log.step()
         if step % 2:
-            log.accuracy(-float(loss))
+            log.accuracy(-loss.item())
         if log.stop:
             break

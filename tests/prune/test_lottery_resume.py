@@ -25,7 +25,9 @@ class KilledError(BaseException):
 
 def plain(trainings: tuple[TicketTraining, ...]) -> list[TicketTraining]:
     # nan is equal to nothing, itself included; the duration differs from run to run.
-    return [dataclasses.replace(training, seconds=0.0, removed_norm=repr(training.removed_norm)) for training in trainings]  # type: ignore[arg-type]
+    return [
+        dataclasses.replace(training, seconds=0.0, removed_norm=repr(training.removed_norm)) for training in trainings
+    ]  # type: ignore[arg-type]
 
 
 def outcome(lottery: LotteryTicket) -> tuple[list[TicketTraining], list[dict[str, torch.Tensor]]]:
@@ -79,9 +81,10 @@ def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
         done.append(target)
         replace(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(os, "replace", dying)
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(KilledError):
         LotteryTicket(network(), train, folder=tmp_path, **OPTIONS).run()
+    monkeypatch.setattr(os, "replace", replace)
     seed = 0 if writes == 0 else 7  # before the first weights were written there is nothing to go on from
     assert_same(LotteryTicket(network(seed=seed), train, folder=tmp_path, **OPTIONS))
 

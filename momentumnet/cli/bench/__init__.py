@@ -1,4 +1,4 @@
-"""``momentumnet bench``: measurements of memory, time, exactness and methods of training, each beside its alternatives."""
+"""``momentumnet bench``: memory, time, exactness and methods of training, each beside its alternatives."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from momentumnet.init import InitReport
 from momentumnet.init.batches import Batch
 from momentumnet.optim import constant, warmup
 
-# Learning rates of the scales by family and batch normalisation: those of the authors' own runs on VGG-19 and ResNet-110,
-# and for LeNet, which they did not run, the VGG's.
+# Learning rates of the scales by family and batch normalisation: those of the authors' own runs on VGG-19 and
+# ResNet-110, and for LeNet, which they did not run, the VGG's.
 GRADINIT_RATES = {
     ("lenet", False): 1e-2,
     ("vgg", False): 1e-2,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MODELS, QUICK_MODELS = "lenet300,resnet20_bn", "lenet300"
 DESCRIPTION = f"""\
-Find lottery tickets by iterative magnitude pruning (Frankle, Carbin, ICLR 2019), and train them beside two controls: their
-masks on newly drawn weights, and their weights under random masks that are as sparse in each layer.
+Find lottery tickets by iterative magnitude pruning (Frankle, Carbin, ICLR 2019), and train them beside two controls:
+their masks on newly drawn weights, and their weights under random masks that are as sparse in each layer.
 
 models: {cifar_networks.NAMES}
 
@@ -172,8 +172,8 @@ def _described(settings: dict[str, Any]) -> str:
     begin = f"after epoch {settings['rewind_epochs']}" if settings["rewind_epochs"] else "at the beginning"
     return (
         f"{cifar_options.described(settings)} {cifar_networks.LENET} is trained with Adam, learning rate "
-        f"{settings['adam_lr']}. A round takes {100 * settings['fraction']:g} % of the {settings['structure']}s that are "
-        f"left ({settings['scope']}), by magnitude; tickets begin with the weights {begin}."
+        f"{settings['adam_lr']}. A round takes {100 * settings['fraction']:g} % of the {settings['structure']}s that "
+        f"are left ({settings['scope']}), by magnitude; tickets begin with the weights {begin}."
     )
 
 

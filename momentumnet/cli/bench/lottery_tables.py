@@ -46,9 +46,9 @@ def arms_table(rows: Sequence[Row], notes: Sequence[str]) -> Table:
     )
     explained = (
         "Test accuracy (%) after the last epoch: mean and standard deviation over the seeds; sparsity 0 is the dense "
-        "network. Best step: the first with the best accuracy, counted from the first weights (tickets and random masks "
-        "begin at the step that they are rewound to). Kept / removed: mean absolute values of the weights that the "
-        "ticket keeps and of those that it lost, before the training."
+        "network. Best step: the first with the best accuracy, counted from the first weights (tickets and random "
+        "masks begin at the step that they are rewound to). Kept / removed: mean absolute values of the weights that "
+        "the ticket keeps and of those that it lost, before the training."
     )
     return Table("Accuracy of lottery tickets", columns, cells, notes=[explained, *notes])
 
@@ -65,8 +65,8 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         figures = ", ".join(f"{arm} {cifar_rows.mean(values)}" for arm, values in arms.items())
         beats = "is ahead of both controls" if best == TICKET else f"does not beat {best!r}"
         lines.append(
-            f"{model}, {method}, at {100 * rounds[number][TICKET][0]['sparsity']:.1f} % sparsity: {figures}; the ticket "
-            f"{beats} on average, and ahead of both in {ahead} of {len(own)} seeds."
+            f"{model}, {method}, at {100 * rounds[number][TICKET][0]['sparsity']:.1f} % sparsity: {figures}; the "
+            f"ticket {beats} on average, and ahead of both in {ahead} of {len(own)} seeds."
         )
     return lines
 
@@ -97,7 +97,7 @@ def early_table(rows: Sequence[Row]) -> Table:
 
 
 def curves(rows: Sequence[Row]) -> dict[str, dict[str, dict[float, list[float]]]]:
-    """By network, by arm and by sparsity (%), the final accuracies of the seeds; all arms begin with the dense network."""
+    """By network, arm and sparsity (%), the final accuracies of the seeds; all arms begin with the dense network."""
     found: dict[str, dict[str, dict[float, list[float]]]] = {}
     for (model, method), own in cifar_rows.groups(cifar_rows.done(rows), "model", "method").items():
         lines = found.setdefault(f"{model}, {method}", {arm: {} for arm in ARMS})

@@ -195,7 +195,9 @@ def plot_accuracies(
                 places = sorted(points)
                 means = [statistics.mean(points[place]) for place in places]
                 bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
-                axes.errorbar(places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name)
+                axes.errorbar(
+                    places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name
+                )
             axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
             axes.grid(linewidth=0.5, alpha=0.4)
         _legend(drawn)
