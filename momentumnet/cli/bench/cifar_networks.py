@@ -17,8 +17,8 @@ VGG_CHANNELS = (64, 128, 256, 512, 512)
 # Convolutions in each of the five stages; the published names count two more linear layers than there are here.
 VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 NAMES = (
-    f"lenet300; resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
-    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, these also with _bn at their end"
+    f"resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
+    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; and {LENET}"
 )
 
 

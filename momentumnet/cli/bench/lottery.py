@@ -13,7 +13,7 @@ from momentumnet.cli import arguments
 from momentumnet.cli.bench import cifar_networks, cifar_options, cifar_rows
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.cifar_rows import Case
-from momentumnet.cli.bench.lottery_tables import arms_table, curves, early_table, final, verdicts
+from momentumnet.cli.bench.lottery_tables import accuracy_table, curves, early_table, final, speed_table, verdicts
 from momentumnet.cli.bench.lottery_training import ADAM_RATE, INITIALISATIONS, Lottery, Recipe
 from momentumnet.cli.bench.results import Results, Row, write_markdown
 from momentumnet.cli.errors import CommandError
@@ -113,9 +113,7 @@ def run(options: argparse.Namespace) -> None:
     cases, trainings = _cases(options), options.output / f"{name}-trainings"
     if options.restart:
         shutil.rmtree(trainings, ignore_errors=True)
-    # More rounds go on with the same trainings; other settings have others.
-    same = {key: value for key, value in settings.items() if key != "rounds"}
-    digest = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]  # other settings have other trainings
 
     def training(case: Case) -> Lottery:
         folder = trainings / "-".join([*map(str, case.values()), digest])
@@ -158,7 +156,11 @@ def _show(cases: Sequence[Case], results: Results, report: Report) -> None:
     cifar_rows.sort_rows(results, cases)
     settings = results.header["settings"]
     notes = [_described(settings), *cifar_rows.failures(results.rows, _named)]
-    tables = [arms_table(results.rows, [*verdicts(results.rows), *notes]), early_table(results.rows)]
+    tables = [
+        accuracy_table(results.rows, [*verdicts(results.rows), *notes]),
+        speed_table(results.rows),
+        early_table(results.rows),
+    ]
     for table in tables:
         table.show(report)
     write_markdown(results.path.with_suffix(".md"), tables, results.header)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from momentumnet.cli.bench import cifar_rows
@@ -22,35 +23,41 @@ def final(training: Training) -> float:
     return accuracy
 
 
-def arms_table(rows: Sequence[Row], notes: Sequence[str]) -> Table:
+def accuracy_table(rows: Sequence[Row], notes: Sequence[str]) -> Table:
     """Accuracy of tickets and controls, a line for each sparsity."""
-    cells = []
-    for (model, method), own in cifar_rows.groups(cifar_rows.done(rows), "model", "method").items():
-        for number, arms in rounds_of(own).items():
-            tickets = arms[TICKET]
-            cells.append(
-                (
-                    model if number == 0 else "",
-                    method if number == 0 else "",
-                    f"{100 * statistics.mean(training['sparsity'] for training in tickets):.1f} %",
-                    *(_mean([final(training) for training in arms.get(arm, [])]) for arm in ARMS),
-                    *(_mean([training["best_step"] for training in arms.get(arm, [])], ".0f") for arm in ARMS),
-                    _ratio(tickets),
-                    str(len(tickets)),
-                )
-            )
-    columns = (
-        *("model", "method", "sparsity", *ARMS),
-        *(f"best step, {arm}" for arm in ARMS),
-        *("kept / removed", "seeds"),
-    )
+    cells = [
+        (
+            *heading,
+            *(_mean([final(training) for training in arms.get(arm, [])]) for arm in ARMS),
+            str(len(arms[TICKET])),
+        )
+        for heading, arms in _lines(rows)
+    ]
     explained = (
         "Test accuracy (%) after the last epoch: mean and standard deviation over the seeds; sparsity 0 is the dense "
-        "network. Best step: the first with the best accuracy, counted from the first weights (tickets and random "
-        "masks begin at the step that they are rewound to). Kept / removed: mean absolute values of the weights that "
-        "the ticket keeps and of those that it lost, before the training."
+        "network."
     )
+    columns = ("model", "method", "sparsity", *ARMS, "seeds")
     return Table("Accuracy of lottery tickets", columns, cells, notes=[explained, *notes])
+
+
+def speed_table(rows: Sequence[Row]) -> Table:
+    """How soon the best accuracy is reached, and what distinguishes the weights that are kept, by sparsity."""
+    cells = [
+        (
+            *heading,
+            *(_mean([training["best_step"] for training in arms.get(arm, [])], ".0f") for arm in ARMS),
+            *(_mean([training[key] for training in arms[TICKET]], ".4f") for key in ("kept_norm", "removed_norm")),
+        )
+        for heading, arms in _lines(rows)
+    ]
+    note = (
+        "The step of the first of the best accuracies, counted from the first weights (tickets and random masks begin "
+        "at the step that they are rewound to); and the mean absolute value, before the training, of the weights that "
+        "the ticket keeps and of those that it has lost."
+    )
+    columns = ("model", "method", "sparsity", *(f"step, {arm}" for arm in ARMS), "|w| kept", "|w| removed")
+    return Table("Steps to the best accuracy, and norms", columns, cells, notes=[note])
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -66,7 +73,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         beats = "is ahead of both controls" if best == TICKET else f"does not beat {best!r}"
         lines.append(
             f"{model}, {method}, at {100 * rounds[number][TICKET][0]['sparsity']:.1f} % sparsity: {figures}; the "
-            f"ticket {beats} on average, and ahead of both in {ahead} of {len(own)} seeds."
+            f"ticket {beats} on average, and is ahead of both in {ahead} of {len(own)} seeds."
         )
     return lines
 
@@ -117,9 +124,14 @@ def rounds_of(rows: Sequence[Row]) -> Rounds:
     return found
 
 
+def _lines(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str, str], dict[str, list[Training]]]]:
+    """What the lines of a table begin with (network, initialisation, sparsity), and their trainings by arm."""
+    for (model, method), own in cifar_rows.groups(cifar_rows.done(rows), "model", "method").items():
+        for number, arms in rounds_of(own).items():
+            sparsity = f"{100 * statistics.mean(training['sparsity'] for training in arms[TICKET]):.1f} %"
+            yield (model if number == 0 else "", method if number == 0 else "", sparsity), arms
+
+
 def _mean(values: Sequence[float], form: str = ".2f") -> str:
-    return cifar_rows.mean(values, form) if values else ""
-
-
-def _ratio(tickets: Sequence[Training]) -> str:
-    return "" if tickets[0]["round"] == 0 else _mean([t["kept_norm"] / t["removed_norm"] for t in tickets])
+    known = [value for value in values if not math.isnan(value)]  # the dense network has lost no weights
+    return cifar_rows.mean(known, form) if known else ""
