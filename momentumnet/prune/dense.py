@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from momentumnet.prune.places import Place, places
+from momentumnet.prune.places import Place, check_whole, places
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Any]:
@@ -17,6 +17,9 @@ def dense_state_dict(model: nn.Module) -> dict[str, Any]:
 
     Args:
         model: A model with masks (or without: then this is its state dict).
+
+    Raises:
+        ValueError: a parameter with a mask is sharded.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -45,7 +48,8 @@ def load_dense_state_dict(model: nn.Module, state: Mapping[str, Any]) -> None:
         state: What `dense_state_dict` or ``state_dict()`` of a model without masks gave. Every key must be there.
 
     Raises:
-        ValueError: keys are missing or unknown, or a shape differs. The model is as it was then.
+        ValueError: keys are missing or unknown, a shape differs, or a parameter with a mask is sharded. The model is
+            as it was then.
 
     Example:
         >>> model, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -63,11 +67,11 @@ def load_dense_state_dict(model: nn.Module, state: Mapping[str, Any]) -> None:
     if missing or unknown:
         raise ValueError(f"the state dict is not that of the model without masks: it lacks {missing}, has {unknown}")
     for bare, key in keys.items():
-        if isinstance(present[key], Tensor) and present[key].shape != state[bare].shape:
-            expected, got = tuple(present[key].shape), tuple(state[bare].shape)
-            raise ValueError(f"{bare!r} has shape {got} in the state dict, and {expected} in the model")
-    masks = {key: value for key, value in present.items() if key in found}
-    model.load_state_dict(masks | {key: state[bare] for bare, key in keys.items()})
+        expected, got = (getattr(value, "shape", None) for value in (present[key], state[bare]))
+        if expected != got:
+            raise ValueError(f"{bare!r} must have the shape {expected}, got {got}")
+    present.update({key: state[bare] for bare, key in keys.items()})
+    model.load_state_dict(present)
 
 
 def _in_bare_order(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -89,6 +93,7 @@ def _in_bare_order(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
 def _masked(model: nn.Module) -> dict[str, Place]:
     """The masked places by each key of theirs in the state dict."""
     masked = [place for place in places(model, every_path=True) if place.mask is not None]
+    check_whole("a dense state dict", {place.name: place.parameter for place in masked})
     return {key: place for place in masked for key in (_original(place), _mask(place))}
 
 

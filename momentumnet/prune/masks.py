@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 
 from momentumnet.prune.parametrization import lift, liftable, put
-from momentumnet.prune.places import Place, places, places_by_name
+from momentumnet.prune.places import Place, check_whole, places, places_by_name
 
 Masks = dict[str, Tensor]
 """Dotted parameter name, as in ``named_parameters()`` without masks -> bool tensor of its shape, True where kept."""
@@ -85,9 +85,11 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     nothing, not even as NaN, and their gradients are zero. A parameter that has a mask already gets the new one in
     its place; masks on other parameters stay.
 
-    A model with masks can be copied, converted (before or after) and trained in several processes; it cannot be
-    pickled as a whole (no parametrized module can), its state dict can. Its state dict has the parameters under
-    ``parametrizations.<name>.original`` and the masks: see `dense_state_dict` for the keys without masks.
+    A model with masks can be copied, converted (before or after), wrapped in `DistributedDataParallel` (which makes
+    the masks of rank 0 those of all) and sharded afterwards. It cannot be pickled as a whole, no parametrized module
+    can; its state dict can: it has the parameters under ``parametrizations.<name>.original``, and the masks
+    (`dense_state_dict` gives the keys without masks). ``module.weight`` is a result now: to set weights, write to the
+    parameters (``model.parameters()``), as optimizers do.
 
     Args:
         model: Any module.
@@ -131,13 +133,16 @@ def _check(name: str, mask: Tensor, found: Mapping[str, list[Place]]) -> None:
         hint = f"it is shared, and its name is {shared[0]!r}" if shared else f"its parameters are {list(found)[:20]}"
         raise ValueError(f"masks name {name!r}, which is not a parameter of the model; {hint}")
     parameter = found[name][0].parameter
+    check_whole("apply_masks", {name: parameter})
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != parameter.shape:
         got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"the mask of {name!r} must be torch.bool of shape {tuple(parameter.shape)}, got {got}")
     for place in found[name]:
         reason = _obstacle(place)
         if reason:
-            raise ValueError(f"parameter {place.name!r} cannot be masked: {reason}; leave it out (skip=[{name!r}])")
+            raise ValueError(
+                f"parameter {place.name!r} cannot be masked: {reason}; leave it out (skip=[{place.path or name!r}])"
+            )
 
 
 def _obstacle(place: Place) -> str:
@@ -148,8 +153,6 @@ def _obstacle(place: Place) -> str:
         return f"{kind} is scripted; apply the masks before scripting"
     if isinstance(place.module, ParametrizationList):
         return "it is parametrized already (weight or spectral norm?); remove that parametrization first"
-    if not issubclass(type(place.parameter), nn.Parameter):
-        return f"it is a {type(place.parameter).__name__}; apply the masks before the model is sharded or quantized"
     return ""
 
 
@@ -176,8 +179,8 @@ def remove_masks(model: nn.Module) -> Masks:
         The masks that were removed.
 
     Raises:
-        ValueError: a masked parameter was given another parametrization after its mask, or a module with one got
-            another class since (``fully_shard``). The model is as it was then.
+        ValueError: after its mask, a parameter was given another parametrization or was sharded, or its module got
+            another class. The model is as it was then.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -188,11 +191,12 @@ def remove_masks(model: nn.Module) -> Masks:
     """
     masks = masks_of(model)
     masked = [place for place in places(model) if place.mask is not None]
+    check_whole("remove_masks", {place.name: place.parameter for place in masked})
     for place in masked:
         if not liftable(place.module, place.own):
             raise ValueError(
-                f"the mask of {place.name!r} cannot be removed: it was given another parametrization, or "
-                f"{type(place.module).__name__} another class (fully_shard?), after the mask; undo that first"
+                f"the mask of {place.name!r} cannot be removed: after it, the parameter was given another "
+                f"parametrization, or {type(place.module).__name__} was made a subclass; undo that first"
             )
     for place in masked:
         with torch.no_grad():

@@ -49,7 +49,8 @@ def parameter_names(module: nn.Module) -> tuple[str, ...]:
     """The module's own parameters in the order in which it registered them, those under masks included."""
     masks = [mask for name in getattr(module, "parametrizations", ()) if (mask := mask_on(module, name)) is not None]
     siblings = masks[0].siblings if masks else ()
-    return (*siblings, *(name for name in module._parameters if name not in siblings))
+    unmasked = (name for name, _ in module.named_parameters(recurse=False, remove_duplicate=False))
+    return (*siblings, *(name for name in unmasked if name not in siblings))
 
 
 def put(module: nn.Module, name: str, mask: Tensor) -> None:
@@ -60,6 +61,16 @@ def put(module: nn.Module, name: str, mask: Tensor) -> None:
         return
     with _class_of_its_own(module):
         parametrize.register_parametrization(module, name, Mask(mask, parameter_names(module)))
+        _read_anew(module, name)
+
+
+def _read_anew(module: nn.Module, name: str) -> None:
+    """Leave ``parametrize.cached`` out: its key is the module that was masked first, which copies do not change.
+
+    A copy would read the weights of the original. A recompute, too, needs the graph of its own call.
+    """
+    written = vars(type(module))[name].fset
+    setattr(type(module), name, property(lambda self: self.parametrizations[name](), written))
 
 
 def lift(module: nn.Module, name: str) -> None:

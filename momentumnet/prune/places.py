@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from momentumnet.prune.parametrization import Mask, mask_on, masked_parameter, parameter_names
@@ -45,9 +45,8 @@ def places(model: nn.Module, *, every_path: bool = False) -> Iterator[Place]:
             continue  # its parameter is counted where it stands without the mask
         for own in parameter_names(module):
             mask = mask_on(module, own)
-            parameter = module._parameters.get(own) if mask is None else masked_parameter(module, own)
-            if parameter is not None:
-                yield Place(path, own, module, parameter, mask)
+            parameter = getattr(module, own) if mask is None else masked_parameter(module, own)
+            yield Place(path, own, module, parameter, mask)
 
 
 def places_by_name(model: nn.Module) -> dict[str, list[Place]]:
@@ -56,3 +55,13 @@ def places_by_name(model: nn.Module) -> dict[str, list[Place]]:
     for place in places(model):
         by_parameter.setdefault(id(place.parameter), []).append(place)
     return {found[0].name: found for found in by_parameter.values()}
+
+
+def check_whole(action: str, parameters: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if a parameter is of another kind than PyTorch's own, such as the shards of ``fully_shard``."""
+    for name, parameter in parameters.items():
+        if not issubclass(type(parameter), nn.Parameter):
+            raise ValueError(
+                f"{action} needs whole parameters, but {name!r} is a {type(parameter).__name__}; do it before the "
+                "model is sharded or quantized"
+            )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.prune.masks import Masks, masks_of, prunable
+from momentumnet.prune.places import check_whole
 
 Scores = dict[str, Tensor]
 Shares = float | Fraction | Mapping[str, float | Fraction]  # of all weights, or of each tensor's
@@ -25,14 +26,18 @@ def magnitude_scores(model: nn.Module, *, skip: Collection[str] = ()) -> Scores:
         model: Any module, with masks or without.
         skip: As in `prunable`.
 
+    Raises:
+        ValueError: as `prunable`, or a weight is sharded.
+
     Example:
         >>> model = nn.Linear(2, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[-2.0, 1.0]]))
         >>> magnitude_scores(model)
         {'weight': tensor([[2., 1.]])}
     """
-    masks = masks_of(model)
-    scores = {name: parameter.detach().abs() for name, parameter in prunable(model, skip=skip).items()}
+    masks, parameters = masks_of(model), prunable(model, skip=skip)
+    check_whole("magnitude_scores", parameters)
+    scores = {name: parameter.detach().abs() for name, parameter in parameters.items()}
     return {name: score.masked_fill(~masks[name], 0) if name in masks else score for name, score in scores.items()}
 
 
