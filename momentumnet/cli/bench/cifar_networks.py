@@ -1,4 +1,4 @@
-"""The networks of the initialisation benchmark: CIFAR's ResNets and VGG, each with batch normalisation and without.
+"""The networks of the benchmarks of trainings: CIFAR's ResNets and VGG, each with batch normalisation and without.
 
 They are part of the package, not of the benchmarks' or examples' folders, because the installed command trains them;
 the examples import them from here.
