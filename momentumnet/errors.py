@@ -28,3 +28,7 @@ class StateRangeError(MomentumNetError):
 
 class StepOrderError(MomentumNetError, RuntimeError):
     """The two halves of a two-step optimizer's step were called out of order, or something else between them."""
+
+
+class CheckpointError(MomentumNetError):
+    """A file of an earlier run is damaged, or belongs to another run."""

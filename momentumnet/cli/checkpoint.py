@@ -1,69 +1,26 @@
-"""Checkpoints of a training run: written whole or not at all, and refused where they do not belong."""
+"""Checkpoints of the command line's training runs."""
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from momentumnet import checkpoint_file
+from momentumnet.checkpoint_file import save
 from momentumnet.cli.errors import CommandError
+from momentumnet.errors import CheckpointError
 
-FORMAT = 1
-# What torch.load raises for a damaged file: its own reports, and whatever the unpickler runs into.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-)
-
-
-def save(path: Path, settings: Mapping[str, object], content: Mapping[str, Any]) -> None:
-    """Writes a checkpoint in place of ``path``: a process killed at any moment leaves the old one or the new one.
-
-    Args:
-        path: Where it goes; a file ``path`` + ``.partial`` beside it is written first.
-        settings: What makes the run the one that it is; plain numbers and text.
-        content: State dicts, tensors, numbers and text.
-    """
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save({"format": FORMAT, "settings": dict(settings), **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+__all__ = ["load", "save"]
 
 
 def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
-    """Reads the checkpoint that `save` wrote with the same ``settings``; tensors come to the CPU.
+    """Reads a checkpoint; one that cannot be used is an error that names the options for it.
 
     Raises:
-        CommandError: The file is damaged, was not written by `save`, or belongs to a run with other settings.
+        CommandError: The file is damaged, is no checkpoint, or belongs to a run with other settings.
     """
-    anew = "start without --resume, or choose another --output"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = f"is damaged and cannot be resumed ({type(error).__name__})"
-        raise CommandError(f"the checkpoint {path} {reason}; {anew}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CommandError(f"{path} is not a checkpoint of this version of momentumnet; {anew}")
-    saved = content["settings"]
-    different = [
-        f"{name} {saved.get(name)} there, {settings.get(name)} now"
-        for name in sorted({*saved, *settings})
-        if saved.get(name) != settings.get(name)
-    ]
-    if different:
-        reason = f"belongs to a run with other settings ({'; '.join(different)})"
-        raise CommandError(f"the checkpoint {path} {reason}; {anew}")
-    return content
+        return checkpoint_file.load(path, settings)
+    except CheckpointError as error:
+        raise CommandError(f"{error}; start without --resume, or choose another --output") from error

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.cli import network
-from momentumnet.cli.checkpoint import UNREADABLE
+from momentumnet.checkpoint_file import UNREADABLE
 from momentumnet.cli.errors import CommandError
 
 VIDEO_FRAMES = 16

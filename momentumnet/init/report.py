@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,16 +85,3 @@ def _ratio(before: float, after: float) -> float:
     if before == after:
         return 1.0
     return after / before if before else math.inf
-
-
-def steps_with_progress(count: int, description: str, *, progress: bool) -> Iterable[int]:
-    """``range(count)``, with a progress bar on terminals where rich is installed and ``progress`` asks for one."""
-    if not progress:
-        return range(count)
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        return range(count)
-    console = Console(stderr=True)
-    return track(range(count), description=description, console=console, disable=not console.is_terminal)

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from momentumnet.init.report import InitReport, norms_of, scales_between, steps_with_progress
+from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.progress import steps_with_progress
 
 
 def test_prints_as_a_table() -> None:
