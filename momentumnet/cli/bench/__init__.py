@@ -1,18 +1,16 @@
-"""``momentumnet bench``: measurements of memory, time, exactness and initialisations, each beside its alternatives."""
+"""``momentumnet bench``: measurements of memory, time, exactness and training, each beside its alternatives."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from momentumnet.cli.bench import depth, init, kernel, peers, step
+from momentumnet.cli.bench import depth, init, kernel, peers, sam, step
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command, with its benchmarks as subcommands, to the program's subcommands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "bench", help="measure memory, time, exactness and initialisations"
-    )
+    parser: argparse.ArgumentParser = commands.add_parser("bench", help="measure memory, time, exactness and training")
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, kernel, peers, init):
+    for benchmark in (depth, step, kernel, peers, init, sam):
         benchmark.add_parser(benchmarks)

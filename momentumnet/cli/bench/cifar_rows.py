@@ -97,7 +97,7 @@ def failures(rows: Sequence[Row], named: Callable[[Row], str]) -> list[str]:
     return [f"{name}, seed{'s' * (len(own) > 1)} {', '.join(own)}: {error}" for (name, error), own in failed.items()]
 
 
-def mean(values: Sequence[float], form: str = ".2f") -> str:
+def mean(values: Sequence[float]) -> str:
     """Mean and, of several values, standard deviation."""
-    deviation = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{form}}{deviation}"
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +174,30 @@ def plot_peers(rows: Sequence[Row], path: Path) -> None:
 
 def _drawn_error(error: float | None) -> float:
     return LARGEST_ERROR if error is None else min(max(error, SMALLEST_ERROR), LARGEST_ERROR)
+
+
+def plot_noise(rows: Sequence[Row], path: Path) -> None:
+    """Draws test accuracy against the share of wrong labels, a panel for each model, a line for each method.
+
+    The lines are means over seeds, their bars standard deviations.
+    """
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    colours = dict(zip(methods, itertools.cycle(COLOURS)))
+    with _figure(path, max(1, len(models)), (3.7, 3.4), title="Accuracy with wrong labels") as panels:
+        for axes, model in zip(panels, models, strict=False):  # without rows an empty panel
+            for method in methods:
+                accuracies: dict[float, list[float]] = {}
+                for row in rows:
+                    if (row["model"], row["method"]) == (model, method):
+                        accuracies.setdefault(row["noise"], []).append(row["acc_final"])
+                points = sorted(accuracies)
+                means = [statistics.mean(accuracies[noise]) for noise in points]
+                bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (accuracies[n] for n in points)]
+                axes.errorbar(points, means, bars, marker="o", capsize=2, color=colours[method], label=method)
+            axes.set(title=model, xlabel="wrong training labels, %", ylabel="test accuracy, %")
+            axes.grid(linewidth=0.5, alpha=0.4)
+        _legend(panels)
 
 
 def _legend(panels: Sequence[Any]) -> None:
