@@ -106,8 +106,8 @@ def run(options: argparse.Namespace) -> None:
         {"model": model, "noise": noise, "method": method, "seed": seed}
         for model in cifar_options.chosen_models(options, MODELS, QUICK_MODELS)
         for noise in options.noise
-        for method in options.methods
         for seed in cifar_options.chosen_seeds(options)
+        for method in options.methods  # which take turns: a machine that gets slower slows them all alike
     ]
 
     def training(case: Case) -> Training:
@@ -123,8 +123,8 @@ def _named(row: Row) -> str:
 
 def _outcome(row: Row) -> str:
     return (
-        f"accuracy {row['acc_final']:.2f}, best {row['acc_best']:.2f}, sharpness {row['sharpness']:.3f}, "
-        f"eigenvalue {row['eigenvalue']:.1f}, {row['seconds']:.0f} s"
+        f"accuracy {row['acc_final']:.2f}, best {row['acc_best']:.2f}, sharpness {row['sharpness']:.4f}, "
+        f"eigenvalue {row['eigenvalue']:.2f}, {row['seconds']:.0f} s"
     )
 
 
@@ -165,7 +165,7 @@ def _figures(rows: Sequence[Row], reference: float | None) -> tuple[str, ...]:
     accuracies = [cifar_rows.mean([row[key] for row in done]) for key in ("acc_final", "acc_best")]
     flatness = [
         f"{statistics.mean(row[key] for row in done):{form}}"
-        for key, form in (("sharpness", ".3f"), ("eigenvalue", ".1f"))
+        for key, form in (("sharpness", ".4f"), ("eigenvalue", ".2f"))
     ]
     seconds = _step_seconds(rows)
     step = "" if seconds is None or reference is None else f"{seconds / reference:.2f}"

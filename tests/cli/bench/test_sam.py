@@ -55,7 +55,7 @@ def test_tables_have_mean_and_deviation_by_noise_and_method(bench: Callable[...,
     done = bench("--models", "resnet8_bn", "--noise", "0,40", "--methods", "sgd,sam", "--seeds", "2")
     found = rows(done)
     keys = [(row["noise"], row["method"], row["seed"]) for row in found]
-    assert keys == [(n, m, s) for n in (0, 40) for m in ("sgd", "sam") for s in (0, 1)]
+    assert keys == [(n, m, s) for n in (0, 40) for s in (0, 1) for m in ("sgd", "sam")]
     file = Path("out", "sam-digits.md").read_text()
     tables = file.split("# ")[1:]
     titles = [f"resnet8_bn, {noise} % of the training labels wrong" for noise in (0, 40)]
@@ -66,8 +66,8 @@ def test_tables_have_mean_and_deviation_by_noise_and_method(bench: Callable[...,
             figures = []
             for accuracies in ([row["accuracies"][-1] for row in own], [max(row["accuracies"]) for row in own]):
                 figures.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
-            figures.append(f"{statistics.mean(row['sharpness'] for row in own):.3f}")
-            figures.append(f"{statistics.mean(row['eigenvalue'] for row in own):.1f}")
+            figures.append(f"{statistics.mean(row['sharpness'] for row in own):.4f}")
+            figures.append(f"{statistics.mean(row['eigenvalue'] for row in own):.2f}")
             assert f"| {method} | {passes} | {' | '.join(figures)} | " in table
             assert figures[0].partition(" ")[0] in done.err
     assert "64 training and 50 test images of 8 x 8" in file
