@@ -25,7 +25,7 @@ from momentumnet.cli.bench.cifar_images import ImageData, load_digits, load_npz
 from momentumnet.cli.bench.cifar_networks import build
 from momentumnet.cli.bench.results import Results, Row, Table, write_markdown
 from momentumnet.init import gradinit_, kaiming_
-from momentumnet.init.samples import overlapping
+from momentumnet.init.overlap import overlapping
 
 Batch = tuple[Tensor, Tensor]
 

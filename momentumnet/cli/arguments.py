@@ -106,6 +106,17 @@ def learning_rate(text: str) -> float:
     return value
 
 
+def radius(text: str) -> float:
+    """A finite number, 0 or larger."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
 def device(text: str) -> torch.device:
     """A device that this machine has: ``cpu``, ``cuda``, ``cuda:1``."""
     try:

@@ -7,11 +7,13 @@ returned goes on from there; the first block starts a new pass.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -98,6 +100,15 @@ class MomentumStream:
             logger.warning("stream %r: gamma=0 has no velocity to invert; it runs with stored activations", self.name)
         if self.arithmetic == "float" and self.backward == "reversible" and 0 < ratio < 1:
             self._warn_of_float_error()
+
+    @contextmanager
+    def scale_kept(self) -> Iterator[None]:
+        """At the end, the stream knows of its magnitude what it knew before: the passes inside teach it nothing."""
+        kept, self._scale = self._scale, copy.copy(self._scale)
+        try:
+            yield
+        finally:
+            self._scale = kept
 
     def _warn_of_float_error(self) -> None:
         digits_lost = -len(self.blocks) * math.log10(self.gamma)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from momentumnet.core.options import one_of
 from momentumnet.errors import ConversionError
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.attention import stacked_in
 from momentumnet.init.branches import Anatomy, dissected
 from momentumnet.init.matrices import biases_of, matrices_of
 from momentumnet.init.normalisation import normalisations_in, remove_normalisations
-from momentumnet.init.options import one_of
 from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.init.scalars import add_scalar

@@ -11,9 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from momentumnet.init.attempt import all_or_nothing
-from momentumnet.init.batches import Batch, LossFunction, endless
-from momentumnet.init.derivatives import (
+from momentumnet.core.batches import Batch, LossFunction, endless
+from momentumnet.core.derivatives import (
     Gradient,
     ParametricLoss,
     Vectors,
@@ -21,11 +20,12 @@ from momentumnet.init.derivatives import (
     norm,
     twice_differentiable,
 )
+from momentumnet.core.options import positive, whole
+from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.first_step import FirstStep
-from momentumnet.init.options import positive, whole
+from momentumnet.init.overlap import overlapping
 from momentumnet.init.recompute import blocks_of, recomputed
 from momentumnet.init.report import InitReport, norms_of, scales_between
-from momentumnet.init.samples import overlapping
 from momentumnet.progress import steps_with_progress
 
 # Each scale's derivative is clipped to this before Adam sees it, as in the authors' code.

@@ -8,10 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from momentumnet.init.attempt import all_or_nothing
-from momentumnet.init.batches import Batch, LossFunction, endless
-from momentumnet.init.composite_norms import composite_norms
-from momentumnet.init.derivatives import (
+from momentumnet.core.batches import Batch, LossFunction, endless
+from momentumnet.core.derivatives import (
     ParametricLoss,
     Vectors,
     gradient_of,
@@ -19,7 +17,9 @@ from momentumnet.init.derivatives import (
     norm,
     twice_differentiable,
 )
-from momentumnet.init.options import positive, whole
+from momentumnet.core.options import positive, whole
+from momentumnet.init.attempt import all_or_nothing
+from momentumnet.init.composite_norms import composite_norms
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.progress import steps_with_progress
 

@@ -27,8 +27,8 @@ _DROPOUTS: set[Callable[..., Any]] = {
 
 
 @contextmanager
-def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None]:
-    """Puts ``model`` in eval mode and restores flags, attributes, buffers and random generators at the end.
+def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bool = True) -> Iterator[None]:
+    """Restores flags, attributes, buffers and random generators at the end; puts ``model`` in eval mode if asked to.
 
     Attributes, because some networks keep activations on themselves (RAFT's correlation pyramid).
 
@@ -47,7 +47,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[None
     with torch.random.fork_rng(devices=devices):
         try:
             for module in modules:
-                module.training = False
+                module.training = module.training and not eval_mode
             yield
         finally:
             for module, attributes, buffers in held:

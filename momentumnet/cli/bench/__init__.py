@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from momentumnet.cli.bench import depth, init, kernel, lottery, peers, step
+from momentumnet.cli.bench import depth, init, kernel, lottery, peers, sam, step
 
 
 def add_parser(commands: Any) -> None:
@@ -14,5 +14,5 @@ def add_parser(commands: Any) -> None:
         "bench", help="measure memory, time, exactness and methods of training"
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, kernel, peers, init, lottery):
+    for benchmark in (depth, step, kernel, peers, init, sam, lottery):
         benchmark.add_parser(benchmarks)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.init.batches import endless, outputs_of
+from momentumnet.core.batches import endless, outputs_of
 
 
 def test_batches_are_cycled() -> None:

@@ -1,8 +1,9 @@
 """The loss of a model as a function of its trainable parameters: values, gradients, products with the Hessian.
 
-Two derivatives are all that learned initialisations need: with theta_i = m_i theta0_i, the derivative of anything with
-respect to the scale m_i is ``<d/d theta_i, theta0_i>``; and whatever depends on the gradient g(theta) is differentiated
-by one product of the Hessian with a vector. Both are sums over the samples, so both can be made chunk by chunk.
+Curvature needs no more than these, and neither do learned initialisations: with theta_i = m_i theta0_i, the derivative
+of anything with respect to the scale m_i is ``<d/d theta_i, theta0_i>``; and whatever depends on the gradient g(theta)
+is differentiated by one product of the Hessian with a vector. Both are sums over the samples, so both can be made chunk
+by chunk.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from momentumnet.core.batches import Batch, LossFunction, outputs_of
 from momentumnet.core.replay import Generators
-from momentumnet.init.batches import Batch, LossFunction, outputs_of
-from momentumnet.init.samples import chunks
+from momentumnet.core.samples import chunks
 
 Vectors = list[Tensor]
 
@@ -39,7 +40,9 @@ class ParametricLoss:
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
         trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not trainable:
-            raise ValueError(f"{type(model).__name__} has no parameter with requires_grad=True, so nothing to scale")
+            raise ValueError(
+                f"{type(model).__name__} has no parameter with requires_grad=True, so nothing to differentiate by"
+            )
         self.model, self.loss_fn = model, loss_fn
         self.names = tuple(trainable)
         self.parameters = list(trainable.values())
@@ -59,8 +62,9 @@ class ParametricLoss:
         tensors.update(zip(self.names, theta, strict=True))
         output = outputs_of(lambda *args, **kwargs: functional_call(self.model, tensors, args, kwargs), inputs)
         loss = self.loss_fn(output, target)
-        if loss.dim():
-            raise ValueError(f"loss_fn must return a scalar, got a tensor of shape {tuple(loss.shape)}")
+        if not isinstance(loss, Tensor) or loss.dim():
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"loss_fn must return a scalar, got {got}")
         return loss
 
 
@@ -78,6 +82,7 @@ class Gradient:
     Attributes:
         loss: the value of the loss.
         value: the gradient, a tensor for each of theta.
+        reached: for each of theta, whether the loss depends on it at all.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Gradient:
         self._parts = [(batch, 1.0)] if chunk is None else chunks(batch, chunk)
         self._generators: list[Generators] = []
         self._graph: tuple[Tensor, ...] = ()
+        self.reached = [False] * len(theta)
         self.loss, self.value = 0.0, [torch.zeros_like(tensor, requires_grad=False) for tensor in theta]
         for part, share in self._parts:
             self._generators.append(Generators(theta[0].device))
@@ -96,11 +102,13 @@ class Gradient:
             self.loss += share * float(value)
             _add(self.value, gradient, share)
 
-    def times(self, vectors: Vectors) -> Vectors:
-        """``H(theta) v``. Once, where the graph was kept: it is freed on the way."""
+    def times(self, vectors: Vectors, *, keep_graph: bool = False) -> Vectors:
+        """``H(theta) v``. Where the graph was kept it is freed on the way, unless a further product will need it."""
         if self._graph:
-            graph, self._graph = self._graph, ()
-            return product(graph, self._theta, vectors)
+            graph = self._graph
+            if not keep_graph:
+                self.forget_graph()
+            return product(graph, self._theta, vectors, keep_graph=keep_graph)
         result = [torch.zeros_like(tensor, requires_grad=False) for tensor in self._theta]
         for (part, share), generators in zip(self._parts, self._generators, strict=True):
             # Dropout has to drop what it dropped in the gradient.
@@ -115,24 +123,42 @@ class Gradient:
 
     def _differentiated(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         value = self._function(self._theta, batch)
-        return value.detach(), gradient_of(value, self._theta, create_graph=create_graph)
+        partial = _partial_derivatives(value, self._theta, create_graph=create_graph)
+        self.reached = [known or part is not None for known, part in zip(self.reached, partial, strict=True)]
+        return value.detach(), _materialised(partial, self._theta)
 
 
 def gradient_of(value: Tensor, theta: Sequence[Tensor], *, create_graph: bool = False) -> tuple[Tensor, ...]:
     """The gradient of a scalar; zero for what it does not depend on."""
+    return _materialised(_partial_derivatives(value, theta, create_graph=create_graph), theta)
+
+
+def _partial_derivatives(value: Tensor, theta: Sequence[Tensor], *, create_graph: bool) -> tuple[Tensor | None, ...]:
     if not value.requires_grad:
-        return tuple(torch.zeros_like(tensor) for tensor in theta)
-    return torch.autograd.grad(value, theta, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+        return (None,) * len(theta)
+    return torch.autograd.grad(value, theta, create_graph=create_graph, allow_unused=True)
 
 
-def product(gradient: Sequence[Tensor], theta: Sequence[Tensor], vectors: Sequence[Tensor]) -> Vectors:
+def _materialised(partial: Sequence[Tensor | None], theta: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(
+        torch.zeros_like(tensor, requires_grad=False) if part is None else part
+        for part, tensor in zip(partial, theta, strict=True)
+    )
+
+
+def product(
+    gradient: Sequence[Tensor], theta: Sequence[Tensor], vectors: Sequence[Tensor], *, keep_graph: bool = False
+) -> Vectors:
     """``sum_j d gradient_j / d theta * v_j``, of a gradient that has its graph."""
     # A parameter that enters linearly has a constant gradient.
     pairs = [(g, v.to(g.dtype)) for g, v in zip(gradient, vectors, strict=True) if g.requires_grad]
     if not pairs:
         return [torch.zeros_like(tensor) for tensor in theta]
     outputs, weights = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(outputs, theta, weights, allow_unused=True, materialize_grads=True))
+    products = torch.autograd.grad(
+        outputs, theta, weights, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
+    )
+    return list(products)
 
 
 def norm(vectors: Sequence[Tensor], order: int) -> float:
@@ -157,20 +183,24 @@ def _add(total: Vectors, vectors: Sequence[Tensor], share: float) -> None:
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Let PyTorch use operations that have second derivatives; gradients are enabled inside.
 
-    The fused attention kernels and cuDNN's recurrent layers have none. A recurrent layer keeps references to the
-    parameters of its last call; it gets its own back at the end.
+    The fused attention kernels and cuDNN's recurrent layers have none.
     """
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if recurrent:
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.callback(_register_again, recurrent)
+        stack.enter_context(parameters_registered_again(model))
         yield
 
 
-def _register_again(modules: Sequence[nn.Module]) -> None:
-    for module in modules:
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, parameter)
+@contextmanager
+def parameters_registered_again(model: nn.Module) -> Iterator[None]:
+    """A recurrent layer keeps references to the parameters of its last call; at the end it gets its own back."""
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    try:
+        yield
+    finally:
+        for module in recurrent:
+            for name, parameter in module.named_parameters(recurse=False):
+                setattr(module, name, parameter)

@@ -1,11 +1,11 @@
-"""Parts of batches, and the batch that shares half of its samples with another."""
+"""The batch that shares half of its samples with another."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from momentumnet.init.samples import chunks, overlapping, samples
+from momentumnet.init.overlap import overlapping
 
 
 def test_half_and_half() -> None:
@@ -38,18 +38,3 @@ def test_structures() -> None:
 def test_sequences_of_other_length() -> None:
     with pytest.raises(ValueError, match=r"cannot be joined.*pad sequences to one length"):
         overlapping((torch.zeros(4, 2), torch.zeros(4)), (torch.zeros(4, 3), torch.zeros(4)))
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "expected"), [(7, 3, [2, 2, 3]), (4, 3, [2, 2]), (4, 9, [4]), (4, 2, [2, 2])]
-)
-def test_chunks(count: int, size: int, expected: list[int]) -> None:
-    parts = chunks((torch.arange(count), torch.arange(count)), size)
-    assert [len(inputs) for (inputs, _), _ in parts] == expected
-    assert [share for _, share in parts] == pytest.approx([part / count for part in expected])
-    assert torch.cat([inputs for (inputs, _), _ in parts]).tolist() == list(range(count))
-
-
-def test_no_samples() -> None:
-    with pytest.raises(ValueError, match="no tensor with a first dimension"):
-        samples(("a", torch.tensor(1)))

@@ -1,4 +1,4 @@
-"""Checks of the options that initialisations share."""
+"""Checks of options: what several functions demand of a number or a word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data that an initialisation looks at: batches in a cycle, and how a model is called on one."""
+"""Batches of data: pairs of inputs and target, batches in a cycle, and how a model is called on one."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def endless(batches: Iterable[Batch]) -> Iterator[Batch]:
         empty = True
         for batch in batches:
             empty = False
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise TypeError(f"a batch must be a pair (inputs, target), got {_described(batch)}")
-            yield batch[0], batch[1]
+            yield pair(batch)
         if empty:
             raise ValueError(
                 "batches is empty; pass at least one (inputs, target) pair"
@@ -38,6 +36,17 @@ def endless(batches: Iterable[Batch]) -> Iterator[Batch]:
                 else "batches came to its end and cannot be gone through again; pass a list or a DataLoader"
             )
         rounds += 1
+
+
+def pair(batch: Any) -> Batch:
+    """The batch as ``(inputs, target)``.
+
+    Raises:
+        TypeError: it is no pair.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise TypeError(f"a batch must be a pair (inputs, target), got {_described(batch)}")
+    return batch[0], batch[1]
 
 
 def outputs_of(model: Callable[..., Any], inputs: Any) -> Any:
