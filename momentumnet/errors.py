@@ -28,3 +28,7 @@ class StateRangeError(MomentumNetError):
 
 class StepOrderError(MomentumNetError, RuntimeError):
     """The two halves of a two-step optimizer's step were called out of order, or something else between them."""
+
+
+class PruningError(MomentumNetError):
+    """A network holds nothing that can be pruned as asked, or computes something else once it is smaller."""
