@@ -1,0 +1,39 @@
+"""Pruning: which weights go, and how what is left is trained."""
+
+from momentumnet.prune.dense import dense_state_dict, load_dense_state_dict
+from momentumnet.prune.distance import EarlyBird, mask_distance
+from momentumnet.prune.masks import (
+    Masks,
+    apply_masks,
+    masks_of,
+    prunable,
+    remove_masks,
+    sparsity,
+)
+from momentumnet.prune.scores import (
+    lowest_masks,
+    magnitude_masks,
+    magnitude_scores,
+    random_masks,
+    random_scores,
+    shuffled_masks,
+)
+
+__all__ = [
+    "EarlyBird",
+    "Masks",
+    "apply_masks",
+    "dense_state_dict",
+    "load_dense_state_dict",
+    "lowest_masks",
+    "magnitude_masks",
+    "magnitude_scores",
+    "mask_distance",
+    "masks_of",
+    "prunable",
+    "random_masks",
+    "random_scores",
+    "remove_masks",
+    "shuffled_masks",
+    "sparsity",
+]
