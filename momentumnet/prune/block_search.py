@@ -32,7 +32,9 @@ class DroppedBlock(nn.Module):
 
 
 class BlockSearch:
-    """Finds the blocks of a network's residual streams that can leave it: those for which, on the example inputs,
+    """Finds the blocks of a network's residual streams that can leave it.
+
+    These are the blocks for which, on the example inputs,
 
     1. no other module shares their parameters,
     2. with their parameters at zero they return what they take, bit for bit,

@@ -58,5 +58,5 @@ class ChannelGroup:
         parameters = dict(model.named_parameters())
         for part in self.slices(model):
             if part.name in parameters:
-                away = torch.nonzero(~kept[part.index]).flatten().to(parameters[part.name].device)
+                away = torch.nonzero(~kept[part.channels]).flatten().to(parameters[part.name].device)
                 parameters[part.name].data.index_fill_(part.dim, away, 0)

@@ -162,7 +162,7 @@ class ChannelStructure:
             for part in self._slices[group.name]:
                 shape = self._shapes[part.name]
                 along = [-1 if dim == part.dim else 1 for dim in range(len(shape))]
-                mask = kept[group.name][part.index].view(along).expand(shape)
+                mask = kept[group.name][part.channels].view(along).expand(shape)
                 masks[part.name] = (masks[part.name] & mask) if part.name in masks else mask.clone()
         return {name: mask.to(device) for name, mask in masks.items()}
 

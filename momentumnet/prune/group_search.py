@@ -34,14 +34,16 @@ class _Candidate:
 
 
 class GroupSearch:
-    """Finds the groups of a network: those channels of its layers for which, on the example inputs,
+    """Finds the groups of a network.
+
+    These are the channels of its layers for which, on the example inputs,
 
     1. only dense linear layers and convolutions read them, each of which reads nothing else: NaN in the channels is
        seen in all of these layers' input, in no output, and by no other layer with parameters;
     2. no other channels are read together with them (which would be a residual stream's);
     3. with their parameters at zero, the readers read exact zeros;
     4. each entry of what the readers take belongs to one channel;
-    5. a network without a third of them computes what it does with the parameters of this third at zero.
+    5. without a third of them the network computes what it does with the parameters of this third at zero.
 
     Args:
         model: A copy to try things out on (`momentumnet.prune.probing.perturbed_copy`); it is left as it was found.
@@ -86,12 +88,12 @@ class GroupSearch:
             return "its weight is computed (weight or spectral norm); undo that first"
         if name in self._shared:
             return "it shares a parameter with another module"
-        return "it has one channel" if len(module.weight) == 1 else ""  # type: ignore[arg-type]
+        return "it has one channel" if len(module.weight) == 1 else ""
 
     def _alone(self, name: str) -> _Candidate | None:
         """Who reads a layer's channels; None where it is somebody who may not."""
         module = self._modules[name]
-        size = len(module.weight)  # type: ignore[arg-type]
+        size = len(module.weight)
         found = spread(self._model, self._inputs, {module: torch.ones(size, dtype=torch.bool)})
         receivers = found.tainted()
         consumers = [self._names[other] for other in receivers if is_weight_layer(other)]
@@ -146,7 +148,9 @@ class GroupSearch:
                 loud = values_read(self._model, self._inputs, [self._modules[name] for name in found.consumers])
             if loud:
                 name = self._described(loud[0])
-                self._refuse(found, f"with its parameters at zero {name} does not read zeros (a sigmoid, a bias, a sum?)")
+                self._refuse(
+                    found, f"with its parameters at zero {name} does not read zeros (a sigmoid, a bias, a sum?)"
+                )
             else:
                 left.append(found)
         return left
@@ -179,15 +183,19 @@ class GroupSearch:
             if reason is None:
                 left.append(group)
             else:
-                self.refused.update((name, f"the network does not do without some of its channels: {reason}") for name in group.producers)
+                reason = f"the network does not do without some of its channels: {reason}"
+                self.refused.update((name, reason) for name in group.producers)
         return left
 
     def _misfit(self, groups: Sequence[ChannelGroup]) -> str | None:
+        """Without the first ones, which moves all others, and without some here and there."""
         generator = torch.Generator().manual_seed(0)
-        kept = []
-        for group in groups:
-            order = torch.randperm(group.size, generator=generator)
-            kept.append(order >= max(1, int(_AWAY * group.size)))
+        orders = [torch.arange(group.size) for group in groups]
+        drawn = [torch.randperm(group.size, generator=generator) for group in groups]
+        return self._misfit_without(groups, orders) or self._misfit_without(groups, drawn)
+
+    def _misfit_without(self, groups: Sequence[ChannelGroup], orders: Sequence[Tensor]) -> str | None:
+        kept = [order >= max(1, int(_AWAY * len(order))) for order in orders]
         layers = {name for group in groups for name in (*group.producers, *group.index)}
         with parameters_kept([self._modules[name] for name in layers]):
             for group, mask in zip(groups, kept, strict=True):

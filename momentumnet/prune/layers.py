@@ -7,18 +7,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-_CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-_INSTANCE_NORMS = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_BY_DIMENSIONS_BEHIND: tuple[tuple[type[nn.Module], ...], ...] = (
+    (nn.Linear,),
+    (nn.Conv1d, nn.InstanceNorm1d),
+    (nn.Conv2d, nn.InstanceNorm2d),
+    (nn.Conv3d, nn.InstanceNorm3d),
+)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm  # the common base class of all of them has no public name
 
 
 class Slice(NamedTuple):
-    """Entries of one tensor of a layer along one dimension, each belonging to the channel that ``index`` gives."""
+    """Entries of one tensor of a layer along one dimension, each belonging to one of ``channels``."""
 
     layer: str
     tensor: str
     dim: int
-    index: Tensor
+    channels: Tensor
 
     @property
     def name(self) -> str:
@@ -49,11 +54,9 @@ def is_rigid(module: nn.Module) -> bool:
 
 def channel_axis(module: nn.Module, *, dims: int) -> int:
     """The dimension along which the channels lie in what the layer takes and gives, of ``dims`` dimensions."""
-    if isinstance(module, nn.Linear):
-        return dims - 1
-    for kind, spatial in {**_CONVOLUTIONS, **_INSTANCE_NORMS}.items():
-        if isinstance(module, kind):
-            return dims - spatial - 1
+    for behind, kinds in enumerate(_BY_DIMENSIONS_BEHIND):
+        if isinstance(module, kinds):
+            return dims - behind - 1
     return min(1, dims - 1)
 
 
@@ -75,7 +78,7 @@ def keep_channels(model: nn.Module, part: Slice, kept: Tensor) -> None:
     """Makes one tensor of a layer smaller, in place: only entries of channels that are kept stay."""
     module = model.get_submodule(part.layer)
     old: Tensor = getattr(module, part.tensor)
-    left = old.detach().index_select(part.dim, torch.nonzero(kept[part.index]).flatten().to(old.device))
+    left = old.detach().index_select(part.dim, torch.nonzero(kept[part.channels]).flatten().to(old.device))
     if part.tensor in module._parameters:
         module._parameters[part.tensor] = nn.Parameter(left, requires_grad=old.requires_grad)
     else:

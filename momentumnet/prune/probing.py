@@ -104,7 +104,9 @@ def misfit(model: nn.Module, example_inputs: Any, expected: Sequence[Tensor]) ->
 def parameters_kept(layers: list[nn.Module]) -> Iterator[None]:
     """Puts the parameters, buffers and attributes of layers back at the end."""
     held = [(layer, dict(layer.__dict__), dict(layer._parameters), dict(layer._buffers)) for layer in layers]
-    values = [(parameter, parameter.detach().clone()) for layer in layers for parameter in layer.parameters(recurse=False)]
+    values = [
+        (parameter, parameter.detach().clone()) for layer in layers for parameter in layer.parameters(recurse=False)
+    ]
     try:
         yield
     finally:
