@@ -254,7 +254,7 @@ def test_shrunk_network_converts_and_trains() -> None:
     assert mn.find_streams(mn.revert(net), x)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     losses = []
-    for _ in range(8):
+    for _ in range(6):
         losses.append(float(backward(net, x).detach()))
         optimizer.step()
     assert losses[-1] < 0.7 * losses[0]
