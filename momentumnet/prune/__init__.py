@@ -1,5 +1,7 @@
 """Pruning: which weights go, and how what is left is trained."""
 
+from momentumnet.prune.blocks import BlockStructure
+from momentumnet.prune.channels import ChannelStructure
 from momentumnet.prune.dense import dense_state_dict, load_dense_state_dict
 from momentumnet.prune.distance import EarlyBird, mask_distance
 from momentumnet.prune.lottery import CONTROLS, TICKET, LotteryTicket
@@ -25,6 +27,8 @@ from momentumnet.prune.training_log import TrainingLog
 __all__ = [
     "CONTROLS",
     "TICKET",
+    "BlockStructure",
+    "ChannelStructure",
     "EarlyBird",
     "LotteryReport",
     "LotteryTicket",

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from momentumnet.prune.blocks import BlockStructure
+from momentumnet.prune.channels import ChannelStructure
 from momentumnet.prune.masks import Masks
 from momentumnet.prune.scores import Shares, lowest_masks, shuffled_masks
 
@@ -48,7 +50,4 @@ def structure_of(name: str, model: nn.Module, example_inputs: Any, skip: Collect
         raise ValueError(f"structure={name!r} needs example_inputs, with which the {name}s are found")
     if skip:
         raise ValueError(f"skip names weights, which structure={name!r} does not choose by; leave it out")
-    from momentumnet.prune.blocks import BlockStructure
-    from momentumnet.prune.channels import ChannelStructure
-
     return (ChannelStructure if name == "channel" else BlockStructure)(model, example_inputs)
