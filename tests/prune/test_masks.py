@@ -242,6 +242,20 @@ def test_pickling_is_refused_by_pytorch_and_said_so() -> None:
         pickle.dumps(net)
 
 
+def test_gradients_still_arrive_where_others_wait_for_them() -> None:
+    layer = nn.Linear(3, 2)
+    parameter, seen = layer.weight, []
+    node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]  # what DistributedDataParallel hooks on
+    node.register_hook(lambda *_: seen.append("node"))
+    parameter.register_post_accumulate_grad_hook(lambda _: seen.append("accumulated"))
+    apply_masks(layer, {"weight": torch.ones(2, 3, dtype=torch.bool)})
+    layer(torch.ones(1, 3)).sum().backward()
+    assert sorted(seen) == ["accumulated", "node"]
+    remove_masks(layer)
+    layer(torch.ones(1, 3)).sum().backward()
+    assert sorted(seen) == ["accumulated"] * 2 + ["node"] * 2
+
+
 def test_parameter_lists_carry_masks() -> None:
     parameters = nn.ParameterList([torch.randn(3, 3), torch.randn(3, 2)])
     masks = random_like(dict(parameters.named_parameters()))
