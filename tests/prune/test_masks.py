@@ -34,7 +34,7 @@ def test_prunable_are_the_matrices() -> None:
     assert list(prunable(Attention())) == ["attention.in_proj_weight", "attention.out_proj.weight"]
     assert list(prunable(raw_chain())) == ["0.w", "1.w", "2.w"]
     assert list(prunable(Tied())) == ["first.weight"]
-    other = nn.ModuleList([nn.Conv2d(4, 1, 1), nn.LSTMCell(2, 2), nn.BatchNorm2d(2), nn.Bilinear(2, 2, 1)])
+    other = nn.ModuleList([nn.Conv2d(4, 1, 1), nn.LSTMCell(2, 2), nn.RMSNorm((2, 2)), nn.Bilinear(2, 2, 1)])
     assert list(prunable(other)) == ["0.weight", "1.weight_ih", "1.weight_hh", "3.weight"]
 
 
