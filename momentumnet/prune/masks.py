@@ -16,7 +16,7 @@ from momentumnet.prune.places import Place, check_whole, places, places_by_name
 Masks = dict[str, Tensor]
 """Dotted parameter name, as in ``named_parameters()`` without masks -> bool tensor of its shape, True where kept."""
 
-_NOT_PRUNABLE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm, _NormBase)
+_NOT_PRUNABLE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 
 
 def prunable(model: nn.Module, *, skip: Collection[str] = ()) -> dict[str, nn.Parameter]:
@@ -88,7 +88,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     A model with masks can be copied, converted (before or after), wrapped in `DistributedDataParallel` (which makes
     the masks of rank 0 those of all) and sharded afterwards. It cannot be pickled as a whole, no parametrized module
     can; its state dict can: it has the parameters under ``parametrizations.<name>.original``, and the masks
-    (`dense_state_dict` gives the keys without masks). ``module.weight`` is a result now: to set weights, write to the
+    (`dense_state_dict` gives the keys without masks). A mask costs a byte a weight, and each use of the weight a copy
+    of it. ``module.weight`` is a result now: to set weights, write to the
     parameters (``model.parameters()``), as optimizers do.
 
     Args:

@@ -59,9 +59,18 @@ def put(module: nn.Module, name: str, mask: Tensor) -> None:
     if present is not None:
         present.mask = mask  # another tensor: a recompute still finds the one that its forward used
         return
-    with _class_of_its_own(module):
-        parametrize.register_parametrization(module, name, Mask(mask, parameter_names(module)))
-        _read_anew(module, name)
+    parameter = getattr(module, name)
+    names = parameter_names(module)
+    # PyTorch calls set_ on what it parametrizes, which loses the node that DistributedDataParallel hooks gradients on.
+    module._parameters[name] = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
+    try:
+        with _class_of_its_own(module):
+            parametrize.register_parametrization(module, name, Mask(mask, names))
+            module.parametrizations[name].original = parameter  # type: ignore[index, union-attr]
+            _read_anew(module, name)
+    except BaseException:
+        module._parameters[name] = parameter
+        raise
 
 
 def _read_anew(module: nn.Module, name: str) -> None:

@@ -34,7 +34,7 @@ def test_prunable_are_the_matrices() -> None:
     assert list(prunable(Attention())) == ["attention.in_proj_weight", "attention.out_proj.weight"]
     assert list(prunable(raw_chain())) == ["0.w", "1.w", "2.w"]
     assert list(prunable(Tied())) == ["first.weight"]
-    other = nn.ModuleList([nn.Conv2d(4, 1, 1), nn.LSTMCell(2, 2), nn.BatchNorm2d(2), nn.Bilinear(2, 2, 1)])
+    other = nn.ModuleList([nn.Conv2d(4, 1, 1), nn.LSTMCell(2, 2), nn.RMSNorm((2, 2)), nn.Bilinear(2, 2, 1)])
     assert list(prunable(other)) == ["0.weight", "1.weight_ih", "1.weight_hh", "3.weight"]
 
 
@@ -240,6 +240,20 @@ def test_pickling_is_refused_by_pytorch_and_said_so() -> None:
     net, _ = masked(perceptron())
     with pytest.raises(RuntimeError, match="state_dict"):
         pickle.dumps(net)
+
+
+def test_gradients_still_arrive_where_others_wait_for_them() -> None:
+    layer = nn.Linear(3, 2)
+    parameter, seen = layer.weight, []
+    node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]  # what DistributedDataParallel hooks on
+    node.register_hook(lambda *_: seen.append("node"))
+    parameter.register_post_accumulate_grad_hook(lambda _: seen.append("accumulated"))
+    apply_masks(layer, {"weight": torch.ones(2, 3, dtype=torch.bool)})
+    layer(torch.ones(1, 3)).sum().backward()
+    assert sorted(seen) == ["accumulated", "node"]
+    remove_masks(layer)
+    layer(torch.ones(1, 3)).sum().backward()
+    assert sorted(seen) == ["accumulated"] * 2 + ["node"] * 2
 
 
 def test_parameter_lists_carry_masks() -> None:
