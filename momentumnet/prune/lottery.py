@@ -154,13 +154,13 @@ class LotteryTicket:
                     notify(done[-1])
         return LotteryReport(tuple(done))
 
-    def masks(self, number: int) -> Masks:
+    def masks(self, number: int, *, arm: str = TICKET) -> Masks:
         """The masks of a round, 0 for the dense network's, which keep everything.
 
         Raises:
-            LookupError: The round has not been trained.
+            LookupError: It has not been trained.
         """
-        return dict(self._record(TICKET, number)["masks"])
+        return dict(self._record(arm, number)["masks"])
 
     def ticket(self, number: int, *, arm: str = TICKET, trained: bool = True) -> nn.Module:
         """A masked copy of the network of a round.
