@@ -47,7 +47,7 @@ def sharpness(
 
     Measured in the mode that the model is in: call ``model.eval()`` before for the network that is used in the end. The
     model is left as it was, bit for bit, also if ``loss_fn`` raises. Costs ``steps + 1`` gradients, and the memory of a
-    gradient and four vectors of the parameters' size.
+    gradient and of about five further vectors of the parameters' size.
 
     Args:
         model: Any module, converted or not.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.core.batches import LossFunction, pair
-from momentumnet.core.derivatives import Gradient, ParametricLoss, Vectors, parameters_registered_again
+from momentumnet.core.derivatives import Gradient, ParametricLoss, Vectors
 from momentumnet.core.options import whole
 from momentumnet.core.replay import Generators
 from momentumnet.core.samples import chunks
@@ -147,7 +147,6 @@ def measured(model: nn.Module, loss_fn: LossFunction, batch: Any, chunk: int | N
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(left_as_found(model, tensors, eval_mode=False))
-        stack.enter_context(parameters_registered_again(model))
         for stream in streams_of(model):
             stack.enter_context(stream.scale_kept())
         yield surface

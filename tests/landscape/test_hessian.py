@@ -62,6 +62,21 @@ def test_single_precision_and_defaults() -> None:
     torch.testing.assert_close(values, expected, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize(("chunk", "passes"), [(None, 1), (3, 12)])
+def test_forward_passes(chunk: int | None, passes: int) -> None:
+    """The whole batch's graph is kept for all products; that of a chunk is made for each: 2 + 5 * 2 times."""
+    model, batches = small()
+    calls = []
+
+    def counting(output: Tensor, target: Tensor) -> Tensor:
+        calls.append(len(output))
+        return F.cross_entropy(output, target)
+
+    with pytest.warns(RuntimeWarning, match="after 5 products"):
+        hessian_top_eigenvalues(model, counting, batches[0], iterations=5, tolerance=1e-12, chunk=chunk)
+    assert calls == [6 if chunk is None else 3] * passes
+
+
 def test_algebraically_largest() -> None:
     model = Quadratic(torch.randn(4).double())
     inputs = torch.randn(4).double(), torch.diag(torch.tensor([-100.0, 2, -3, 1])).double()
