@@ -183,24 +183,20 @@ def _add(total: Vectors, vectors: Sequence[Tensor], share: float) -> None:
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Let PyTorch use operations that have second derivatives; gradients are enabled inside.
 
-    The fused attention kernels and cuDNN's recurrent layers have none.
+    The fused attention kernels and cuDNN's recurrent layers have none. A recurrent layer keeps references to the
+    parameters of its last call; it gets its own back at the end.
     """
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.enter_context(parameters_registered_again(model))
+            stack.callback(_register_again, recurrent)
         yield
 
 
-@contextmanager
-def parameters_registered_again(model: nn.Module) -> Iterator[None]:
-    """A recurrent layer keeps references to the parameters of its last call; at the end it gets its own back."""
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    try:
-        yield
-    finally:
-        for module in recurrent:
-            for name, parameter in module.named_parameters(recurse=False):
-                setattr(module, name, parameter)
+def _register_again(modules: Sequence[nn.Module]) -> None:
+    for module in modules:
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, parameter)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from momentumnet.core.batches import LossFunction
 from momentumnet.core.derivatives import twice_differentiable
 from momentumnet.core.options import positive, whole
+from momentumnet.landscape.directions import seeded
 from momentumnet.landscape.lanczos import largest_eigenvalues
 from momentumnet.landscape.surface import measured
 
@@ -78,7 +79,7 @@ def hessian_top_eigenvalues(
     with measured(model, loss_fn, batch, chunk) as surface, twice_differentiable(model):
         if k > surface.size:
             raise ValueError(f"k must be at most the number of trainable parameters, {surface.size}, got {k}")
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        generator = seeded(generator)
         starts = [surface.random(generator) for _ in range(k)]
         found = largest_eigenvalues(surface.curvature().times, starts, iterations=iterations, tolerance=tolerance)
     if not found.converged:

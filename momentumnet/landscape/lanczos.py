@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from momentumnet.errors import MomentumNetError
+
+# Elements of each vector that are taken at a time.
+_SLICE = 2**16
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class BandLanczos:
 
     One starting vector finds each eigenvalue once, however often the matrix has it; a block of k finds it up to k
     times. With k = 1 this is Lanczos' method and the projected matrix is tridiagonal; otherwise it is a band of 2 k + 1
-    diagonals. It is kept in float64, and so is the vector that is being made orthogonal.
+    diagonals. It is summed and kept in float64, and so is the vector that is being made orthogonal.
 
     Args:
         times: the product of the matrix with a vector.
@@ -46,13 +49,18 @@ class BandLanczos:
         self._basis: list[Tensor] = []
         self._columns: list[Tensor] = []
         for start in starts:
-            vector, _ = self._orthogonal(start.double())
+            vector, _ = self._orthogonal(start.to(torch.float64, copy=True))
             self._append(vector, float(torch.linalg.vector_norm(vector)))
 
     @property
     def exhausted(self) -> bool:
         """Whether the basis spans an invariant subspace: its eigenvalues are the matrix's."""
         return len(self._columns) == len(self._basis)
+
+    @property
+    def rounding(self) -> float:
+        """Lengths and residuals below this are rounding."""
+        return 10 * torch.finfo(self._dtype).eps * self._scale
 
     def step(self) -> None:
         """One product more.
@@ -70,8 +78,7 @@ class BandLanczos:
         self._scale = max(self._scale, norm)
         rest, coefficients = self._orthogonal(product)
         length = float(torch.linalg.vector_norm(rest))
-        # What is left of a vector in the span is rounding.
-        if length > 10 * torch.finfo(self._dtype).eps * self._scale and len(self._basis) < self._size:
+        if length > self.rounding and len(self._basis) < self._size:
             self._append(rest, length)
             coefficients.append(length)
         self._columns.append(torch.tensor(coefficients, dtype=torch.float64))
@@ -87,21 +94,23 @@ class BandLanczos:
         values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
         return values, torch.linalg.vector_norm(below @ vectors, dim=0)
 
-    @property
-    def rounding(self) -> float:
-        """Residuals below this are rounding."""
-        return 10 * torch.finfo(self._dtype).eps * self._scale
-
     def _orthogonal(self, vector: Tensor) -> tuple[Tensor, list[float]]:
-        """The vector without its part in the span of the basis, and the coefficients of that part."""
+        """The vector without its part in the span of the basis, and the coefficients of that part. In place."""
         coefficients = torch.zeros(len(self._basis), dtype=torch.float64, device=vector.device)
-        for _ in range(2):  # twice is enough (Parlett): the first pass may leave rounding errors of the vector's size
-            for index, known in enumerate(self._basis):
-                wide = known.double()
-                share = torch.dot(wide, vector)
-                vector = vector - share * wide
-                coefficients[index] += share
+        for _ in range(2 if self._basis else 0):  # the first pass may leave rounding errors as large as the rest
+            shares = torch.zeros_like(coefficients)
+            for part, rows in self._slices(vector):
+                shares += rows @ part.to(rows.dtype)
+            for part, rows in self._slices(vector):
+                part -= shares.to(rows.dtype) @ rows
+            coefficients += shares
         return vector, coefficients.tolist()
+
+    def _slices(self, vector: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parts of the vector with those of the basis: few enough numbers at a time for the cache."""
+        for first in range(0, self._size, _SLICE):
+            rows = torch.stack([known[first : first + _SLICE] for known in self._basis])
+            yield vector[first : first + _SLICE], rows
 
     def _append(self, vector: Tensor, length: float) -> None:
         self._basis.append((vector / length).to(self._dtype))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from momentumnet.core.batches import LossFunction
 from momentumnet.core.options import positive, whole
+from momentumnet.landscape.directions import seeded
 from momentumnet.landscape.surface import LossSurface, measured
 
 
@@ -46,7 +47,7 @@ def sharpness(
 
     Measured in the mode that the model is in: call ``model.eval()`` before for the network that is used in the end. The
     model is left as it was, bit for bit, also if ``loss_fn`` raises. Costs ``steps + 1`` gradients, and the memory of a
-    gradient and four vectors of the parameters' size.
+    gradient and of about five further vectors of the parameters' size.
 
     Args:
         model: Any module, converted or not.
@@ -94,7 +95,7 @@ def _highest_rise(
     best = surface.zero()
     start, slope = at(best)
     if not slope.any():
-        slope = surface.random(generator)
+        slope = surface.random(seeded(generator))
     highest, pace = start, 1.0
     # Near a maximum the loss is flat to second order, so smaller steps than this are below its rounding.
     smallest = rho * math.sqrt(torch.finfo(surface.dtype).eps)

@@ -7,7 +7,7 @@ an error in the middle of a measurement leaves them as they are too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.core.batches import LossFunction, pair
-from momentumnet.core.derivatives import Gradient, ParametricLoss, Vectors, parameters_registered_again
+from momentumnet.core.derivatives import Gradient, ParametricLoss, Vectors
 from momentumnet.core.options import whole
 from momentumnet.core.replay import Generators
 from momentumnet.core.samples import chunks
@@ -98,9 +98,8 @@ class LossSurface:
         """The move that leads nowhere."""
         return torch.zeros(self.size, device=self.device, dtype=self.dtype)
 
-    def random(self, generator: torch.Generator | None) -> Tensor:
-        """A Gaussian vector, from a generator of its own with seed 0 where none is given."""
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+    def random(self, generator: torch.Generator) -> Tensor:
+        """A Gaussian vector."""
         drawn = torch.randn(self.size, generator=generator, device=generator.device, dtype=self.dtype)
         return drawn.to(self.device)
 
@@ -148,30 +147,9 @@ def measured(model: nn.Module, loss_fn: LossFunction, batch: Any, chunk: int | N
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(left_as_found(model, tensors, eval_mode=False))
-        stack.enter_context(parameters_registered_again(model))
         for stream in streams_of(model):
             stack.enter_context(stream.scale_kept())
         yield surface
-
-
-def named(surface: LossSurface, direction: Mapping[str, Tensor]) -> Tensor:
-    """A direction that is given by the names of parameters, as a flat vector; those that it does not name stay.
-
-    Raises:
-        ValueError: a name is not that of a trainable parameter, or a shape is not the parameter's.
-    """
-    unknown = sorted(direction.keys() - set(surface.names))
-    if unknown:
-        raise ValueError(f"direction names what is no trainable parameter of the model: {_listed(unknown)}")
-    parts = []
-    for name, parameter in zip(surface.names, surface.parameters, strict=True):
-        part = direction.get(name)
-        if part is not None and part.shape != parameter.shape:
-            raise ValueError(
-                f"direction[{name!r}] has shape {tuple(part.shape)}, the parameter {tuple(parameter.shape)}"
-            )
-        parts.append(torch.zeros_like(parameter) if part is None else part)
-    return surface.flat(parts)
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
