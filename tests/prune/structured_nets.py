@@ -168,6 +168,8 @@ class Decoy(nn.Module):
         elif self.kind == "heads":
             y = y.view(x.shape[0], 2, -1, 4, 4) * torch.tensor([1.0, 2.0], dtype=x.dtype).view(1, 2, 1, 1, 1)
             y = y.flatten(1, 2)
+        elif self.kind == "every other":
+            y = y * (1 + torch.arange(y.shape[1]) % 2).to(y).view(-1, 1, 1)
         elif self.kind == "number of channels":
             y = y / y.shape[1]
         elif self.kind == "low-rank addition":
@@ -205,6 +207,7 @@ DECOYS = {
     "mean over channels": "mixed before conv2",
     "size of its own": "RuntimeError",
     "heads": "outputs differ",
+    "every other": "outputs differ",
     "number of channels": "outputs differ",
     "functional": "reach the output",
 }
