@@ -32,3 +32,7 @@ class StepOrderError(MomentumNetError, RuntimeError):
 
 class CheckpointError(MomentumNetError):
     """A file of an earlier run is damaged, or belongs to another run."""
+
+
+class PruningError(MomentumNetError):
+    """A network holds nothing that can be pruned as asked, or computes something else once it is smaller."""

@@ -63,6 +63,22 @@ def positive(text: str) -> int:
     return value
 
 
+def whole(text: str) -> int:
+    """An integer of at least 0."""
+    return 0 if text.strip() == "0" else positive(text)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, neither of them."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1; write for example 0.2 for a fifth")
+    return value
+
+
 def byte_count(text: str) -> int:
     """A number of bytes with a binary unit: ``512MiB``, ``2GiB``."""
     for exponent, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):
@@ -87,6 +103,17 @@ def learning_rate(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def radius(text: str) -> float:
+    """A finite number, 0 or larger."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return value
 
 

@@ -27,7 +27,11 @@ def test_module_runs_and_explains_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["inspect", "finetune", "bench depth", "bench step", "bench kernel", "bench peers", "bench init", "doctor"]
+    "name",
+    [
+        *("inspect", "finetune", "doctor"),
+        *("bench depth", "bench step", "bench kernel", "bench peers", "bench init", "bench sam"),
+    ],
 )
 def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:
     done = command(*name.split(), "--help")

@@ -1,18 +1,18 @@
-"""``momentumnet bench``: measurements of memory, time, exactness and initialisations, each beside its alternatives."""
+"""``momentumnet bench``: memory, time, exactness and methods of training, each beside its alternatives."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from momentumnet.cli.bench import depth, init, kernel, peers, step
+from momentumnet.cli.bench import depth, init, kernel, lottery, peers, sam, step
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command, with its benchmarks as subcommands, to the program's subcommands."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        "bench", help="measure memory, time, exactness and initialisations"
+        "bench", help="measure memory, time, exactness and methods of training"
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, kernel, peers, init):
+    for benchmark in (depth, step, kernel, peers, init, sam, lottery):
         benchmark.add_parser(benchmarks)

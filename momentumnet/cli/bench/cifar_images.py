@@ -1,4 +1,4 @@
-"""Small images in memory, for the initialisation benchmark and the examples.
+"""Small images in memory, for the benchmarks of trainings and the examples.
 
 CIFAR-10 from a file or from torchvision, or the digits that come with scikit-learn.
 """
@@ -37,6 +37,16 @@ class ImageData:
     x_test: Tensor
     y_test: Tensor
     augmented: bool  # whether shifted and mirrored copies are still images of the same class
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, which are counted from zero."""
+        return int(self.y_train.max()) + 1
+
+    @property
+    def side(self) -> int:
+        """Pixels of an image's height."""
+        return self.x_train.shape[2]
 
     def examples(self, count: int = 32) -> Tensor:
         """A few training images as the network takes them, for ``momentumnet.convert`` to look at."""

@@ -1,4 +1,4 @@
-"""The networks of the initialisation benchmark: CIFAR's ResNets and VGG, each with batch normalisation and without.
+"""The networks of the benchmarks of trainings: CIFAR's ResNets and VGG, each with batch normalisation and without.
 
 They are part of the package, not of the benchmarks' or examples' folders, because the installed command trains them;
 the examples import them from here.
@@ -11,13 +11,14 @@ import re
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LENET = "lenet300"
 STAGES = {"layer1": 16, "layer2": 32, "layer3": 64}
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 # Convolutions in each of the five stages; the published names count two more linear layers than there are here.
 VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 NAMES = (
     f"resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
-    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end"
+    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; and {LENET}"
 )
 
 
@@ -125,12 +126,37 @@ class CifarVGG(nn.Module):
         return output
 
 
+class LeNet300(nn.Module):
+    """LeNet-300-100: two hidden layers on the grey values of (N, 3, side, side) images -> (N, classes).
+
+    LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998, with ReLUs as in
+    Frankle, Carbin: The Lottery Ticket Hypothesis, ICLR 2019, figure 2.
+
+    Args:
+        side: Pixels of an image's side.
+        classes: number of classes.
+    """
+
+    def __init__(self, side: int = 28, classes: int = 10) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(side * side, 300)
+        self.fc2 = nn.Linear(300, 100)
+        self.fc3 = nn.Linear(100, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.mean(1).flatten(1)
+        output: Tensor = self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+        return output
+
+
 def parse(name: str) -> tuple[str, int, bool]:
     """What a name such as ``resnet110``, ``resnet20_bn`` or ``vgg19`` says: family, depth, and whether normalised.
 
     Raises:
         ValueError: no network has this name; the message tells those that there are.
     """
+    if name == LENET:
+        return "lenet", 300, False
     found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", name)
     if found is None:
         raise ValueError(f"{name!r} is not a network of this benchmark; there are {NAMES}")
@@ -140,13 +166,15 @@ def parse(name: str) -> tuple[str, int, bool]:
     return family, depth, bool(found[3])
 
 
-def build(name: str, classes: int = 10) -> nn.Module:
-    """The network of this name, with PyTorch's own random weights.
+def build(name: str, classes: int = 10, *, side: int = 32) -> nn.Module:
+    """The network of this name, with PyTorch's own random weights, for images of ``side`` pixels.
 
     Raises:
         ValueError: as `parse`.
     """
     family, depth, batch_norm = parse(name)
+    if family == "lenet":
+        return LeNet300(side, classes)
     return (CifarResNet if family == "resnet" else CifarVGG)(depth, classes, batch_norm=batch_norm)
 
 

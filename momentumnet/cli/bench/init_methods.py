@@ -16,8 +16,15 @@ from momentumnet.core.batches import Batch
 from momentumnet.init import InitReport
 from momentumnet.optim import constant, warmup
 
-# Learning rates of the scales in the authors' own runs on VGG-19 and ResNet-110, by family and batch normalisation.
-GRADINIT_RATES = {("vgg", False): 1e-2, ("vgg", True): 1e-1, ("resnet", False): 5e-2, ("resnet", True): 1e-3}
+# Learning rates of the scales by family and batch normalisation: those of the authors' own runs on VGG-19 and
+# ResNet-110, and for LeNet, which they did not run, the VGG's.
+GRADINIT_RATES = {
+    ("lenet", False): 1e-2,
+    ("vgg", False): 1e-2,
+    ("vgg", True): 1e-1,
+    ("resnet", False): 5e-2,
+    ("resnet", True): 1e-3,
+}
 
 
 @dataclass(frozen=True)

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from momentumnet.cli.bench.cifar_images import ImageData
 from momentumnet.cli.bench.cifar_networks import build
+from momentumnet.cli.bench.cifar_training import (
+    FAILURES,
+    MOMENTUM,
+    ORDERS,
+    WEIGHT_DECAY,
+    Course,
+    failure,
+    parameter_groups,
+)
 from momentumnet.cli.bench.init_methods import Method, Task
 from momentumnet.cli.bench.results import Row
-from momentumnet.errors import MomentumNetError
 from momentumnet.init import InitReport, kaiming_
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
-CLIP = 1.0  # norm of the gradient in networks without normalisation
-TEST_BATCH, EXAMPLES = 250, 8
-# Orders of the images: a seed has as many epochs, and from the middle on rounds of its initialisation.
-ORDERS = 1_000_000
-# What an initialisation or a training can end with on its own account: shown in the row, and the next row begins.
-FAILURES = (MomentumNetError, ValueError, RuntimeError, ArithmeticError)
-
-
-class DivergedError(ArithmeticError):
-    """The loss of a training is no number any more."""
+EXAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,7 @@ class Training:
         data: Images and classes.
         recipe: How it goes on.
         device: Where.
-        accuracies: On the test images (%), after each epoch.
-        losses: Mean loss of each epoch.
+        course: What its epochs came to.
     """
 
     network: str
@@ -72,8 +67,10 @@ class Training:
     data: ImageData
     recipe: Recipe
     device: torch.device
-    accuracies: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
+    course: Course = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.course = Course(self.data, self.seed, self.recipe.batch_size, self.device)
 
     @property
     def epochs(self) -> int:
@@ -99,81 +96,46 @@ class Training:
             found["init_seconds"] = time.perf_counter() - started
             self._train(model, advance)
             first = 0 if self.method.first is None else 1
-            found |= {"acc_1": self.accuracies[first], "acc_best": max(self.accuracies)}
+            accuracies = self.course.accuracies
+            found |= {"acc_1": accuracies[first], "acc_best": max(accuracies)}
         except FAILURES as error:
-            found["error"] = (str(error) or type(error).__name__).splitlines()[0]
+            found["error"] = failure(error)
         seconds = time.perf_counter() - started
-        return {**found, "accuracies": self.accuracies, "losses": self.losses, "seconds": seconds}
+        return {**found, "accuracies": self.course.accuracies, "losses": self.course.losses, "seconds": seconds}
 
     def _initialised(self) -> tuple[nn.Module, InitReport | None]:
         torch.manual_seed(self.seed)
-        model = build(self.network, classes=int(self.data.y_train.max()) + 1).to(self.device)
+        model = build(self.network, classes=self.data.classes, side=self.data.side).to(self.device)
         kaiming_(model)
         if self.method.initialise is None:
             return model, None
-        # Half a batch, as in GradInit's own runs: second derivatives take the memory of the other half.
-        batches = _Rounds(self, max(1, self.recipe.batch_size // 2))
-        examples = self.data.examples(EXAMPLES).to(self.device)
-        task = Task(self.network, batches, examples, F.cross_entropy, self.recipe.init_steps)
-        return model, self.method.initialise(model, task)
-
-    def batches(self, size: int, order: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images once, on the device, in one of the seed's orders."""
-        for x, y in self.data.train_batches(size, ORDERS * self.seed + order):
-            yield x.to(self.device), y.to(self.device)
+        return model, self.method.initialise(model, task_of(self.network, self.course, self.recipe.init_steps))
 
     def _train(self, model: nn.Module, advance: Callable[[], object]) -> None:
-        steps = len(self.data.x_train) // self.recipe.batch_size
-        # Asked of the model: an initialisation may have taken the normalisation out.
-        normalised = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        optimizer = _optimizer(model, self.recipe.lr, normalised=normalised)
+        lr, steps = self.recipe.lr, self.course.steps_per_epoch
+        optimizer = SGD(parameter_groups(model, lr), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         scheduler: LRScheduler = CosineAnnealingLR(optimizer, self.recipe.epochs * steps)
         if self.method.first is not None:
             scheduler = self.method.first(optimizer, steps, scheduler)
-        for epoch in range(self.epochs):
-            losses = []
-            model.train()
-            for x, y in self.batches(self.recipe.batch_size, epoch):
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(x), y)
-                losses.append(float(loss.detach()))
-                if not math.isfinite(losses[-1]):
-                    raise DivergedError(f"diverged: loss {losses[-1]} in step {len(losses)} of epoch {epoch + 1}")
-                loss.backward()
-                if not normalised:
-                    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-                optimizer.step()
-                scheduler.step()
-            self.losses.append(sum(losses) / len(losses))
-            self.accuracies.append(self._accuracy(model))
-            advance()
+        self.course.run(model, optimizer, scheduler, self.epochs, advance)
 
-    @torch.no_grad()
-    def _accuracy(self, model: nn.Module) -> float:
-        model.eval()
-        right = sum(
-            int((model(x.to(self.device)).argmax(1).cpu() == y).sum()) for x, y in self.data.test_batches(TEST_BATCH)
-        )
-        return 100 * right / len(self.data.y_test)
+
+def task_of(network: str, course: Course, steps: int | None) -> Task:
+    """What an initialisation looks at before a training takes this course."""
+    # Half a batch, as in GradInit's own runs: second derivatives take the memory of the other half.
+    batches = _Rounds(course, max(1, course.batch_size // 2))
+    examples = course.data.examples(EXAMPLES).to(course.device)
+    return Task(network, batches, examples, F.cross_entropy, steps)
 
 
 @dataclass
 class _Rounds:
     """The training images of an initialisation, each time that they are gone through in another order."""
 
-    training: Training
+    course: Course
     size: int
     done: int = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.done += 1
-        return self.training.batches(self.size, ORDERS // 2 + self.done)
-
-
-def _optimizer(model: nn.Module, lr: float, *, normalised: bool) -> Optimizer:
-    """SGD as in GradInit's own runs: vectors are not decayed beside normalisation, and learn at lr / 10 without it."""
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    special = {"weight_decay": 0.0} if normalised else {"lr": lr / 10}
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, **special}]
-    return SGD(groups, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        return self.course.batches(self.size, ORDERS // 2 + self.done)

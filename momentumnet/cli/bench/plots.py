@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +174,33 @@ def plot_peers(rows: Sequence[Row], path: Path) -> None:
 
 def _drawn_error(error: float | None) -> float:
     return LARGEST_ERROR if error is None else min(max(error, SMALLEST_ERROR), LARGEST_ERROR)
+
+
+def plot_accuracies(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], path: Path, *, title: str, x: str
+) -> None:
+    """Draws test accuracies (%) of several seeds as means, with their standard deviations as bars.
+
+    Args:
+        panels: By panel, by line and by place on the x axis, the accuracies.
+        path: Where the PNG goes.
+        title: Title of the figure.
+        x: What the x axis is.
+    """
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = dict(zip(names, itertools.cycle(COLOURS)))
+    with _figure(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
+        for axes, (heading, lines) in zip(drawn, panels.items(), strict=False):  # without rows an empty panel
+            for name, points in lines.items():
+                places = sorted(points)
+                means = [statistics.mean(points[place]) for place in places]
+                bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
+                axes.errorbar(
+                    places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name
+                )
+            axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
+            axes.grid(linewidth=0.5, alpha=0.4)
+        _legend(drawn)
 
 
 def _legend(panels: Sequence[Any]) -> None:

@@ -200,12 +200,13 @@ def test_learning_rates_and_groups(
     decays: set[tuple[float, ...]] = set()
 
     class Recorded(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
             seen.append([group["lr"] for group in self.param_groups])
             norms.append(float(torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]]).norm()))
             decays.add(tuple(group["weight_decay"] for group in self.param_groups))
             assert all((p.dim() < 2) == bool(index) for index, g in enumerate(self.param_groups) for p in g["params"])
-            super().step(closure)
+            return loss
 
     monkeypatch.setattr(init_training, "SGD", Recorded)
     digits_training(network, method, Recipe(epochs=2, batch_size=128, lr=0.1, init_steps=None)).row()

@@ -1,0 +1,181 @@
+"""Pruning whole residual blocks: masks that make them the identity, and networks without them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from momentumnet.errors import PruningError
+from momentumnet.prune.block_search import BlockSearch, replace, silence
+from momentumnet.prune.masks import Masks
+from momentumnet.prune.probing import misfit, outputs_of, perturbed_copy, unmasked_copy
+from momentumnet.prune.scores import lowest_masks, shuffled_masks
+from momentumnet.prune.units import check_whole, mean_scores
+from momentumnet.streams.nested import copied
+
+
+class BlockStructure:
+    r"""The residual blocks that can leave a network: those of its streams that are the identity without parameters.
+
+    With all parameters of a block at zero its branch is zero, and x + f(x) is x. Whether that holds is tried out
+    (`BlockSearch`); it does not where the block normalises the sum (post-norm transformer layers).
+
+    The score of a block is the mean score of its weights that are left,
+
+    .. math::
+        s_b = \frac{1}{n_b} \sum_{i \in b} s_i
+
+    so that blocks of different width compare. That whole layers are scored by the criteria for single filters is the
+    method of Elkerdawy, Elhoushi, Singh, Zhang, Ray (*To Filter Prune, or to Layer Prune, That Is the Question*, ACCV
+    2020).
+
+    A stream may lose all its blocks; what comes into it then goes on as it is.
+
+    Args:
+        model: Any module that is not converted, with masks or without. It is left as it was found; a copy is tried
+            out.
+        example_inputs: As for `momentumnet.find_streams`; a few samples will do. What is shrunk is checked on them.
+
+    Attributes:
+        streams: For each stream's path the names of its blocks that can go.
+        refused: Why other blocks of the streams cannot, by name.
+
+    Raises:
+        PruningError: No block can go; the message says why. Or the model is converted.
+
+    Example:
+        >>> import torchvision
+        >>> from momentumnet.prune.scores import magnitude_scores
+        >>> net = torchvision.models.resnet18()
+        >>> structure = BlockStructure(net, torch.rand(1, 3, 32, 32))
+        >>> structure.streams
+        {'layer1': ('layer1.0', 'layer1.1')}
+        >>> masks = structure.prune(magnitude_scores(net), fraction=0.5)
+        >>> small = structure.shrink(net, masks)
+        >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in small.parameters())
+        73984
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+        self._inputs = copied(example_inputs)
+        search = BlockSearch(perturbed_copy(model), self._inputs)
+        self.streams: dict[str, tuple[str, ...]] = search.streams
+        self.refused: dict[str, str] = search.refused
+        if not self.streams:
+            reasons = "\n".join(f"  {name}: {reason}" for name, reason in self.refused.items())
+            raise PruningError(
+                f"{type(model).__name__} has no residual block that can go:\n{reasons or '  it has no residual stream'}"
+            )
+        self._stand_ins = search.stand_ins
+        plain = unmasked_copy(model)
+        names = {parameter: name for name, parameter in plain.named_parameters()}
+        self._shapes = {name: parameter.shape for parameter, name in names.items()}
+        self._parameters = {
+            block: [names[parameter] for parameter in plain.get_submodule(block).parameters()]
+            for blocks in self.streams.values()
+            for block in blocks
+        }
+
+    def prune(
+        self,
+        scores: Mapping[str, Tensor],
+        *,
+        fraction: float | Fraction | Mapping[str, float | Fraction],
+        scope: str = "global",
+        previous: Masks | None = None,
+    ) -> Masks:
+        """Masks that take the blocks with the lowest scores away, as many as `lowest_masks` counts.
+
+        Args:
+            scores: By parameter name, of the parameter's shape; those of the blocks' parameters are read.
+            fraction: What goes of the blocks that are left; or for each stream's path, for ``scope="layer"``.
+            scope: "global" compares the blocks of all streams, "layer" those of one.
+            previous: Masks of this structure; what they take away stays away.
+
+        Returns:
+            Masks of all parameters of all blocks in ``streams``.
+
+        Raises:
+            ValueError: An option has a value that it does not take, scores are missing or of another shape, or
+                ``previous`` does not take away whole blocks.
+        """
+        kept = None if previous is None else self._blocks(previous)
+        values = {
+            path: torch.cat([self._score(block, scores, previous) for block in blocks])
+            for path, blocks in self.streams.items()
+        }
+        found = lowest_masks(values, fraction=fraction, scope=scope, previous=kept)
+        return self._masks(found, device=next(iter(scores.values())).device)
+
+    def shuffle(self, masks: Masks, *, generator: torch.Generator | None) -> Masks:
+        """Masks that take as many blocks of each stream away, drawn by chance.
+
+        Raises:
+            ValueError: ``masks`` do not take away whole blocks.
+        """
+        kept = shuffled_masks(self._blocks(masks), generator=generator)
+        return self._masks(kept, device=next(iter(masks.values())).device)
+
+    def shrink(self, model: nn.Module, masks: Masks) -> nn.Module:
+        """A copy of ``model`` without the blocks that the masks take away: a `DroppedBlock` stands in their place.
+
+        Its outputs are compared with those of the masked network on the example inputs, in eval mode.
+
+        Args:
+            model: The network that the structure was made for, with masks on it or without, trained since or not; on
+                the example inputs' device. It stays as it is.
+            masks: Masks of this structure.
+
+        Raises:
+            ValueError: ``masks`` do not take away whole blocks, or belong to another network.
+            PruningError: The smaller network computes something else: a block was trained into the identity no more.
+        """
+        kept = self._blocks(masks)
+        small = unmasked_copy(model)
+        if {name: parameter.shape for name, parameter in small.named_parameters()} != self._shapes:
+            raise ValueError(
+                "the model's parameters are not those that the structure was made for (has it been shrunk already?); "
+                "make a BlockStructure of this model"
+            )
+        away = [
+            block
+            for path, blocks in self.streams.items()
+            for block, stays in zip(blocks, kept[path].tolist(), strict=True)
+            if not stays
+        ]
+        silence(small, away)
+        expected = outputs_of(small, self._inputs)
+        replace(small, {block: copy.deepcopy(self._stand_ins[block]) for block in away})
+        reason = misfit(small, self._inputs, expected)
+        if reason is not None:
+            raise PruningError(f"the network without the blocks does not compute what the masked one does: {reason}")
+        return small
+
+    def _score(self, block: str, scores: Mapping[str, Tensor], previous: Masks | None) -> Tensor:
+        names = [name for name in self._parameters[block] if name in scores]
+        if not names:
+            raise ValueError(f"scores hold none of block {block!r}; pass those of magnitude_scores(model)")
+        return mean_scores(names, scores, previous, self._shapes, units=1)
+
+    def _masks(self, kept: Masks, *, device: torch.device) -> Masks:
+        return {
+            name: torch.full(self._shapes[name], stays, device=device)
+            for path, blocks in self.streams.items()
+            for block, stays in zip(blocks, kept[path].tolist(), strict=True)
+            for name in self._parameters[block]
+        }
+
+    def _blocks(self, masks: Masks) -> Masks:
+        """Which blocks of each stream masks keep."""
+        first = {block: masks.get(names[0]) for block, names in self._parameters.items()}
+        kept = {
+            path: torch.tensor([mask is None or bool(mask.any()) for mask in map(first.get, blocks)])
+            for path, blocks in self.streams.items()
+        }
+        check_whole(masks, self._masks(kept, device=torch.device("cpu")), "blocks")
+        return kept

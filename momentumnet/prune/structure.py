@@ -1,0 +1,53 @@
+"""What pruning takes away at a time: single weights, channels or blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from momentumnet.prune.blocks import BlockStructure
+from momentumnet.prune.channels import ChannelStructure
+from momentumnet.prune.masks import Masks
+from momentumnet.prune.scores import Shares, lowest_masks, shuffled_masks
+
+STRUCTURES = ("weight", "channel", "block")
+
+
+class Structure(Protocol):
+    """How the units of a network that can be pruned are chosen."""
+
+    def prune(self, scores: Mapping[str, Tensor], *, fraction: Shares, scope: str, previous: Masks | None) -> Masks:
+        """Masks that take ``fraction`` of the units away that ``previous`` keeps: those with the lowest scores."""
+
+    def shuffle(self, masks: Masks, *, generator: torch.Generator) -> Masks:
+        """Masks that take away as many units of each layer, group or stream, drawn by chance."""
+
+
+class WeightStructure:
+    """Single weights (unstructured pruning); the functions of `momentumnet.prune.scores` in one object."""
+
+    def prune(self, scores: Mapping[str, Tensor], *, fraction: Shares, scope: str, previous: Masks | None) -> Masks:
+        return lowest_masks(scores, fraction=fraction, scope=scope, previous=previous)
+
+    def shuffle(self, masks: Masks, *, generator: torch.Generator) -> Masks:
+        return shuffled_masks(masks, generator=generator)
+
+
+def structure_of(name: str, model: nn.Module, example_inputs: Any, skip: Collection[str]) -> Structure:
+    """The structure of this name for a model.
+
+    Raises:
+        ValueError: There is none of this name, or an argument does not go with it.
+    """
+    if name not in STRUCTURES:
+        raise ValueError(f"structure must be one of {', '.join(map(repr, STRUCTURES))}, got {name!r}")
+    if name == "weight":
+        return WeightStructure()
+    if example_inputs is None:
+        raise ValueError(f"structure={name!r} needs example_inputs, with which the {name}s are found")
+    if skip:
+        raise ValueError(f"skip names weights, which structure={name!r} does not choose by; leave it out")
+    return (ChannelStructure if name == "channel" else BlockStructure)(model, example_inputs)

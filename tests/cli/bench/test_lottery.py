@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from momentumnet.cli.bench.cifar_images import load_digits
+from momentumnet.cli.bench.lottery_tables import verdicts
+from momentumnet.cli.bench.lottery_training import Lottery, Recipe
+from momentumnet.prune import TrainingLog
+
+TINY = ("--train-samples", "64", "--test-samples", "50", "--batch-size", "32", "--epochs", "2", "--rounds", "2")
+PLAIN = ("--models", "lenet300", "--methods", "kaiming", "--seeds", "1")
+
+
+@pytest.fixture
+def bench(command: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: command("bench", "lottery", *TINY, "--output", "out", "--json", *arguments)
+
+
+def rows(finished: Any) -> list[dict[str, Any]]:
+    assert finished.status == 0, finished.err
+    found: list[dict[str, Any]] = json.loads(finished.out)["rows"]
+    for row in found:
+        del row["seconds"]
+        for training in row["trainings"]:
+            del training["seconds"]
+    return found
+
+
+def test_tables_have_mean_and_deviation_of_every_arm_and_sparsity(bench: Callable[..., Any]) -> None:
+    found = rows(bench("--models", "lenet300,resnet8_bn", "--methods", "xavier,kaiming", "--seeds", "2"))
+    keys = [(row["model"], row["method"], row["seed"]) for row in found]
+    assert keys == [(m, w, s) for m in ("lenet300", "resnet8_bn") for w in ("xavier", "kaiming") for s in (0, 1)]
+    arms = [(training["round"], training["arm"]) for training in found[0]["trainings"]]
+    controls = ("ticket", "reinitialised", "random mask")
+    assert arms == [(0, "ticket"), *((number, arm) for number in (1, 2) for arm in controls)]
+    table = Path("out", "lottery-digits.md").read_text()
+    own = [row["trainings"] for row in found[:2]]
+    for number, sparsity in ((1, "33.1"), (2, "55.2")):
+        cells = []
+        for arm in controls:
+            values = [t["accuracies"][-1][1] for row in own for t in row if (t["round"], t["arm"]) == (number, arm)]
+            cells.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
+        assert f"|  |  | {sparsity} % | {' | '.join(cells)} | 2 |" in table
+    assert "64 training and 50 test images of 8 x 8" in table
+    assert Path("out", "lottery-digits.png").stat().st_size > 10_000
+
+
+def test_killed_inside_of_a_row_goes_on_there(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rows(bench(*PLAIN))
+    real, trained = Lottery._train, []
+
+    def interrupted(self: Lottery, model: nn.Module, log: TrainingLog, advance: Callable[[], object]) -> None:
+        real(self, model, log, advance)
+        trained.append(log)
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lottery, "_train", interrupted)
+        stopped = bench(*PLAIN, "--output", "other")
+    assert stopped.status == 130
+
+    def counted(self: Lottery, model: nn.Module, log: TrainingLog, advance: Callable[[], object]) -> None:
+        trained.append(log)
+        real(self, model, log, advance)
+
+    monkeypatch.setattr(Lottery, "_train", counted)
+    assert rows(bench(*PLAIN, "--output", "other")) == whole
+    assert len(trained) == 4 + 4  # 7 trainings, of which 3 were done
+
+
+def test_restart_trains_anew(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = rows(bench(*PLAIN))
+    real, trained = Lottery._train, []
+
+    def counted(self: Lottery, *arguments: Any) -> None:
+        trained.append(arguments)
+        real(self, *arguments)
+
+    monkeypatch.setattr(Lottery, "_train", counted)
+    assert rows(bench(*PLAIN, "--restart")) == first
+    assert len(trained) == 7
+
+
+def test_rewound_tickets_begin_with_the_weights_of_that_epoch(bench: Callable[..., Any]) -> None:
+    (row,) = rows(bench(*PLAIN[2:], "--models", "resnet8_bn", "--rewind-epochs", "1"))
+    steps = {(t["round"], t["arm"]): [step for step, _ in t["accuracies"]] for t in row["trainings"]}
+    assert steps[0, "ticket"] == [2, 4]
+    assert steps[1, "ticket"] == steps[1, "random mask"] == [4]
+    assert steps[1, "reinitialised"] == [2, 4]
+
+
+def test_part_of_a_course_is_the_rest_of_the_whole() -> None:
+    """Without pruning, the training from the weights of epoch 1 sees the batches and rates of the dense one."""
+    recipe = Recipe(3, 32, 0.1, 0.5, 1, 1, "weight", "global", None)
+    data = load_digits().part(train=64, test=50)
+    lottery = Lottery("resnet8", "kaiming", 0, data, recipe, torch.device("cpu"), Path("unused"))
+    seen: dict[int, list[tuple[float, torch.Tensor]]] = {}
+    for start in (0, 2):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        inputs: list[torch.Tensor] = []
+        model.register_forward_pre_hook(lambda module, args, inputs=inputs: inputs.append(args[0]))
+        log = TrainingLog(start_step=start)
+        lottery._train(model, log, lambda: None)
+        seen[start] = inputs
+        assert log.steps == 6
+    tail = seen[0][-len(seen[2]) :]
+    assert len(seen[2]) < len(seen[0])
+    assert all(torch.equal(one, other) for one, other in zip(seen[2], tail, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--rewind-epochs", "2"), 1, "leaves nothing of 2 epochs"),
+        (("--fraction", "1.5"), 2, "not between 0 and 1"),
+        (("--rewind-epochs", "-1"), 2, "is not positive"),
+        (("--methods", "warmup"), 2, "'warmup' is not a method"),
+        (("--models", "lenet5"), 2, "lenet300"),
+    ],
+)
+def test_arguments_that_cannot_be(
+    bench: Callable[..., Any], arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    done = bench(*arguments)
+    assert done.status == status
+    assert message in done.err
+
+
+def row(ticket: float, reinitialised: float, random_mask: float, seed: int) -> dict[str, Any]:
+    accuracies = {"ticket": ticket, "reinitialised": reinitialised, "random mask": random_mask}
+    trainings = [{"arm": "ticket", "round": 0, "sparsity": 0.0, "accuracies": [(1, 99.0)]}]
+    for number, sparsity in ((1, 0.5), (2, 0.75), (3, 0.9)):
+        trainings += [
+            {"arm": arm, "round": number, "sparsity": sparsity, "accuracies": [(1, 1.0), (2, value - number)]}
+            for arm, value in accuracies.items()
+        ]
+    return {"model": "m", "method": "k", "seed": seed, "trainings": trainings}
+
+
+def test_verdict_says_who_is_ahead_at_the_sparsity_nearest_to_80_percent() -> None:
+    (ahead,) = verdicts([row(90, 80, 70, 0), row(80, 70, 75, 1)])
+    assert "at 75.0 % sparsity: ticket 83.00 ± 7.07, reinitialised 73.00" in ahead
+    assert "is ahead of both controls on average, and is ahead of both in 2 of 2 seeds" in ahead
+    (behind,) = verdicts([row(90, 80, 70, 0), row(60, 75, 70, 1)])
+    assert "does not beat 'reinitialised' on average, and is ahead of both in 1 of 2 seeds" in behind

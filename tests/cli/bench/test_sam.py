@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from momentumnet.cli.bench import sam_training
+from momentumnet.cli.bench.cifar_images import load_digits, normalised
+from momentumnet.cli.bench.cifar_networks import build
+from momentumnet.cli.bench.label_noise import with_wrong_labels
+from momentumnet.cli.bench.sam_methods import METHODS, Recipe
+from momentumnet.cli.bench.sam_training import Training
+from momentumnet.init import kaiming_
+
+TINY = ("--train-samples", "64", "--test-samples", "50", "--batch-size", "32", "--epochs", "2")
+SMALL = ("--models", "resnet8_bn", "--noise", "20")
+TIMES = ("seconds", "step_seconds")
+RECIPE = Recipe(epochs=2, batch_size=32, lr=0.1, rho=0.05, asam_rho=0.5)
+
+
+@pytest.fixture
+def bench(command: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: command("bench", "sam", *TINY, "--output", "out", "--json", *arguments)
+
+
+def rows(finished: Any) -> list[dict[str, Any]]:
+    assert finished.status == 0, finished.err
+    found = json.loads(finished.out)["rows"]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in found]
+
+
+def training(method: str, *, noise: float = 0, network: str = "resnet8_bn", recipe: Recipe = RECIPE) -> Training:
+    data = load_digits().part(train=128, test=100)
+    return Training(network, noise, METHODS[method], 0, data, recipe, torch.device("cpu"))
+
+
+@pytest.fixture
+def flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Landscapes without second derivatives, where a test is not about them."""
+    monkeypatch.setattr(
+        Training, "_landscape", lambda self, _: {"sharpness": 0.125 + self.seed, "eigenvalue": 2.5 + self.noise}
+    )
+
+
+@pytest.mark.usefixtures("flat")
+def test_tables_have_mean_and_deviation_by_noise_and_method(bench: Callable[..., Any]) -> None:
+    done = bench("--models", "resnet8_bn", "--noise", "0,40", "--methods", "sgd,sam", "--seeds", "2")
+    found = rows(done)
+    keys = [(row["noise"], row["method"], row["seed"]) for row in found]
+    assert keys == [(n, m, s) for n in (0, 40) for s in (0, 1) for m in ("sgd", "sam")]
+    file = Path("out", "sam-digits.md").read_text()
+    tables = file.split("# ")[1:]
+    titles = [f"resnet8_bn, {noise} % of the training labels wrong" for noise in (0, 40)]
+    assert [table.partition("\n")[0] for table in tables] == titles
+    for noise, table in zip((0, 40), tables, strict=True):
+        for method, passes in (("sgd", 2), ("sam", 4)):
+            own = [row for row in found if (row["noise"], row["method"]) == (noise, method)]
+            figures = []
+            for accuracies in ([row["accuracies"][-1] for row in own], [max(row["accuracies"]) for row in own]):
+                figures.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
+            figures.append(f"{statistics.mean(row['sharpness'] for row in own):.4f}")
+            figures.append(f"{statistics.mean(row['eigenvalue'] for row in own):.2f}")
+            assert f"| {method} | {passes} | {' | '.join(figures)} | " in table
+            assert figures[0].partition(" ")[0] in done.err
+    assert "64 training and 50 test images of 8 x 8" in file
+    assert "on 64 training images" in file
+    assert Path("out", "sam-digits.png").stat().st_size > 0
+
+
+@pytest.mark.usefixtures("flat")
+def test_ratio_of_steps_is_to_sgd_in_the_same_table(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {
+        ("sgd", 0): [1.0, 9.0, 2.0],
+        ("sam", 0): [5.0, 4.0, 30.0],
+        ("sgd", 40): [4.0] * 3,
+        ("sam", 40): [6.0] * 3,
+    }
+    real = Training.row
+
+    def timed(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
+        method = "sgd" if self.method is METHODS["sgd"] else "sam"
+        return {**real(self, advance), "step_seconds": seconds[method, int(self.noise)][self.seed]}
+
+    monkeypatch.setattr(Training, "row", timed)
+    arguments = ("--models", "resnet8_bn", "--noise", "0,40", "--seeds", "3", "--epochs", "1")
+    assert bench(*arguments, "--methods", "sgd,sam").status == 0
+    right, wrong = Path("out", "sam-digits.md").read_text().split("# ")[1:]
+    assert "| 1.00 | 3 |" in right
+    assert "| 2.50 | 3 |" in right  # medians 2 and 5
+    assert "| 1.50 | 3 |" in wrong
+    alone = bench(*arguments, "--methods", "sam", "--output", "alone")
+    assert alone.status == 0
+    assert " |  | 3 |" in Path("alone", "sam-digits.md").read_text()
+
+
+@pytest.mark.usefixtures("flat")
+def test_resumed_tables_are_those_of_an_uninterrupted_run(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*SMALL, "--methods", "sgd,sam", "--seeds", "2")
+    whole = rows(bench(*arguments))
+    assert rows(bench(*arguments, "--restart")) == whole
+    real, trained = Training._trained, []
+
+    def interrupted(self: Training, advance: Callable[[], object]) -> nn.Module:
+        model = real(self, advance)
+        trained.append(self.seed)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return model
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_trained", interrupted)
+        stopped = bench(*arguments, "--restart")
+    assert stopped.status == 130
+    assert "the same command goes on after the rows that are done" in stopped.err
+    resumed = bench(*arguments)
+    assert "2 of 4 rows are done already" in resumed.err
+    assert rows(resumed) == whole
+    more = bench("--models", "resnet8_bn", "--noise", "20,0", "--methods", "sgd,sam", "--seeds", "2")
+    assert "4 of 8 rows are done already" in more.err
+    assert rows(more)[:4] == whole
+
+
+@pytest.mark.usefixtures("flat")
+def test_other_radius_is_refused_until_told_to_restart(bench: Callable[..., Any]) -> None:
+    arguments = (*SMALL, "--methods", "sam", "--seeds", "1")
+    first = rows(bench(*arguments))
+    done = bench(*arguments, "--rho", "0.2")
+    assert (done.status, "was measured with other settings" in done.err) == (1, True)
+    assert rows(bench(*arguments, "--rho", "0.2", "--restart"))[0]["losses"] != first[0]["losses"]
+
+
+def test_row_that_diverges_is_shown_and_the_others_go_on(bench: Callable[..., Any]) -> None:
+    done = bench(*SMALL, "--methods", "sam,sgd", "--seeds", "1", "--lr", "1e30")
+    assert [row["error"] for row in rows(done)] == ["diverged: loss nan in step 2 of epoch 1"] * 2
+    table = Path("out", "sam-digits.md").read_text()
+    assert "| sam | 4 | fails | fails | fails | fails |  | 0 of 1 |" in table
+    assert "resnet8_bn, 20 % wrong labels, sam, seed 0: diverged: loss nan" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "sgd,adam"), "'adam' is not a method; there are sgd, sgd_2x, extragradient, sam, asam"),
+        (("--noise", "20,100"), "100 is not at least 0 and less than 100 percent"),
+        (("--noise", "some"), "'some' is not a list of numbers; write for example 0,20,40,60"),
+        (("--rho", "-1"), "-1 is not a finite number of at least 0"),
+        (("--asam-rho", "wide"), "'wide' is not a number"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_what_was_expected(
+    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    done = bench(*arguments)
+    assert done.status == 2
+    assert message in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(("network", "noise"), [("resnet8_bn", 40), ("resnet8", 0)])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_training_is_the_method_written_out(method: str, network: str, noise: float) -> None:
+    """Losses against a loop of its own: plain SGD, and the papers' formulas for the point of the second gradient."""
+    row = training(method, noise=noise, network=network)
+    found = run_without_landscape(row)
+    torch.manual_seed(0)
+    model = build(network, classes=10)
+    kaiming_(model)
+    epochs = 4 if method == "sgd_2x" else 2
+    data = with_wrong_labels(row.data, noise, 0)
+    momenta: dict[str, torch.Tensor] = {}
+    losses, step = [], 0
+    for epoch in range(epochs):
+        losses.append(0.0)
+        for x, y in data.train_batches(32, epoch):
+            rate = 0.05 * (1 + math.cos(math.pi * step / (4 * epochs)))
+            losses[-1] += reference_step(model, x, y, method, rate, momenta) / 4
+            step += 1
+    assert found["losses"] == pytest.approx(losses, rel=2e-3)
+    assert (found["epochs"], found["passes"]) == (epochs, 2 if method == "sgd" else 4)
+
+
+def run_without_landscape(row: Training) -> dict[str, Any]:
+    row._landscape = lambda model: {}  # type: ignore[method-assign]
+    return row.row()
+
+
+def reference_step(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, method: str, rate: float, momenta: dict[str, torch.Tensor]
+) -> float:
+    bare = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    parameters = dict(model.named_parameters())
+    kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    rates = {name: rate / 10 if bare and p.dim() == 1 else rate for name, p in parameters.items()}
+
+    def gradients() -> tuple[float, dict[str, torch.Tensor]]:
+        loss = F.cross_entropy(model.train()(x), y)
+        found = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+        norm = float(torch.cat([g.flatten() for g in found.values()]).norm())
+        scale = min(1.0, 1 / norm) if bare else 1.0
+        return float(loss.detach()), {name: scale * g for name, g in found.items()}
+
+    loss, g = gradients()
+    if not method.startswith("sgd"):
+        statistics_after = {name: b.clone() for name, b in model.named_buffers()}
+        t = {name: torch.ones_like(kept[name]) for name in parameters}
+        if method == "asam":
+            t = {name: t[name] if name.endswith("bias") else kept[name].abs() + 0.01 for name in parameters}
+        norm = float(torch.cat([(t[name] * g[name]).flatten() for name in g]).norm())
+        rho = {"sam": 0.05, "asam": 0.5}.get(method, 0)
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p += -rates[name] * g[name] if method == "extragradient" else rho * t[name] ** 2 * g[name] / norm
+        _, g = gradients()
+        model.load_state_dict({**kept, **statistics_after})
+    with torch.no_grad():
+        for name, p in parameters.items():
+            decay = 1e-4 if bare or p.dim() > 1 else 0.0
+            momenta[name] = 0.9 * momenta[name] + g[name] + decay * p if name in momenta else g[name] + decay * p
+            p -= rates[name] * momenta[name]
+    return loss
+
+
+def test_landscape_is_that_of_the_trained_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam_training, "PROBES", 48)
+    seen: dict[str, tuple[Any, ...]] = {}
+
+    def eigenvalues(model: nn.Module, *arguments: Any) -> torch.Tensor:
+        assert not model.training
+        seen["eigenvalues"] = arguments
+        return torch.tensor([7.5])
+
+    def sharpness(model: nn.Module, *arguments: Any) -> float:
+        assert not model.training
+        seen["sharpness"] = arguments
+        return 0.25
+
+    monkeypatch.setattr(sam_training.landscape, "hessian_top_eigenvalues", eigenvalues)
+    monkeypatch.setattr(sam_training.landscape, "sharpness", sharpness)
+    row = training("sgd", noise=60)
+    found = row.row()
+    assert (found["sharpness"], found["eigenvalue"]) == (0.25, 7.5)
+    for name, last in (("eigenvalues", 1), ("sharpness", 0.05)):
+        loss_fn, (x, y), option = seen[name]
+        assert (loss_fn, option) == (F.cross_entropy, last)
+        assert torch.equal(x, normalised(row.data.x_train[:48]))
+        assert torch.equal(y, with_wrong_labels(row.data, 60, 0).y_train[:48])
+
+
+def test_landscape_itself_runs_in_a_row(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam_training, "PROBES", 8)
+    (row,) = rows(bench(*SMALL, "--methods", "sam", "--seeds", "1"))
+    assert row["sharpness"] > 0
+    assert row["eigenvalue"] > 0
+
+
+@pytest.mark.usefixtures("flat")
+def test_quick_is_quick(command: Callable[..., Any]) -> None:
+    done = command("bench", "sam", "--quick", "--methods", "sgd,sgd_2x", "--json")
+    found = rows(done)
+    assert [(row["noise"], row["method"]) for row in found] == [
+        (n, m) for n in (0, 20, 40, 60) for m in ("sgd", "sgd_2x")
+    ]
+    assert {(row["model"], row["seed"], row["epochs"]) for row in found} == {("resnet8_bn", 0, 1), ("resnet8_bn", 0, 2)}
+    settings = json.loads(done.out)["settings"]
+    assert (settings["train_samples"], settings["test_samples"]) == (256, 256)
+    assert Path("runs", "bench", "sam-digits.md").is_file()

@@ -1,0 +1,305 @@
+"""Blocks: which can go, which go, and that the network without them is the masked one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.errors import PruningError
+from momentumnet.prune import apply_masks, magnitude_scores, masks_of
+from momentumnet.prune.block_search import DroppedBlock
+from momentumnet.prune.blocks import BlockStructure
+from momentumnet.prune.masks import Masks
+from tests.prune.structured_nets import images, network
+
+
+class Block(nn.Module):
+    """x + f(x), or something alike."""
+
+    def __init__(self, kind: str = "plain", width: int = 6) -> None:
+        super().__init__()
+        self.kind = kind
+        self.fc = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor, scale: float = 1.0, *, side: Tensor | None = None) -> Any:
+        branch = self.fc(torch.tanh(x)) * scale + (0 if side is None else self.fc(side))
+        if self.kind == "post-norm":
+            return self.norm(x + branch)
+        if self.kind == "relu":
+            return F.relu(x + branch)
+        if self.kind == "factor":
+            return self.gain * x + branch
+        if self.kind == "tuple":
+            return x + branch, None
+        return x + branch
+
+
+class Net(nn.Module):
+    """Three blocks called in some way."""
+
+    def __init__(self, kind: str = "plain") -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem = nn.Linear(6, 6)
+        self.blocks = nn.ModuleList([Block(kind) for _ in range(3)])
+        if kind == "shared":
+            self.blocks[1].fc.weight = self.stem.weight
+        if kind == "one module":
+            self.blocks = nn.ModuleList([self.blocks[0]] * 3)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            if self.kind == "arguments":
+                x = block(x, 0.5, side=torch.ones_like(x))
+            elif self.kind == "keyword":
+                x = block(side=None, x=x)
+            elif self.kind == "tuple":
+                x = block(x)[0]
+            else:
+                x = block(x)
+        return self.head(x) + (self.blocks[1].fc.bias[:5] if self.kind == "read inside" else 0)
+
+
+def vectors(seed: int = 0) -> Tensor:
+    return torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def net_of(kind: str) -> Net:
+    torch.manual_seed(0)
+    return Net(kind).double()
+
+
+@functools.cache
+def resnet_structure() -> BlockStructure:
+    return BlockStructure(network("resnet20"), images(size=2))
+
+
+def masked(net: nn.Module, masks: Masks) -> nn.Module:
+    own = copy.deepcopy(net)
+    apply_masks(own, masks)
+    return own
+
+
+def gone(structure: BlockStructure, masks: Masks) -> list[str]:
+    """Blocks of which no parameter is kept."""
+    blocks = [block for blocks in structure.streams.values() for block in blocks]
+    return [
+        block
+        for block in blocks
+        if not any(bool(mask.any()) for name, mask in masks.items() if name.startswith(f"{block}."))
+    ]
+
+
+def test_blocks_of_a_resnet() -> None:
+    assert resnet_structure().streams == {
+        "layer1": ("layer1.0", "layer1.1", "layer1.2"),
+        "layer2": ("layer2.1", "layer2.2"),
+        "layer3": ("layer3.1", "layer3.2"),
+    }
+
+
+def test_a_pre_norm_encoder_reads_its_first_layer() -> None:
+    structure = BlockStructure(network("pre_norm"), images(size=2))
+    assert structure.streams == {"encoder.layers": ("encoder.layers.1",)}
+    assert "self_attn" in structure.refused["encoder.layers.0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("post-norm", "does not return its input"),
+        ("factor", "does not return its input"),
+        ("tuple", "it returns a tuple"),
+    ],
+)
+def test_what_is_no_identity_is_refused(kind: str, reason: str) -> None:
+    with pytest.raises(PruningError, match=rf"blocks\.0: .*{reason}"):
+        BlockStructure(net_of(kind), vectors())
+
+
+def test_relu_after_the_sum_is_an_identity_behind_another() -> None:
+    structure = BlockStructure(net_of("relu"), vectors())
+    assert structure.streams == {"blocks": ("blocks.1", "blocks.2")}
+    assert "does not return its input" in structure.refused["blocks.0"]  # which may be negative
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("shared", "stem.weight"), ("read inside", "no attribute 'fc'")])
+def test_a_block_that_others_need_is_refused(kind: str, reason: str) -> None:
+    structure = BlockStructure(net_of(kind), vectors())
+    assert structure.streams == {"blocks": ("blocks.0", "blocks.2")}
+    assert reason in structure.refused["blocks.1"]
+
+
+def test_one_module_called_again_goes_as_one() -> None:
+    net = net_of("one module")
+    structure = BlockStructure(net, vectors())
+    assert structure.streams == {"blocks": ("blocks.0",)}
+    masks = structure.prune(magnitude_scores(net), fraction=1.0)
+    small = structure.shrink(net, masks)
+    assert all(isinstance(block, DroppedBlock) for block in small.blocks)
+    torch.testing.assert_close(small(vectors(1)), net.head(net.stem(vectors(1))))
+
+
+@pytest.mark.parametrize("fraction", [1 / 3, 2 / 3, 1.0])
+@pytest.mark.parametrize("kind", ["plain", "arguments", "keyword"])
+def test_shrunk_equals_masked(kind: str, fraction: float) -> None:
+    net = net_of(kind)
+    structure = BlockStructure(net, vectors())
+    masks = structure.prune(magnitude_scores(net), fraction=fraction)
+    own = masked(net, masks)
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.1, weight_decay=0.1)
+    own(vectors()).square().mean().backward()
+    optimizer.step()
+    small = structure.shrink(own, masks)
+    torch.testing.assert_close(small(vectors(1)), own(vectors(1)), rtol=1e-12, atol=1e-12)
+    assert sum(isinstance(block, DroppedBlock) for block in small.blocks) == round(3 * fraction)
+    assert not masks_of(small)
+
+
+def test_shrunk_resnet_equals_masked() -> None:
+    net, structure = network("resnet20"), resnet_structure()
+    masks = structure.prune(magnitude_scores(net), fraction=0.5)
+    own = masked(net, masks).train()
+    for seed in (1, 2):  # the running statistics move
+        own(images(seed=seed))
+    small = structure.shrink(own, masks)
+    torch.testing.assert_close(small.eval()(images()), own.eval()(images()), rtol=1e-12, atol=1e-12)
+    removed = sum(int((~mask).sum()) for mask in masks.values())
+    assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in net.parameters()) - removed
+    assert small.state_dict().keys() < net.state_dict().keys()
+
+
+def test_shrunk_equals_masked_in_single_precision() -> None:
+    net, x = net_of("plain").float(), vectors().float()
+    structure = BlockStructure(net, x)
+    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
+    torch.testing.assert_close(structure.shrink(net, masks)(x), masked(net, masks)(x))
+
+
+def test_gradients_are_those_of_the_masked_network() -> None:
+    net = network("resnet20")
+    structure = resnet_structure()
+    masks = structure.prune(magnitude_scores(net), fraction=0.5)
+    small, own = structure.shrink(net, masks).train(), masked(net, masks).train()
+    for one in (small, own):
+        F.cross_entropy(one(images()), torch.arange(6) % 5).backward()
+    found = {name: parameter.grad for name, parameter in own.named_parameters()}
+    for name, parameter in small.named_parameters():
+        path, _, last = name.rpartition(".")
+        expected = found.get(name, found.get(f"{path}.parametrizations.{last}.original"))
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_blocks_of_lowest_mean_magnitude_go() -> None:
+    net = net_of("plain")
+    for block, size in zip(net.blocks, (3.0, 1.0, 2.0), strict=True):
+        nn.init.constant_(block.fc.weight, size)
+    structure = BlockStructure(net, vectors())
+    scores = magnitude_scores(net)
+    first = structure.prune(scores, fraction=0.4)
+    second = structure.prune(scores, fraction=0.5, previous=first)
+    assert [gone(structure, masks) for masks in (first, second)] == [["blocks.1"], ["blocks.1", "blocks.2"]]
+    assert first.keys() == {name for name, _ in net.named_parameters() if name.startswith("blocks.")}
+
+
+@pytest.mark.parametrize(
+    ("scope", "fraction", "numbers"),
+    [("layer", 0.5, (2, 1, 1)), ("layer", {"layer1": 1, "layer2": 0, "layer3": 0.5}, (3, 0, 1))],
+)
+def test_number_in_each_stream(scope: str, fraction: Any, numbers: tuple[int, ...]) -> None:
+    masks = resnet_structure().prune(magnitude_scores(network("resnet20")), fraction=fraction, scope=scope)
+    found = gone(resnet_structure(), masks)
+    assert tuple(sum(name.startswith(f"layer{n}") for name in found) for n in (1, 2, 3)) == numbers
+
+
+@pytest.mark.parametrize(("fraction", "number"), [(0.1, 1), (0.5, 4), (0.9, 6)])
+def test_number_in_all_streams(fraction: float, number: int) -> None:
+    masks = resnet_structure().prune(magnitude_scores(network("resnet20")), fraction=fraction)
+    assert len(gone(resnet_structure(), masks)) == number
+
+
+def test_shuffled_masks_keep_the_numbers() -> None:
+    structure = resnet_structure()
+    masks = structure.prune(magnitude_scores(network("resnet20")), fraction=1 / 3, scope="layer")
+    seen = set()
+    for seed in range(12):
+        other = structure.shuffle(masks, generator=torch.Generator().manual_seed(seed))
+        names = gone(structure, other)
+        assert [name.split(".")[0] for name in names] == ["layer1", "layer2", "layer3"]
+        assert torch.equal(
+            torch.tensor([mask.numel() for mask in other.values()]),
+            torch.tensor([mask.numel() for mask in masks.values()]),
+        )
+        seen.add(tuple(names))
+    assert len(seen) > 4  # of 12
+
+
+def test_shrunk_network_converts_and_trains() -> None:
+    net, structure = network("resnet20"), resnet_structure()
+    masks = structure.prune(magnitude_scores(net), fraction={"layer1": 0.4, "layer2": 0, "layer3": 0}, scope="layer")
+    converted = mn.convert(structure.shrink(net, masks).train(), images(), gamma=0.5)
+    optimizer = torch.optim.SGD(converted.parameters(), lr=0.05)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(converted(images()), torch.arange(6) % 5)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_networks_without_blocks_are_refused() -> None:
+    with pytest.raises(PruningError, match="no residual stream"):
+        BlockStructure(nn.Sequential(nn.Linear(6, 6), nn.ReLU()).double(), vectors())
+
+
+def test_converted_networks_are_refused() -> None:
+    with pytest.raises(PruningError, match="revert"):
+        BlockStructure(mn.convert(net_of("plain"), vectors()), vectors())
+
+
+def test_masks_of_other_units_are_refused() -> None:
+    net = net_of("plain")
+    structure = BlockStructure(net, vectors())
+    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
+    with pytest.raises(ValueError, match=r"lack \['blocks.0.fc.weight'\]"):
+        structure.shrink(net, {name: mask for name, mask in masks.items() if name != "blocks.0.fc.weight"})
+    masks["blocks.0.fc.weight"] = torch.rand(6, 6) > 0.5
+    with pytest.raises(ValueError, match="does not take away whole blocks"):
+        structure.shrink(net, masks)
+
+
+def test_scores_of_no_block_are_refused() -> None:
+    net = net_of("plain")
+    with pytest.raises(ValueError, match=r"scores hold none of block 'blocks.0'"):
+        BlockStructure(net, vectors()).prune({"stem.weight": torch.ones(6, 6)}, fraction=0.5)
+
+
+def test_a_network_that_was_shrunk_is_another_one() -> None:
+    net = net_of("plain")
+    structure = BlockStructure(net, vectors())
+    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
+    with pytest.raises(ValueError, match="shrunk already"):
+        structure.shrink(structure.shrink(net, masks), masks)
+
+
+def test_a_block_that_became_no_identity_is_not_dropped() -> None:
+    net = net_of("plain")
+    structure = BlockStructure(net, vectors())
+    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
+    for block in net.blocks:
+        block.kind = "post-norm"
+    with pytest.raises(PruningError, match="outputs differ"):
+        structure.shrink(net, masks)

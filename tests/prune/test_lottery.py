@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.prune import LotteryTicket, TrainingLog, dense_state_dict
+from tests.prune.lotteries import STEPS, X, Y, network, train
+
+SHAPES = {"0.weight": (12, 6), "2.weight": (4, 12)}
+
+
+def by_hand(first: dict[str, Tensor], masks: dict[str, Tensor], start: int) -> list[dict[str, Tensor]]:
+    """The weights after each step of SGD with momentum and decay; layers written out, masks multiplied in."""
+    weights = {name: tensor.clone().requires_grad_() for name, tensor in first.items()}
+    velocity = {name: torch.zeros_like(tensor) for name, tensor in first.items()}
+    course = [{name: tensor.detach().clone() for name, tensor in weights.items()}]
+    for _ in range(start, STEPS):
+        w0, w2 = (weights[name] * masks[name] for name in SHAPES)
+        hidden = torch.tanh(X @ w0.T + weights["0.bias"])
+        loss = (hidden @ w2.T + weights["2.bias"] - Y).square().mean()
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        with torch.no_grad():
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+                velocity[name] = 0.9 * velocity[name] + gradient + 0.01 * weight
+                weight -= 0.1 * velocity[name]
+                if name in masks:
+                    weight *= masks[name]
+        course.append({name: tensor.detach().clone() for name, tensor in weights.items()})
+    return course
+
+
+def prune_by_hand(weights: dict[str, Tensor], masks: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
+    """All magnitudes of the weights that are left in one sorted list; the smallest go."""
+    left = sorted(float(value) for name in SHAPES for value in weights[name][masks[name]].abs())
+    threshold = left[int(fraction * len(left) + 0.5)]
+    return {name: masks[name] & (weights[name].abs() >= threshold) for name in SHAPES}
+
+
+@pytest.mark.parametrize("rewind_to", [0, 3])
+def test_finds_the_tickets_of_a_loop_written_out(rewind_to: int) -> None:
+    model = network()
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lottery = LotteryTicket(model, train, fraction=0.3, rounds=3, rewind_to=rewind_to)
+    lottery.run()
+
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
+    course = by_hand(first, masks, 0)
+    rewound = course[rewind_to]
+    for number in range(4):
+        found = lottery.masks(number)
+        assert found.keys() == masks.keys()
+        assert all(torch.equal(found[name], masks[name]) for name in masks)
+        state = dense_state_dict(lottery.ticket(number))
+        assert state.keys() == course[-1].keys()
+        for name, weight in course[-1].items():
+            torch.testing.assert_close(state[name], weight, rtol=1e-12, atol=1e-14)
+        masks = prune_by_hand(course[-1], masks, 0.3)
+        start = {name: weight * masks.get(name, 1) for name, weight in rewound.items()}
+        course = by_hand(start, masks, rewind_to)
+
+
+def test_one_shot() -> None:
+    report = LotteryTicket(network(), train, fraction=0.8, rounds=1).run()
+    assert [training.kept for training in report.trainings] == [120, 24]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_counts_of_all_rounds(scope: str) -> None:
+    report = LotteryTicket(network(), train, fraction=0.2, rounds=4, scope=scope).run()
+    # 120 - 24, 96 - 19 (19.2), 77 - 15 (15.4), 62 - 12 (12.4); by layer: 72, 58, 46, 37, 30 and 48, 38, 30, 24, 19
+    expected = [120, 96, 77, 62, 50] if scope == "global" else [120, 96, 76, 61, 49]
+    assert [training.kept for training in report.trainings] == expected
+
+
+def test_fraction_for_each_layer() -> None:
+    fractions = {"0.weight": 0.5, "2.weight": 0.25}
+    lottery = LotteryTicket(network(), train, fraction=fractions, rounds=1, scope="layer")
+    lottery.run()
+    assert {name: int(mask.sum()) for name, mask in lottery.masks(1).items()} == {"0.weight": 36, "2.weight": 36}
+
+
+def test_skipped_weights_are_not_pruned() -> None:
+    lottery = LotteryTicket(network(), train, fraction=0.5, rounds=1, skip=["2"])
+    lottery.run()
+    assert list(lottery.masks(1)) == ["0.weight"]
+
+
+def test_reinitialised_control() -> None:
+    calls: list[nn.Module] = []
+
+    def draw(model: nn.Module) -> None:
+        calls.append(model)
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, 1, 2)
+
+    lottery = LotteryTicket(network(), train, rounds=2, rewind_to=2, controls=["reinitialised"], reinitialise=draw)
+    report = lottery.run()
+    for number in (1, 2):
+        ticket, control = (lottery.ticket(number, arm=arm, trained=False) for arm in ("ticket", "reinitialised"))
+        assert torch.equal(ticket[0].weight == 0, control[0].weight == 0)  # type: ignore[index]
+        kept = control[0].weight[control[0].weight != 0]  # type: ignore[index]
+        assert bool(((kept >= 1) & (kept <= 2)).all())
+    assert len(calls) == 2
+    again = [lottery.ticket(number, arm="reinitialised", trained=False)[2].bias for number in (1, 2)]  # type: ignore[index]
+    assert not torch.equal(*again)
+    # From step 0, where the ticket begins at 2: as many steps as the dense network.
+    assert {training.arm: training.steps for training in report.trainings} == {"ticket": STEPS, "reinitialised": STEPS}
+
+
+def test_default_reinitialisation_draws_all_anew() -> None:
+    lottery = LotteryTicket(network(), train, rounds=1, controls=["reinitialised"])
+    lottery.run()
+    first = lottery.ticket(0, trained=False).state_dict()
+    drawn = lottery.ticket(1, arm="reinitialised", trained=False).state_dict()
+    for name in ("0.bias", "2.bias"):
+        assert not bool((first[name] == drawn[name]).any())
+
+
+def test_module_that_cannot_draw_its_weights() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.scale
+
+    model = nn.Sequential(Own(), nn.Linear(6, 4)).double()
+    with pytest.raises(ValueError, match=r"0 \(Own\) has parameters and no reset_parameters.*pass reinitialise="):
+        LotteryTicket(model, train, rounds=1, controls=["reinitialised"]).run()
+
+
+def test_random_mask_control() -> None:
+    lottery = LotteryTicket(network(), train, fraction=0.5, rounds=2, rewind_to=1, controls=["random mask"])
+    lottery.run()
+    dense_start = lottery.ticket(1, trained=False)
+    for number in (1, 2):
+        ticket, control = (lottery.ticket(number, arm=arm, trained=False) for arm in ("ticket", "random mask"))
+        for layer in (0, 2):
+            kept, random_kept = (net[layer].weight != 0 for net in (ticket, control))  # type: ignore[index]
+            assert int(kept.sum()) == int(random_kept.sum())
+            assert not torch.equal(kept, random_kept)
+        assert torch.equal(control[0].bias, dense_start[0].bias)  # type: ignore[index]
+
+
+def test_model_and_generators_are_left_alone() -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    states = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    LotteryTicket(model, train, rounds=1, controls=["reinitialised", "random mask"]).run()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    after = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert torch.equal(states[0], after[0])
+    assert states[1:] == after[1:]
+
+
+def test_all_trainings_draw_the_same_numbers() -> None:
+    drawn = []
+
+    def draws(model: nn.Module, log: TrainingLog) -> None:
+        drawn.append((torch.rand(()).item(), random.random(), np.random.rand()))  # noqa: NPY002
+        train(model, log)
+
+    LotteryTicket(network(), draws, rounds=2, controls=["random mask"], seed=5).run()
+    LotteryTicket(network(), draws, rounds=1, seed=6).run()
+    assert len(set(drawn[:5])) == 1
+    assert len(set(drawn)) == 2
+
+
+def test_buffers_are_rewound() -> None:
+    counted = []
+
+    def count(model: nn.Module, log: TrainingLog) -> None:
+        counted.append(int(model[1].num_batches_tracked))  # type: ignore[index]
+        train(model, log)
+
+    model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 4)).double()
+    LotteryTicket(model, count, rounds=1, rewind_to=2, controls=["reinitialised"]).run()
+    assert counted == [0, 2, 0]
+
+
+def test_converted_network() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.tanh(self.linear(x))
+
+    torch.manual_seed(0)
+    plain = nn.Sequential(*[Block() for _ in range(4)], nn.Linear(6, 4)).double()
+    reports, weights = [], []
+    for backward in ("reversible", "stored"):
+        model = mn.convert(plain, X[:2], gamma=0.5, backward=backward)
+        lottery = LotteryTicket(model, train, fraction=0.4, rounds=2)
+        reports.append([training.accuracies for training in lottery.run().trainings])
+        weights.append(lottery.ticket(2).state_dict())
+    assert reports[0] == reports[1]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def untrained(model: nn.Module, log: TrainingLog) -> None:
+    train(copy.deepcopy(model), log)
+
+
+def silent(model: nn.Module, log: TrainingLog) -> None:
+    train(model, TrainingLog())
+
+
+def wordy(model: nn.Module, log: TrainingLog) -> str:
+    train(model, log)
+    return "fine"
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "error", "message"),
+    [
+        (untrained, {}, ValueError, "left the model that it was given as it was"),
+        (silent, {"rewind_to": 1}, ValueError, "reported 0 steps, and rewind_to=1 lies beyond"),
+        (train, {"rewind_to": STEPS + 1}, ValueError, f"reported {STEPS} steps"),
+        (wordy, {}, TypeError, "must return the last accuracy or None, got str"),
+    ],
+)
+def test_training_that_cannot_be_used(
+    function: Callable[..., Any], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        LotteryTicket(network(), function, rounds=1, **options).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+        ({"rounds": True}, "rounds must be"),
+        ({"rewind_to": -1}, "rewind_to must be a whole number of at least 0"),
+        ({"rewind_to": 1.5}, "rewind_to must be"),
+        ({"fraction": 1.5}, "fraction"),
+        ({"scope": "net"}, "scope"),
+        ({"structure": "filter"}, "structure must be one of 'weight', 'channel', 'block', got 'filter'"),
+        ({"structure": "channel"}, "needs example_inputs, with which the channels are found"),
+        ({"controls": ["other"]}, "controls must be of 'reinitialised', 'random mask', got 'other'"),
+        ({"early_bird": 2.0}, "early_bird must be a share"),
+        ({"skip": ["nothing"]}, "nothing"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LotteryTicket(network(), train, **options)
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(TypeError):
+        LotteryTicket(network(), train, sparsity=0.8)  # type: ignore[call-arg]
+
+
+def test_round_that_was_not_trained() -> None:
+    lottery = LotteryTicket(network(), train, rounds=1)
+    with pytest.raises(LookupError, match=r"round 1 of 'ticket' has not been trained; call run\(\) first"):
+        lottery.ticket(1)
+    lottery.run()
+    with pytest.raises(LookupError, match="round 1 of 'random mask'"):
+        lottery.ticket(1, arm="random mask")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", None])
+def test_accuracy_must_be_a_number(value: Any) -> None:
+    with pytest.raises(ValueError, match="an accuracy must be a finite number"):
+        TrainingLog().accuracy(value)
