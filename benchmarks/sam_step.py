@@ -134,9 +134,9 @@ def table(rows: Sequence[Row], settings: dict[str, Any]) -> Table:
         )
         previous = case
     notes = [
-        f"{settings['network']} of torchvision, 10 classes, SGD with momentum; cases are images in a batch x their side "
-        f"squared. Medians of {settings['repeats']} runs, in which the methods took turns; to reference: to the median of "
-        f"'{REFERENCE}', which is two forward and backward passes and one step of SGD. "
+        f"{settings['network']} of torchvision, 10 classes, SGD with momentum; cases are images in a batch x their "
+        f"side squared. Medians of {settings['repeats']} runs, in which the methods took turns; to reference: to the "
+        f"median of '{REFERENCE}', which is two forward and backward passes and one step of SGD. "
         f"Target for SAM: at most {TARGET}.",
         "copies: peak memory of a step beyond that of the reference, in copies of the parameters, by measure_memory. "
         "blocks= perturbs one residual block at a time, or all that is in none; the figure is of the largest of them.",

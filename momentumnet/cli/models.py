@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from momentumnet.cli import network
 from momentumnet.checkpoint_file import UNREADABLE
+from momentumnet.cli import network
 from momentumnet.cli.errors import CommandError
 
 VIDEO_FRAMES = 16
