@@ -78,7 +78,7 @@ class BandLanczos:
         self._scale = max(self._scale, norm)
         rest, coefficients = self._orthogonal(product)
         length = float(torch.linalg.vector_norm(rest))
-        if length > self.rounding and len(self._basis) < self._size:
+        if length > self.rounding:
             self._append(rest, length)
             coefficients.append(length)
         self._columns.append(torch.tensor(coefficients, dtype=torch.float64))
