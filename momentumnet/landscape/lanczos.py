@@ -53,11 +53,6 @@ class BandLanczos:
             self._append(vector, float(torch.linalg.vector_norm(vector)))
 
     @property
-    def exhausted(self) -> bool:
-        """Whether the basis spans an invariant subspace: its eigenvalues are the matrix's."""
-        return len(self._columns) == len(self._basis)
-
-    @property
     def rounding(self) -> float:
         """Lengths and residuals below this are rounding."""
         return 10 * torch.finfo(self._dtype).eps * self._scale
@@ -78,13 +73,16 @@ class BandLanczos:
         self._scale = max(self._scale, norm)
         rest, coefficients = self._orthogonal(product)
         length = float(torch.linalg.vector_norm(rest))
-        if length > self.rounding and len(self._basis) < self._size:
+        if length > self.rounding:
             self._append(rest, length)
             coefficients.append(length)
         self._columns.append(torch.tensor(coefficients, dtype=torch.float64))
 
     def ritz(self, count: int) -> tuple[Tensor, Tensor]:
-        """The largest eigenvalues of the projected matrix, descending, and their residuals."""
+        """The largest eigenvalues of the projected matrix, descending, and their residuals.
+
+        Where the basis spans an invariant subspace, nothing of the band is left below, and the residuals are 0.
+        """
         processed = len(self._columns)
         band = torch.zeros(len(self._basis), processed, dtype=torch.float64)
         for index, column in enumerate(self._columns):
@@ -133,5 +131,5 @@ def largest_eigenvalues(
         if products >= count:
             values, residuals = lanczos.ritz(count)
             bounds = (tolerance * values.abs()).clamp(min=lanczos.rounding)
-            converged = lanczos.exhausted or bool((residuals <= bounds).all())
+            converged = bool((residuals <= bounds).all())
     return RitzValues(values, residuals, converged, products)

@@ -49,6 +49,28 @@ def test_multiple_of_the_identity(value: float) -> None:
     assert (result.converged, result.products) == (True, 3)
 
 
+def test_a_subspace_that_is_left_by_no_product() -> None:
+    """Two eigenvalues and three starting vectors span six dimensions; what rounding leaves is no seventh."""
+    torch.manual_seed(0)
+    matrix, starts = matrix_of(torch.tensor([5.0] * 10 + [3.0] * 10)), [torch.randn(20).double() for _ in range(3)]
+    kept = [start.clone() for start in starts]
+    run = lanczos.BandLanczos(lambda vector: matrix @ vector, starts)
+    for _ in range(6):
+        run.step()
+    values, residuals = run.ritz(6)
+    assert values.tolist() == pytest.approx([5, 5, 5, 3, 3, 3])
+    assert residuals.tolist() == [0] * 6
+    assert all(torch.equal(start, before) for start, before in zip(starts, kept, strict=True))
+
+
+def test_an_eigenvalue_of_zero() -> None:
+    """No residual is a small share of it; below rounding is enough."""
+    torch.manual_seed(0)
+    result = found(matrix_of(torch.tensor([5.0, 0.0, *torch.linspace(-3, -1, 60)])), 2, iterations=55)
+    assert result.values.tolist() == pytest.approx([5, 0], abs=1e-12)
+    assert result.converged
+
+
 def test_all_of_them() -> None:
     torch.manual_seed(0)
     matrix = matrix_of(torch.arange(-3.0, 4.0))

@@ -84,6 +84,26 @@ def test_maximum() -> None:
     assert sharpness(model, itself, ((slope, matrix), None), 0.5) == 0
 
 
+def test_ends_on_top() -> None:
+    """The first step leads from -rho to the maximum at 0, where there is no direction to go on."""
+    model = Quadratic(torch.tensor([-0.25, 0.0]).double())
+    inputs = torch.zeros(2).double(), -torch.eye(2).double()
+    assert sharpness(model, itself, (inputs, None), 0.25) == 0.25**2 / 2
+
+
+def test_ends_where_it_no_longer_moves() -> None:
+    """On a linear function that is after the first step."""
+    calls = []
+
+    def counting(output: Tensor, target: object) -> Tensor:
+        calls.append(output)
+        return output
+
+    model, slope, matrix = quadratic([0.0] * SIZE)
+    sharpness(model, counting, ((slope, matrix), None), 0.25)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_first_step_is_sams(adaptive: bool) -> None:
     model, (batch, *_) = small()
