@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from momentumnet.landscape import LossLine, LossPlane, filter_normalised_direction, loss_along, loss_plane
@@ -133,14 +134,19 @@ def test_plots(result: LossLine | LossPlane, tmp_path: Path) -> None:
     result.plot(tmp_path / "a.png")
     result.plot(str(tmp_path / "a.svg"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert "loss" in (tmp_path / "a.svg").read_text() or (tmp_path / "a.svg").stat().st_size > 1000
+    assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
-def test_plot_of_what_is_not_finite(tmp_path: Path) -> None:
+def test_contours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """matplotlib wants the first direction in the columns; what is not finite is left out."""
+    drawn = []
+    contour = Axes.contour
+    monkeypatch.setattr(Axes, "contour", lambda *args, **kwargs: drawn.append(args[3]) or contour(*args, **kwargs))
     losses = PLANE.losses.clone()
-    losses[0, 0], losses[2, 1] = torch.inf, torch.nan
+    losses[0, 2] = torch.inf
     LossPlane(PLANE.first, PLANE.second, losses).plot(tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 1000
+    expected = [[0, 3, 6], [1, 4, 7], [torch.nan, 5, 8]]
+    torch.testing.assert_close(torch.tensor(drawn[0]), torch.tensor(expected), equal_nan=True)
 
 
 @pytest.mark.parametrize("result", [LINE, PLANE])
