@@ -135,7 +135,7 @@ def test_sam_is_foret_and_others_formula_around_adamw(finetune: Callable[..., An
     random = torch.get_rng_state()
     F.cross_entropy(model(x), y).backward()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double().norm()
     kept = [p.detach().clone() for p in model.parameters()]
     with torch.no_grad():
         for p in model.parameters():
@@ -154,6 +154,11 @@ def test_sam_is_foret_and_others_formula_around_adamw(finetune: Callable[..., An
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+    # Adam's first step hides the size of the gradient, which its first moment shows.
+    state = torch.load("out/checkpoint-momentum.pt", weights_only=True)["optimizer"]["state"]
+    moments = torch.cat([state[index]["exp_avg"].flatten() for index in range(len(kept))])
+    reference = torch.cat([optimizer.state[p]["exp_avg"].flatten() for p in model.parameters()])
+    assert float((moments - reference).norm() / reference.norm()) < 1e-3
 
 
 def test_sam_compares_with_the_unconverted_network(finetune: Callable[..., Any]) -> None:
