@@ -122,10 +122,12 @@ def test_sam_resumes_and_trains_otherwise_than_adamw(
     assert not torch.equal(weights("adamw")["classifier.3.weight"], expected["classifier.3.weight"])
 
 
-def test_sam_is_foret_and_others_formula_around_adamw(finetune: Callable[..., Any], photos: Path) -> None:
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_is_the_papers_formula_around_adamw(finetune: Callable[..., Any], photos: Path, adaptive: bool) -> None:
     """One step on all images, written out: two gradients, the dropout of the first, statistics counted once."""
     options = ("--epochs", "1", "--batch-size", "16", "--gamma", "0", "--image-size", "32", "--lr", "0.01")
-    assert finetune(*options, "--optimizer", "sam", "--rho", "0.5", "--output", "out").status == 0
+    sam = ("--optimizer", "sam", "--rho", "0.5", *(["--adaptive"] if adaptive else []))
+    assert finetune(*options, *sam, "--output", "out").status == 0
     images = data.load_images(str(photos), image_size=32, say=print)
     torch.manual_seed(0)
     model, _ = models.build_classifier("mobilenet_v3_small", weights="none", classes=2, image_size=32, say=print)
@@ -135,11 +137,13 @@ def test_sam_is_foret_and_others_formula_around_adamw(finetune: Callable[..., An
     random = torch.get_rng_state()
     F.cross_entropy(model(x), y).backward()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double().norm()
     kept = [p.detach().clone() for p in model.parameters()]
+    scales = [w.abs() + 0.01 if adaptive else torch.ones_like(w) for w in kept]
+    scaled = [t * p.grad for t, p in zip(scales, model.parameters(), strict=True)]
+    norm = torch.cat([value.flatten() for value in scaled]).double().norm()
     with torch.no_grad():
-        for p in model.parameters():
-            p += 0.5 * p.grad / norm
+        for p, t, value in zip(model.parameters(), scales, scaled, strict=True):
+            p += 0.5 * t * value / norm
     model.zero_grad()
     torch.set_rng_state(random)
     F.cross_entropy(model(x), y).backward()
