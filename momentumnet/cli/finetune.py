@@ -12,10 +12,12 @@ from torch import nn
 from momentumnet.cli import arguments, data, models
 from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.cli.data import ImageData
+from momentumnet.cli.errors import CommandError
 from momentumnet.cli.training import Schedule
 from momentumnet.convert import convert
 
 EXAMPLES = 8
+RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
 DESCRIPTION = """\
 Convert a torchvision classifier into a Momentum ResNet, fine-tune it, and show accuracy, memory and step time beside
 the unconverted network. The fine-tuned weights fit the unconverted network too."""
@@ -25,6 +27,7 @@ examples:
   momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
   momentumnet finetune --data photos --weights DEFAULT     photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
   momentumnet finetune --compare                           fine-tune the unconverted network as well
+  momentumnet finetune --optimizer sam                     step with the gradient at the worst point nearby
   momentumnet finetune --resume                            go on after an interruption
 
 Without network, weights fall back to random ones and data to the digits, and a line says so. A checkpoint is written
@@ -42,6 +45,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_training_arguments(parser.add_argument_group("network and data"))
+    _add_optimizer_arguments(parser.add_argument_group("optimizer"))
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--backward",
@@ -89,15 +93,32 @@ def _add_training_arguments(group: Any) -> None:
     group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
 
 
+def _add_optimizer_arguments(group: Any) -> None:
+    group.add_argument(
+        "--optimizer",
+        choices=("adamw", "sam"),
+        default="adamw",
+        help="AdamW, or sharpness-aware minimisation around it: two passes a step (default: %(default)s)",
+    )
+    group.add_argument(
+        "--rho",
+        type=arguments.radius,
+        metavar="R",
+        help=f"radius of sam (default: {RHO}; with --adaptive {ADAPTIVE_RHO})",
+    )
+    group.add_argument("--adaptive", action="store_true", help="adaptive sam, which moves larger weights further")
+
+
 def run(options: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        CommandError: Weights, images or a checkpoint cannot be used.
+        CommandError: Weights, images or a checkpoint cannot be used, or options do not fit together.
         ConversionError: The model has no stream that can be carried.
     """
     from momentumnet.cli.report import Report
 
+    rho = _radius(options)
     report = Report(as_json=options.json)
     device = arguments.chosen_device(options)
     torch.manual_seed(options.seed)
@@ -115,9 +136,9 @@ def run(options: argparse.Namespace) -> None:
         networks={MOMENTUM: _convert(model, images, options, device), UNCONVERTED: model},
         images=images,
         device=device,
-        schedule=Schedule(options.epochs, min(options.batch_size, len(images.train)), options.lr, options.seed),
+        schedule=_schedule(options, images, rho),
         output=options.output or Path("runs", f"{options.model}-{Path(images.name).name}"),
-        settings=_settings(options, images, weights),
+        settings=_settings(options, images, weights, rho),
         report=report,
     )
     try:
@@ -125,6 +146,29 @@ def run(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         report.line("Interrupted: the same command with --resume goes on after the last finished epoch.")
         raise
+
+
+def _radius(options: argparse.Namespace) -> float | None:
+    """SAM's radius; None without SAM."""
+    if options.optimizer == "sam":
+        return (ADAPTIVE_RHO if options.adaptive else RHO) if options.rho is None else options.rho
+    for name, given in (("--rho", options.rho is not None), ("--adaptive", options.adaptive)):
+        if given:
+            raise CommandError(
+                f"{name} is an option of sam, and the optimizer is {options.optimizer}: add --optimizer sam"
+            )
+    return None
+
+
+def _schedule(options: argparse.Namespace, images: ImageData, rho: float | None) -> Schedule:
+    return Schedule(
+        epochs=options.epochs,
+        batch_size=min(options.batch_size, len(images.train)),
+        lr=options.lr,
+        seed=options.seed,
+        rho=rho,
+        adaptive=options.adaptive,
+    )
 
 
 def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, device: torch.device) -> nn.Module:
@@ -139,7 +183,7 @@ def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, d
     )
 
 
-def _settings(options: argparse.Namespace, images: ImageData, weights: str) -> dict[str, object]:
+def _settings(options: argparse.Namespace, images: ImageData, weights: str, rho: float | None) -> dict[str, object]:
     """What makes the run the one that it is, as plain values."""
     return {
         "model": options.model,
@@ -154,4 +198,7 @@ def _settings(options: argparse.Namespace, images: ImageData, weights: str) -> d
         "batch_size": options.batch_size,
         "lr": options.lr,
         "seed": options.seed,
+        "optimizer": options.optimizer,
+        "rho": rho,
+        "adaptive": options.adaptive,
     }

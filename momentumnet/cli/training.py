@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from momentumnet.cli import checkpoint
 from momentumnet.cli.data import ImageData
+from momentumnet.optim import SAM
 
 WEIGHT_DECAY = 0.05
 
@@ -30,23 +31,27 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """How to train: how long, how fast, and by which gradients.
 
     Attributes:
         epochs: Number of epochs in all.
         batch_size: Images per step.
         lr: Largest learning rate of the cycle.
         seed: Decides the order of the images and the state of the random generators at the start.
+        rho: Radius of SAM; None trains without SAM.
+        adaptive: Adaptive SAM.
     """
 
     epochs: int
     batch_size: int
     lr: float
     seed: int
+    rho: float | None = None
+    adaptive: bool = False
 
 
 class Trainer:
-    """Trains a classifier with AdamW and a one-cycle learning rate.
+    """Trains a classifier with AdamW, or SAM around it, and a one-cycle learning rate.
 
     Everything that a run depends on is in its arguments and in the checkpoint: the order of the images follows from
     seed and epoch, so a resumed run does what an uninterrupted one would have done.
@@ -55,7 +60,7 @@ class Trainer:
         model: Classifier, on its device.
         data: Images and labels.
         device: Where the model is.
-        schedule: Epochs, batch size, learning rate and seed.
+        schedule: Epochs, batch size, learning rate, seed and radius.
         path: Checkpoint of this network.
         settings: What must agree for a checkpoint to be resumed.
     """
@@ -74,8 +79,7 @@ class Trainer:
         self.schedule, self.path, self.settings = schedule, path, settings
         self.done: list[Epoch] = []
         self.steps_per_epoch = len(data.batches(data.train, schedule.batch_size, shuffle_seed=0))
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = AdamW(parameters, lr=schedule.lr, weight_decay=WEIGHT_DECAY)
+        self._optimizer = _optimizer(model, schedule)
         self._scheduler = OneCycleLR(self._optimizer, schedule.lr, total_steps=schedule.epochs * self.steps_per_epoch)
         torch.manual_seed(schedule.seed)
 
@@ -113,17 +117,33 @@ class Trainer:
 
     def _train(self, number: int, advance: Callable[[], object]) -> float:
         self.model.train()
-        losses = []
+        losses: list[Any] = []  # tensors, which the optimizers pass through from the closure
         seed = self.schedule.seed + number
         for images, labels in self.data.batches(self.data.train, self.schedule.batch_size, shuffle_seed=seed):
-            loss = F.cross_entropy(self.model(images.to(self.device)), labels.to(self.device))
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
+            losses.append(self._optimizer.step(self._passes(images.to(self.device), labels.to(self.device))))
             self._scheduler.step()
-            losses.append(loss.detach())
             advance()
         return float(torch.stack(losses).mean())
+
+    def _passes(self, images: Tensor, labels: Tensor) -> Callable[[], Any]:
+        """What the optimizer calls once in a step, or twice."""
+
+        def closure() -> Tensor:
+            self._optimizer.zero_grad()
+            loss = F.cross_entropy(self.model(images), labels)
+            loss.backward()
+            return loss.detach()
+
+        return closure
+
+
+def _optimizer(model: nn.Module, schedule: Schedule) -> Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adamw = AdamW(parameters, lr=schedule.lr, weight_decay=WEIGHT_DECAY)
+    if schedule.rho is None:
+        return adamw
+    # With one dropout mask for both passes the second one sees the loss that the perturbation was made for.
+    return SAM(parameters, adamw, rho=schedule.rho, adaptive=schedule.adaptive, model=model, same_random=True)
 
 
 @torch.no_grad()

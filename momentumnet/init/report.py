@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from momentumnet.figures import new_figure
+
 
 @dataclass(frozen=True)
 class InitReport:
@@ -55,13 +57,9 @@ class InitReport:
         Raises:
             ImportError: matplotlib is not installed (``pip install momentumnet[cli]``).
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("report.plot needs matplotlib: pip install momentumnet[cli]") from error
         courses = {"objective": self.losses, "gradient norm": self.gradient_norms}
         courses = {name: values for name, values in courses.items() if values}
-        figure = Figure(figsize=(5 * (1 + len(courses)), 4), layout="constrained")
+        figure = new_figure("report.plot", 5 * (1 + len(courses)), 4)
         axes = figure.subplots(1, 1 + len(courses), squeeze=False)[0]
         axes[0].plot(list(self.scales.values()), marker=".", linestyle="none")
         axes[0].set(title=f"{self.method}: scale by parameter", xlabel="parameter, in order", ylabel="scale")

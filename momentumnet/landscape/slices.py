@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from momentumnet.core.batches import LossFunction
 from momentumnet.core.options import positive, whole
+from momentumnet.figures import new_figure
 from momentumnet.landscape.directions import Direction, filter_normalised_direction, parts_of, seeded
 from momentumnet.landscape.surface import LossSurface, measured
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LEVELS = 20
 
@@ -39,7 +37,7 @@ class LossLine:
         Raises:
             ImportError: matplotlib is not installed (``pip install momentumnet[cli]``).
         """
-        figure = _figure("LossLine.plot")
+        figure = new_figure("LossLine.plot", 5, 4)
         axes = figure.subplots()
         axes.plot(self.distances.tolist(), self.losses.tolist(), marker=".")
         axes.set(xlabel="distance along the direction", ylabel="loss")
@@ -66,7 +64,7 @@ class LossPlane:
         Raises:
             ImportError: matplotlib is not installed (``pip install momentumnet[cli]``).
         """
-        figure = _figure("LossPlane.plot")
+        figure = new_figure("LossPlane.plot", 5, 4)
         axes = figure.subplots()
         losses = torch.where(self.losses.isfinite(), self.losses, torch.nan).T.tolist()
         lines = axes.contour(self.first.tolist(), self.second.tolist(), losses, levels=LEVELS)
@@ -177,11 +175,3 @@ def _flat(surface: LossSurface, direction: Direction) -> Tensor:
 
 def _losses(surface: LossSurface, moves: Iterable[Tensor]) -> Tensor:
     return torch.tensor([surface.value(move) for move in moves], dtype=torch.float64)
-
-
-def _figure(caller: str) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"{caller} needs matplotlib: pip install momentumnet[cli]") from error
-    return Figure(figsize=(5, 4), layout="constrained")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 from momentumnet.errors import PruningError
 from momentumnet.prune.block_search import BlockSearch, replace, silence
 from momentumnet.prune.masks import Masks
-from momentumnet.prune.probing import misfit, outputs_of, perturbed_copy, unmasked_copy
-from momentumnet.prune.scores import lowest_masks, shuffled_masks
+from momentumnet.prune.probing import perturbed_copy, unmasked_copy
+from momentumnet.prune.scores import Shares, lowest_masks
+from momentumnet.prune.unit_structure import UnitStructure
 from momentumnet.prune.units import check_whole, mean_scores
-from momentumnet.streams.nested import copied
 
 
-class BlockStructure:
+class BlockStructure(UnitStructure):
     r"""The residual blocks that can leave a network: those of its streams that are the identity without parameters.
 
     With all parameters of a block at zero its branch is zero, and x + f(x) is x. Whether that holds is tried out
@@ -61,8 +60,10 @@ class BlockStructure:
         73984
     """
 
+    units = "blocks"
+
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
-        self._inputs = copied(example_inputs)
+        super().__init__(model, example_inputs)
         search = BlockSearch(perturbed_copy(model), self._inputs)
         self.streams: dict[str, tuple[str, ...]] = search.streams
         self.refused: dict[str, str] = search.refused
@@ -74,7 +75,6 @@ class BlockStructure:
         self._stand_ins = search.stand_ins
         plain = unmasked_copy(model)
         names = {parameter: name for name, parameter in plain.named_parameters()}
-        self._shapes = {name: parameter.shape for parameter, name in names.items()}
         self._parameters = {
             block: [names[parameter] for parameter in plain.get_submodule(block).parameters()]
             for blocks in self.streams.values()
@@ -85,7 +85,7 @@ class BlockStructure:
         self,
         scores: Mapping[str, Tensor],
         *,
-        fraction: float | Fraction | Mapping[str, float | Fraction],
+        fraction: Shares,
         scope: str = "global",
         previous: Masks | None = None,
     ) -> Masks:
@@ -104,7 +104,7 @@ class BlockStructure:
             ValueError: An option has a value that it does not take, scores are missing or of another shape, or
                 ``previous`` does not take away whole blocks.
         """
-        kept = None if previous is None else self._blocks(previous)
+        kept = None if previous is None else self._kept(previous)
         values = {
             path: torch.cat([self._score(block, scores, previous) for block in blocks])
             for path, blocks in self.streams.items()
@@ -112,49 +112,19 @@ class BlockStructure:
         found = lowest_masks(values, fraction=fraction, scope=scope, previous=kept)
         return self._masks(found, device=next(iter(scores.values())).device)
 
-    def shuffle(self, masks: Masks, *, generator: torch.Generator | None) -> Masks:
-        """Masks that take as many blocks of each stream away, drawn by chance.
+    def _silence(self, model: nn.Module, kept: Masks) -> None:
+        silence(model, self._away(kept))
 
-        Raises:
-            ValueError: ``masks`` do not take away whole blocks.
-        """
-        kept = shuffled_masks(self._blocks(masks), generator=generator)
-        return self._masks(kept, device=next(iter(masks.values())).device)
+    def _take_out(self, model: nn.Module, kept: Masks) -> None:
+        replace(model, {block: copy.deepcopy(self._stand_ins[block]) for block in self._away(kept)})
 
-    def shrink(self, model: nn.Module, masks: Masks) -> nn.Module:
-        """A copy of ``model`` without the blocks that the masks take away: a `DroppedBlock` stands in their place.
-
-        Its outputs are compared with those of the masked network on the example inputs, in eval mode.
-
-        Args:
-            model: The network that the structure was made for, with masks on it or without, trained since or not; on
-                the example inputs' device. It stays as it is.
-            masks: Masks of this structure.
-
-        Raises:
-            ValueError: ``masks`` do not take away whole blocks, or belong to another network.
-            PruningError: The smaller network computes something else: a block was trained into the identity no more.
-        """
-        kept = self._blocks(masks)
-        small = unmasked_copy(model)
-        if {name: parameter.shape for name, parameter in small.named_parameters()} != self._shapes:
-            raise ValueError(
-                "the model's parameters are not those that the structure was made for (has it been shrunk already?); "
-                "make a BlockStructure of this model"
-            )
-        away = [
+    def _away(self, kept: Masks) -> list[str]:
+        return [
             block
             for path, blocks in self.streams.items()
             for block, stays in zip(blocks, kept[path].tolist(), strict=True)
             if not stays
         ]
-        silence(small, away)
-        expected = outputs_of(small, self._inputs)
-        replace(small, {block: copy.deepcopy(self._stand_ins[block]) for block in away})
-        reason = misfit(small, self._inputs, expected)
-        if reason is not None:
-            raise PruningError(f"the network without the blocks does not compute what the masked one does: {reason}")
-        return small
 
     def _score(self, block: str, scores: Mapping[str, Tensor], previous: Masks | None) -> Tensor:
         names = [name for name in self._parameters[block] if name in scores]
@@ -170,12 +140,12 @@ class BlockStructure:
             for name in self._parameters[block]
         }
 
-    def _blocks(self, masks: Masks) -> Masks:
+    def _kept(self, masks: Masks) -> Masks:
         """Which blocks of each stream masks keep."""
         first = {block: masks.get(names[0]) for block, names in self._parameters.items()}
         kept = {
             path: torch.tensor([mask is None or bool(mask.any()) for mask in map(first.get, blocks)])
             for path, blocks in self.streams.items()
         }
-        check_whole(masks, self._masks(kept, device=torch.device("cpu")), "blocks")
+        check_whole(masks, self._masks(kept, device=torch.device("cpu")), self.units)
         return kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -14,13 +13,13 @@ from momentumnet.prune.channel_group import ChannelGroup
 from momentumnet.prune.group_search import GroupSearch
 from momentumnet.prune.layers import Slice
 from momentumnet.prune.masks import Masks
-from momentumnet.prune.probing import misfit, outputs_of, perturbed_copy, unmasked_copy
-from momentumnet.prune.scores import lowest_masks, shuffled_masks
+from momentumnet.prune.probing import perturbed_copy, unmasked_copy
+from momentumnet.prune.scores import Shares, lowest_masks
+from momentumnet.prune.unit_structure import UnitStructure
 from momentumnet.prune.units import check_whole, mean_scores
-from momentumnet.streams.nested import copied
 
 
-class ChannelStructure:
+class ChannelStructure(UnitStructure):
     r"""The channels of a network that can go without a change to what other layers see.
 
     They are found by what the network does on the example inputs (`GroupSearch`): channel c of a layer's output, its
@@ -59,8 +58,10 @@ class ChannelStructure:
         (6, 6)
     """
 
+    units = "channels"
+
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
-        self._inputs = copied(example_inputs)
+        super().__init__(model, example_inputs)
         search = GroupSearch(perturbed_copy(model), self._inputs)
         self.groups: list[ChannelGroup] = search.groups
         self.refused: dict[str, str] = search.refused
@@ -68,7 +69,6 @@ class ChannelStructure:
             reasons = "\n".join(f"  {name or '(root)'}: {reason}" for name, reason in self.refused.items())
             raise PruningError(f"{type(model).__name__} has no channels that can go:\n{reasons or '  no dense layer'}")
         plain = unmasked_copy(model)
-        self._shapes = {name: parameter.shape for name, parameter in plain.named_parameters()}
         self._slices: dict[str, list[Slice]] = {
             group.name: [part for part in group.slices(plain) if part.name in self._shapes] for group in self.groups
         }
@@ -77,7 +77,7 @@ class ChannelStructure:
         self,
         scores: Mapping[str, Tensor],
         *,
-        fraction: float | Fraction | Mapping[str, float | Fraction],
+        fraction: Shares,
         scope: str = "global",
         previous: Masks | None = None,
     ) -> Masks:
@@ -100,7 +100,7 @@ class ChannelStructure:
             ValueError: An option has a value that it does not take, scores are missing or of another shape, or
                 ``previous`` does not take away whole channels.
         """
-        kept = None if previous is None else self._channels(previous)
+        kept = None if previous is None else self._kept(previous)
         values = {group.name: self._scores(group, scores, previous) for group in self.groups}
         best = {}
         for name, value in values.items():
@@ -112,46 +112,13 @@ class ChannelStructure:
             found[name][channel] = True
         return self._masks(found, device=next(iter(scores.values())).device)
 
-    def shuffle(self, masks: Masks, *, generator: torch.Generator | None) -> Masks:
-        """Masks that take as many channels of each group away, drawn by chance.
-
-        Raises:
-            ValueError: ``masks`` do not take away whole channels of the groups.
-        """
-        kept = shuffled_masks(self._channels(masks), generator=generator)
-        return self._masks(kept, device=next(iter(masks.values())).device)
-
-    def shrink(self, model: nn.Module, masks: Masks) -> nn.Module:
-        """A copy of ``model`` without the channels that the masks take away: smaller dense layers, no masks.
-
-        Its outputs are compared with those of the masked network on the example inputs, in eval mode.
-
-        Args:
-            model: The network that the structure was made for, with masks on it or without, trained since or not; on
-                the example inputs' device. It stays as it is.
-            masks: Masks of this structure.
-
-        Raises:
-            ValueError: ``masks`` do not take away whole channels, or belong to another network.
-            PruningError: The smaller network computes something else.
-        """
-        kept = self._channels(masks)
-        small = unmasked_copy(model)
-        shapes = {name: parameter.shape for name, parameter in small.named_parameters()}
-        if shapes != self._shapes:
-            raise ValueError(
-                "the model's parameters are not those that the structure was made for (has it been shrunk already?); "
-                "make a ChannelStructure of this model"
-            )
+    def _silence(self, model: nn.Module, kept: Masks) -> None:
         for group in self.groups:
-            group.silence(small, kept[group.name])
-        expected = outputs_of(small, self._inputs)
+            group.silence(model, kept[group.name])
+
+    def _take_out(self, model: nn.Module, kept: Masks) -> None:
         for group in self.groups:
-            group.shrink(small, kept[group.name])
-        reason = misfit(small, self._inputs, expected)
-        if reason is not None:
-            raise PruningError(f"the network without the channels does not compute what the masked one does: {reason}")
-        return small
+            group.shrink(model, kept[group.name])
 
     def _scores(self, group: ChannelGroup, scores: Mapping[str, Tensor], previous: Masks | None) -> Tensor:
         return mean_scores(_weights(group), scores, previous, self._shapes, units=group.size)
@@ -166,7 +133,7 @@ class ChannelStructure:
                 masks[part.name] = (masks[part.name] & mask) if part.name in masks else mask.clone()
         return {name: mask.to(device) for name, mask in masks.items()}
 
-    def _channels(self, masks: Masks) -> Masks:
+    def _kept(self, masks: Masks) -> Masks:
         """Which channels of each group masks keep."""
         kept: Masks = {}
         for group in self.groups:
@@ -176,7 +143,7 @@ class ChannelStructure:
             kept[group.name] = masks[name].flatten(1).any(1).cpu()
             if not bool(kept[group.name].any()):
                 raise ValueError(f"masks keep no channel of {group.name!r}, which cuts the network; keep one at least")
-        check_whole(masks, self._masks(kept, device=torch.device("cpu")), "channels")
+        check_whole(masks, self._masks(kept, device=torch.device("cpu")), self.units)
         return kept
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
 from momentumnet.prune.channel_group import ChannelGroup
-from momentumnet.prune.layers import is_channelwise, is_weight_layer
+from momentumnet.prune.layers import is_channelwise, is_weight_layer, own_parameters
 from momentumnet.prune.places import places_by_name
 from momentumnet.prune.probing import misfit, outputs_of, parameters_kept
 from momentumnet.prune.taint import Spread, channels_seen, spread, values_read
@@ -84,7 +84,7 @@ class GroupSearch:
             return "a grouped convolution, whose channels belong together"
         if module not in clean.seen:
             return "it is not called (another module may read its weight)"
-        if "weight" not in module._parameters:
+        if "weight" not in own_parameters(module):
             return "its weight is computed (weight or spectral norm); undo that first"
         if name in self._shared:
             return "it shares a parameter with another module"
@@ -99,6 +99,7 @@ class GroupSearch:
         consumers = [self._names[other] for other in receivers if is_weight_layer(other)]
         partly = [other for other in receivers if not all(bool(row.all()) for row in found.seen[other])]
         shared = [other for other in receivers if self._names[other] in self._shared]
+        computed = [other for other in receivers if is_weight_layer(other) and "weight" not in own_parameters(other)]
         reason = ""
         if found.rigid:
             reason = f"{self._described(found.rigid[0])} takes its channels, and cannot be made smaller"
@@ -110,6 +111,10 @@ class GroupSearch:
             reason = f"{self._described(partly[0])} takes other channels beside (a concatenation, or another call)"
         elif shared:
             reason = f"{self._described(shared[0])} shares a parameter with another module"
+        elif computed:
+            reason = (
+                f"the weight of {self._described(computed[0])} is computed (weight or spectral norm); undo that first"
+            )
         if reason:
             self.refused[name] = reason
             return None
@@ -143,7 +148,7 @@ class GroupSearch:
         for found in candidates:
             layers = [self._modules[name] for name in (*found.producers, *found.normalisations)]
             with parameters_kept(layers):
-                for parameter in (parameter for layer in layers for parameter in layer.parameters(recurse=False)):
+                for parameter in (parameter for layer in layers for parameter in own_parameters(layer).values()):
                     parameter.data.zero_()
                 loud = values_read(self._model, self._inputs, [self._modules[name] for name in found.consumers])
             if loud:

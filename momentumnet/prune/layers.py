@@ -60,18 +60,23 @@ def channel_axis(module: nn.Module, *, dims: int) -> int:
     return min(1, dims - 1)
 
 
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Weight and bias of a layer, those of them that it has; nothing where they are computed."""
+    found = {own: module._parameters.get(own) for own in ("weight", "bias")}
+    return {own: parameter for own, parameter in found.items() if parameter is not None}
+
+
 def written(name: str, module: nn.Module) -> list[Slice]:
     """Where the channels that a weight layer gives lie in its tensors."""
-    tensors = {own: value for own, value in module._parameters.items() if value is not None}
-    return [Slice(name, own, 0, torch.arange(len(value))) for own, value in tensors.items()]
+    return [Slice(name, own, 0, torch.arange(len(value))) for own, value in own_parameters(module).items()]
 
 
-def taken(name: str, module: nn.Module, index: Tensor) -> list[Slice]:
-    """Where the channels that a layer takes lie in its tensors; ``index`` gives the channel of each entry."""
+def taken(name: str, module: nn.Module, channels: Tensor) -> list[Slice]:
+    """Where the channels that a layer takes lie in its tensors; ``channels`` gives that of each entry of its input."""
     if is_weight_layer(module):
-        return [Slice(name, "weight", 1, index)]
-    tensors = {**module._parameters, **module._buffers}
-    return [Slice(name, own, 0, index) for own, value in tensors.items() if value is not None and value.dim()]
+        return [Slice(name, "weight", 1, channels)]
+    statistics = [own for own in ("running_mean", "running_var") if module._buffers.get(own) is not None]
+    return [Slice(name, own, 0, channels) for own in (*own_parameters(module), *statistics)]
 
 
 def keep_channels(model: nn.Module, part: Slice, kept: Tensor) -> None:

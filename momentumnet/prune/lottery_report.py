@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from momentumnet.figures import new_figure
 from momentumnet.prune.masks import Masks
 from momentumnet.prune.trainings import Record
 
@@ -117,11 +118,7 @@ class LotteryReport:
         Raises:
             ImportError: matplotlib is not installed (``pip install momentumnet[cli]``).
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("report.plot needs matplotlib: pip install momentumnet[cli]") from error
-        figure = Figure(figsize=(13, 4), layout="constrained")
+        figure = new_figure("report.plot", 13, 4)
         accuracy, speed, norms = figure.subplots(1, 3)
         dense = [training for training in self.trainings if training.round == 0]
         for arm in dict.fromkeys(training.arm for training in self.trainings):

@@ -89,8 +89,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     the masks of rank 0 those of all) and sharded afterwards. It cannot be pickled as a whole, no parametrized module
     can; its state dict can: it has the parameters under ``parametrizations.<name>.original``, and the masks
     (`dense_state_dict` gives the keys without masks). A mask costs a byte a weight, and each use of the weight a copy
-    of it. ``module.weight`` is a result now: to set weights, write to the
-    parameters (``model.parameters()``), as optimizers do.
+    of it. ``module.weight`` is a result now: to set weights, write to the parameters (``model.parameters()``), as
+    optimizers do.
 
     Args:
         model: Any module.

@@ -218,7 +218,6 @@ def _without_lowest(scores: Mapping[str, Tensor], kept: Masks, fraction: Fractio
     values = values.float() if values.element_size() < 4 else values
     places = flat.nonzero().squeeze(1)
     count = math.floor(fraction * len(places) + Fraction(1, 2))
-    flat = flat.clone()
     flat[places[_lowest(values[places], count)]] = False
     parts = flat.split([score.numel() for score in scores.values()])
     return {

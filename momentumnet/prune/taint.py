@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from momentumnet.prune.layers import channel_axis, is_channelwise, is_rigid, is_weight_layer
 from momentumnet.prune.probing import outputs_of
-from momentumnet.streams.nested import tensors_in
+from momentumnet.streams.nested import floating, tensors_in
 
 
 @dataclass
@@ -54,14 +54,16 @@ def spread(model: nn.Module, example_inputs: Any, marked: Mapping[nn.Module, Ten
             if any(_has_nan(tensor) for tensor in tensors_in([args, kwargs])):
                 found.rigid.append(module)
             return None
-        value = args[0] if args else kwargs["input"]
+        value = _first(args, kwargs)
+        if not floating(value):
+            return None
         mask = value.isnan()
         axis = channel_axis(module, dims=value.dim())
         found.seen.setdefault(module, []).append(mask.movedim(axis, 0).flatten(1).any(1).cpu())
         if not is_weight_layer(module):
             return None
         clean = value.masked_fill(mask, 0)
-        return ((clean, *args[1:]), kwargs) if args else (args, {**kwargs, "input": clean})
+        return ((clean, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): clean})
 
     def mark(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         shape = [1] * output.dim()
@@ -87,7 +89,7 @@ def values_read(model: nn.Module, example_inputs: Any, readers: Collection[nn.Mo
     found: dict[nn.Module, None] = {}
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if bool((args[0] if args else kwargs["input"]).any()):
+        if bool(_first(args, kwargs).any()):
             found[module] = None
 
     handles = [reader.register_forward_pre_hook(look, with_kwargs=True) for reader in readers]
@@ -135,6 +137,10 @@ def channels_seen(
         module: rows[0] if good[module] and all(torch.equal(row, rows[0]) for row in rows) else None
         for module, rows in found.items()
     }
+
+
+def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return next(iter((*args, *kwargs.values())), None)
 
 
 def _has_nan(tensor: Tensor) -> bool:

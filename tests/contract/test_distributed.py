@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.fsdp
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import momentumnet as mn
 from tests.models import WIDTH, Chain, ResidualMLP
+from tests.processes import PROCESSES, run_in_two
 
 DDP_MODES = ["ddp", "ddp_static_graph", "ddp_unused", "ddp_no_sync"]
 NORM_MODES = ["ddp_norm"]
@@ -138,15 +137,11 @@ def gradients_of(mode: str, rank: int, world: int) -> dict[str, Tensor | None]:
     return gradients | dict(net.named_buffers())
 
 
-def worker(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def worker(rank: int, folder: Path) -> None:
     for mode in modes():
-        gradients = gradients_of(mode, rank, world)
+        gradients = gradients_of(mode, rank, PROCESSES)
         if rank == 0:
-            torch.save(gradients, f"{folder}/{mode}.pt")
-    dist.barrier()  # neither process may leave while the other still talks to it
-    dist.destroy_process_group()
+            torch.save(gradients, folder / f"{mode}.pt")
 
 
 def modes() -> list[str]:
@@ -157,10 +152,7 @@ def modes() -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The gradients of every mode, from one pair of processes: starting them is most of the time."""
     path = tmp_path_factory.mktemp("gradients")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (2, port, str(path)), nprocs=2)
+    run_in_two(worker, path)
     return path
 
 

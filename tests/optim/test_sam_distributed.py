@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.fsdp
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
@@ -19,6 +16,7 @@ import momentumnet as mn
 from momentumnet.optim import SAM, Extragradient
 from tests.models import WIDTH, Chain, ResidualMLP
 from tests.optim.nets import closure_of, sam_gradient
+from tests.processes import PROCESSES, run_in_two
 
 MODES = ["synchronised", "local", "local_by_hand", "local_chunks", "views_chunks", "converted", "extragradient"]
 STEPS, RHO, LR = 2, 0.3, 0.5
@@ -70,18 +68,14 @@ def sharded(net: nn.Module, x: Tensor) -> None:
         optimizer.step(closure_of(optimizer, lambda: loss(net, x)))
 
 
-def worker(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def worker(rank: int, folder: Path) -> None:
     for mode in modes():
-        net, x = build(mode), data(mode).chunk(world)[rank]
+        net, x = build(mode), data(mode).chunk(PROCESSES)[rank]
         if mode == "converted":
             net = mn.convert(net, x, streams=["blocks"])
         (sharded(net, x) if mode == "sharded" else train(mode, net, x))
         parameters = {name: p.full_tensor() if mode == "sharded" else p.detach() for name, p in net.named_parameters()}
-        torch.save(parameters, f"{folder}/{mode}-{rank}.pt")
-    dist.barrier()  # neither process may leave while the other still talks to it
-    dist.destroy_process_group()
+        torch.save(parameters, folder / f"{mode}-{rank}.pt")
 
 
 def modes() -> list[str]:
@@ -91,10 +85,7 @@ def modes() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("parameters")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (2, port, str(path)), nprocs=2)
+    run_in_two(worker, path)
     return path
 
 

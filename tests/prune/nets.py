@@ -38,16 +38,18 @@ class RawBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention with biases that have three dimensions, between a position embedding and a norm of two dimensions."""
+    """Attention between parameters of two and three dimensions that are no weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pos_embed = nn.Parameter(torch.randn(5, WIDTH))
+        self.bias_table = nn.Parameter(torch.randn(5, WIDTH))
+        self.tokens = nn.Parameter(torch.randn(1, 5, WIDTH))
         self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True, add_bias_kv=True)
         self.norm = nn.LayerNorm((5, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.pos_embed
+        x = x + self.pos_embed + self.bias_table + self.tokens
         return self.norm(x + self.attention(x, x, x)[0])
 
 

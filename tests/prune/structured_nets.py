@@ -113,6 +113,17 @@ def images(dtype: torch.dtype = torch.float64, *, seed: int = 0, size: int = 6) 
     return torch.randn(size, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+class LowRank(nn.Linear):
+    """A linear layer with an addition of rank 2, whose tensors are not those of any linear layer."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.a, self.b = nn.Parameter(torch.randn(2, inputs)), nn.Parameter(torch.zeros(outputs, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x @ self.a.T @ self.b.T
+
+
 class Decoy(nn.Module):
     """conv1, something in between, conv2; the channels of conv1 cannot go."""
 
@@ -131,6 +142,10 @@ class Decoy(nn.Module):
             self.conv3.weight = self.conv2.weight
         elif kind == "weight norm":
             self.conv1 = nn.utils.parametrizations.weight_norm(self.conv1)
+        elif kind == "weight norm behind":
+            self.conv2 = nn.utils.parametrizations.weight_norm(self.conv2)
+        elif kind == "low-rank addition":
+            self.conv2 = LowRank(128, 4)
         self.norm = {
             "layer norm": nn.LayerNorm([8, 4, 4]),
             "group norm": nn.GroupNorm(4, 8),
@@ -153,8 +168,12 @@ class Decoy(nn.Module):
         elif self.kind == "heads":
             y = y.view(x.shape[0], 2, -1, 4, 4) * torch.tensor([1.0, 2.0], dtype=x.dtype).view(1, 2, 1, 1, 1)
             y = y.flatten(1, 2)
+        elif self.kind == "every other":
+            y = y * (1 + torch.arange(y.shape[1]) % 2).to(y).view(-1, 1, 1)
         elif self.kind == "number of channels":
             y = y / y.shape[1]
+        elif self.kind == "low-rank addition":
+            y = y.flatten(1)
         elif self.kind == "concatenated":
             return self.conv2(torch.cat([x, y], 1))
         elif self.kind == "added to the output":
@@ -177,6 +196,8 @@ DECOYS = {
     "two outputs": "reach the output",
     "tied": r"conv2 \(Conv2d\) shares a parameter",
     "weight norm": "its weight is computed",
+    "weight norm behind": r"the weight of conv2 \(.*\) is computed",
+    "low-rank addition": "RuntimeError",
     "layer norm": r"norm \(LayerNorm\) takes its channels",
     "group norm": r"norm \(GroupNorm\) takes its channels",
     "norm without affine": "does not read zeros",
@@ -186,6 +207,7 @@ DECOYS = {
     "mean over channels": "mixed before conv2",
     "size of its own": "RuntimeError",
     "heads": "outputs differ",
+    "every other": "outputs differ",
     "number of channels": "outputs differ",
     "functional": "reach the output",
 }

@@ -121,6 +121,12 @@ def test_gradients_are_the_kept_entries(name: str) -> None:
             torch.testing.assert_close(value, statistics[key][mask.expand_as(statistics[key])], rtol=1e-9, atol=1e-12)
 
 
+def test_a_residual_stream_is_told_as_the_reason() -> None:
+    refused = structure_of("bottleneck").refused
+    assert "together with other layers' channels" in refused["1.conv3"]
+    assert "reach the output" in refused["4.2"]
+
+
 def test_layers_say_their_new_sizes() -> None:
     structure, masks, _ = halved("conv_net")
     net = network("conv_net")

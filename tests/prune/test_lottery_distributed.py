@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from momentumnet.prune import LotteryTicket, TrainingLog
+from tests.processes import PROCESSES, run_in_two
 from tests.prune.lotteries import STEPS, X, Y, network
 
 
@@ -37,23 +35,17 @@ def lottery(folder: Path, world: int, rank: int, rounds: int) -> LotteryTicket:
     )
 
 
-def worker(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def worker(rank: int, folder: Path) -> None:
     shared = Path(folder, "shared")
-    lottery(shared, world, rank, rounds=1).run()
-    found = lottery(shared, world, rank, rounds=2)  # goes on after the first round
+    lottery(shared, PROCESSES, rank, rounds=1).run()
+    found = lottery(shared, PROCESSES, rank, rounds=2)  # goes on after the first round
     report = found.run()
     accuracies = [training.final for training in report.trainings]
     torch.save((accuracies, found.masks(2), found.ticket(2).state_dict()), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
 
 
 def test_two_processes_find_the_ticket_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, args=(2, port, str(tmp_path)), nprocs=2)
+    run_in_two(worker, tmp_path)
     alone = lottery(tmp_path / "alone", 1, 0, rounds=2)
     expected = [training.final for training in alone.run().trainings]
     for rank in range(2):

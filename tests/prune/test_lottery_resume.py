@@ -95,10 +95,12 @@ def test_finished_run_trains_nothing(tmp_path: Path) -> None:
     def never(model: nn.Module, log: TrainingLog) -> None:
         raise KilledError
 
-    lottery = LotteryTicket(network(seed=7), never, folder=tmp_path, **OPTIONS)
+    model = network(seed=7)
+    lottery = LotteryTicket(model, never, folder=tmp_path, **OPTIONS)
     seen: list[TicketTraining] = []
     report = lottery.run(notify=seen.append)
     assert len(seen) == len(report.trainings) == TRAININGS
+    assert all(torch.equal(tensor, network(seed=7).state_dict()[name]) for name, tensor in model.state_dict().items())
     assert_same(lottery)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import momentumnet as mn
 from momentumnet.prune import apply_masks, dense_state_dict, masks_of, prunable, remove_masks
 from momentumnet.streams.converted import ConvertedBlock
-from tests.models import CASES, WIDTH, Case
+from tests.models import CASES, WIDTH, Case, ResidualMLP
 from tests.prune.nets import random_like, raw_chain
 
 RAW = Case("raw", raw_chain, lambda: (torch.randn(5, WIDTH),))
@@ -151,6 +152,20 @@ def test_masks_put_on_or_off_between_forward_and_backward_are_noticed(
     change(converted)
     with pytest.raises(mn.ReconstructionError):
         loss.backward()
+
+
+def test_a_cache_around_the_forward_does_not_reach_the_recompute() -> None:
+    """PyTorch's cache would let the blocks share the weight of a layer, which a recompute of each computes anew."""
+    shared = ResidualMLP()
+    net = nn.Sequential(shared, shared, shared)
+    apply_masks(net, masks_for(net))
+    x = torch.randn(3, WIDTH)
+    expected = gradients(mn.convert(net, x, backward="stored"), [x])
+    converted = mn.convert(net, x)
+    with parametrize.cached():
+        loss = converted(x).square().sum()
+    loss.backward()
+    assert all(torch.equal(p.grad, expected[name]) for name, p in prunable(converted).items())
 
 
 def test_second_derivatives_pass_through_masks() -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.fsdp
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import momentumnet as mn
 from momentumnet.prune import apply_masks, magnitude_masks, masks_of, prunable, random_masks
 from tests.models import WIDTH, Chain, ResidualMLP
+from tests.processes import PROCESSES, run_in_two
 from tests.prune.nets import random_like
 
 MODES = ["plain", "converted", "masked_after_wrapping", "two_forwards"]
@@ -75,28 +73,24 @@ def refusals(net: nn.Module) -> list[str]:
     return messages
 
 
-def worker(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def worker(rank: int, folder: Path) -> None:
     for mode in modes():
-        net, x = build(mode), data().chunk(world)[rank]
+        net, x = build(mode), data().chunk(PROCESSES)[rank]
         if mode == "sharded":
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            mesh = init_device_mesh("cpu", (world,))
+            mesh = init_device_mesh("cpu", (PROCESSES,))
             for block in net.get_submodule("blocks"):
                 fully_shard(block, mesh=mesh)
             fully_shard(net, mesh=mesh)
             model = net
         else:
             model = DistributedDataParallel(net)
-        torch.save(train(mode, net, model, x), f"{folder}/{mode}-{rank}.pt")
+        torch.save(train(mode, net, model, x), folder / f"{mode}-{rank}.pt")
         if mode == "sharded":
-            torch.save(refusals(net), f"{folder}/refusals-{rank}.pt")
-    torch.save(follow_rank_zero(rank), f"{folder}/followed-{rank}.pt")
-    dist.barrier()  # neither process may leave while the other still talks to it
-    dist.destroy_process_group()
+            torch.save(refusals(net), folder / f"refusals-{rank}.pt")
+    torch.save(follow_rank_zero(rank), folder / f"followed-{rank}.pt")
 
 
 def modes() -> list[str]:
@@ -106,10 +100,7 @@ def modes() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("masks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (2, port, str(path)), nprocs=2)
+    run_in_two(worker, path)
     return path
 
 

@@ -56,7 +56,7 @@ def speed_table(rows: Sequence[Row]) -> Table:
         "at the step that they are rewound to); and the mean absolute value, before the training, of the weights that "
         "the ticket keeps and of those that it has lost."
     )
-    columns = ("model", "method", "sparsity", *(f"step, {arm}" for arm in ARMS), "|w| kept", "|w| removed")
+    columns = ("model", "method", "sparsity", *(f"step, {arm}" for arm in ARMS), "weights kept", "weights removed")
     return Table("Steps to the best accuracy, and norms", columns, cells, notes=[note])
 
 
