@@ -161,6 +161,20 @@ def test_parameters_outside_the_graph() -> None:
     )
 
 
+def test_a_parameter_that_only_some_chunks_use() -> None:
+    class Expert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.few, self.all = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.few(row) if row > 2 else self.all(row) for row in x])
+
+    batch = torch.tensor([[3.0], [4.0], [1.0], [2.0]]), torch.zeros(4)
+    values = hessian_top_eigenvalues(Expert(), F.mse_loss, batch, 2, chunk=2)
+    assert values.tolist() == pytest.approx([2 * (9 + 16) / 4, 2 * (1 + 4) / 4])
+
+
 def test_what_is_not_finite() -> None:
     model, batches = small()
     with pytest.raises(MomentumNetError, match="the loss is inf at the parameters"):
