@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from momentumnet.core.checkpoint import Checkpoint
+from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
 from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, release, streams_of
-from momentumnet.streams.discover import discover
+from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.plan import Plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -100,7 +100,8 @@ def convert(
             ``initial_velocity`` of each stream's first block.
         final_velocity: "flush" adds gamma/(1-gamma) v at the end of the stream: what the velocity still holds back;
             "drop" leaves it out, as the paper does.
-        others: "keep", or "checkpoint" to recompute the composite modules outside the streams too.
+        others: "keep", or "checkpoint" to recompute the composite modules outside the streams too, and the chains of
+            norms, activations and pooling between its other layers (a ResNet's stem behind its convolution).
         inplace: change this model instead of a copy.
 
     Returns:
@@ -133,23 +134,23 @@ def convert(
         found: list[tuple[str, tuple[str, ...], float | None]] = [
             (path, children_of(model, path), None) for path in _named_by_hand(streams, others)
         ]
-        outside: tuple[str, ...] = ()
+        recomputed: list[Role] = []
     else:
         planned = plan(model, example_inputs, gamma=ratio, streams=streams, others=others).discovery
         found = [(stream.path, stream.blocks, stream.magnitude) for stream in planned.streams]
-        outside = () if others == "keep" else tuple(n for n in planned.outside if not _starts_in_place(model, n))
+        recomputed = [] if others == "keep" else _recomputed(model, planned)
     runners = [
         MomentumStream(path or "(root)", blocks, ratio, magnitude=magnitude, **settings)
         for path, blocks, magnitude in found
     ]
     _set_initial_velocity(runners, initial_velocity)
     target = model if inplace else copy.deepcopy(model)
-    apply(target, runners, outside)
+    apply(target, runners, recomputed)
     return target
 
 
-def apply(model: nn.Module, runners: Sequence[MomentumStream], outside: Sequence[str] = ()) -> None:
-    """Give every block of the streams, and every module outside that is to be recomputed, its role."""
+def apply(model: nn.Module, runners: Sequence[MomentumStream], recomputed: Sequence[Role] = ()) -> None:
+    """Give every block of the streams its role, and every module outside that is to be recomputed."""
     taken: dict[str, str] = {}
     for runner in runners:
         for name in dict.fromkeys(runner.blocks):
@@ -162,9 +163,8 @@ def apply(model: nn.Module, runners: Sequence[MomentumStream], outside: Sequence
                 "the module given as initial_velocity as one of its own; wrap the block in a module with a forward of "
                 "its own"
             )
-    checkpoint = Checkpoint()
     roles = [Role(name, runner) for runner in runners for name in dict.fromkeys(runner.blocks)]
-    roles += [Role(name, checkpoint) for name in outside]
+    roles += recomputed
     for index, role in enumerate(roles):
         try:
             assign(model.get_submodule(role.name), role)
@@ -218,6 +218,15 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
         stream.set_gamma(gamma)
+
+
+def _recomputed(model: nn.Module, found: Discovery) -> list[Role]:
+    checkpoint = Checkpoint()
+    roles = [Role(name, checkpoint) for name in found.outside if not _starts_in_place(model, name)]
+    for names in found.chains:
+        chain = CheckpointChain(names[0])
+        roles += [Role(name, chain) for name in names]
+    return roles
 
 
 def _starts_in_place(model: nn.Module, name: str) -> bool:

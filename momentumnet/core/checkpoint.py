@@ -1,11 +1,14 @@
-"""Checkpoint of one module call: its saved tensors are dropped, its inputs kept, and backward calls it again.
+"""Checkpoint of module calls: their saved tensors are dropped, an input is kept, and backward calls them again.
 
 The same replay as in a stream (generators, autocast, buffers), for modules outside of one.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,15 +24,10 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Checkpoint:
-    """Calls modules so that their activations are recomputed in backward."""
+    """Calls modules so that their activations are recomputed in backward, each from its own arguments."""
 
     def call(
-        self,
-        name: str,
-        module: nn.Module,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call ``function(*args, **kwargs)`` and return its output.
 
@@ -39,38 +37,116 @@ class Checkpoint:
         """
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
-        inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        call = BlockCall(name, module, function, None, args, kwargs)
-        kept = _Kept(call)
-        with SavedTensors(name, kept.refill).dropping():
-            output = call.first(args, kwargs)
-        if any(version(leaf) != counter for leaf, counter in inputs):
-            raise ReconstructionError(
-                f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
-                "out-of-place operation (inplace=False) at its start, or convert with others='keep'"
-            )
-        kept.fingerprint = _fingerprint(output)
+        return _begin(_Passage(), name, module, function, args, kwargs)
+
+
+class CheckpointChain:
+    """The checkpoint of modules that are called one after the other, each with what the one before returned.
+
+    Only what the first one takes is kept; those behind it are recomputed from there. Each call tells by the tensor that
+    it is given whether it stands behind the last one: where something came between, modules are called as they are.
+
+    Args:
+        first: name of the module that begins.
+    """
+
+    def __init__(self, first: str) -> None:
+        self._first = first
+        self._last = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CheckpointChain, (self._first,)  # a copy has not been called
+
+    def call(
+        self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call ``function(*args, **kwargs)`` and return its output; raises what `Checkpoint.call` does."""
+        if not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        if name == self._first:
+            passage = _Passage()
+            output = _begin(passage, name, module, function, args, kwargs)
+        else:
+            behind = self._passage_behind(args, kwargs)
+            if behind is None:
+                return function(*args, **kwargs)
+            passage = behind
+            output = passage.add(BlockCall(name, module, function, args[0], args, kwargs), args, kwargs)
+        if isinstance(output, Tensor):
+            self._last.output, self._last.counter = weakref.ref(output), version(output)
+            self._last.passage = weakref.ref(passage)
         return output
 
+    def _passage_behind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Passage | None:
+        """The passage whose last output, unchanged, is all that these arguments are."""
+        if len(args) != 1 or kwargs or not hasattr(self._last, "output") or self._last.output() is not args[0]:
+            return None
+        passage: _Passage | None = self._last.passage()
+        return passage if version(args[0]) == self._last.counter else None
 
-class _Kept:
-    """A call, and the fingerprint of what it returned."""
 
-    def __init__(self, call: BlockCall) -> None:
-        self._call = call
-        self.fingerprint: list[int] = []
+@dataclass(frozen=True)
+class _Link:
+    """A call, where its saved tensors go, and the fingerprint of what it returned."""
 
-    def refill(self, saved: SavedTensors) -> None:
-        collected = Collected()
-        with torch.no_grad(), collected.collecting():
-            output = self._call.again(None)
+    call: BlockCall
+    saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
+    fingerprint: list[int]
+
+    def check(self, output: Any) -> None:
         if _fingerprint(output) != self.fingerprint:
             raise ReconstructionError(
-                f"module {self._call.name!r} did not compute the same in backward as in forward, so its gradient would "
+                f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
                 "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
                 "others='keep' if it has to stay so."
             )
-        saved.fill(collected)
+
+
+class _Passage:
+    """Calls that are recomputed together: the first from its arguments, the others from what was returned before."""
+
+    def __init__(self) -> None:
+        self._links: list[_Link] = []
+
+    def add(self, call: BlockCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make the call for the first time, without its saved tensors, and return its output."""
+        saved = SavedTensors(call.name, self._refill)
+        with saved.dropping():
+            output = call.first(args, kwargs)
+        self._links.append(_Link(call, weakref.ref(saved), _fingerprint(output)))
+        return output
+
+    def _refill(self, _: SavedTensors) -> None:
+        output, found = None, []
+        with torch.no_grad():
+            for link in self._links:
+                collected = Collected()
+                with collected.collecting():
+                    output = link.call.again(output)
+                link.check(output)
+                found.append((link.saved(), collected))
+        for saved, collected in found:
+            if saved is not None:
+                saved.fill(collected)
+
+
+def _begin(
+    passage: _Passage,
+    name: str,
+    module: nn.Module,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The first call of a passage."""
+    inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    output = passage.add(BlockCall(name, module, function, None, args, kwargs), args, kwargs)
+    if any(version(leaf) != counter for leaf, counter in inputs):
+        raise ReconstructionError(
+            f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
+            "out-of-place operation (inplace=False) at its start, or convert with others='keep'"
+        )
+    return output
 
 
 def _fingerprint(output: Any) -> list[int]:

@@ -228,11 +228,13 @@ class BlockCall:
     def again(self, stream: Tensor | None) -> Any:
         """Make the call once more on ``stream``; generators and buffers end as they were.
 
+        A stream that needs a gradient is taken as it is: a call may overwrite what another one returned, but no leaf.
+
         Raises:
             ReconstructionError: a parameter or an argument has changed since.
         """
         self._check_unchanged()
-        if stream is not None:
+        if stream is not None and not stream.requires_grad:
             stream = stream.detach().requires_grad_(self._requires_grad)
         args, kwargs = self._arguments.with_stream(stream, self.name)
         with (

@@ -94,6 +94,19 @@ class Trace:
 
     def saved_bytes_without(self, calls: set[Call]) -> int:
         """Bytes that autograd kept for everything but ``calls`` and what they called."""
+        return sum(self.storages[key].nbytes() for key in self._keys_without(calls))
+
+    def keeps(self, tensor: torch.Tensor, *, without: set[Call]) -> bool:
+        """Whether autograd kept the tensor's storage for anything but the calls ``without`` and what they called."""
+        return storage_key(tensor) in self._keys_without(without)
+
+    def _keys_without(self, calls: set[Call]) -> set[int]:
         within = {inner for call in calls for inner in call.walk()}
-        keys = {key for call in self.root.walk() if call not in within for key in call.saved}
-        return sum(self.storages[key].nbytes() for key in keys)
+        return {key for call in self.root.walk() if call not in within for key in call.saved}
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """What a tensor's storage is known by, while it is alive."""
+    if tensor.layout is not torch.strided:  # sparse and jagged tensors have no storage of their own
+        return None
+    return tensor.untyped_storage()._cdata

@@ -6,7 +6,6 @@ of the next and the shape stays the same. One traced forward pass finds them (:m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.explain import Rejection, explain
+from momentumnet.streams.outside import outside_of
 from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.trace import record
 
@@ -33,7 +33,9 @@ class Discovery:
         elsewhere_bytes: Those of them that code outside the streams' blocks keeps, whether blocks keep them too or not.
         outside: Names of the maximal modules with children that take and return tensors and that neither are, nor
             contain, nor lie inside a stream block.
-        outside_saving: Bytes that autograd would not keep if each module outside kept its input only.
+        chains: Names of the layers outside, besides those, that are called one after the other and hold little but
+            activations (norms, activations, pooling), where recomputing them together saves memory.
+        outside_saving: Bytes that autograd would not keep if each module and each chain outside kept its input only.
     """
 
     streams: tuple[ResidualStream, ...]
@@ -41,6 +43,7 @@ class Discovery:
     saved_bytes: int
     elsewhere_bytes: int
     outside: tuple[str, ...]
+    chains: tuple[tuple[str, ...], ...]
     outside_saving: int
 
 
@@ -101,16 +104,15 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         rejections += _left_out(found, restricted, names)
         everywhere, found = kept, restricted
     blocks = {call for run in everywhere for call in run}
-    outside = _outside(trace.root, blocks)
-    names_outside = tuple(dict.fromkeys(call.name for call in outside))
-    saving = trace.saved_bytes(outside) - sum(_input_bytes(call) for call in outside)
+    outside = outside_of(trace, blocks)
     return Discovery(
         tuple(found),
         tuple(rejections),
         saved_bytes=trace.saved_bytes(),
         elsewhere_bytes=trace.saved_bytes_without(blocks),
-        outside=names_outside,
-        outside_saving=max(0, saving),
+        outside=outside.modules,
+        chains=outside.chains,
+        outside_saving=outside.saving,
     )
 
 
@@ -200,29 +202,3 @@ def _left_out(found: list[ResidualStream], kept: list[ResidualStream], names: li
         for stream in found
         if named.isdisjoint(stream.blocks)
     ]
-
-
-def _outside(root: Call, blocks: set[Call]) -> list[Call]:
-    within = {inner.module for block in blocks for inner in block.walk()}
-    holders = {name for block in blocks for name in _ancestors(block.name)}
-    outside: list[Call] = []
-    pending = list(reversed([inner for call in root.children for inner in call.children]))
-    while pending:
-        call = pending.pop()
-        eligible = call.composite and call.takes_tensor and call.returns_tensor and call.name not in holders
-        if eligible and call.module in within:
-            continue
-        if eligible:
-            outside.append(call)
-        else:
-            pending.extend(reversed(call.children))
-    return outside
-
-
-def _input_bytes(call: Call) -> int:
-    return math.prod(call.inputs[0].shape) * call.inputs[0].dtype.itemsize if call.inputs else 0
-
-
-def _ancestors(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts))]

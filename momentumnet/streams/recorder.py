@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
-from momentumnet.streams.calls import Call, Endpoint, Key, Trace
+from momentumnet.streams.calls import Call, Endpoint, Key, Trace, storage_key
 from momentumnet.streams.nested import floating, stream_output, tensors_in
 
 
@@ -54,7 +54,7 @@ class Recorder:
         self._anchor = torch.zeros((), requires_grad=True)
         self._magnitudes: dict[Key, float] = {}
         constants = [*model.parameters(), *model.buffers()]
-        self._constants = {_storage_key(tensor) for tensor in constants}
+        self._constants = {storage_key(tensor) for tensor in constants}
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = Call(self._names[module], module, self._count, recorded_gradients=torch.is_grad_enabled())
@@ -94,7 +94,7 @@ class Recorder:
             call.magnitude = max(self._magnitude(endpoint) for endpoint in [*call.inputs, end])
 
     def keep(self, tensor: torch.Tensor) -> None:
-        key = _storage_key(tensor)
+        key = storage_key(tensor)
         if key is not None and key not in self._constants:
             self.trace.storages.setdefault(key, tensor.untyped_storage())
             self._stack[-1].saved.append(key)
@@ -151,9 +151,3 @@ def _key(tensor: torch.Tensor) -> Key:
 
 def _edge(tensor: torch.Tensor) -> GradientEdge | None:
     return get_gradient_edge(tensor) if tensor.requires_grad else None
-
-
-def _storage_key(tensor: torch.Tensor) -> int | None:
-    if tensor.layout is not torch.strided:  # sparse and jagged tensors have no storage of their own
-        return None
-    return tensor.untyped_storage()._cdata

@@ -1,0 +1,104 @@
+"""What lies outside the streams, and what recomputing it saves: composite modules, and chains of layers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from momentumnet.streams.calls import Call, Trace
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Names of the modules and of the chains of layers, and the bytes that they would not keep any more."""
+
+    modules: tuple[str, ...]
+    chains: tuple[tuple[str, ...], ...]
+    saving: int
+
+
+def outside_of(trace: Trace, blocks: set[Call]) -> Outside:
+    """The maximal composite modules outside of the blocks, and the chains of layers that are in none of them."""
+    modules, layers = _walk(trace.root, blocks)
+    saving = trace.saved_bytes(modules) - sum(_input_bytes(call) for call in modules)
+    chains = []
+    for chain in _chains(layers, trace.root):
+        saved = _saving(trace, chain)
+        if 2 * saved >= _input_bytes(chain[0]):
+            chains.append(tuple(call.name for call in chain))
+            saving += saved
+    return Outside(tuple(dict.fromkeys(call.name for call in modules)), tuple(chains), max(0, saving))
+
+
+def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
+    """The calls of maximal composite modules and of other layers outside of the blocks, each in call order."""
+    within = {inner.module for block in blocks for inner in block.walk()}
+    holders = {name for block in blocks for name in _ancestors(block.name)}
+    modules: list[Call] = []
+    layers: list[Call] = []
+    pending = list(reversed([inner for call in root.children for inner in call.children]))
+    while pending:
+        call = pending.pop()
+        eligible = call.takes_tensor and call.returns_tensor and call.name not in holders
+        if eligible and call.module in within:
+            continue
+        if eligible and call.composite:
+            modules.append(call)
+            continue
+        if eligible:
+            layers.append(call)
+        pending.extend(reversed(call.children))
+    return modules, layers
+
+
+def _chains(layers: list[Call], root: Call) -> list[list[Call]]:
+    """Runs of two or more layers that take what the one before returned, and are cheap to compute again.
+
+    A module that is called several times is in none: which of its calls a chain holds could not be said by its name.
+    """
+    counts = Counter(call.module for call in root.walk())
+    chains: list[list[Call]] = [[]]
+    for call in layers:
+        if counts[call.module] > 1 or not _is_cheap(call):
+            chains.append([])
+            continue
+        if chains[-1] and not _follows(chains[-1][-1], call):
+            chains.append([])
+        if chains[-1] or not _overwrites(call):
+            chains[-1].append(call)
+    return [chain for chain in chains if len(chain) > 1]
+
+
+def _saving(trace: Trace, chain: list[Call]) -> int:
+    """Bytes that only the chain keeps, without its input."""
+    kept = trace.saved_bytes_without(set(chain))
+    entered = chain[0].inputs[0].tensor if chain[0].inputs else None
+    needs_input = entered is None or not trace.keeps(entered, without=set(chain))
+    return trace.saved_bytes() - kept - needs_input * _input_bytes(chain[0])
+
+
+def _is_cheap(call: Call) -> bool:
+    """Whether the layer has no weights of two dimensions or more: no convolution, product or table."""
+    return call.module is not None and all(parameter.dim() < 2 for parameter in call.module.parameters())
+
+
+def _follows(before: Call, call: Call) -> bool:
+    if before.output is None or before.output.edge is None or len(call.inputs) != 1:
+        return False
+    left, taken = before.output.edge, call.inputs[0].edge
+    return taken is not None and (left.node, left.output_nr) == (taken.node, taken.output_nr)
+
+
+def _overwrites(call: Call) -> bool:
+    """Whether the layer overwrites its input, so that it cannot be recomputed from it."""
+    return call.overwritten or bool(getattr(call.module, "inplace", False))
+
+
+def _input_bytes(call: Call) -> int:
+    return math.prod(call.inputs[0].shape) * call.inputs[0].dtype.itemsize if call.inputs else 0
+
+
+def _ancestors(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts))]

@@ -1,0 +1,229 @@
+"""Chains of layers outside the streams, recomputed together: same gradients as kept, less memory, no silent error."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.core.checkpoint import _Passage
+from momentumnet.streams.discover import discover
+from tests.contract.reference import assert_same, train_step
+from tests.models import ResidualMLP
+
+WIDTH = 8
+Between = Callable[[Tensor], Tensor]
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.conv(x))
+
+
+class Stem(nn.Module):
+    """Convolution, norm, activation in place, dropout and pooling as children of the network, then a stream."""
+
+    def __init__(self, between: Between = lambda x: x, dropout: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, WIDTH, 3, padding=1)
+        self.norm = nn.BatchNorm2d(WIDTH)
+        self.act = nn.ReLU(inplace=True)
+        self.drop = dropout or nn.Dropout(0.3)
+        self.pool = nn.MaxPool2d(2)
+        self.blocks = nn.Sequential(*[Block() for _ in range(3)])
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(self.norm(self.conv(x)))
+        x = self.drop(self.act(x))
+        return self.blocks(self.pool(x)).mean((2, 3))
+
+
+def images(seed: int = 1) -> Tensor:
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Converted with the rest of the network kept, and recomputed."""
+    torch.manual_seed(7)
+    model = build().train()
+    kept, recomputed = (mn.convert(model, images(), others=others) for others in ("keep", "checkpoint"))
+    return kept, recomputed
+
+
+def test_gradients_statistics_and_draws_are_those_of_kept_activations() -> None:
+    kept, recomputed = pair(Stem)
+    assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
+    assert torch.equal(recomputed.norm.running_var, kept.norm.running_var)
+    assert recomputed.norm.num_batches_tracked == 1
+
+
+PIXELS = 2 * WIDTH * 8 * 8
+FREED = 4 * PIXELS + 8 * PIXELS // 4  # bytes: relu's output, and where pooling found its largest values
+
+
+def held(net: nn.Module) -> int:
+    x = images()
+    return mn.measure_memory(lambda: net(x)).saved_bytes
+
+
+def test_only_the_input_of_the_first_layer_is_held() -> None:
+    kept, recomputed = pair(lambda: Stem(dropout=nn.Identity()))
+    assert held(kept) - held(recomputed) >= FREED
+    assert held(copy.deepcopy(recomputed)) == held(recomputed)
+
+
+def test_the_plan_tells_what_a_chain_frees() -> None:
+    model = Stem(dropout=nn.Identity())
+    kept, recomputed = (mn.plan(model, images(), others=others).saved_after for others in ("keep", "checkpoint"))
+    assert FREED <= kept - recomputed <= FREED + 100  # and the norm's mean and deviation
+
+
+def test_what_comes_between_ends_a_chain() -> None:
+    kept, recomputed = pair(Stem)
+    for between in (lambda x: 2 * x, lambda x: x.mul_(2), lambda x: x.clone(), lambda x: x[:, :, ::2]):
+        kept.between = recomputed.between = between
+        assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
+
+
+def test_two_forwards_before_the_backwards_and_a_graph_that_is_kept() -> None:
+    outcomes = []
+    for net in pair(Stem):
+        torch.manual_seed(3)
+        first, second = net(images(1)).square().sum(), net(images(2)).square().sum()
+        first.backward(retain_graph=True)
+        second.backward()
+        first.backward()
+        outcomes.append([parameter.grad for parameter in net.parameters()])
+    for got, expected in zip(outcomes[1], outcomes[0], strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("frozen", ["conv", "norm", "conv norm"])
+def test_frozen_layers(frozen: str) -> None:
+    def build() -> nn.Module:
+        net = Stem()
+        for name in frozen.split():
+            net.get_submodule(name).requires_grad_(False)
+        return net
+
+    kept, recomputed = pair(build)
+    assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
+
+
+def test_copies_have_passages_of_their_own() -> None:
+    _, recomputed = pair(Stem)
+    output = recomputed(images())
+    copied = copy.deepcopy(recomputed)
+    assert copied.norm._momentumnet_role.runner is not recomputed.norm._momentumnet_role.runner
+    output.sum().backward()
+    again = pickle.loads(pickle.dumps(nn.Sequential(recomputed.conv, recomputed.norm, recomputed.act)))
+    again(images()).sum().backward()
+
+
+def test_threads_have_passages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, recomputed = pair(Stem)
+    meet, links, gradients = threading.Barrier(2, timeout=30), [], {}
+    add = _Passage.add
+    monkeypatch.setattr(
+        _Passage, "add", lambda passage, *args: (links.append(threading.get_ident()), add(passage, *args))[1]
+    )
+    recomputed.between = lambda x: (meet.wait(), x)[1]  # both are between the same two layers
+    recomputed.eval()
+
+    def work(seed: int) -> None:
+        loss = recomputed(images(seed)).square().sum()
+        gradients[seed] = torch.autograd.grad(loss, list(recomputed.parameters()))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(Counter(links).values()) == [4, 4]  # each thread's norm, activation, dropout and pooling
+    recomputed.between = lambda x: x
+    for seed, got in gradients.items():
+        expected = torch.autograd.grad(recomputed(images(seed)).square().sum(), list(recomputed.parameters()))
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, expected, strict=True))
+    assert len(gradients) == 2
+
+
+class Outside(nn.Module):
+    """Noise from outside torch's generators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.tanh(x * self.calls)
+
+
+def test_layer_that_does_not_compute_the_same_again_is_an_error() -> None:
+    _, recomputed = pair(lambda: Stem(dropout=Outside()))
+    with pytest.raises(mn.ReconstructionError, match="'drop' did not compute the same"):
+        recomputed(images()).sum().backward()
+
+
+def test_parameter_changed_before_backward_is_an_error() -> None:
+    _, recomputed = pair(Stem)
+    loss = recomputed(images()).sum()
+    with torch.no_grad():
+        recomputed.norm.weight.mul_(2)
+    with pytest.raises(mn.ReconstructionError, match=r"'norm'.*'weight' was changed"):
+        loss.backward()
+
+
+class Flat(nn.Module):
+    """Layers in a row, then a stream."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.blocks = nn.Sequential(*[ResidualMLP(WIDTH) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.blocks(x)
+
+
+TWICE = nn.Tanh()
+
+
+@pytest.mark.parametrize(
+    ("layers", "chains"),
+    [
+        # The tanh's output is kept by the next layer, so recomputing it would gain nothing.
+        ((nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), ()),
+        ((nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh(), nn.Sigmoid()), (("1", "2", "3"),)),
+        # A layer that overwrites its input cannot be the first, and one that is called twice has two places.
+        ((nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Sigmoid(), nn.Tanh()), (("2", "3"),)),
+        ((nn.Linear(WIDTH, WIDTH), TWICE, nn.Sigmoid(), nn.Softplus(), TWICE), (("2", "3"),)),
+    ],
+)
+def test_which_layers_are_a_chain(layers: tuple[nn.Module, ...], chains: tuple[tuple[str, ...], ...]) -> None:
+    found = discover(Flat(*layers), torch.randn(5, WIDTH))
+    assert found.chains == tuple(tuple(f"layers.{name}" for name in chain) for chain in chains)
+
+
+def test_layers_with_something_between_are_no_chain() -> None:
+    found = discover(Stem(between=lambda x: 2 * x), images())
+    assert not any({"norm", "act"} <= set(chain) for chain in found.chains)
+
+
+def test_revert_takes_the_chain_away() -> None:
+    _, recomputed = pair(Stem)
+    assert type(mn.revert(recomputed).norm) is nn.BatchNorm2d
