@@ -44,7 +44,10 @@ lottery = LotteryTicket(
 )
 print(lottery.run(progress=True))
 
-channels = LotteryTicket(network, train, fraction=0.5, rounds=1, structure="channel", example_inputs=images[:2])
+# By layer: weights of wide layers begin smaller, so among all layers at once nearly all channels of one would go.
+channels = LotteryTicket(
+    network, train, fraction=0.5, rounds=1, scope="layer", structure="channel", example_inputs=images[:2]
+)
 channels.run()
 ticket = channels.ticket(1)
 small = ChannelStructure(network, images[:2]).shrink(ticket, channels.masks(1))
