@@ -1,9 +1,9 @@
 """Integers in fewer bytes: a state that waits for backward keeps only the bytes that its values need.
 
 int32 values of at most 24 bits are kept as their low 16 bits and one byte above, of at most 16 bits as the low 16 bits
-alone, and so on. The low bits are a cast, which wraps around (and is far faster than a copy through a narrower view);
-the byte above, and putting both together again, are copies through views of the same memory. Longer integers and
-integers that need all four bytes stay as they are.
+alone, and so on. The low bits are a cast, which wraps around, and they are put together again by bit operations: far
+faster than copies through narrower views of the same memory, but for the byte above. Longer integers and integers that
+need all four bytes stay as they are.
 """
 
 from __future__ import annotations
@@ -34,11 +34,8 @@ class Packed:
             return low
         if len(self.parts) == 1:
             return low.to(self.dtype)
-        value = low.new_empty(low.shape, dtype=self.dtype)
-        halves = value.view(torch.int16).view(-1, 2)
-        halves[:, 0].copy_(low)
-        halves[:, 1].copy_(self.parts[1])  # int8 -> int16 keeps the sign, uint8 the value
-        return value
+        value = self.parts[1].to(self.dtype).bitwise_left_shift_(16)
+        return value.bitwise_or_(low.to(self.dtype).bitwise_and_(0xFFFF))
 
 
 def pack(value: Tensor, smallest: int, largest: int) -> Packed:
