@@ -130,12 +130,15 @@ def magnitude_of(value: Tensor) -> float:
     return float(torch.maximum(low.double().abs(), high.double().abs()))
 
 
-def adjoint(grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction) -> tuple[Tensor, Tensor]:
+def adjoint(
+    grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
     """Transpose of one step: ``(grad of f, grad of v)``; the gradient of x is ``grad_x`` itself.
 
-    With s = grad_x + grad_v:  grad_f = w s,  grad_v = gamma s. Linear, so it needs nothing of the state.
+    With s = grad_x + grad_v:  grad_f = w s,  grad_v = gamma s. Linear, so it needs nothing of the state. With
+    ``overwrite`` the new gradient of v takes the memory of ``grad_v``.
     """
-    total = grad_x + grad_v
+    total = grad_v.add_(grad_x) if overwrite else grad_x + grad_v
     return total * float(weight), total.mul_(float(gamma))
 
 

@@ -69,7 +69,10 @@ class _Step(torch.autograd.Function):
             grad_x = torch.zeros_like(grad_v)
         grad_x = grad_x.to(wide)
         grad_v = torch.zeros_like(grad_x) if grad_v is None else grad_v
-        grad_branch, grad_velocity = adjoint(grad_x, grad_v, ctx.gamma, ctx.weight)
+        # The gradient of the placeholder goes from step to step and nowhere else, so nobody misses its memory; but a
+        # backward that is itself differentiated must keep it.
+        overwrite = not torch.is_grad_enabled()
+        grad_branch, grad_velocity = adjoint(grad_x, grad_v, ctx.gamma, ctx.weight, overwrite=overwrite)
         grad_position = grad_x if ctx.branch_is_output else grad_x - grad_branch
         return (
             grad_branch.to(y_dtype) if ctx.needs_input_grad[0] else None,

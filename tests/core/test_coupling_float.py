@@ -102,6 +102,11 @@ def test_adjoint_is_the_transpose_of_a_step(gamma: Fraction, weight: Fraction | 
     torch.testing.assert_close(got_f, want_f, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(got_v, want_v, rtol=1e-14, atol=1e-14)
     assert torch.equal(want_x, grad_x), "x passes its gradient on unchanged"
+    before = grad_v.clone()
+    again_f, again_v = adjoint(grad_x, before, gamma, weight, overwrite=True)
+    assert torch.equal(again_f, got_f)
+    assert torch.equal(again_v, got_v)
+    assert again_v.data_ptr() == before.data_ptr()
 
 
 @pytest.mark.parametrize("gamma", [Fraction(1, 128), Fraction(1, 8), Fraction(9, 10), Fraction(127, 128)])
