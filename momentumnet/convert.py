@@ -224,7 +224,7 @@ def _recomputed(model: nn.Module, found: Discovery) -> list[Role]:
     checkpoint = Checkpoint()
     roles = [Role(name, checkpoint) for name in found.outside if not _starts_in_place(model, name)]
     for names in found.chains:
-        chain = CheckpointChain(names[0])
+        chain = CheckpointChain(names[0], names[-1])
         roles += [Role(name, chain) for name in names]
     return roles
 

@@ -37,7 +37,7 @@ class Checkpoint:
         """
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
-        return _begin(_Passage(), name, module, function, args, kwargs)
+        return _begin(_Passage(), name, module, function, args, kwargs, compared=True)
 
 
 class CheckpointChain:
@@ -45,17 +45,19 @@ class CheckpointChain:
 
     Only what the first one takes is kept; those behind it are recomputed from there. Each call tells by the tensor that
     it is given whether it stands behind the last one: where something came between, modules are called as they are.
+    What a recompute returns is compared at the chain's end, and behind each module that is no layer of torch.nn.
 
     Args:
         first: name of the module that begins.
+        last: name of the module that ends.
     """
 
-    def __init__(self, first: str) -> None:
-        self._first = first
+    def __init__(self, first: str, last: str) -> None:
+        self._ends = first, last
         self._last = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CheckpointChain, (self._first,)  # a copy has not been called
+        return CheckpointChain, self._ends  # a copy has not been called
 
     def call(
         self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -63,15 +65,17 @@ class CheckpointChain:
         """Call ``function(*args, **kwargs)`` and return its output; raises what `Checkpoint.call` does."""
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
-        if name == self._first:
+        first, last = self._ends
+        if name == first:
             passage = _Passage()
-            output = _begin(passage, name, module, function, args, kwargs)
+            output = _begin(passage, name, module, function, args, kwargs, compared=not _is_known(module))
         else:
             behind = self._passage_behind(args, kwargs)
             if behind is None:
                 return function(*args, **kwargs)
             passage = behind
-            output = passage.add(BlockCall(name, module, function, args[0], args, kwargs), args, kwargs)
+            call = BlockCall(name, module, function, args[0], args, kwargs)
+            output = passage.add(call, args, kwargs, compared=name == last or not _is_known(module))
         if isinstance(output, Tensor):
             self._last.output, self._last.counter = weakref.ref(output), version(output)
             self._last.passage = weakref.ref(passage)
@@ -87,14 +91,14 @@ class CheckpointChain:
 
 @dataclass(frozen=True)
 class _Link:
-    """A call, where its saved tensors go, and the fingerprint of what it returned."""
+    """A call, where its saved tensors go, and the fingerprint of what it returned, if that is to be compared."""
 
     call: BlockCall
     saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
-    fingerprint: list[int]
+    fingerprint: list[int] | None
 
     def check(self, output: Any) -> None:
-        if _fingerprint(output) != self.fingerprint:
+        if self.fingerprint is not None and _fingerprint(output) != self.fingerprint:
             raise ReconstructionError(
                 f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
                 "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
@@ -108,12 +112,12 @@ class _Passage:
     def __init__(self) -> None:
         self._links: list[_Link] = []
 
-    def add(self, call: BlockCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def add(self, call: BlockCall, args: tuple[Any, ...], kwargs: dict[str, Any], *, compared: bool) -> Any:
         """Make the call for the first time, without its saved tensors, and return its output."""
         saved = SavedTensors(call.name, self._refill)
         with saved.dropping():
             output = call.first(args, kwargs)
-        self._links.append(_Link(call, weakref.ref(saved), _fingerprint(output)))
+        self._links.append(_Link(call, weakref.ref(saved), _fingerprint(output) if compared else None))
         return output
 
     def _refill(self, _: SavedTensors) -> None:
@@ -137,16 +141,24 @@ def _begin(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
+    compared: bool,
 ) -> Any:
     """The first call of a passage."""
     inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    output = passage.add(BlockCall(name, module, function, None, args, kwargs), args, kwargs)
+    output = passage.add(BlockCall(name, module, function, None, args, kwargs), args, kwargs, compared=compared)
     if any(version(leaf) != counter for leaf, counter in inputs):
         raise ReconstructionError(
             f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
             "out-of-place operation (inplace=False) at its start, or convert with others='keep'"
         )
     return output
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether the module is a layer of torch.nn, which returns the same for the same input and random numbers."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return type(module).__module__.startswith("torch.nn.modules.") and not hooked
 
 
 def _fingerprint(output: Any) -> list[int]:

@@ -137,7 +137,9 @@ def test_threads_have_passages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
     meet, links, gradients = threading.Barrier(2, timeout=30), [], {}
     add = _Passage.add
     monkeypatch.setattr(
-        _Passage, "add", lambda passage, *args: (links.append(threading.get_ident()), add(passage, *args))[1]
+        _Passage,
+        "add",
+        lambda passage, *args, **options: (links.append(threading.get_ident()), add(passage, *args, **options))[1],
     )
     recomputed.between = lambda x: (meet.wait(), x)[1]  # both are between the same two layers
     recomputed.eval()
@@ -174,6 +176,15 @@ class Outside(nn.Module):
 def test_layer_that_does_not_compute_the_same_again_is_an_error() -> None:
     _, recomputed = pair(lambda: Stem(dropout=Outside()))
     with pytest.raises(mn.ReconstructionError, match="'drop' did not compute the same"):
+        recomputed(images()).sum().backward()
+
+
+def test_hook_that_does_not_compute_the_same_again_is_an_error() -> None:
+    _, recomputed = pair(Stem)
+    factors = iter((2.0, 3.0))
+    recomputed.norm.register_forward_hook(lambda module, args, output: output * next(factors))
+    recomputed.pool = nn.Identity()  # the chain's end, where it would be seen in any case
+    with pytest.raises(mn.ReconstructionError, match="'norm' did not compute the same"):
         recomputed(images()).sum().backward()
 
 
