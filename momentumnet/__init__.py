@@ -2,7 +2,15 @@
 
 from momentumnet import native
 from momentumnet.convert import convert, plan, revert, set_gamma
-from momentumnet.errors import ConversionError, MomentumNetError, ReconstructionError, StateRangeError, StepOrderError
+from momentumnet.errors import (
+    CheckpointError,
+    ConversionError,
+    MomentumNetError,
+    PruningError,
+    ReconstructionError,
+    StateRangeError,
+    StepOrderError,
+)
 from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
 from momentumnet.streams.block import ResidualStream
@@ -11,10 +19,12 @@ from momentumnet.streams.discover import find_streams
 __version__ = "1.0.0.dev0"
 
 __all__ = [
+    "CheckpointError",
     "ConversionError",
     "MemoryReport",
     "MomentumNet",
     "MomentumNetError",
+    "PruningError",
     "ReconstructionError",
     "ResidualStream",
     "StateRangeError",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import momentumnet as mn
 from momentumnet.core.checkpoint import _Passage
@@ -108,6 +109,40 @@ def test_two_forwards_before_the_backwards_and_a_graph_that_is_kept() -> None:
         outcomes.append([parameter.grad for parameter in net.parameters()])
     for got, expected in zip(outcomes[1], outcomes[0], strict=True):
         assert torch.equal(got, expected)
+
+
+def gradient(net: nn.Module, loss: Tensor) -> Tensor:
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(net.parameters()))])
+
+
+def second_derivative(net: nn.Module) -> Tensor:
+    parameters = list(net.parameters())
+    loss = net(images()).square().mean()
+    first = torch.autograd.grad(loss, parameters, create_graph=True)
+    return gradient(net, sum(grad.square().sum() for grad in first))
+
+
+def under_autocast(net: nn.Module) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(images())
+    return gradient(net, output.float().square().mean())
+
+
+def with_other_parameters(net: nn.Module) -> Tensor:
+    parameters = {name: 2 * parameter.detach() for name, parameter in net.named_parameters()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
+    loss = functional_call(net, leaves, (images(),)).square().mean()
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(leaves.values()))])
+
+
+@pytest.mark.parametrize("derivative", [second_derivative, under_autocast, with_other_parameters])
+def test_other_ways_to_a_gradient(derivative: Callable[[nn.Module], Tensor]) -> None:
+    found = []
+    for net in pair(Stem):
+        torch.manual_seed(3)
+        found.append(derivative(net))
+    assert torch.equal(*found)
+    assert found[0].norm() > 0
 
 
 @pytest.mark.parametrize("frozen", ["conv", "norm", "conv norm"])
