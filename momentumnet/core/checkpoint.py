@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.core.arguments import version
+from momentumnet.core.fingerprint import fingerprint
 from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import Collected, SavedTensors
 from momentumnet.errors import ReconstructionError
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
+_GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
 
 
 class Checkpoint:
@@ -79,6 +82,8 @@ class CheckpointChain:
         if isinstance(output, Tensor):
             self._last.output, self._last.counter = weakref.ref(output), version(output)
             self._last.passage = weakref.ref(passage)
+        else:
+            self._last.__dict__.clear()
         return output
 
     def _passage_behind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Passage | None:
@@ -98,7 +103,7 @@ class _Link:
     fingerprint: list[int] | None
 
     def check(self, output: Any) -> None:
-        if self.fingerprint is not None and _fingerprint(output) != self.fingerprint:
+        if self.fingerprint is not None and fingerprint(output) != self.fingerprint:
             raise ReconstructionError(
                 f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
                 "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
@@ -117,7 +122,7 @@ class _Passage:
         saved = SavedTensors(call.name, self._refill)
         with saved.dropping():
             output = call.first(args, kwargs)
-        self._links.append(_Link(call, weakref.ref(saved), _fingerprint(output) if compared else None))
+        self._links.append(_Link(call, weakref.ref(saved), fingerprint(output) if compared else None))
         return output
 
     def _refill(self, _: SavedTensors) -> None:
@@ -156,16 +161,7 @@ def _begin(
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether the module is a layer of torch.nn, which returns the same for the same input and random numbers."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return type(module).__module__.startswith("torch.nn.modules.") and not hooked
-
-
-def _fingerprint(output: Any) -> list[int]:
-    """A sum of the bits of each tensor of the output."""
-    sums = []
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.layout == torch.strided:
-            bits = leaf.detach().view(_BITS[leaf.element_size()])
-            sums.append(bits.sum(dtype=bits.dtype))
-    return [int(value) for value in sums]
+    """Whether the module is a layer of torch.nn as it is there: it returns the same for the same input and draws."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or _GLOBAL_HOOKS[0] or _GLOBAL_HOOKS[1]
+    changed = hooked or "forward" in module.__dict__
+    return type(module).__module__.startswith("torch.nn.modules.") and not changed

@@ -37,6 +37,7 @@ class Call:
     ``inputs`` holds the tensors that can be the stream: the first floating-point tensor among the positional
     arguments or, where there is none, the floating-point keyword arguments. ``keeps_shape`` says that one of them
     has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
+    ``saved`` are the storages that autograd kept for it, ``entered`` those of its arguments that were kept before.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Call:
     overwritten: bool = False
     magnitude: float = 0.0
     saved: list[int] = field(default_factory=list)
+    entered: set[int] = field(default_factory=set)
 
     @property
     def composite(self) -> bool:
@@ -94,13 +96,10 @@ class Trace:
 
     def saved_bytes_without(self, calls: set[Call]) -> int:
         """Bytes that autograd kept for everything but ``calls`` and what they called."""
-        return sum(self.storages[key].nbytes() for key in self._keys_without(calls))
+        return sum(self.storages[key].nbytes() for key in self.kept_without(calls))
 
-    def keeps(self, tensor: torch.Tensor, *, without: set[Call]) -> bool:
-        """Whether autograd kept the tensor's storage for anything but the calls ``without`` and what they called."""
-        return storage_key(tensor) in self._keys_without(without)
-
-    def _keys_without(self, calls: set[Call]) -> set[int]:
+    def kept_without(self, calls: set[Call]) -> set[int]:
+        """Keys of the storages that autograd kept for everything but ``calls`` and what they called."""
         within = {inner for call in calls for inner in call.walk()}
         return {key for call in self.root.walk() if call not in within for key in call.saved}
 

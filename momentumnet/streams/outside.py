@@ -24,7 +24,7 @@ def outside_of(trace: Trace, blocks: set[Call]) -> Outside:
     saving = trace.saved_bytes(modules) - sum(_input_bytes(call) for call in modules)
     chains = []
     for chain in _chains(layers, trace.root):
-        saved = _saving(trace, chain)
+        saved = _saving(trace, chain, blocks.union(modules), modules)
         if 2 * saved >= _input_bytes(chain[0]):
             chains.append(tuple(call.name for call in chain))
             saving += saved
@@ -55,7 +55,8 @@ def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
 def _chains(layers: list[Call], root: Call) -> list[list[Call]]:
     """Runs of two or more layers that take what the one before returned, and are cheap to compute again.
 
-    A module that is called several times is in none: which of its calls a chain holds could not be said by its name.
+    The first of them keeps something, for a chain lives as long as what it keeps. A module that is called several times
+    is in none: which of its calls a chain holds could not be said by its name.
     """
     counts = Counter(call.module for call in root.walk())
     chains: list[list[Call]] = [[]]
@@ -65,17 +66,20 @@ def _chains(layers: list[Call], root: Call) -> list[list[Call]]:
             continue
         if chains[-1] and not _follows(chains[-1][-1], call):
             chains.append([])
-        if chains[-1] or not _overwrites(call):
+        if chains[-1] or (call.saved and not _is_overwritten(call)):
             chains[-1].append(call)
     return [chain for chain in chains if len(chain) > 1]
 
 
-def _saving(trace: Trace, chain: list[Call]) -> int:
-    """Bytes that only the chain keeps, without its input."""
-    kept = trace.saved_bytes_without(set(chain))
-    entered = chain[0].inputs[0].tensor if chain[0].inputs else None
-    needs_input = entered is None or not trace.keeps(entered, without=set(chain))
-    return trace.saved_bytes() - kept - needs_input * _input_bytes(chain[0])
+def _saving(trace: Trace, chain: list[Call], recomputed: set[Call], modules: list[Call]) -> int:
+    """Bytes that the chain alone keeps, without its input, where the calls ``recomputed`` keep nothing.
+
+    The modules among those keep their arguments, however.
+    """
+    kept = trace.kept_without(recomputed.union(chain)).union(*(call.entered for call in modules))
+    freed = {key for call in chain for key in call.saved} - kept
+    needs_input = not chain[0].entered or not chain[0].entered <= kept
+    return sum(trace.storages[key].nbytes() for key in freed) - needs_input * _input_bytes(chain[0])
 
 
 def _is_cheap(call: Call) -> bool:
@@ -90,9 +94,11 @@ def _follows(before: Call, call: Call) -> bool:
     return taken is not None and (left.node, left.output_nr) == (taken.node, taken.output_nr)
 
 
-def _overwrites(call: Call) -> bool:
-    """Whether the layer overwrites its input, so that it cannot be recomputed from it."""
-    return call.overwritten or bool(getattr(call.module, "inplace", False))
+def _is_overwritten(call: Call) -> bool:
+    """Whether the layer's input is overwritten, by itself or by what comes after, so that it cannot be kept."""
+    entered = call.inputs[0] if call.inputs else None
+    later = entered is not None and entered.tensor is not None and entered.tensor._version != entered.key[1]
+    return later or call.overwritten or bool(getattr(call.module, "inplace", False))
 
 
 def _input_bytes(call: Call) -> int:

@@ -65,6 +65,7 @@ class Recorder:
         candidates = candidates or [value for value in kwargs.values() if floating(value)]
         arguments = list(tensors_in([args, kwargs]))
         call.takes_tensor = bool(arguments)
+        call.entered = {key for key in map(storage_key, arguments) if key is not None and key in self.trace.storages}
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {id(value): self._with_gradient(value) for value in candidates}
         self._entered[call] = [

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_hook
 
 import momentumnet as mn
 from momentumnet.core.checkpoint import _Passage
@@ -196,7 +197,7 @@ def test_threads_have_passages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(gradients) == 2
 
 
-class Outside(nn.Module):
+class Counting(nn.Module):
     """Noise from outside torch's generators."""
 
     def __init__(self) -> None:
@@ -204,14 +205,47 @@ class Outside(nn.Module):
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls += self.training
+        return self.noisy(x)
+
+    def noisy(self, x: Tensor) -> Tensor:
         return torch.tanh(x * self.calls)
 
 
-def test_layer_that_does_not_compute_the_same_again_is_an_error() -> None:
-    _, recomputed = pair(lambda: Stem(dropout=Outside()))
+class Rolling(Counting):
+    """The same values in other places."""
+
+    def noisy(self, x: Tensor) -> Tensor:
+        return torch.tanh(x.roll(self.calls, 1))
+
+
+class Turning(Counting):
+    """Complex values of the same magnitude."""
+
+    def noisy(self, x: Tensor) -> Tensor:
+        return torch.polar(x.abs() + 1, x + self.calls)
+
+
+class Magnitude(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+@pytest.mark.parametrize("layer", [Counting(), Rolling(), nn.Sequential(Turning(), Magnitude())])
+def test_layer_that_does_not_compute_the_same_again_is_an_error(layer: nn.Module) -> None:
+    """Leaf layers stand in the chain, the Sequential is recomputed by itself: the same comparison."""
+    _, recomputed = pair(lambda: Stem(dropout=layer))
     with pytest.raises(mn.ReconstructionError, match="'drop' did not compute the same"):
         recomputed(images()).sum().backward()
+
+
+def test_complex_layers_in_a_chain_are_compared() -> None:
+    layers = [nn.BatchNorm1d(WIDTH), Turning(), Magnitude(), nn.Softplus(), nn.Sigmoid()]
+    model, x = Flat(nn.Linear(WIDTH, WIDTH), *layers).train(), torch.randn(5, WIDTH)
+    net = mn.convert(model, x, others="checkpoint")
+    assert type(net.layers[2]._momentumnet_role.runner).__name__ == "CheckpointChain"
+    with pytest.raises(mn.ReconstructionError, match=r"'layers.2' did not compute the same"):
+        net(x).sum().backward()
 
 
 def test_hook_that_does_not_compute_the_same_again_is_an_error() -> None:
@@ -221,6 +255,49 @@ def test_hook_that_does_not_compute_the_same_again_is_an_error() -> None:
     recomputed.pool = nn.Identity()  # the chain's end, where it would be seen in any case
     with pytest.raises(mn.ReconstructionError, match="'norm' did not compute the same"):
         recomputed(images()).sum().backward()
+
+
+def test_changed_forward_that_does_not_compute_the_same_again_is_an_error() -> None:
+    _, recomputed = pair(Stem)
+    calls = iter((0.0, 1.0))
+    recomputed.norm.forward = lambda x: nn.BatchNorm2d.forward(recomputed.norm, x) + next(calls)
+    recomputed.between = lambda x: 2 * x  # the chain's end is not reached
+    with pytest.raises(mn.ReconstructionError, match="'norm' did not compute the same"):
+        recomputed(images()).sum().backward()
+
+
+def test_hook_for_all_modules_that_does_not_compute_the_same_again_is_an_error() -> None:
+    _, recomputed = pair(Stem)
+    calls = iter((0.0, 1.0))
+
+    def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        return output + next(calls) if isinstance(module, nn.BatchNorm2d) else None
+
+    recomputed.between = lambda x: 2 * x
+    handle = register_module_forward_hook(hook)
+    try:
+        with pytest.raises(mn.ReconstructionError, match="'norm' did not compute the same"):
+            recomputed(images()).sum().backward()
+    finally:
+        handle.remove()
+
+
+def test_layer_that_returns_two_tensors_ends_a_chain() -> None:
+    class Unpooled(Stem):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.conv(x))
+            pooled, places = self.pool(x)
+            if self.training:  # otherwise than in the trace
+                return self.blocks(nn.functional.max_unpool2d(pooled, places, 2) + self.act(x)).mean((2, 3))
+            return self.blocks(self.act(pooled)).mean((2, 3))
+
+    def build() -> nn.Module:
+        net = Unpooled()
+        net.pool, net.act = nn.MaxPool2d(2, return_indices=True), nn.Softplus()
+        return net
+
+    kept, recomputed = pair(build)
+    assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
 
 
 def test_parameter_changed_before_backward_is_an_error() -> None:
@@ -258,6 +335,8 @@ TWICE = nn.Tanh()
         # A layer that overwrites its input cannot be the first, and one that is called twice has two places.
         ((nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Sigmoid(), nn.Tanh()), (("2", "3"),)),
         ((nn.Linear(WIDTH, WIDTH), TWICE, nn.Sigmoid(), nn.Softplus(), TWICE), (("2", "3"),)),
+        # What keeps nothing cannot begin one; what the stream behind keeps is no reason to keep it here.
+        ((nn.Linear(WIDTH, WIDTH), nn.Identity(), nn.BatchNorm1d(WIDTH), nn.Tanh()), (("2", "3"),)),
     ],
 )
 def test_which_layers_are_a_chain(layers: tuple[nn.Module, ...], chains: tuple[tuple[str, ...], ...]) -> None:
@@ -268,6 +347,35 @@ def test_which_layers_are_a_chain(layers: tuple[nn.Module, ...], chains: tuple[t
 def test_layers_with_something_between_are_no_chain() -> None:
     found = discover(Stem(between=lambda x: 2 * x), images())
     assert not any({"norm", "act"} <= set(chain) for chain in found.chains)
+
+
+class Beside(nn.Module):
+    """Layers beside a stream, which has the same input; it is overwritten later, if asked for."""
+
+    def __init__(self, *layers: nn.Module, overwritten: bool = False) -> None:
+        super().__init__()
+        self.start = nn.Linear(WIDTH, WIDTH)
+        self.layers = nn.ModuleList(layers)
+        self.blocks = nn.Sequential(*[ResidualMLP(WIDTH) for _ in range(2)])
+        self.overwritten = overwritten
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        y = x
+        for layer in self.layers:
+            y = layer(y)
+        return self.blocks(x.add_(1) if self.overwritten else x) + y
+
+
+def test_input_that_only_the_stream_keeps_is_no_gift() -> None:
+    """The stream will not keep it after conversion: one tensor freed, one tensor kept."""
+    assert discover(Beside(nn.Sigmoid(), nn.Hardtanh()), torch.randn(5, WIDTH)).chains == ()
+
+
+def test_input_that_is_overwritten_later_begins_no_chain() -> None:
+    layers = (nn.Tanh(), nn.Sigmoid(), nn.Softplus())
+    assert discover(Beside(*layers), torch.randn(5, WIDTH)).chains == (("layers.0", "layers.1", "layers.2"),)
+    assert discover(Beside(*layers, overwritten=True), torch.randn(5, WIDTH)).chains == (("layers.1", "layers.2"),)
 
 
 def test_revert_takes_the_chain_away() -> None:
