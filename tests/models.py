@@ -42,6 +42,20 @@ class Chain(nn.Module):
         return self.head(x)
 
 
+class Flat(nn.Module):
+    """Layers in a row, then a stream."""
+
+    def __init__(self, *layers: nn.Module, width: int = WIDTH) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.blocks = nn.Sequential(*[ResidualMLP(width) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.blocks(x)
+
+
 class SpectralBlock(nn.Module):
     """A residual block whose weight is divided by its largest singular value; the power iteration moves a buffer."""
 

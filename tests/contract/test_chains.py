@@ -18,7 +18,7 @@ import momentumnet as mn
 from momentumnet.core.checkpoint import _Passage
 from momentumnet.streams.discover import discover
 from tests.contract.reference import assert_same, train_step
-from tests.models import ResidualMLP
+from tests.models import Flat
 
 WIDTH = 8
 Between = Callable[[Tensor], Tensor]
@@ -241,7 +241,7 @@ def test_layer_that_does_not_compute_the_same_again_is_an_error(layer: nn.Module
 
 def test_complex_layers_in_a_chain_are_compared() -> None:
     layers = [nn.BatchNorm1d(WIDTH), Turning(), Magnitude(), nn.Softplus(), nn.Sigmoid()]
-    model, x = Flat(nn.Linear(WIDTH, WIDTH), *layers).train(), torch.randn(5, WIDTH)
+    model, x = Flat(nn.Linear(WIDTH, WIDTH), *layers, width=WIDTH).train(), torch.randn(5, WIDTH)
     net = mn.convert(model, x, others="checkpoint")
     assert type(net.layers[2]._momentumnet_role.runner).__name__ == "CheckpointChain"
     with pytest.raises(mn.ReconstructionError, match=r"'layers.2' did not compute the same"):
@@ -309,75 +309,11 @@ def test_parameter_changed_before_backward_is_an_error() -> None:
         loss.backward()
 
 
-class Flat(nn.Module):
-    """Layers in a row, then a stream."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.blocks = nn.Sequential(*[ResidualMLP(WIDTH) for _ in range(2)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return self.blocks(x)
-
-
-TWICE = nn.Tanh()
-
-
-@pytest.mark.parametrize(
-    ("layers", "chains"),
-    [
-        # The tanh's output is kept by the next layer, so recomputing it would gain nothing.
-        ((nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), ()),
-        ((nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh(), nn.Sigmoid()), (("1", "2", "3"),)),
-        # A layer that overwrites its input cannot be the first, and one that is called twice has two places.
-        ((nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Sigmoid(), nn.Tanh()), (("2", "3"),)),
-        ((nn.Linear(WIDTH, WIDTH), TWICE, nn.Sigmoid(), nn.Softplus(), TWICE), (("2", "3"),)),
-        # What keeps nothing cannot begin one; what the stream behind keeps is no reason to keep it here.
-        ((nn.Linear(WIDTH, WIDTH), nn.Identity(), nn.BatchNorm1d(WIDTH), nn.Tanh()), (("2", "3"),)),
-    ],
-)
-def test_which_layers_are_a_chain(layers: tuple[nn.Module, ...], chains: tuple[tuple[str, ...], ...]) -> None:
-    found = discover(Flat(*layers), torch.randn(5, WIDTH))
-    assert found.chains == tuple(tuple(f"layers.{name}" for name in chain) for chain in chains)
+def test_revert_takes_the_chain_away() -> None:
+    _, recomputed = pair(Stem)
+    assert type(mn.revert(recomputed).norm) is nn.BatchNorm2d
 
 
 def test_layers_with_something_between_are_no_chain() -> None:
     found = discover(Stem(between=lambda x: 2 * x), images())
     assert not any({"norm", "act"} <= set(chain) for chain in found.chains)
-
-
-class Beside(nn.Module):
-    """Layers beside a stream, which has the same input; it is overwritten later, if asked for."""
-
-    def __init__(self, *layers: nn.Module, overwritten: bool = False) -> None:
-        super().__init__()
-        self.start = nn.Linear(WIDTH, WIDTH)
-        self.layers = nn.ModuleList(layers)
-        self.blocks = nn.Sequential(*[ResidualMLP(WIDTH) for _ in range(2)])
-        self.overwritten = overwritten
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.start(x)
-        y = x
-        for layer in self.layers:
-            y = layer(y)
-        return self.blocks(x.add_(1) if self.overwritten else x) + y
-
-
-def test_input_that_only_the_stream_keeps_is_no_gift() -> None:
-    """The stream will not keep it after conversion: one tensor freed, one tensor kept."""
-    assert discover(Beside(nn.Sigmoid(), nn.Hardtanh()), torch.randn(5, WIDTH)).chains == ()
-
-
-def test_input_that_is_overwritten_later_begins_no_chain() -> None:
-    layers = (nn.Tanh(), nn.Sigmoid(), nn.Softplus())
-    assert discover(Beside(*layers), torch.randn(5, WIDTH)).chains == (("layers.0", "layers.1", "layers.2"),)
-    assert discover(Beside(*layers, overwritten=True), torch.randn(5, WIDTH)).chains == (("layers.1", "layers.2"),)
-
-
-def test_revert_takes_the_chain_away() -> None:
-    _, recomputed = pair(Stem)
-    assert type(mn.revert(recomputed).norm) is nn.BatchNorm2d
