@@ -21,6 +21,16 @@ TWICE = nn.Tanh()
         # A layer that overwrites its input cannot be the first, and one that is called twice has two places.
         ((nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Sigmoid(), nn.Tanh()), (("2", "3"),)),
         ((nn.Linear(WIDTH, WIDTH), TWICE, nn.Sigmoid(), nn.Softplus(), TWICE), (("2", "3"),)),
+        # A module outside that is recomputed keeps its argument, so the tanh's output stays.
+        (
+            (
+                nn.Linear(WIDTH, WIDTH),
+                nn.BatchNorm1d(WIDTH),
+                nn.Tanh(),
+                nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()),
+            ),
+            (),
+        ),
         # What keeps nothing cannot begin one; what the stream behind keeps is no reason to keep it here.
         ((nn.Linear(WIDTH, WIDTH), nn.Identity(), nn.BatchNorm1d(WIDTH), nn.Tanh()), (("2", "3"),)),
     ],
