@@ -40,7 +40,7 @@ class Checkpoint:
         """
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
-        return _begin(_Passage(), name, module, function, args, kwargs, compared=True)
+        return _Passage().add(name, module, function, args, kwargs, compared=True)
 
 
 class CheckpointChain:
@@ -69,29 +69,21 @@ class CheckpointChain:
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
         first, last = self._ends
-        if name == first:
-            passage = _Passage()
-            output = _begin(passage, name, module, function, args, kwargs, compared=not _is_known(module))
-        else:
-            behind = self._passage_behind(args, kwargs)
-            if behind is None:
-                return function(*args, **kwargs)
-            passage = behind
-            call = BlockCall(name, module, function, args[0], args, kwargs)
-            output = passage.add(call, args, kwargs, compared=name == last or not _is_known(module))
-        if isinstance(output, Tensor):
-            self._last.output, self._last.counter = weakref.ref(output), version(output)
-            self._last.passage = weakref.ref(passage)
-        else:
-            self._last.__dict__.clear()
+        passage = _Passage() if name == first else self._passage_behind(args, kwargs)
+        if passage is None:
+            return function(*args, **kwargs)
+        output = passage.add(name, module, function, args, kwargs, compared=name == last or not _is_known(module))
+        single = isinstance(output, Tensor)
+        self._last.link = (weakref.ref(output), version(output), weakref.ref(passage)) if single else None
         return output
 
     def _passage_behind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Passage | None:
         """The passage whose last output, unchanged, is all that these arguments are."""
-        if len(args) != 1 or kwargs or not hasattr(self._last, "output") or self._last.output() is not args[0]:
+        link = getattr(self._last, "link", None)
+        if link is None or len(args) != 1 or kwargs:
             return None
-        passage: _Passage | None = self._last.passage()
-        return passage if version(args[0]) == self._last.counter else None
+        output, counter, passage = link
+        return passage() if output() is args[0] and version(args[0]) == counter else None
 
 
 @dataclass(frozen=True)
@@ -117,12 +109,29 @@ class _Passage:
     def __init__(self) -> None:
         self._links: list[_Link] = []
 
-    def add(self, call: BlockCall, args: tuple[Any, ...], kwargs: dict[str, Any], *, compared: bool) -> Any:
-        """Make the call for the first time, without its saved tensors, and return its output."""
-        saved = SavedTensors(call.name, self._refill)
+    def add(
+        self,
+        name: str,
+        module: nn.Module,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        compared: bool,
+    ) -> Any:
+        """Make a call for the first time, without its saved tensors, and return its output."""
+        behind = bool(self._links)
+        inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        call = BlockCall(name, module, function, args[0] if behind else None, args, kwargs)
+        saved = SavedTensors(name, self._refill)
         with saved.dropping():
             output = call.first(args, kwargs)
         self._links.append(_Link(call, weakref.ref(saved), fingerprint(output) if compared else None))
+        if not behind and any(version(leaf) != counter for leaf, counter in inputs):
+            raise ReconstructionError(
+                f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
+                "out-of-place operation (inplace=False) at its start, or convert with others='keep'"
+            )
         return output
 
     def _refill(self, _: SavedTensors) -> None:
@@ -139,29 +148,8 @@ class _Passage:
                 saved.fill(collected)
 
 
-def _begin(
-    passage: _Passage,
-    name: str,
-    module: nn.Module,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    compared: bool,
-) -> Any:
-    """The first call of a passage."""
-    inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    output = passage.add(BlockCall(name, module, function, None, args, kwargs), args, kwargs, compared=compared)
-    if any(version(leaf) != counter for leaf, counter in inputs):
-        raise ReconstructionError(
-            f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
-            "out-of-place operation (inplace=False) at its start, or convert with others='keep'"
-        )
-    return output
-
-
 def _is_known(module: nn.Module) -> bool:
     """Whether the module is a layer of torch.nn as it is there: it returns the same for the same input and draws."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or _GLOBAL_HOOKS[0] or _GLOBAL_HOOKS[1]
+    hooked = module._forward_hooks or module._forward_pre_hooks or any(_GLOBAL_HOOKS)
     changed = hooked or "forward" in module.__dict__
     return type(module).__module__.startswith("torch.nn.modules.") and not changed
