@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.core.arguments import version
+from momentumnet.core.ends import ENDS
 from momentumnet.core.fingerprint import fingerprint
 from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import Collected, SavedTensors
@@ -104,10 +105,14 @@ class _Link:
 
 
 class _Passage:
-    """Calls that are recomputed together: the first from its arguments, the others from what was returned before."""
+    """Calls that are recomputed together: the first from its arguments, the others from what was returned before.
+
+    Of the first one's arguments, what a stream returned is not kept: it is computed again from the stream's state.
+    """
 
     def __init__(self) -> None:
         self._links: list[_Link] = []
+        self._source: Callable[[], Tensor] | None = None
 
     def add(
         self,
@@ -122,7 +127,8 @@ class _Passage:
         """Make a call for the first time, without its saved tensors, and return its output."""
         behind = bool(self._links)
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        call = BlockCall(name, module, function, args[0] if behind else None, args, kwargs)
+        given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
+        call = BlockCall(name, module, function, given, args, kwargs)
         saved = SavedTensors(name, self._refill)
         with saved.dropping():
             output = call.first(args, kwargs)
@@ -134,9 +140,18 @@ class _Passage:
             )
         return output
 
+    def _given_again(self, inputs: Iterable[Tensor]) -> Tensor | None:
+        """The one of the first call's inputs that need not be kept."""
+        end = ENDS.source_among(inputs)
+        if end is None:
+            return None
+        tensor, self._source = end
+        return tensor
+
     def _refill(self, _: SavedTensors) -> None:
-        output, found = None, []
+        found = []
         with torch.no_grad():
+            output = None if self._source is None else self._source()
             for link in self._links:
                 collected = Collected()
                 with collected.collecting():

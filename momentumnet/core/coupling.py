@@ -50,6 +50,9 @@ class State(Protocol):
     def velocity(self, dtype: torch.dtype) -> Tensor:
         """v as a float tensor."""
 
+    def output(self, dtype: torch.dtype, factor: float) -> Tensor:
+        """x + factor v, the same bits each time; a packed state stays packed."""
+
     def step(self, branch: Branch, weight: Fraction) -> Undo:
         """Move on by one block whose branch is given."""
 
@@ -89,6 +92,9 @@ class FloatState:
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros_like(self.x, dtype=dtype) if self.v is None else self.v.to(dtype)
+
+    def output(self, dtype: torch.dtype, factor: float) -> Tensor:
+        return self.position(dtype) if not factor else (self.x + self._known_velocity() * factor).to(dtype)
 
     def step(self, branch: Branch, weight: Fraction) -> Undo:
         f = branch.value()

@@ -14,7 +14,7 @@ from momentumnet.core import implementation
 from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
 from momentumnet.core.layout import Layout
 from momentumnet.core.momentum_step import Branch, Integers, Scale
-from momentumnet.core.packing import Packed, pack
+from momentumnet.core.packing import Packed, as_it_is, pack
 from momentumnet.errors import StateRangeError
 
 # Bits kept free above the largest magnitude known when a scale is chosen. One is enough: a coarser scale can be taken
@@ -24,6 +24,8 @@ HEADROOM_BITS = 1
 MIN_EXPONENT = 0
 # Elements that are taken to another scale at a time.
 PIECE = 1 << 14
+# Elements of the output that are computed at a time.
+OUTPUT_PIECE = 1 << 18
 
 
 def choose_exponent(magnitude: float, word: fp.Word, bits: int | None = None) -> int:
@@ -127,6 +129,29 @@ class ExactState:
         velocity = self._layout.empty(dtype)
         fp.write_float(self.v, self.exponent, self.word, self._layout.flat(velocity))
         return velocity
+
+    def output(self, dtype: torch.dtype, factor: float) -> Tensor:
+        # In pieces, so that a packed state is never unpacked as a whole.
+        output = self._layout.empty(dtype)
+        for x, v, piece in zip(*self._position_and_velocity(), self._layout.flat(output).split(OUTPUT_PIECE), strict=True):
+            if not factor:
+                self._kernels.write_position(x.unpacked(), self._scale(), piece)
+                continue
+            total = torch.empty_like(piece, dtype=self.word.compute_dtype)
+            velocity = torch.empty_like(total)
+            self._kernels.write_position(x.unpacked(), self._scale(), total)
+            fp.write_float(v.unpacked(), self.exponent, self.word, velocity)
+            # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
+            piece.copy_(total.add_(velocity.mul_(factor)))
+        return output
+
+    def _position_and_velocity(self) -> tuple[list[Packed], list[Packed]]:
+        if self._packed is None:
+            ints = self._settled()
+            x, v = as_it_is(ints.x), as_it_is(ints.v)
+        else:
+            x, v, _ = self._packed
+        return x.split(OUTPUT_PIECE), v.split(OUTPUT_PIECE)
 
     def step(self, branch: Branch, weight: Fraction) -> Undo:
         """One step; on overflow the scale is made coarser first, its low bits put aside: exact, and never silent.

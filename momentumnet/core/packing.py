@@ -27,6 +27,11 @@ class Packed:
         """Sum over the parts."""
         return sum(part.element_size() for part in self.parts)
 
+    def split(self, size: int) -> list[Packed]:
+        """Views of it, ``size`` elements each, the last one shorter."""
+        pieces = zip(*(part.split(size) for part in self.parts), strict=True)
+        return [Packed(parts, self.dtype) for parts in pieces]
+
     def unpacked(self) -> Tensor:
         """The integers, in a new tensor (or the very tensor that was packed, if nothing could be saved)."""
         low = self.parts[0]
@@ -36,6 +41,11 @@ class Packed:
             return low.to(self.dtype)
         value = self.parts[1].to(self.dtype).bitwise_left_shift_(16)
         return value.bitwise_or_(low.to(self.dtype).bitwise_and_(0xFFFF))
+
+
+def as_it_is(value: Tensor) -> Packed:
+    """The tensor in as many bytes as it has."""
+    return Packed((value,), value.dtype)
 
 
 def pack(value: Tensor, smallest: int, largest: int) -> Packed:
@@ -49,7 +59,7 @@ def pack(value: Tensor, smallest: int, largest: int) -> Packed:
         (3, [-70000, 5])
     """
     if value.dtype != torch.int32 or sys.byteorder != "little":
-        return Packed((value,), value.dtype)
+        return as_it_is(value)
     signed, bits = smallest < 0, max(largest.bit_length(), (-smallest - 1).bit_length() if smallest < 0 else 0)
     if bits + signed <= 8:
         return Packed((value.to(torch.int8 if signed else torch.uint8),), value.dtype)
@@ -59,4 +69,4 @@ def pack(value: Tensor, smallest: int, largest: int) -> Packed:
     if bits + signed <= 24:
         above = value.view(torch.int8 if signed else torch.uint8).view(-1, 4)[:, 2]
         return Packed((value.to(torch.int16), above.contiguous()), value.dtype)
-    return Packed((value,), value.dtype)
+    return as_it_is(value)

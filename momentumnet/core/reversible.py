@@ -88,7 +88,7 @@ class _Flush(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, v: Tensor, tape: Tape) -> Tensor:
         ctx.factor = flush_factor(tape.gamma)
-        return _flushed(x, tape)
+        return tape.output(x.dtype, ctx.factor)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -151,12 +151,7 @@ def enter(x: Tensor, tape: Tape) -> Tensor:
 
 def flush(x: Tensor, v: Tensor | None, tape: Tape) -> Tensor:
     """The stream's output with what the velocity still holds back."""
-    return _flushed(x, tape) if v is None else _Flush.apply(x, v, tape)
-
-
-def _flushed(x: Tensor, tape: Tape) -> Tensor:
-    state, wide = tape.last_state(), accumulation_dtype(x.dtype)
-    return state.position(wide).add(state.velocity(wide), alpha=flush_factor(tape.gamma)).to(x.dtype)
+    return tape.output(x.dtype, flush_factor(tape.gamma)) if v is None else _Flush.apply(x, v, tape)
 
 
 def run_block(

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from momentumnet.core import reversible
 from momentumnet.core.arguments import replace_stream, version
 from momentumnet.core.choices import chosen, recomputing
-from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
+from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
+from momentumnet.core.ends import ENDS
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.passage import Carried, Passage, Unfinished, rivals_of, tensors_among
@@ -171,9 +172,11 @@ class MomentumStream:
             self._carried.put(x, Passage(tape, place, velocity, version(x), x.grad_fn, unfinished, passage.rivals))
             return x
         self._unfinished = _none
-        if self.final_velocity == "flush":
+        flushed = self.final_velocity == "flush"
+        if flushed:
             x = reversible.flush(x, velocity, tape)
         tape.rest()
+        ENDS.put(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
         return x
 
     def _keep_unfinished(self, x: Tensor, unfinished: Unfinished) -> None:

@@ -107,11 +107,22 @@ class Tape:
         """The state at the end of what has been played."""
         return self.state if self.beyond is None else self.beyond
 
+    def output(self, dtype: torch.dtype, factor: float) -> Tensor:
+        """What the stream returns, x + factor v at its end; the same again as long as the tape lives."""
+        with self.lock, torch.no_grad():
+            self.play_to_end()
+            return self.last_state().output(dtype, factor)
+
     def rest(self) -> None:
         """The stream has ended: wait for backward in little memory."""
         if self.rewindable:
             with torch.no_grad():
                 self.state.pack()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether `output` returns the same bits again, and the graph keeps what that needs anyway."""
+        return self.rewindable and self.beyond is None and isinstance(self.state, ExactState)
 
     def forget(self) -> None:
         """No gradient reaches the steps so far: free what would rewind them."""

@@ -36,6 +36,7 @@ class Discovery:
         chains: Names of the layers outside, besides those, that are called one after the other and hold little but
             activations (norms, activations, pooling), where recomputing them together saves memory.
         outside_saving: Bytes that autograd would not keep if each module and each chain outside kept its input only.
+        returned_bytes: Bytes of those inputs that are the outputs of streams, which an exact stream can give again.
     """
 
     streams: tuple[ResidualStream, ...]
@@ -45,6 +46,7 @@ class Discovery:
     outside: tuple[str, ...]
     chains: tuple[tuple[str, ...], ...]
     outside_saving: int
+    returned_bytes: int
 
 
 def find_streams(model: nn.Module, example_inputs: Any) -> list[ResidualStream]:
@@ -104,7 +106,7 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         rejections += _left_out(found, restricted, names)
         everywhere, found = kept, restricted
     blocks = {call for run in everywhere for call in run}
-    outside = outside_of(trace, blocks)
+    outside = outside_of(trace, everywhere)
     return Discovery(
         tuple(found),
         tuple(rejections),
@@ -113,6 +115,7 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         outside=outside.modules,
         chains=outside.chains,
         outside_saving=outside.saving,
+        returned_bytes=outside.returned,
     )
 
 

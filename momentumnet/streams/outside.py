@@ -6,29 +6,52 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.calls import Call, Trace, storage_key
 
 
 @dataclass(frozen=True)
 class Outside:
-    """Names of the modules and of the chains of layers, and the bytes that they would not keep any more."""
+    """Names of the modules and of the chains of layers, and the bytes that they would not keep any more.
+
+    ``saving`` is what is left of them where each keeps its input, ``returned`` what the inputs take that are outputs of
+    streams.
+    """
 
     modules: tuple[str, ...]
     chains: tuple[tuple[str, ...], ...]
     saving: int
+    returned: int
 
 
-def outside_of(trace: Trace, blocks: set[Call]) -> Outside:
-    """The maximal composite modules outside of the blocks, and the chains of layers that are in none of them."""
+def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
+    """The maximal composite modules outside of the streams, and the chains of layers that are in none of them."""
+    blocks = {call for run in runs for call in run}
     modules, layers = _walk(trace.root, blocks)
     saving = trace.saved_bytes(modules) - sum(_input_bytes(call) for call in modules)
     chains = []
     for chain in _chains(layers, trace.root):
         saved = _saving(trace, chain, blocks.union(modules), modules)
         if 2 * saved >= _input_bytes(chain[0]):
-            chains.append(tuple(call.name for call in chain))
+            chains.append(chain)
             saving += saved
-    return Outside(tuple(dict.fromkeys(call.name for call in modules)), tuple(chains), max(0, saving))
+    recomputed = [[call] for call in modules] + chains
+    return Outside(
+        tuple(dict.fromkeys(call.name for call in modules)),
+        tuple(tuple(call.name for call in chain) for chain in chains),
+        max(0, saving),
+        _returned(trace, [run[-1] for run in runs], recomputed, blocks),
+    )
+
+
+def _returned(trace: Trace, ends: list[Call], recomputed: list[list[Call]], blocks: set[Call]) -> int:
+    """Bytes of inputs that are outputs of streams, and that nothing else keeps."""
+    kept = trace.kept_without(blocks.union(*recomputed))
+    total = 0
+    for end in ends:
+        tensor = None if end.output is None else end.output.tensor
+        if tensor is not None and storage_key(tensor) not in kept:
+            total += sum(_input_bytes(calls[0]) for calls in recomputed if _follows(end, calls[0]))
+    return total
 
 
 def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:

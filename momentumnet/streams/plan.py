@@ -69,6 +69,8 @@ class Plan:
         outside = self.discovery.elsewhere_bytes
         if self.others == "checkpoint":
             outside -= self.discovery.outside_saving
+            if self.arithmetic == "exact":
+                outside -= self.discovery.returned_bytes
         return outside + sum(row.saved_after for row in self.rows)
 
     def _saved_after(self, stream: ResidualStream) -> int:

@@ -1,0 +1,168 @@
+"""What a stream returned is not kept by the modules behind it: its state gives it back, bit for bit."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, train_step
+from tests.models import WIDTH, ResidualMLP
+
+ROWS = 64
+Between = Callable[[Tensor], Tensor]
+
+
+class Behind(nn.Sequential):
+    """A composite module that returns another width, so that it is no block of a stream."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH // 2))
+
+
+class TwoStreams(nn.Module):
+    """A stream, a module behind it, and the stream's output once more at the end if it is asked for."""
+
+    def __init__(self, between: Between = lambda x: x, *, tapped: bool = False) -> None:
+        super().__init__()
+        self.start = nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.Sequential(*[ResidualMLP() for _ in range(3)])
+        self.behind = Behind()
+        self.between, self.tapped = between, tapped
+        self.returned: weakref.ref[Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.start(x))
+        self.returned = weakref.ref(x)
+        y = self.behind(self.between(x))
+        return torch.cat([y, x], 1) if self.tapped else y
+
+
+def rows(seed: int = 1) -> Tensor:
+    return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(build: Callable[[], nn.Module] = TwoStreams, **options: object) -> tuple[nn.Module, nn.Module]:
+    """Converted with the module behind kept, and recomputed."""
+    torch.manual_seed(7)
+    model = build().train()
+    kept, recomputed = (mn.convert(model, rows(), others=others, **options) for others in ("keep", "checkpoint"))
+    return kept, recomputed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gamma": 0.9},
+        {"final_velocity": "drop"},
+        {"initial_velocity": "branch"},
+        {"arithmetic": "float", "gamma": 0.9},
+        {"backward": "stored"},
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradients_are_those_of_kept_activations(options: dict[str, object], dtype: torch.dtype) -> None:
+    kept, recomputed = (net.to(dtype) for net in pair(**options))
+    x = rows().to(dtype)
+    assert_same(train_step(recomputed, (x,)), train_step(kept, (x,)), tolerance=0.0)
+
+
+def test_nobody_keeps_what_the_stream_returned() -> None:
+    kept, recomputed = pair()
+    outputs = [net(rows()) for net in (kept, recomputed)]
+    assert kept.returned() is not None
+    assert recomputed.returned() is None
+    assert outputs[0].equal(outputs[1])
+
+
+def held(net: nn.Module) -> int:
+    x = rows()
+    return mn.measure_memory(lambda: net(x)).saved_bytes
+
+
+def test_the_plan_counts_on_it() -> None:
+    kept, recomputed = pair()
+    planned = [mn.plan(TwoStreams(), rows(), others=others).saved_after for others in ("keep", "checkpoint")]
+    freed = 4 * ROWS * (WIDTH + 2 * WIDTH)  # the first layer's input, and what tanh returns
+    assert planned[0] - planned[1] == freed
+    assert held(kept) - held(recomputed) == freed
+
+
+@pytest.mark.parametrize(
+    "between", [lambda x: x.add_(1), lambda x: 2 * x, lambda x: x.view(-1, WIDTH), lambda x: x.detach()]
+)
+def test_another_tensor_is_kept(between: Between) -> None:
+    kept, recomputed = pair()
+    kept.between = recomputed.between = between
+    assert_same(train_step(recomputed, (rows(),)), train_step(kept, (rows(),)), tolerance=0.0)
+
+
+def test_output_that_is_overwritten_later_is_computed_again_all_the_same() -> None:
+    class Overwriting(TwoStreams):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.blocks(self.start(x))
+            y = self.behind(x)
+            with torch.no_grad():
+                x.zero_()
+            return y
+
+    _, recomputed = pair(Overwriting)
+    _, expected = pair()
+    assert_same(train_step(recomputed, (rows(),)), train_step(expected, (rows(),)), tolerance=0.0)
+
+
+def test_stream_that_was_rewound_before() -> None:
+    for net in pair(lambda: TwoStreams(tapped=True)):
+        output = net(rows())
+        first = torch.autograd.grad(output.sum(), list(net.parameters()), retain_graph=True)
+        again = torch.autograd.grad(output.sum(), list(net.parameters()), retain_graph=True)
+        torch.autograd.grad(output[:, -WIDTH:].sum(), list(net.blocks.parameters()), retain_graph=True)
+        behind = torch.autograd.grad(output.sum(), list(net.behind.parameters()))
+        for got, other in zip(again, first, strict=True):
+            assert torch.equal(got, other)
+        for got, other in zip(behind, first[-len(behind) :], strict=True):
+            assert torch.equal(got, other)
+
+
+def test_the_state_stays_packed_while_the_module_behind_is_recomputed() -> None:
+    _, recomputed = pair()
+    x = rows()
+    output = recomputed(x)
+    used = mn.measure_memory(lambda: torch.autograd.grad(output.sum(), list(recomputed.behind.parameters())))
+    hidden = 4 * ROWS * 2 * WIDTH
+    parameters = 4 * sum(parameter.numel() for parameter in recomputed.behind.parameters())
+    assert used.peak_bytes <= parameters + 4 * hidden + 12 * ROWS * WIDTH
+
+
+def test_streams_that_need_no_gradient_and_passes_in_floats() -> None:
+    nets = pair()
+    for net in nets:
+        net.start.requires_grad_(False)
+        net.blocks.requires_grad_(False)
+    x = rows()
+    gradients = [torch.autograd.grad(net(x).sum(), list(net.behind.parameters())) for net in nets]
+    for got, expected in zip(*gradients, strict=True):
+        assert torch.equal(got, expected)
+    x[0, 0] = torch.nan
+    kept, recomputed = pair()
+    for got, expected in zip(recomputed.parameters(), kept.parameters(), strict=True):
+        got.grad = expected.grad = None
+    for net in (kept, recomputed):
+        net(x).sum().backward()
+    for got, expected in zip(recomputed.parameters(), kept.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, expected.grad, rtol=0, atol=0, equal_nan=True)
+
+
+def test_parameter_that_changed_is_found_when_the_stream_has_to_be_played_again() -> None:
+    _, recomputed = pair(lambda: TwoStreams(tapped=True))
+    output = recomputed(rows())
+    torch.autograd.grad(output[:, -WIDTH:].sum(), list(recomputed.blocks.parameters()), retain_graph=True)
+    with torch.no_grad():
+        recomputed.blocks[0].inner[0].weight.add_(1)
+    with pytest.raises(mn.ReconstructionError, match="was changed between forward and backward"):
+        output.sum().backward()
