@@ -76,7 +76,7 @@ def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
 
 
 def _chains(layers: list[Call], root: Call) -> list[list[Call]]:
-    """Runs of two or more layers that take what the one before returned, and are cheap to compute again.
+    """Runs of two or more layers that take what the one before returned: any layer, then those that are cheap.
 
     The first of them keeps something, for a chain lives as long as what it keeps. A module that is called several times
     is in none: which of its calls a chain holds could not be said by its name.
@@ -84,10 +84,10 @@ def _chains(layers: list[Call], root: Call) -> list[list[Call]]:
     counts = Counter(call.module for call in root.walk())
     chains: list[list[Call]] = [[]]
     for call in layers:
-        if counts[call.module] > 1 or not _is_cheap(call):
+        if counts[call.module] > 1:
             chains.append([])
             continue
-        if chains[-1] and not _follows(chains[-1][-1], call):
+        if chains[-1] and not (_is_cheap(call) and _follows(chains[-1][-1], call)):
             chains.append([])
         if chains[-1] or (call.saved and not _is_overwritten(call)):
             chains[-1].append(call)

@@ -72,7 +72,8 @@ def test_gradients_statistics_and_draws_are_those_of_kept_activations() -> None:
 
 
 PIXELS = 2 * WIDTH * 8 * 8
-FREED = 4 * PIXELS + 8 * PIXELS // 4  # bytes: relu's output, and where pooling found its largest values
+# Bytes: the outputs of convolution and relu, and where pooling found its largest values.
+FREED = 2 * 4 * PIXELS + 8 * PIXELS // 4
 
 
 def held(net: nn.Module) -> int:
@@ -189,7 +190,7 @@ def test_threads_have_passages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(Counter(links).values()) == [4, 4]  # each thread's norm, activation, dropout and pooling
+    assert sorted(Counter(links).values()) == [5, 5]  # each thread's convolution, norm, activation, dropout and pooling
     recomputed.between = lambda x: x
     for seed, got in gradients.items():
         expected = torch.autograd.grad(recomputed(images(seed)).square().sum(), list(recomputed.parameters()))

@@ -12,19 +12,29 @@ from tests.models import WIDTH, Flat, ResidualMLP
 TWICE = nn.Tanh()
 
 
+def frozen(layer: nn.Module) -> nn.Module:
+    """Keeps nothing for backward, as its input needs no gradient either."""
+    return layer.requires_grad_(False)
+
+
 @pytest.mark.parametrize(
     ("layers", "chains"),
     [
-        # The tanh's output is kept by the next layer, so recomputing it would gain nothing.
-        ((nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), ()),
-        ((nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh(), nn.Sigmoid()), (("1", "2", "3"),)),
+        # Layers with weights begin a chain, those that are cheap to compute again go on with it.
+        (
+            (nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Sigmoid()),
+            (("0", "1", "2"), ("3", "4")),
+        ),
+        ((nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh(), nn.Sigmoid()), (("0", "1", "2", "3"),)),
+        # The tanh's output is kept by the next layer and its input by nobody: recomputing it would gain nothing.
+        ((frozen(nn.Linear(WIDTH, WIDTH)), nn.LayerNorm(WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), ()),
         # A layer that overwrites its input cannot be the first, and one that is called twice has two places.
-        ((nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Sigmoid(), nn.Tanh()), (("2", "3"),)),
+        ((frozen(nn.Linear(WIDTH, WIDTH)), nn.ReLU(inplace=True), nn.PReLU(), nn.Tanh()), (("2", "3"),)),
         ((nn.Linear(WIDTH, WIDTH), TWICE, nn.Sigmoid(), nn.Softplus(), TWICE), (("2", "3"),)),
         # A module outside that is recomputed keeps its argument, so the tanh's output stays.
         (
             (
-                nn.Linear(WIDTH, WIDTH),
+                frozen(nn.Linear(WIDTH, WIDTH)),
                 nn.BatchNorm1d(WIDTH),
                 nn.Tanh(),
                 nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()),
@@ -32,7 +42,7 @@ TWICE = nn.Tanh()
             (),
         ),
         # What keeps nothing cannot begin one; what the stream behind keeps is no reason to keep it here.
-        ((nn.Linear(WIDTH, WIDTH), nn.Identity(), nn.BatchNorm1d(WIDTH), nn.Tanh()), (("2", "3"),)),
+        ((frozen(nn.Linear(WIDTH, WIDTH)), nn.Identity(), nn.BatchNorm1d(WIDTH), nn.Tanh()), (("2", "3"),)),
     ],
 )
 def test_which_layers_are_a_chain(layers: tuple[nn.Module, ...], chains: tuple[tuple[str, ...], ...]) -> None:
@@ -45,13 +55,13 @@ class Beside(nn.Module):
 
     def __init__(self, *layers: nn.Module, overwritten: bool = False) -> None:
         super().__init__()
-        self.start = nn.Linear(WIDTH, WIDTH)
+        self.start = nn.Parameter(torch.ones(WIDTH))
         self.layers = nn.ModuleList(layers)
         self.blocks = nn.Sequential(*[ResidualMLP(WIDTH) for _ in range(2)])
         self.overwritten = overwritten
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.start(x)
+        x = self.start * x
         y = x
         for layer in self.layers:
             y = layer(y)
