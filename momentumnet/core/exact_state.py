@@ -133,7 +133,9 @@ class ExactState:
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         # In pieces, so that a packed state is never unpacked as a whole.
         output = self._layout.empty(dtype)
-        for x, v, piece in zip(*self._position_and_velocity(), self._layout.flat(output).split(OUTPUT_PIECE), strict=True):
+        for x, v, piece in zip(
+            *self._position_and_velocity(), self._layout.flat(output).split(OUTPUT_PIECE), strict=True
+        ):
             if not factor:
                 self._kernels.write_position(x.unpacked(), self._scale(), piece)
                 continue

@@ -7,8 +7,10 @@ owns it, so a recomputed tensor is freed as soon as it has been used.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -16,6 +18,25 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
+
+
+class _Watchers(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[list[Tensor]] = []
+
+
+_WATCHERS = _Watchers()
+
+
+@contextmanager
+def watched() -> Iterator[list[Tensor]]:
+    """Inside, the list is given each tensor that is saved and dropped."""
+    saved: list[Tensor] = []
+    _WATCHERS.stack.append(saved)
+    try:
+        yield saved
+    finally:
+        _WATCHERS.stack.pop()
 
 
 class Slot:
@@ -49,6 +70,8 @@ class SavedTensors:
 
     def _drop(self, tensor: Tensor) -> Slot:
         slot = Slot(self)
+        if _WATCHERS.stack:
+            _WATCHERS.stack[-1].append(tensor)
         self._slots.append(weakref.ref(slot))
         self._kinds.append((tensor.shape, tensor.dtype))
         return slot

@@ -1,0 +1,237 @@
+"""A recompute takes the batch's statistics from forward: same bits as measured again, and nothing else changes."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import momentumnet as mn
+from momentumnet.core import batch_statistics
+from tests.contract.reference import assert_same, loss_of, train_step
+
+WIDTH = 20
+
+
+class Measuring(TorchDispatchMode):
+    """Counts how often a batch is measured."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.native_batch_norm.default and args[5]
+        return func(*args, **(kwargs or {}))
+
+
+class Block(nn.Module):
+    """Two norms and a product between them, of any number of dimensions."""
+
+    def __init__(self, build: Callable[[int], nn.Module], *, twice: bool = False) -> None:
+        super().__init__()
+        self.first = build(WIDTH)
+        self.second = self.first if twice else build(WIDTH)
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH) / WIDTH**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu_(self.first(x)).transpose(1, -1) @ self.weight
+        return x + self.second(y.transpose(1, -1).contiguous())
+
+
+class Net(nn.Module):
+    """A stream, and a module with a norm before it."""
+
+    def __init__(self, build: Callable[[int], nn.Module], *, twice: bool = False) -> None:
+        super().__init__()
+        self.before = nn.Sequential(build(WIDTH), nn.Softplus(), nn.Tanh())
+        self.blocks = nn.ModuleList([Block(build, twice=twice) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def images(dims: int = 2, seed: int = 1) -> Tensor:
+    shape = (6, WIDTH, *(5, 3, 4)[:dims])
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+
+
+def pair(model: nn.Module, x: Tensor, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """Converted twice: stored, and recomputed wherever it can be."""
+    stored = mn.convert(model, x, backward="stored", **options)
+    return stored, mn.convert(model, x, others="checkpoint", **options)
+
+
+def measured_in_backward(net: nn.Module, x: Tensor) -> int:
+    counts = []
+
+    def backward(output: Tensor) -> None:
+        with Measuring() as measuring:
+            loss_of(output).backward()
+        counts.append(measuring.count)
+
+    train_step(net, (x,), backward=backward)
+    return counts[0]
+
+
+NORMS = {
+    "1d": (nn.BatchNorm1d, images(1)),
+    "1d without places": (nn.BatchNorm1d, images(0)),
+    "2d": (nn.BatchNorm2d, images()),
+    "2d channels last": (nn.BatchNorm2d, images().contiguous(memory_format=torch.channels_last)),
+    "3d": (nn.BatchNorm3d, images(3)),
+    "no weight": (lambda width: nn.BatchNorm2d(width, affine=False), images()),
+    "no running statistics": (lambda width: nn.BatchNorm2d(width, track_running_stats=False), images()),
+    "cumulative average": (lambda width: nn.BatchNorm2d(width, momentum=None), images()),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_same_bits_without_measuring_again(name: str, frozen: bool) -> None:
+    build, x = NORMS[name]
+    torch.manual_seed(0)
+    model = Net(build).train()
+    if frozen:
+        for block in model.blocks:
+            block.first.requires_grad_(False)
+    stored, recomputed = pair(model, x)
+    for _ in range(2):  # the second step starts from running statistics that have moved
+        assert_same(train_step(recomputed, (x,)), train_step(stored, (x,)), tolerance=0.0)
+    assert measured_in_backward(recomputed, x) == 0
+
+
+def test_norm_that_is_called_twice() -> None:
+    torch.manual_seed(0)
+    stored, recomputed = pair(Net(nn.BatchNorm2d, twice=True).train(), images())
+    assert_same(train_step(recomputed, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+    assert measured_in_backward(recomputed, images()) == 0
+
+
+class Doubling(nn.BatchNorm2d):
+    """A norm with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def changed_forward(width: int) -> nn.Module:
+    norm = nn.BatchNorm2d(width)
+    norm.forward = lambda x: 2 * nn.BatchNorm2d.forward(norm, x)
+    return norm
+
+
+@pytest.mark.parametrize("build", [Doubling, changed_forward, nn.InstanceNorm2d])
+def test_other_norms_measure_again(build: Callable[[int], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = Net(lambda width: build(width)).train()
+    stored, recomputed = (mn.convert(model, images(), inplace=False, backward=b) for b in ("stored", "reversible"))
+    if build is not changed_forward:  # a copy of which would call the norm that it was copied from
+        assert_same(train_step(recomputed, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+    assert measured_in_backward(recomputed, images()) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, x: (net.double(), x.double()),
+        lambda net, x: (net, x.transpose(2, 3)),
+        lambda net, x: (net.bfloat16(), x.bfloat16()),
+        lambda net, x: (net.eval(), x),
+    ],
+)
+def test_other_types_layouts_and_modes(change: Callable[[nn.Module, Tensor], tuple[nn.Module, Tensor]]) -> None:
+    torch.manual_seed(0)
+    outcomes = []
+    for net in pair(Net(nn.BatchNorm2d).train(), images()):
+        net, x = change(net, images())
+        outcomes.append(train_step(net, (x,)))
+    assert_same(outcomes[1], outcomes[0], tolerance=0.0)
+
+
+def test_machine_that_rounds_otherwise_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch_statistics._is_exact_here()
+    monkeypatch.setattr(batch_statistics, "_is_exact_here", lambda: False)
+    torch.manual_seed(0)
+    stored, recomputed = pair(Net(nn.BatchNorm2d).train(), images())
+    assert_same(train_step(recomputed, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+    assert measured_in_backward(recomputed, images()) == 7
+
+
+def test_exactness_is_really_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_statistics._is_exact_here.cache_clear()
+    exact = batch_statistics.normalised
+    monkeypatch.setattr(batch_statistics, "normalised", lambda *args: exact(*args).nextafter(torch.tensor(9.0)))
+    assert not batch_statistics._is_exact_here()
+    batch_statistics._is_exact_here.cache_clear()
+
+
+def test_hooks_of_a_norm_run_in_both_passes() -> None:
+    torch.manual_seed(0)
+    model, calls = Net(nn.BatchNorm2d).train(), []
+    stored, recomputed = pair(model, images())
+    for net in (stored, recomputed):
+        net.blocks[1].first.register_forward_hook(lambda module, args, output: (calls.append(1), 3 * output)[1])
+    assert_same(train_step(recomputed, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+    assert len(calls) == 3
+
+
+def test_nothing_is_left_in_the_model() -> None:
+    torch.manual_seed(0)
+    _, net = pair(Net(nn.BatchNorm2d).train(), images())
+    output = net(images())
+    assert not any("forward" in module.__dict__ for module in net.modules())
+    pickle.loads(pickle.dumps(net))
+    output.sum().backward()
+    assert not any("forward" in module.__dict__ for module in net.modules())
+    handle = net.blocks[1].second.register_forward_pre_hook(lambda module, args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        net(images())
+    handle.remove()
+    assert not any("forward" in module.__dict__ for module in net.modules())
+    assert not batch_statistics._REPLACED
+    assert not batch_statistics._RUNNING.stack
+
+
+def test_norm_that_is_called_more_often_in_backward_is_an_error() -> None:
+    class Counting(Block):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(self.first(x) if self.calls > 1 else x)
+
+    model = Net(nn.BatchNorm2d).train()
+    model.blocks = nn.ModuleList([Counting(nn.BatchNorm2d) for _ in range(3)])
+    net = mn.convert(model, streams=["blocks"])
+    with pytest.raises(mn.ReconstructionError, match="BatchNorm2d is called more often in backward"):
+        net(images()).sum().backward()
+
+
+def test_threads_that_share_a_model() -> None:
+    torch.manual_seed(0)
+    _, net = pair(Net(nn.BatchNorm2d).train(), images())
+    inside, gradients = threading.Barrier(2, timeout=30), {}
+    net.blocks[1].first.register_forward_pre_hook(lambda module, args: (inside.wait(), None)[1])
+
+    def work(seed: int) -> None:
+        gradients[seed] = torch.autograd.grad(loss_of(net(images(seed=seed))), list(net.parameters()))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(gradients) == 2
+    net.blocks[1].first._forward_pre_hooks.clear()
+    for seed, got in gradients.items():
+        expected = torch.autograd.grad(loss_of(net(images(seed=seed))), list(net.parameters()))
+        assert all(map(torch.equal, got, expected))
+    assert not batch_statistics._REPLACED
