@@ -17,6 +17,9 @@ from momentumnet.convert import convert
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
 
+# What names say of the blocks outside the streams.
+KEEPING = {"checkpoint": "", "keep": ", others kept"}
+
 Build = Callable[[nn.Module, Tensor], nn.Module]
 
 
@@ -36,11 +39,14 @@ class Segment(nn.Module):
         return x
 
 
-def methods(network: Network, gammas: Sequence[Fraction], *, arithmetics: Sequence[str]) -> dict[str, Build]:
+def methods(
+    network: Network, gammas: Sequence[Fraction], *, arithmetics: Sequence[str], keeping: bool = False
+) -> dict[str, Build]:
     """How to make the network's variants, by name, from the unconverted model and its input.
 
     Stored activations; ``torch.utils.checkpoint`` around every block, and around every √n of n blocks; converted at
-    each gamma in each arithmetic. The variants share their parameters.
+    each gamma in each arithmetic, with the blocks outside the streams recomputed; with ``keeping``, in exact arithmetic
+    also with those kept as they are. The variants share their parameters.
     """
     named: dict[str, Build] = {
         STORED: lambda model, _: model,
@@ -50,16 +56,18 @@ def methods(network: Network, gammas: Sequence[Fraction], *, arithmetics: Sequen
     for gamma in gammas:
         for arithmetic in arithmetics:
             named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
+        if keeping:
+            named[momentum_name(gamma, others="keep")] = converter(gamma, "exact", others="keep")
     return named
 
 
-def momentum_name(gamma: Fraction, arithmetic: str = "exact") -> str:
+def momentum_name(gamma: Fraction, arithmetic: str = "exact", *, others: str = "checkpoint") -> str:
     """How a converted network is called in tables and plots."""
-    return f"momentum {gamma}" + ("" if arithmetic == "exact" else f" {arithmetic}")
+    return f"momentum {gamma}" + ("" if arithmetic == "exact" else f" {arithmetic}") + KEEPING[others]
 
 
-def converter(gamma: Fraction, arithmetic: str, *, backward: str = "reversible") -> Build:
-    """Converts with the blocks outside the streams checkpointed, as ``CHECKPOINT`` does it with them."""
+def converter(gamma: Fraction, arithmetic: str, *, backward: str = "reversible", others: str = "checkpoint") -> Build:
+    """Converts; by default with the blocks outside the streams checkpointed, as ``CHECKPOINT`` does it with them."""
 
     def build(model: nn.Module, x: Tensor) -> nn.Module:
         with warnings.catch_warnings():
@@ -71,7 +79,7 @@ def converter(gamma: Fraction, arithmetic: str, *, backward: str = "reversible")
                 gamma=gamma,
                 arithmetic=arithmetic,
                 backward=backward,
-                others="checkpoint" if backward == "reversible" else "keep",
+                others=others if backward == "reversible" else "keep",
                 inplace=True,
             )
 

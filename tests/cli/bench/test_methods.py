@@ -9,7 +9,9 @@ from momentumnet.cli.bench import methods as ways
 from momentumnet.cli.bench.networks import FAMILIES, NETWORKS, Network, family
 from momentumnet.cli.bench.training_step import TrainingStep, gradient_error, measure, ratio
 from momentumnet.errors import ConversionError
+from momentumnet.streams.converted import converted_blocks
 
+KEPT = "momentum 1/2, others kept"
 SMALL = [family(name, 5) for name in FAMILIES]
 
 
@@ -19,20 +21,32 @@ def test_variants_compute_what_they_should(network: Network) -> None:
     model, x = network.build(), network.example()
     variants = {
         name: build(model, x)
-        for name, build in ways.methods(network, [Fraction(1, 2)], arithmetics=("exact", "float")).items()
+        for name, build in ways.methods(network, [Fraction(1, 2)], arithmetics=("exact", "float"), keeping=True).items()
     }
-    names = ("stored", "checkpoint", "checkpoint √n", "momentum 1/2", "momentum 1/2 float")
+    names = ("stored", "checkpoint", "checkpoint √n", "momentum 1/2", "momentum 1/2 float", KEPT)
     assert tuple(variants) == names
     step = TrainingStep(x, None)
     for name in ("checkpoint", "checkpoint √n"):
         assert gradient_error(step, variants[name], model) == 0
     reference = ways.converter(Fraction(1, 2), "exact", backward="stored")(model, x)
     assert gradient_error(step, variants["momentum 1/2"], reference) == 0
+    assert gradient_error(step, variants[KEPT], reference) == 0
     assert gradient_error(step, variants["momentum 1/2"], model) > 0.01
     reference = ways.converter(Fraction(1, 2), "float", backward="stored")(model, x)
     assert 0 < gradient_error(step, variants["momentum 1/2 float"], reference) < 1e-2
     parameters = set(model.parameters())
     assert all(set(variant.parameters()) == parameters for variant in variants.values())
+
+
+def test_others_are_kept_or_recomputed() -> None:
+    network = NETWORKS["resnet50-64"]
+    model, x = network.build(), network.example()
+    variants = ways.methods(network, [Fraction(1, 2)], arithmetics=("exact",), keeping=True)
+    kept, recomputed = (
+        sum(True for _ in converted_blocks(variants[name](model, x))) for name in (KEPT, "momentum 1/2")
+    )
+    assert kept == 2 + 3 + 5 + 2
+    assert recomputed == kept + 4 + 4  # the first blocks, and the stem's layers
 
 
 def test_segments_cover_all_containers_of_a_resnet() -> None:
