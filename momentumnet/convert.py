@@ -101,7 +101,7 @@ def convert(
         final_velocity: "flush" adds gamma/(1-gamma) v at the end of the stream: what the velocity still holds back;
             "drop" leaves it out, as the paper does.
         others: "keep", or "checkpoint" to recompute the composite modules outside the streams too, and the chains of
-            norms, activations and pooling between its other layers (a ResNet's stem behind its convolution).
+            other layers there that end in norms, activations and pooling (a ResNet's stem).
         inplace: change this model instead of a copy.
 
     Returns:

@@ -33,8 +33,8 @@ class Discovery:
         elsewhere_bytes: Those of them that code outside the streams' blocks keeps, whether blocks keep them too or not.
         outside: Names of the maximal modules with children that take and return tensors and that neither are, nor
             contain, nor lie inside a stream block.
-        chains: Names of the layers outside, besides those, that are called one after the other and hold little but
-            activations (norms, activations, pooling), where recomputing them together saves memory.
+        chains: Names of the layers outside, besides those, that are called one after the other (a layer, then norms,
+            activations, pooling), where recomputing them together saves memory.
         outside_saving: Bytes that autograd would not keep if each module and each chain outside kept its input only.
         returned_bytes: Bytes of those inputs that are the outputs of streams, which an exact stream can give again.
     """
