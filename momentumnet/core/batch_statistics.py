@@ -48,8 +48,7 @@ class BatchStatistics:
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
-        compiled = any(owner._compiled_call_impl is not None or "_orig_mod" in owner._modules for owner in owners)
-        self._norms = [] if compiled else [owner for owner in owners if _measures(owner)]
+        self._norms = [owner for owner in owners if _measures(owner)]
         self._measured: dict[int, list[Measured | None]] = {}
 
     @property
@@ -59,7 +58,7 @@ class BatchStatistics:
 
     def recorded(self) -> AbstractContextManager[None]:
         """Context of the forward."""
-        return _through(self._norms, self._measure) if self._norms and torch.is_grad_enabled() else nullcontext()
+        return _through(self._norms, self._measure) if self._norms else nullcontext()
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute."""
@@ -183,7 +182,7 @@ def _through(norms: list[nn.Module], run: Callable[[nn.Module, Tensor], Tensor])
 
 
 def _forward(norm: nn.Module, input: Tensor) -> Tensor:
-    # Dynamo, in a function that the block itself has compiled, sees the norm as it is.
+    # In a block that is compiled, Dynamo sees the norm as it is.
     if torch.compiler.is_compiling() or not _RUNNING.stack:
         return _forward_of_class(norm, input)
     return _RUNNING.stack[-1](norm, input)

@@ -122,7 +122,7 @@ class Tape:
     @property
     def repeatable(self) -> bool:
         """Whether `output` returns the same bits again, and the graph keeps what that needs anyway."""
-        return self.rewindable and self.beyond is None and isinstance(self.state, ExactState)
+        return self.rewindable and isinstance(self.state, ExactState)
 
     def forget(self) -> None:
         """No gradient reaches the steps so far: free what would rewind them."""

@@ -50,6 +50,9 @@ class Net(nn.Module):
         super().__init__()
         self.before = nn.Sequential(build(WIDTH), nn.Softplus(), nn.Tanh())
         self.blocks = nn.ModuleList([Block(build, twice=twice) for _ in range(3)])
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.before(x)
@@ -122,13 +125,20 @@ class Doubling(nn.BatchNorm2d):
         return 2 * super().forward(x)
 
 
+class Clamping(nn.BatchNorm2d):
+    """Measures something else than what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp(-1, 1))
+
+
 def changed_forward(width: int) -> nn.Module:
     norm = nn.BatchNorm2d(width)
     norm.forward = lambda x: 2 * nn.BatchNorm2d.forward(norm, x)
     return norm
 
 
-@pytest.mark.parametrize("build", [Doubling, changed_forward, nn.InstanceNorm2d])
+@pytest.mark.parametrize("build", [Doubling, Clamping, changed_forward, nn.InstanceNorm2d])
 def test_other_norms_measure_again(build: Callable[[int], nn.Module]) -> None:
     torch.manual_seed(0)
     model = Net(lambda width: build(width)).train()
@@ -154,6 +164,13 @@ def test_other_types_layouts_and_modes(change: Callable[[nn.Module, Tensor], tup
         net, x = change(net, images())
         outcomes.append(train_step(net, (x,)))
     assert_same(outcomes[1], outcomes[0], tolerance=0.0)
+
+
+def test_empty_batch() -> None:
+    torch.manual_seed(0)
+    _, net = pair(Net(nn.BatchNorm2d).train(), images())
+    net(images()[:0]).sum().backward()
+    assert not any(parameter.grad.any() for parameter in net.parameters())
 
 
 def test_machine_that_rounds_otherwise_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +230,36 @@ def test_norm_that_is_called_more_often_in_backward_is_an_error() -> None:
     net = mn.convert(model, streams=["blocks"])
     with pytest.raises(mn.ReconstructionError, match="BatchNorm2d is called more often in backward"):
         net(images()).sum().backward()
+
+
+@pytest.mark.parametrize("compiled", ["before", "in place"])
+def test_compiled_blocks_are_compiled_once(compiled: str) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Net(nn.BatchNorm2d).train()
+    expected = train_step(mn.convert(model, streams=["blocks"], backward="stored"), (images(),))
+    if compiled == "before":
+        model.blocks = nn.ModuleList([torch.compile(block, backend=backend) for block in model.blocks])
+    net = mn.convert(model, streams=["blocks"])
+    if compiled == "in place":
+        for block in net.blocks:
+            block.compile(backend=backend)
+    got = train_step(net, (images(),))
+    count = len(graphs)
+    assert count
+    for seed in range(3):
+        train_step(net, (images(),), seed=seed)
+    assert len(graphs) == count
+    assert torch.equal(got.output, expected.output)
+    gradients = zip(got.gradients.values(), expected.gradients.values(), strict=True)
+    assert all(torch.equal(*both) for both in gradients)
+    torch._dynamo.reset()
 
 
 def test_threads_that_share_a_model() -> None:

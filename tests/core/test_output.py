@@ -1,0 +1,66 @@
+"""What a state returns at the end of its stream: x + factor v, from the packed state as from the open one."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+import momentumnet as mn
+from momentumnet.core.coupling import flush_factor
+from momentumnet.core.exact_state import OUTPUT_PIECE, ExactState
+from momentumnet.core.momentum_step import Branch
+
+GAMMA = Fraction(1, 8)
+ELEMENTS = 3 * OUTPUT_PIECE + 5
+
+
+def state_after_two_steps(dtype: torch.dtype = torch.float32, elements: int = ELEMENTS) -> ExactState:
+    generator = torch.Generator().manual_seed(0)
+    x, *branches = (torch.randn(elements, generator=generator).to(dtype) for _ in range(3))
+    state = ExactState(x, None, GAMMA, 18, "stream")
+    for branch in branches:
+        state.step(Branch(branch, None), 1 - GAMMA)
+    return state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("factor", [0.0, flush_factor(GAMMA)])
+def test_position_and_velocity_make_the_output(dtype: torch.dtype, factor: float) -> None:
+    state = state_after_two_steps(dtype)
+    x, v = state.position(torch.float64), state.velocity(torch.float64)
+    expected = x + factor * v
+    output = state.output(dtype, factor)
+    assert output.dtype == dtype
+    error = (output.double() - expected).abs()
+    assert bool((error <= torch.finfo(dtype).eps * (x.abs() + v.abs())).all())
+
+
+@pytest.mark.parametrize("factor", [0.0, flush_factor(GAMMA)])
+@pytest.mark.parametrize("elements", [0, 7, ELEMENTS])
+def test_packed_state_returns_the_same_bits_and_stays_packed(factor: float, elements: int) -> None:
+    state = state_after_two_steps(elements=elements)
+    expected = state.output(torch.float32, factor)
+    state.pack()
+    packed = state.packed_bytes
+    assert torch.equal(state.output(torch.float32, factor), expected)
+    assert state.packed_bytes == packed
+
+
+def test_packed_state_is_unpacked_in_pieces() -> None:
+    state = state_after_two_steps(elements=8 * OUTPUT_PIECE)
+    state.pack()
+    used = mn.measure_memory(lambda: state.output(torch.float32, 0.5))
+    assert used.peak_bytes <= 4 * (8 + 6) * OUTPUT_PIECE
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bits_do_not_depend_on_threads(threads: int) -> None:
+    expected = state_after_two_steps().output(torch.float32, flush_factor(GAMMA))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(state_after_two_steps().output(torch.float32, flush_factor(GAMMA)), expected)
+    finally:
+        torch.set_num_threads(before)
