@@ -81,6 +81,8 @@ class BatchStatistics:
 def _measures(module: nn.Module) -> bool:
     """Whether it is one of torch's norms as it is there, and takes the statistics of the batch."""
     plain = type(module).forward is _BatchNorm.forward and "forward" not in module.__dict__
+    # A parametrized weight is another tensor each time that it is asked for.
+    plain = plain and {"weight", "bias"} <= module._parameters.keys()
     return plain and (module.training or module.running_mean is None)
 
 
@@ -92,6 +94,8 @@ def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -
     places = {tensor.data_ptr(): name for name, tensor in _arguments(norm, x).items() if tensor is not None}
     # Results are saved after the operation, all else before.
     *before, mean, deviation = saved
+    if not places.keys() >= {tensor.data_ptr() for tensor in before}:
+        return None
     return Measured(mean.detach(), deviation.detach(), tuple(places[tensor.data_ptr()] for tensor in before))
 
 

@@ -138,7 +138,18 @@ def changed_forward(width: int) -> nn.Module:
     return norm
 
 
-@pytest.mark.parametrize("build", [Doubling, Clamping, changed_forward, nn.InstanceNorm2d])
+class Noise(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + 0.1 * torch.randn_like(weight)
+
+
+def parametrized(width: int) -> nn.Module:
+    norm = nn.BatchNorm2d(width)
+    torch.nn.utils.parametrize.register_parametrization(norm, "weight", Noise())
+    return norm
+
+
+@pytest.mark.parametrize("build", [Doubling, Clamping, parametrized, changed_forward, nn.InstanceNorm2d])
 def test_other_norms_measure_again(build: Callable[[int], nn.Module]) -> None:
     torch.manual_seed(0)
     model = Net(lambda width: build(width)).train()
@@ -163,6 +174,15 @@ def test_other_types_layouts_and_modes(change: Callable[[nn.Module, Tensor], tup
     for net in pair(Net(nn.BatchNorm2d).train(), images()):
         net, x = change(net, images())
         outcomes.append(train_step(net, (x,)))
+    assert_same(outcomes[1], outcomes[0], tolerance=0.0)
+
+
+def test_autocast() -> None:
+    torch.manual_seed(0)
+    outcomes = []
+    for net in pair(Net(nn.BatchNorm2d).train(), images()):
+        with torch.autocast("cpu", torch.bfloat16):
+            outcomes.append(train_step(net, (images(),)))
     assert_same(outcomes[1], outcomes[0], tolerance=0.0)
 
 
