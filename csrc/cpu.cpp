@@ -3,11 +3,10 @@
 #include <string.h>
 
 #include <atomic>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "cpu_loops.h"
+#include "cpu_threads.h"
+#include "packing.h"
 
 namespace {
 
@@ -47,63 +46,31 @@ const Variant* best() {
 
 std::atomic<const Variant*> chosen{best()};
 
-// Of the OpenMP library that PyTorch has loaded: a second one would bring threads of its own that fight with its.
-using ParallelRegion = void (*)(void*);
-using Parallel = void (*)(ParallelRegion, void*, unsigned threads, unsigned flags);
-using Query = int (*)();
-Parallel openmp_parallel = nullptr;
-Query openmp_thread = nullptr, openmp_threads = nullptr;
-
-struct Job {
-    Loop loop;
-    const MnPlan& plan;
-    const MnTensors& tensors;
-    int64_t size;
-    std::atomic<uint64_t> magnitudes{0}, checksum{0};
-
-    void share(int64_t thread, int64_t threads) {
-        // Whole cache lines of every tensor, the bytes included, so that no two threads write to one.
-        const int64_t lines = (size + 63) / 64;
-        const int64_t begin = lines * thread / threads * 64, end = lines * (thread + 1) / threads * 64;
-        Totals totals{0, 0};
-        if (begin < end) loop(plan, tensors, begin, end < size ? end : size, totals);
-        magnitudes |= totals.magnitudes;
-        checksum += totals.checksum;
-    }
-};
-
-void share_of_this_thread(void* job) { static_cast<Job*>(job)->share(openmp_thread(), openmp_threads()); }
-
-void run_threads(Job& job, int64_t count) {
-    std::vector<std::thread> threads;
-    int64_t next = 1;
-    try {
-        for (; next < count; ++next) threads.emplace_back([&job, next, count] { job.share(next, count); });
-    } catch (const std::system_error&) {
-        // No more threads to be had: this one does their shares.
-    }
-    job.share(0, count);
-    for (; next < count; ++next) job.share(next, count);
-    for (auto& thread : threads) thread.join();
-}
-
-void write_report(const Job& job) {
-    if (!job.tensors.report) return;
-    const uint64_t words[2] = {job.magnitudes, job.checksum};
-    if (job.plan.word_bits == 32) {
+void write_report(const MnPlan& plan, const Totals& totals, void* report) {
+    if (!report) return;
+    const uint64_t words[2] = {totals.magnitudes, totals.checksum};
+    if (plan.word_bits == 32) {
         const uint32_t low[2] = {uint32_t(words[0]), uint32_t(words[1])};
-        memcpy(job.tensors.report, low, sizeof low);
+        memcpy(report, low, sizeof low);
     } else {
-        memcpy(job.tensors.report, words, sizeof words);
+        memcpy(report, words, sizeof words);
     }
 }
 
 int32_t run(Loop loop, const MnPlan* plan, int64_t size, int threads, const MnTensors& tensors) {
-    Job job{loop, *plan, tensors, size};
-    if (threads < 2) job.share(0, 1);
-    else if (openmp_parallel) openmp_parallel(share_of_this_thread, &job, unsigned(threads), 0);
-    else run_threads(job, threads);
-    write_report(job);
+    std::atomic<uint64_t> magnitudes{0}, checksum{0};
+    share(size, CACHE_LINE, threads, [&](int64_t begin, int64_t end) {
+        Totals totals{0, 0};
+        loop(*plan, tensors, begin, end, totals);
+        magnitudes |= totals.magnitudes;
+        checksum += totals.checksum;
+    });
+    write_report(*plan, {magnitudes, checksum}, tensors.report);
+    return 0;
+}
+
+int32_t run(PackingLoop loop, const MnField* field, int64_t size, int threads, uint32_t* value, uint32_t* words) {
+    share(size, BLOCK, threads, [&](int64_t begin, int64_t end) { loop(*field, value, words, begin, end); });
     return 0;
 }
 
@@ -130,9 +97,8 @@ MN_EXPORT int32_t mn_select_variant(const char* name) {
 
 // GOMP_parallel, omp_get_thread_num and omp_get_num_threads; without them std::thread is used.
 MN_EXPORT void mn_set_openmp(void* parallel, void* thread, void* threads) {
-    openmp_thread = reinterpret_cast<Query>(thread);
-    openmp_threads = reinterpret_cast<Query>(threads);
-    openmp_parallel = reinterpret_cast<Parallel>(parallel);
+    openmp = {reinterpret_cast<OpenMp::Parallel>(parallel), reinterpret_cast<OpenMp::Query>(thread),
+              reinterpret_cast<OpenMp::Query>(threads)};
 }
 
 int32_t mn_step(const MnPlan* plan, int64_t size, int32_t threads, void*, void* x, void* v, void* s, const void* y,
@@ -151,4 +117,20 @@ int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t threads, void*, void
 
 int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t threads, void*, void* x, void* v, void* s, void* report) {
     return run(loops().checksum, plan, size, threads, {x, v, s, nullptr, nullptr, nullptr, report});
+}
+
+int32_t mn_pack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* value, uint32_t* words) {
+    return run(loops().pack, field, size, threads, value, words);
+}
+
+int32_t mn_unpack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* value, uint32_t* words) {
+    return run(loops().unpack, field, size, threads, value, words);
+}
+
+int32_t mn_adjoint(const MnAdjoint* adjoint, int64_t size, int32_t threads, void*, const void* grad_x, const void* grad_v,
+                   void* grad_branch, void* grad_velocity, void* grad_position) {
+    const MnGradients gradients{grad_x, grad_v, grad_branch, grad_velocity, grad_position};
+    const AdjointLoop loop = loops().adjoint;
+    share(size, CACHE_LINE, threads, [&](int64_t begin, int64_t end) { loop(*adjoint, gradients, begin, end); });
+    return 0;
 }

@@ -3,6 +3,8 @@
 // C++ header is included: an inline function shared with another copy could end up in the wrong instruction set.
 #include "cpu_loops.h"
 
+#include "cpu_adjoint.h"
+#include "cpu_packing.h"
 #include "cpu_parts.h"
 
 #ifndef MN_LOOPS
@@ -127,4 +129,4 @@ void checksum(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64
 
 }  // namespace
 
-extern const Loops MN_LOOPS = {step, undo, rewind, checksum};
+extern const Loops MN_LOOPS = {step, undo, rewind, checksum, pack, unpack, adjoint};

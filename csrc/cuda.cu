@@ -1,25 +1,10 @@
-// The CUDA library: the same step, four elements to a thread at a time, on the stream of the caller and without waiting.
-#include <cuda_runtime.h>
-
+// The CUDA library: the same operations, four elements to a thread at a time (packing: a column of a block), on the stream of the
+// caller and without waiting.
+#include "cuda_adjoint.h"
+#include "cuda_packing.h"
 #include "step.h"
 
 namespace {
-
-constexpr int THREADS = 256, BLOCKS_PER_PROCESSOR = 8;
-
-// Four values in one access, or in two of 16 bytes.
-template <class T>
-struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
-    T at[4];
-};
-
-template <class T>
-__device__ __forceinline__ Four<T>& four(void* data, int64_t group) { return static_cast<Four<T>*>(data)[group]; }
-
-template <class T>
-__device__ __forceinline__ const Four<T>& four(const void* data, int64_t group) {
-    return static_cast<const Four<T>*>(data)[group];
-}
 
 // What a kernel is told besides the constants; the types are the same for all threads, so that branching on them is free.
 struct Launch {
@@ -221,25 +206,6 @@ __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Launch
     if (Operation<Word, Loaded>::has_report) sums.into(launch.tensors.report);
 }
 
-// Makes a device current, and gives the former one back.
-class Device {
-public:
-    explicit Device(int device) : status(cudaGetDevice(&former)) {
-        if (status == cudaSuccess && former != device) status = cudaSetDevice(device);
-        moved = status == cudaSuccess && former != device;
-    }
-    ~Device() {
-        if (moved) cudaSetDevice(former);
-    }
-    cudaError_t status;
-
-private:
-    int former = 0;
-    bool moved = false;
-};
-
-bool is_aligned(const void* data, size_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
-
 // Whether every tensor may be accessed four elements at a time.
 bool goes_in_groups(const MnTensors& t) {
     return is_aligned(t.x, 16) && is_aligned(t.v, 16) && is_aligned(t.s, 16) && is_aligned(t.y, 16) &&
@@ -248,20 +214,9 @@ bool goes_in_groups(const MnTensors& t) {
 
 template <template <class, class> class Operation, class Word, class Loaded>
 cudaError_t launch_as(const MnPlan& plan, const Launch& launch, int device, cudaStream_t stream) {
-    int processors = 1;
-    const cudaError_t status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    if (status != cudaSuccess) return status;
-    const int64_t work = launch.groups ? launch.groups : launch.size;
-    const int64_t blocks = (work + THREADS - 1) / THREADS, most = int64_t(processors) * BLOCKS_PER_PROCESSOR;
-    const dim3 grid(unsigned(blocks < most ? blocks : most));
-    kernel<Operation, Word, Loaded><<<grid, THREADS, 0, stream>>>(launch, Constants<Word>::of(plan));
-    return cudaGetLastError();
-}
-
-// The status, which is forgotten here: the next launch would report it once more.
-int32_t finished(cudaError_t status) {
-    if (status != cudaSuccess) cudaGetLastError();
-    return status;
+    return launch_grid(launch.groups ? launch.groups : launch.size, device, [&](dim3 grid) {
+        kernel<Operation, Word, Loaded><<<grid, THREADS, 0, stream>>>(launch, Constants<Word>::of(plan));
+    });
 }
 
 template <template <class, class> class Operation>
@@ -309,4 +264,22 @@ int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t device, void* stream
 
 int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, void* report) {
     return run<Checksum>(plan, size, device, stream, {x, v, s, nullptr, nullptr, nullptr, report});
+}
+
+int32_t mn_pack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* value, uint32_t* words) {
+    return run_on(device, packing_threads(size), [=](dim3 grid) {
+        pack<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*field, size, value, words);
+    });
+}
+
+int32_t mn_unpack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* value, uint32_t* words) {
+    return run_on(device, packing_threads(size), [=](dim3 grid) {
+        unpack<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*field, size, value, words);
+    });
+}
+
+int32_t mn_adjoint(const MnAdjoint* constants, int64_t size, int32_t device, void* stream, const void* grad_x,
+                   const void* grad_v, void* grad_branch, void* grad_velocity, void* grad_position) {
+    const auto run = constants->is_double ? run_adjoint<double> : run_adjoint<float>;
+    return run(*constants, size, device, stream, grad_x, grad_v, grad_branch, grad_velocity, grad_position);
 }

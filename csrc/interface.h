@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (core/kernels.py).
-#define MN_ABI 1
+#define MN_ABI 2
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -38,10 +38,22 @@ struct MnTensors {
     void* report;            // two words: magnitude bits, checksum
 };
 
+// The low bits of an int32 that are kept: 1 to 32, the top one being its sign where it is signed.
+struct MnField {
+    int32_t width, is_signed;
+};
+
+// The constants of a step's adjoint, and whether its gradients are float64 (else float32).
+struct MnAdjoint {
+    double gamma, weight;
+    int32_t is_double, reserved;
+};
+
 // Both libraries export these. They return 0, or an error that mn_error explains.
 //   where:  the number of threads on the CPU, the index of the device on CUDA
 //   stream: the CUDA stream; unused on the CPU
-// A position may be null in mn_undo and mn_rewind; mn_rewind goes by previous_bound.
+// A position may be null in mn_undo and mn_rewind, mn_rewind goes by previous_bound; a grad_position may be null; grad_velocity
+// may be grad_v.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
@@ -52,3 +64,8 @@ MN_EXPORT int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t where, voi
                             void* position);
 MN_EXPORT int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
                               void* report);
+MN_EXPORT int32_t mn_pack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* value, uint32_t* words);
+MN_EXPORT int32_t mn_unpack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* value,
+                            uint32_t* words);
+MN_EXPORT int32_t mn_adjoint(const MnAdjoint* adjoint, int64_t size, int32_t where, void* stream, const void* grad_x,
+                             const void* grad_v, void* grad_branch, void* grad_velocity, void* grad_position);

@@ -14,7 +14,7 @@ from momentumnet.core import implementation
 from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
 from momentumnet.core.layout import Layout
 from momentumnet.core.momentum_step import Branch, Integers, Scale
-from momentumnet.core.packing import Packed, as_it_is, pack
+from momentumnet.core.packing import Field, Packed, as_it_is, at_rest
 from momentumnet.errors import StateRangeError
 
 # Bits kept free above the largest magnitude known when a scale is chosen. One is enough: a coarser scale can be taken
@@ -43,8 +43,8 @@ def full_bits(word: fp.Word) -> int:
     return word.bits - 2 - HEADROOM_BITS
 
 
-def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> int:
-    """Bytes an element that a state keeps between forward and backward of ``steps`` steps.
+def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> float:
+    """Bytes an element, in eighths, that a state keeps between forward and backward of ``steps`` steps.
 
     x and v, the store, and the bytes that it has put aside; for values up to the magnitude that ``bits`` were chosen
     for, and where the scale did not have to be made coarser on the way.
@@ -53,9 +53,8 @@ def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> int:
     spilled = sum(schedule[step].spills for step in range(steps))
     if word is not fp.INT32:
         return 3 * word.bits // 8 + spilled
-    integer = -(-(bits + HEADROOM_BITS + 1) // 8)
-    store = max(1, -(-(schedule[steps].previous_bound - 1).bit_length() // 8))
-    return 2 * integer + store + spilled
+    store = Field.of(0, schedule[steps].previous_bound - 1)
+    return (2 * (bits + HEADROOM_BITS + 1) + store.width) / 8 + spilled
 
 
 class ExactState:
@@ -118,8 +117,8 @@ class ExactState:
         return math.ldexp(1.0, self._bits - self.exponent)
 
     @property
-    def packed_bytes(self) -> int | None:
-        """Bytes an element at rest; None while the state is in use."""
+    def packed_bytes(self) -> float | None:
+        """Bytes an element at rest, in eighths; None while the state is in use."""
         return None if self._packed is None else sum(part.bytes_per_element for part in self._packed)
 
     def position(self, dtype: torch.dtype) -> Tensor:
@@ -137,12 +136,12 @@ class ExactState:
             *self._position_and_velocity(), self._layout.flat(output).split(OUTPUT_PIECE), strict=True
         ):
             if not factor:
-                self._kernels.write_position(x.unpacked(), self._scale(), piece)
+                self._kernels.write_position(x.unpacked(self._kernels), self._scale(), piece)
                 continue
             total = torch.empty_like(piece, dtype=self.word.compute_dtype)
             velocity = torch.empty_like(total)
-            self._kernels.write_position(x.unpacked(), self._scale(), total)
-            fp.write_float(v.unpacked(), self.exponent, self.word, velocity)
+            self._kernels.write_position(x.unpacked(self._kernels), self._scale(), total)
+            fp.write_float(v.unpacked(self._kernels), self.exponent, self.word, velocity)
             # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
             piece.copy_(total.add_(velocity.mul_(factor)))
         return output
@@ -277,7 +276,7 @@ class ExactState:
     def _opened(self) -> Integers:
         """The integers as they are, x possibly ahead."""
         if self._packed is not None:
-            self._ints, self._packed = Integers(*(part.unpacked() for part in self._packed)), None
+            self._ints, self._packed = Integers(*(part.unpacked(self._kernels) for part in self._packed)), None
         if self._ints is None:
             raise RuntimeError("an exact state holds neither integers nor packed ones; please report this")
         return self._ints
@@ -312,15 +311,15 @@ class ExactState:
             self._refine(undo.widened_bits, undo.low_bits)
 
     def pack(self) -> None:
-        """Keep the state in as few bytes as its values need until it is asked for again."""
+        """Keep the state in as few bits as its values need until it is asked for again."""
         ints = self._settled()
         if self._packed is not None or not ints.x.numel():
             return
         extremes = torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]).tolist()
         self._packed = (
-            pack(ints.x, extremes[0], extremes[1]),
-            pack(ints.v, extremes[2], extremes[3]),
-            pack(ints.s, 0, self._bound() - 1),
+            at_rest(ints.x, extremes[0], extremes[1], self._kernels),
+            at_rest(ints.v, extremes[2], extremes[3], self._kernels),
+            at_rest(ints.s, 0, self._bound() - 1, self._kernels),
         )
         self._ints = self._ready = None
 

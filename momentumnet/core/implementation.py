@@ -10,9 +10,10 @@ from torch import Tensor
 from momentumnet.core import kernels, momentum_step, native, operators
 from momentumnet.core.fixed_point import Digits
 from momentumnet.core.momentum_step import Branch, Integers, Scale
+from momentumnet.core.packing import Codec, Field, words_for
 
 
-class MomentumStep(Protocol):
+class MomentumStep(Codec, Protocol):
     """The operations of `momentumnet.core.momentum_step`, which documents them; implementations agree to the bit."""
 
     def step(
@@ -79,6 +80,16 @@ class NativeStep:
 
     def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None:
         momentum_step.write_position(x, scale, position)
+
+    def pack(self, value: Tensor, field: Field) -> Tensor:
+        words = value.new_empty(words_for(value.numel(), field.width))
+        native.pack(value, words, field)
+        return words
+
+    def unpack(self, words: Tensor, size: int, field: Field) -> Tensor:
+        value = words.new_empty(size)
+        native.unpack(words, value, field)
+        return value
 
 
 def _plan(branch: Branch, digits: Digits, scale: Scale, position: torch.dtype, *, ahead: bool) -> kernels.Plan:

@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 1  # MN_ABI in csrc/interface.h
+ABI = 2  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parent.parent / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -46,6 +46,35 @@ class Plan(ctypes.Structure):
             for name in ("word_bits", "y_dtype", "skip_dtype", "position_dtype", "ahead", "reserved")
         ),
     )
+
+
+class Field(ctypes.Structure):
+    """MnField of csrc/interface.h: the bits of an integer that are kept."""
+
+    _fields_ = (("width", ctypes.c_int32), ("is_signed", ctypes.c_int32))
+
+
+class Adjoint(ctypes.Structure):
+    """MnAdjoint of csrc/interface.h: the constants of a step's adjoint."""
+
+    _fields_ = (
+        ("gamma", ctypes.c_double),
+        ("weight", ctypes.c_double),
+        ("is_double", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    )
+
+
+# Each function's constants, and the number of its tensors.
+_FUNCTIONS: dict[str, tuple[type[ctypes.Structure], int]] = {
+    "mn_step": (Plan, 7),
+    "mn_undo": (Plan, 7),
+    "mn_rewind": (Plan, 4),
+    "mn_checksum": (Plan, 4),
+    "mn_pack": (Field, 2),
+    "mn_unpack": (Field, 2),
+    "mn_adjoint": (Adjoint, 5),
+}
 
 
 @dataclass(frozen=True)
@@ -177,8 +206,8 @@ def _checked(library: ctypes.CDLL, name: str) -> ctypes.CDLL:
         raise OSError(f"it has interface {found}, this momentumnet needs {ABI}")
     library.mn_error.restype = ctypes.c_char_p
     library.mn_error.argtypes = (ctypes.c_int32,)
-    for function, pointers in (("mn_step", 7), ("mn_undo", 7), ("mn_rewind", 4), ("mn_checksum", 4)):
-        common = (ctypes.POINTER(Plan), ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p)
+    for function, (constants, pointers) in _FUNCTIONS.items():
+        common = (ctypes.POINTER(constants), ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p)
         getattr(library, function).argtypes = (*common, *(ctypes.c_void_p,) * pointers)
         getattr(library, function).restype = ctypes.c_int32
     if name == "cpu":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.core import fixed_point as fp
+from momentumnet.core import packing
 from momentumnet.core.fixed_point import Digits, Word
 
 
@@ -107,6 +108,16 @@ def checksum_of(ints: Integers) -> int:
 def write_position(x: Tensor, scale: Scale, position: Tensor) -> None:
     """Write x to ``position`` as floats of its dtype."""
     fp.write_float(x, scale.exponent, scale.word, position)
+
+
+def pack(value: Tensor, field: packing.Field) -> Tensor:
+    """The words that hold the fields of 1-D int32 integers (see `momentumnet.core.packing`)."""
+    return packing.pack(value, field)
+
+
+def unpack(words: Tensor, size: int, field: packing.Field) -> Tensor:
+    """The integers from the words that hold their fields."""
+    return packing.unpack(words, size, field)
 
 
 def _fits(ints: Integers, branch: Branch, scale: Scale) -> bool:

@@ -6,6 +6,7 @@ One pass over memory each, bit for bit what `momentumnet.core.fixed_point` compu
     undo      the inverse for v and s, then (where a position is wanted) x <- x - v - carry: the input before
     rewind    x <- x - v - carry
     checksum  of (x, v, s)
+    pack      integers to the bits that they need, as `momentumnet.core.packing` lays them out; unpack is the inverse
 
 All tensors are one-dimensional and contiguous, of the same length N; only ``y`` may have gaps. x, v and s are int32, or
 int64 (with float64 as the type in which values are scaled). ``report`` has two elements of their type: the OR of
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from momentumnet.core import fixed_point as fp
 from momentumnet.core import operators
+from momentumnet.core.packing import Field
 
 
 def step(
@@ -107,6 +109,21 @@ def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, positi
 def checksum(x: Tensor, v: Tensor, s: Tensor, *, report: Tensor) -> None:
     """`fixed_point.checksum` of the state into ``report[1]``; ``report[0]`` becomes 0."""
     operators.CHECKSUM(x, v, s, report)
+
+
+def pack(value: Tensor, words: Tensor, field: Field) -> None:
+    """Write the fields of the int32 tensor ``value`` (N,) to ``words``, int32, `packing.words_for` many.
+
+    Raises:
+        ValueError: a tensor has another shape, type or device than described here, or the field no width from 1 to 32.
+        MomentumNetError: there are no kernels for these tensors.
+    """
+    operators.PACK(value, words, field.width)
+
+
+def unpack(words: Tensor, value: Tensor, field: Field) -> None:
+    """The inverse of `pack`: ``words`` are read, ``value`` is written. Errors as in `pack`."""
+    operators.UNPACK(value, words, field.width, field.signed)
 
 
 def bounds_of(digits: fp.Digits) -> tuple[int, ...]:

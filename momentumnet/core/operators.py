@@ -15,6 +15,7 @@ from torch import Tensor
 
 from momentumnet.core import fixed_point as fp
 from momentumnet.core import kernels
+from momentumnet.core.packing import words_for
 from momentumnet.errors import MomentumNetError
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -60,16 +61,16 @@ def _names(dtypes: Collection[torch.dtype]) -> str:
     return " or ".join(map(str, dtypes))
 
 
-def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]]) -> None:
-    """Every tensor is of x's length (a report: two elements), on its device, without gaps and of one of its types.
+def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]], words: int = 0) -> None:
+    """Every tensor is of x's length, on its device, without gaps and of one of its types.
 
-    ``y`` may have gaps: it is copied then.
+    A report has two elements, packed words are ``words`` many. ``y`` may have gaps: it is copied then.
     """
-    size, device = x.numel(), x.device
+    device, lengths = x.device, {"report": 2, "words": words}
     for name, tensor, dtypes in (("x", x, _WORDS), *others):
         if tensor is None:
             continue
-        expected = 2 if name == "report" else size
+        expected = lengths.get(name, x.numel())
         if tensor.dim() != 1 or tensor.numel() != expected:
             raise ValueError(f"{name} must have shape ({expected},), got {tuple(tensor.shape)}")
         if tensor.dtype not in dtypes:
@@ -96,11 +97,11 @@ def _kernels_for(x: Tensor) -> tuple[ctypes.CDLL, int, int]:
     return found.library, where, stream
 
 
-def launch(name: str, plan: kernels.Plan, x: Tensor, *others: Tensor | None) -> None:
+def launch(name: str, constants: ctypes.Structure, x: Tensor, *others: Tensor | None) -> None:
     """Run a kernel on tensors that are known to fit it: what the engine does, without the dispatcher's time."""
     library, where, stream = _kernels_for(x)
     pointers = (0 if tensor is None else tensor.data_ptr() for tensor in others)
-    status = getattr(library, name)(plan, x.numel(), where, stream, x.data_ptr(), *pointers)
+    status = getattr(library, name)(constants, x.numel(), where, stream, x.data_ptr(), *pointers)
     if status:
         raise MomentumNetError(f"{name} failed on {x.device}: {library.mn_error(status).decode()}")
 
@@ -167,6 +168,19 @@ def _checksum(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
     launch("mn_checksum", plan, x, v, s, report)
 
 
+def _packing_check(x: Tensor, words: Tensor, width: int, signed: bool = False) -> None:
+    if not 1 <= width <= 32:
+        raise ValueError(f"width must be from 1 to 32, got {width}")
+    if x.dtype != torch.int32:
+        raise ValueError(f"only torch.int32 is packed, got {x.dtype}")
+    _check(x, ("words", words, (x.dtype,)), words=words_for(x.numel(), width))
+
+
+def _packing(x: Tensor, words: Tensor, width: int, signed: bool = False, *, name: str) -> None:
+    _packing_check(x, words, width)
+    launch(name, kernels.Field(width, signed), x, words)
+
+
 _CONSTANTS = (
     "Tensor y, ScalarType? skip, int n, int d, int previous_bound, int bound, int next_bound, int offset, "
     "float factor, int exponent"
@@ -200,3 +214,12 @@ REWIND = _define(
     "rewind", "Tensor(a!) x, Tensor v, Tensor s, Tensor(b!)? position, int bound, int exponent", _rewind, _rewind_check
 )
 CHECKSUM = _define("checksum", "Tensor x, Tensor v, Tensor s, Tensor(a!) report", _checksum, _checksum_check)
+PACK = _define(
+    "pack", "Tensor x, Tensor(a!) words, int width", functools.partial(_packing, name="mn_pack"), _packing_check
+)
+UNPACK = _define(
+    "unpack",
+    "Tensor(a!) x, Tensor words, int width, bool signed",
+    functools.partial(_packing, name="mn_unpack"),
+    _packing_check,
+)

@@ -1,72 +1,151 @@
-"""Integers in fewer bytes: a state that waits for backward keeps only the bytes that its values need.
+"""Integers in fewer bits: a state that waits for backward keeps only the bits that its values need.
 
-int32 values of at most 24 bits are kept as their low 16 bits and one byte above, of at most 16 bits as the low 16 bits
-alone, and so on. The low bits are a cast, which wraps around, and they are put together again by bit operations: far
-faster than copies through narrower views of the same memory, but for the byte above. Longer integers and integers that
-need all four bytes stay as they are.
+The low ``width`` bits of each int32 are its *field*. 1024 integers are a block, seen as 32 rows of 32 columns. A
+column's 32 fields lie one behind the other, the first row's lowest, in ``width`` words of 32 bits; the k-th words of
+all columns of a block lie together. So 32 columns, or as many as a vector has lanes, are shifted alike. The last block
+of a tensor has only as many columns as it takes, zeros behind the last element: no more than 31 fields of padding.
+
+The functions here are the reference for the native kernels (csrc/packing.h), which pack to the same words.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+ROWS = COLUMNS = 32
+BLOCK = ROWS * COLUMNS
+
+
+@dataclass(frozen=True)
+class Field:
+    """The low ``width`` bits of an int32 (1 to 32); the highest of them is the sign where it is ``signed``."""
+
+    width: int
+    signed: bool
+
+    @classmethod
+    def of(cls, smallest: int, largest: int) -> Field:
+        """The narrowest field for integers in [smallest, largest]."""
+        signed = smallest < 0
+        bits = max((~value if value < 0 else value).bit_length() for value in (smallest, largest))
+        return cls(max(1, bits + signed), signed)
+
+
+class Codec(Protocol):
+    """What packs: `pack` and `unpack` of this module, or the native kernels, which agree to the bit."""
+
+    def pack(self, value: Tensor, field: Field) -> Tensor: ...
+
+    def unpack(self, words: Tensor, size: int, field: Field) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class Packed:
-    """A 1-D int32 tensor in as few bytes an element as its range needs: its parts, low first."""
+    """A 1-D tensor of integers at rest: ``size`` fields in ``words``, or with no field the tensor itself."""
 
-    parts: tuple[Tensor, ...]
-    dtype: torch.dtype
+    words: Tensor
+    size: int
+    field: Field | None
 
     @property
-    def bytes_per_element(self) -> int:
-        """Sum over the parts."""
-        return sum(part.element_size() for part in self.parts)
+    def bytes_per_element(self) -> float:
+        """Of the fields alone, without the padding at the end."""
+        return self.words.element_size() if self.field is None else self.field.width / 8
 
     def split(self, size: int) -> list[Packed]:
-        """Views of it, ``size`` elements each, the last one shorter."""
-        pieces = zip(*(part.split(size) for part in self.parts), strict=True)
-        return [Packed(parts, self.dtype) for parts in pieces]
+        """Views of it, ``size`` elements each, the last one shorter.
 
-    def unpacked(self) -> Tensor:
-        """The integers, in a new tensor (or the very tensor that was packed, if nothing could be saved)."""
-        low = self.parts[0]
-        if low.dtype == self.dtype:
-            return low
-        if len(self.parts) == 1:
-            return low.to(self.dtype)
-        value = self.parts[1].to(self.dtype).bitwise_left_shift_(16)
-        return value.bitwise_or_(low.to(self.dtype).bitwise_and_(0xFFFF))
+        Raises:
+            ValueError: ``size`` is no number of whole blocks.
+        """
+        if size % BLOCK:
+            raise ValueError(f"packed integers are split in multiples of {BLOCK}, got {size}")
+        pieces = self.words.split(size if self.field is None else size // ROWS * self.field.width)
+        return [Packed(piece, min(size, self.size - size * i), self.field) for i, piece in enumerate(pieces)]
+
+    def unpacked(self, codec: Codec) -> Tensor:
+        """The integers, in a new tensor (or the very tensor that was to be packed, if nothing could be saved)."""
+        return self.words if self.field is None else codec.unpack(self.words, self.size, self.field)
 
 
 def as_it_is(value: Tensor) -> Packed:
     """The tensor in as many bytes as it has."""
-    return Packed((value,), value.dtype)
+    return Packed(value, value.numel(), None)
 
 
-def pack(value: Tensor, smallest: int, largest: int) -> Packed:
-    """The 1-D tensor ``value``, whose integers lie in [smallest, largest], in few bytes.
+def at_rest(value: Tensor, smallest: int, largest: int, codec: Codec) -> Packed:
+    """The 1-D tensor ``value``, whose integers lie in [smallest, largest], in few bits.
 
-    Only int32 on little-endian machines is packed; else the tensor itself is kept.
+    Only int32 is packed, and only where that is smaller; else the tensor itself is kept.
 
     Example:
-        >>> packed = pack(torch.tensor([-70000, 5], dtype=torch.int32), -70000, 5)
-        >>> packed.bytes_per_element, packed.unpacked().tolist()
-        (3, [-70000, 5])
+        ::
+
+            value = torch.arange(-1000, 1000, dtype=torch.int32)
+            at_rest(value, -1000, 999, packing).bytes_per_element    # 11 / 8
     """
-    if value.dtype != torch.int32 or sys.byteorder != "little":
+    field, size = Field.of(smallest, largest), value.numel()
+    if value.dtype != torch.int32 or words_for(size, field.width) >= size:
         return as_it_is(value)
-    signed, bits = smallest < 0, max(largest.bit_length(), (-smallest - 1).bit_length() if smallest < 0 else 0)
-    if bits + signed <= 8:
-        return Packed((value.to(torch.int8 if signed else torch.uint8),), value.dtype)
-    if bits + signed <= 16:
-        low = value.to(torch.int16)
-        return Packed((low if signed else low.view(torch.uint16),), value.dtype)
-    if bits + signed <= 24:
-        above = value.view(torch.int8 if signed else torch.uint8).view(-1, 4)[:, 2]
-        return Packed((value.to(torch.int16), above.contiguous()), value.dtype)
-    return as_it_is(value)
+    return Packed(codec.pack(value, field), size, field)
+
+
+def words_for(size: int, width: int) -> int:
+    """The number of words that ``size`` fields are packed to."""
+    return -(-size // ROWS) * width
+
+
+def pack(value: Tensor, field: Field) -> Tensor:
+    """The words that hold the fields of the 1-D int32 tensor ``value``."""
+    size, width = value.numel(), field.width
+    words = value.new_zeros(words_for(size, width))
+    whole = size - size % BLOCK
+    _pack_blocks(value[:whole].view(-1, ROWS, COLUMNS), words[: words_for(whole, width)], width)
+    if size > whole:
+        last = torch.nn.functional.pad(value[whole:], (0, -size % ROWS))
+        _pack_blocks(last.view(1, ROWS, -1), words[words_for(whole, width) :], width)
+    return words
+
+
+def unpack(words: Tensor, size: int, field: Field) -> Tensor:
+    """``size`` int32 from the words that hold their fields."""
+    columns = -(-size // ROWS)
+    value = words.new_empty(columns * ROWS)
+    whole = size - size % BLOCK
+    _unpack_blocks(words[: words_for(whole, field.width)], value[:whole].view(-1, ROWS, COLUMNS), field)
+    if size > whole:
+        _unpack_blocks(words[words_for(whole, field.width) :], value[whole:].view(1, ROWS, -1), field)
+    return value[:size]
+
+
+def _pack_blocks(value: Tensor, words: Tensor, width: int) -> None:
+    """``value`` (blocks, rows, columns) into ``words``, which are zero."""
+    words = words.view(-1, width, value.shape[2])
+    mask = (1 << width) - 1 if width < 32 else -1
+    for row, (word, shift) in enumerate(_places(width)):
+        fields = value[:, row] & mask
+        words[:, word] |= fields << shift
+        if shift + width > 32:
+            words[:, word + 1] |= fields >> (32 - shift)
+
+
+def _unpack_blocks(words: Tensor, value: Tensor, field: Field) -> None:
+    """The inverse of `_pack_blocks`."""
+    width, above = field.width, 32 - field.width
+    words = words.view(-1, width, value.shape[2])
+    for row, (word, shift) in enumerate(_places(width)):
+        fields = words[:, word] >> shift
+        if shift + width > 32:
+            fields = (fields & ((1 << (32 - shift)) - 1)) | (words[:, word + 1] << (32 - shift))
+        # The bits above a field are those of the next one, or copies of its sign.
+        value[:, row] = (fields << above) >> above if field.signed or not above else fields & ((1 << width) - 1)
+
+
+def _places(width: int) -> Iterator[tuple[int, int]]:
+    """For each row, the word in which its field begins and at which bit."""
+    return (divmod(row * width, 32) for row in range(ROWS))

@@ -1,4 +1,7 @@
-"""Whether the native kernels compute here what plain PyTorch operations do: both walk a small state forth and back."""
+"""Whether the native kernels compute here what plain PyTorch operations do.
+
+Both walk a small state forth and back, and pack it on the way.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from momentumnet.core import momentum_step
 from momentumnet.core.fixed_point import INT32, INT64, Word
 from momentumnet.core.implementation import MomentumStep, NativeStep
 from momentumnet.core.momentum_step import Branch, Integers, Scale
+from momentumnet.core.packing import Field
 
 # Enough that two threads share it; odd, so that no vector and no group of elements comes out even.
 ELEMENTS = 40_001
 GAMMA = Fraction(1, 8)  # whose steps put a byte aside or not by turns
 STEPS = 4
 SPECIAL = (math.nan, math.inf, -math.inf, 1e30, -0.0)
+FIELDS = (Field(24, True), Field(9, False), Field(32, True))
 
 Values = Sequence[Tensor | int | None]
 
@@ -84,6 +89,8 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
         yield "step", [int(fits), spilled, position, *_copies(ints)]
         yield "checksum", [kernels.checksum_of(ints) if checksum is None else checksum]
         undos.append((branch, schedule[index], spilled))
+    if case.word is INT32:
+        yield from _pack(kernels, ints)
     ahead = False
     for index, (branch, digits, spilled) in reversed(list(enumerate(undos))):
         if not ahead:
@@ -94,6 +101,13 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
         checksum = kernels.undo(ints, branch, digits, scale, spilled, ahead=ahead)
         yield "undo", [*_copies(ints)]
         yield "checksum", [checksum]
+
+
+def _pack(kernels: MomentumStep, ints: Integers) -> Iterator[tuple[str, Values]]:
+    for field in FIELDS:
+        words = kernels.pack(ints.v, field)
+        yield "pack", [words]
+        yield "unpack", [kernels.unpack(words, ELEMENTS, field)]
 
 
 def _copies(ints: Integers) -> tuple[Tensor, ...]:

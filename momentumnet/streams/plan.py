@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import ceil, prod
 
 from momentumnet.core.exact_state import resting_bytes
 from momentumnet.core.fixed_point import word_for
@@ -80,7 +80,7 @@ class Plan:
         if self.arithmetic == "float":
             return 2 * prod(stream.shape) * word.bits // 8
         bits = magnitude_bits(stream.dtype, len(stream), self.gamma)
-        return prod(stream.shape) * resting_bytes(self.gamma, word, bits, len(stream))
+        return ceil(prod(stream.shape) * resting_bytes(self.gamma, word, bits, len(stream)))
 
     def __str__(self) -> str:
         """A table in plain text."""

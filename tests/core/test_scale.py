@@ -50,12 +50,12 @@ def test_short_streams_of_small_gamma_and_half_precision_are_narrow() -> None:
     assert scale.exponent_for(x, EIGHTH) == choose_exponent(1.5, INT32, NARROW_BITS) == 21
 
 
-def test_narrow_state_rests_in_eight_bytes_at_most() -> None:
+def test_narrow_state_rests_in_less_than_eight_bytes() -> None:
     torch.manual_seed(0)
     scale, x, gamma = StreamScale("s", 6.0, 5), torch.randn(1000), EIGHTH
     state = ExactState(x, None, gamma, scale.exponent_for(x, EIGHTH), "s", NARROW_BITS)
     undos = [state.step(Branch(torch.randn(1000)), 1 - gamma) for _ in range(5)]
     state.pack()
-    assert state.packed_bytes <= 8
     assert all(undo.spilled is None for undo in undos)
-    assert state.packed_bytes <= resting_bytes(gamma, INT32, NARROW_BITS, 5) == 8
+    # x and v of 22 bits, their sign and one bit of headroom; the store below 8**5.
+    assert state.packed_bytes <= resting_bytes(gamma, INT32, NARROW_BITS, 5) == (24 + 24 + 15) / 8

@@ -21,6 +21,22 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     kernels.cpu().select_variant(before)
 
 
+@pytest.fixture(params=["OpenMP of PyTorch", "threads of its own"])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each kind of threads that the CPU library can use, in turn."""
+    library = kernels.cpu().library
+    if library is None:
+        pytest.skip(f"no native kernels: {mn.native.reason()}")
+    if request.param == "OpenMP of PyTorch":
+        if not kernels.cpu().threads:
+            pytest.skip("PyTorch has loaded no OpenMP library that could be shared")
+        yield
+    else:
+        library.mn_set_openmp(None, None, None)
+        yield
+        kernels._share_threads(library)
+
+
 @pytest.fixture
 def _two_threads() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -147,20 +147,6 @@ class TestBits:
 class TestThreads:
     SIZE = 70_001
 
-    @pytest.fixture(params=["OpenMP of PyTorch", "threads of its own"])
-    def _threads(self, request: pytest.FixtureRequest):
-        library = kernels.cpu().library
-        if library is None:
-            pytest.skip(f"no native kernels: {mn.native.reason()}")
-        if request.param == "OpenMP of PyTorch":
-            if not kernels.cpu().threads:
-                pytest.skip("PyTorch has loaded no OpenMP library that could be shared")
-            yield
-        else:
-            library.mn_set_openmp(None, None, None)
-            yield
-            kernels._share_threads(library)
-
     @pytest.mark.usefixtures("_threads")
     @given(case=cases(size=SIZE))
     @exact(6)

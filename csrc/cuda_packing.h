@@ -1,0 +1,51 @@
+// Packing on CUDA.
+#pragma once
+#include "cuda_launch.h"
+#include "packing.h"
+
+namespace {
+
+// One warp to a block, one lane to a column, so that each access of the warp is to 32 words in a row.
+struct Column {
+    int64_t first_value, first_word;
+    int stride, left;  // columns of the block; elements from the first one on
+
+    __device__ static Column of(int64_t block, int64_t size, int width, int lane) {
+        const int64_t rest = size - block * BLOCK;
+        const int left = int(rest < BLOCK ? rest : BLOCK);
+        return {block * BLOCK + lane, block * COLUMNS * width + lane, int(columns_of(left)), left - lane};
+    }
+    __device__ bool holds(int row) const { return row * stride < left; }
+};
+
+__global__ void __launch_bounds__(THREADS) pack(MnField field, int64_t size, const uint32_t* value, uint32_t* words) {
+    const int lane = threadIdx.x % 32;
+    const int64_t thread = int64_t(blockIdx.x) * THREADS + threadIdx.x, step = int64_t(gridDim.x) * THREADS / 32;
+    for (int64_t block = thread / 32; block * BLOCK < size; block += step) {
+        const Column at = Column::of(block, size, field.width, lane);
+        if (lane >= at.stride) continue;
+        pack_columns<1>(
+            field.width,
+            [=](int row, int) { return at.holds(row) ? value[at.first_value + row * at.stride] : 0u; },
+            [=](int index, int, uint32_t word) { words[at.first_word + index * at.stride] = word; });
+    }
+}
+
+__global__ void __launch_bounds__(THREADS) unpack(MnField field, int64_t size, uint32_t* value, const uint32_t* words) {
+    const int lane = threadIdx.x % 32;
+    const int64_t thread = int64_t(blockIdx.x) * THREADS + threadIdx.x, step = int64_t(gridDim.x) * THREADS / 32;
+    for (int64_t block = thread / 32; block * BLOCK < size; block += step) {
+        const Column at = Column::of(block, size, field.width, lane);
+        if (lane >= at.stride) continue;
+        unpack_columns<1>(
+            field, [=](int index, int) { return words[at.first_word + index * at.stride]; },
+            [=](int row, int, uint32_t number) {
+                if (at.holds(row)) value[at.first_value + row * at.stride] = number;
+            });
+    }
+}
+
+// A lane to each column.
+int64_t packing_threads(int64_t size) { return (size + BLOCK - 1) / BLOCK * COLUMNS; }
+
+}  // namespace
