@@ -16,16 +16,6 @@ namespace {
 // Elements of one thread from which on a tensor does not stay in the caches anyway.
 constexpr int64_t LARGE = int64_t(1) << 22;
 
-struct Yes { static constexpr bool value = true; };
-struct No { static constexpr bool value = false; };
-
-// Calls run with a condition as a type, so that the loops below it are compiled for either case.
-template <class Run>
-MN_HD void decide(bool condition, Run run) {
-    if (condition) run(Yes());
-    else run(No());
-}
-
 // Whether the loops read y themselves, in the word's own float type, and subtract x in that type where there is a skip.
 template <class Scalar>
 bool reads_directly(const MnPlan& plan) {

@@ -1,13 +1,8 @@
 // A short run of elements, and the conversions of its branches and positions from and to the tensors' types.
 #pragma once
+#include "cpu_cases.h"
 #include "cpu_loops.h"
 #include "step.h"
-
-#if defined(_MSC_VER)
-#define MN_RESTRICT __restrict
-#else
-#define MN_RESTRICT __restrict__
-#endif
 
 namespace {
 

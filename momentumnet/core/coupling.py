@@ -1,4 +1,4 @@
-r"""What a step of a stream is: the momentum rule, its exact inverse and its linear adjoint.
+r"""What a step of a stream is: the momentum rule and its exact inverse (`momentumnet.core.adjoint` has its adjoint).
 
     v <- gamma * v + w * f        w = 1 - gamma        (Sander, Ablin, Blondel, Peyre, ICML 2021, equation 4)
     x <- x + v
@@ -134,18 +134,6 @@ def magnitude_of(value: Tensor) -> float:
         return 0.0
     low, high = torch.aminmax(value)
     return float(torch.maximum(low.double().abs(), high.double().abs()))
-
-
-def adjoint(
-    grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Transpose of one step: ``(grad of f, grad of v)``; the gradient of x is ``grad_x`` itself.
-
-    With s = grad_x + grad_v:  grad_f = w s,  grad_v = gamma s. Linear, so it needs nothing of the state. With
-    ``overwrite`` the new gradient of v takes the memory of ``grad_v``.
-    """
-    total = grad_v.add_(grad_x) if overwrite else grad_x + grad_v
-    return total * float(weight), total.mul_(float(gamma))
 
 
 def flush_factor(gamma: Fraction) -> float:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.core.adjoint import adjoint
 from momentumnet.core.arguments import replace_stream, version
-from momentumnet.core.coupling import adjoint, flush_factor
+from momentumnet.core.coupling import flush_factor
 from momentumnet.core.momentum_step import Branch
 from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import SavedTensors
@@ -72,8 +73,9 @@ class _Step(torch.autograd.Function):
         # The gradient of the placeholder goes from step to step and nowhere else, so nobody misses its memory; but a
         # backward that is itself differentiated must keep it.
         overwrite = not torch.is_grad_enabled()
-        grad_branch, grad_velocity = adjoint(grad_x, grad_v, ctx.gamma, ctx.weight, overwrite=overwrite)
-        grad_position = grad_x if ctx.branch_is_output else grad_x - grad_branch
+        grad_branch, grad_velocity, grad_position = adjoint(
+            grad_x, grad_v, ctx.gamma, ctx.weight, branch_is_output=ctx.branch_is_output, overwrite=overwrite
+        )
         return (
             grad_branch.to(y_dtype) if ctx.needs_input_grad[0] else None,
             grad_position.to(x_dtype) if ctx.needs_input_grad[1] else None,

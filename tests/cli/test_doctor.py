@@ -16,6 +16,7 @@ import torchvision
 import momentumnet as mn
 from momentumnet.cli import doctor
 from momentumnet.core import kernels, momentum_step, self_check
+from momentumnet.core.adjoint import by_operations
 from momentumnet.core.implementation import NativeStep
 
 needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
@@ -172,6 +173,8 @@ def test_it_runs_without_any_extra(monkeypatch: pytest.MonkeyPatch, command: Cal
         ("undo", "undo"),
         ("checksum_of", "checksum"),
         ("write_position", "position"),
+        ("pack", "pack"),
+        ("unpack", "unpack"),
     ],
 )
 def test_the_check_finds_each_operation(monkeypatch: pytest.MonkeyPatch, name: str, found: str) -> None:
@@ -182,15 +185,31 @@ def test_the_check_finds_each_operation(monkeypatch: pytest.MonkeyPatch, name: s
         result = right(*arguments, **options)
         if name == "checksum_of":
             return result + 1
+        if name in ("pack", "unpack"):
+            result[-1] += 1
+            return result
         changed = arguments[2] if name == "write_position" else arguments[0].x
         changed[-1] += 1
         return result
 
     broken = type("Broken", (), {**vars(momentum_step), name: staticmethod(wrong)})
+    monkeypatch.setattr(self_check, "in_one_pass", by_operations)
     monkeypatch.setattr(self_check, "NativeStep", lambda: momentum_step)
     assert self_check.difference(torch.device("cpu")) == ""
     monkeypatch.setattr(self_check, "NativeStep", lambda: broken)
     assert self_check.difference(torch.device("cpu")) == found
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_the_check_finds_each_gradient(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        found = by_operations(*arguments, **options)
+        found[wrong][-1] += 1
+        return found
+
+    monkeypatch.setattr(self_check, "NativeStep", lambda: momentum_step)
+    monkeypatch.setattr(self_check, "in_one_pass", broken)
+    assert self_check.difference(torch.device("cpu")) == "adjoint"
 
 
 def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from momentumnet.core.coupling import FloatState, Undo, adjoint, flush_factor
+from momentumnet.core.adjoint import adjoint
+from momentumnet.core.coupling import FloatState, Undo, flush_factor
 from momentumnet.core.momentum_step import Branch
 from tests.core.strategies import DTYPES, exact, gammas
 
@@ -98,14 +99,16 @@ def test_adjoint_is_the_transpose_of_a_step(gamma: Fraction, weight: Fraction | 
     next_v = v * float(gamma) + f * float(weight)
     next_x = x + next_v
     want_f, want_x, want_v = torch.autograd.grad((next_x, next_v), (f, x, v), (grad_x, grad_v))
-    got_f, got_v = adjoint(grad_x, grad_v, gamma, weight)
+    got_f, got_v, got_x = adjoint(grad_x, grad_v, gamma, weight)
     torch.testing.assert_close(got_f, want_f, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(got_v, want_v, rtol=1e-14, atol=1e-14)
-    assert torch.equal(want_x, grad_x), "x passes its gradient on unchanged"
+    assert torch.equal(want_x, grad_x)
+    assert got_x is grad_x, "x passes its gradient on unchanged"
     before = grad_v.clone()
-    again_f, again_v = adjoint(grad_x, before, gamma, weight, overwrite=True)
+    again_f, again_v, again_x = adjoint(grad_x, before, gamma, weight, branch_is_output=False, overwrite=True)
     assert torch.equal(again_f, got_f)
     assert torch.equal(again_v, got_v)
+    assert torch.equal(again_x, grad_x - got_f), "but for what passes through y - x"
     assert again_v.data_ptr() == before.data_ptr()
 
 
