@@ -48,7 +48,8 @@ class CheckpointChain:
     """The checkpoint of modules that are called one after the other, each with what the one before returned.
 
     Only what the first one takes is kept; those behind it are recomputed from there. Each call tells by the tensor that
-    it is given whether it stands behind the last one: where something came between, modules are called as they are.
+    it is given whether it stands behind the last one: where something came between, layers are called as they are, and
+    a composite module is recomputed from its own arguments.
     What a recompute returns is compared at the chain's end, and behind each module that is no layer of torch.nn.
 
     Args:
@@ -71,6 +72,8 @@ class CheckpointChain:
             return function(*args, **kwargs)
         first, last = self._ends
         passage = _Passage() if name == first else self._passage_behind(args, kwargs)
+        if passage is None and any(True for _ in module.children()):
+            passage = _Passage()
         if passage is None:
             return function(*args, **kwargs)
         output = passage.add(name, module, function, args, kwargs, compared=name == last or not _is_known(module))

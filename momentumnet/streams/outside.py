@@ -24,7 +24,10 @@ class Outside:
 
 
 def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
-    """The maximal composite modules outside of the streams, and the chains of layers that are in none of them."""
+    """The maximal composite modules outside of the streams, and the chains of layers that are in none of them.
+
+    A composite module behind a chain of layers is the chain's last call.
+    """
     blocks = {call for run in runs for call in run}
     modules, layers = _walk(trace.root, blocks)
     saving = trace.saved_bytes(modules) - sum(_input_bytes(call) for call in modules)
@@ -34,6 +37,10 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
         if 2 * saved >= _input_bytes(chain[0]):
             chains.append(chain)
             saving += saved
+    for chain, module in _behind(trace, chains, modules, blocks):
+        chain.append(module)
+        modules.remove(module)
+        saving += _input_bytes(module)
     recomputed = [[call] for call in modules] + chains
     return Outside(
         tuple(dict.fromkeys(call.name for call in modules)),
@@ -41,6 +48,20 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
         max(0, saving),
         _returned(trace, [run[-1] for run in runs], recomputed, blocks),
     )
+
+
+def _behind(
+    trace: Trace, chains: list[list[Call]], modules: list[Call], blocks: set[Call]
+) -> list[tuple[list[Call], Call]]:
+    """The composite modules that go on with a chain: nothing but they themselves would keep what it returns."""
+    counts = Counter(call.module for call in trace.root.walk())
+    kept = trace.kept_without(blocks.union(modules, *chains))
+    return [
+        (chain, module)
+        for chain in chains
+        for module in modules
+        if _follows(chain[-1], module) and counts[module.module] == 1 and module.entered.isdisjoint(kept)
+    ]
 
 
 def _returned(trace: Trace, ends: list[Call], recomputed: list[list[Call]], blocks: set[Call]) -> int:

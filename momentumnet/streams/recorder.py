@@ -65,7 +65,6 @@ class Recorder:
         candidates = candidates or [value for value in kwargs.values() if floating(value)]
         arguments = list(tensors_in([args, kwargs]))
         call.takes_tensor = bool(arguments)
-        call.entered = {key for key in map(storage_key, arguments) if key is not None and key in self.trace.storages}
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {id(value): self._with_gradient(value) for value in candidates}
         self._entered[call] = [
@@ -82,6 +81,8 @@ class Recorder:
         call = self._stack.pop()
         entered = self._entered.pop(call)
         call.returns_tensor = next(tensors_in(output), None) is not None
+        keys = map(storage_key, tensors_in([args, kwargs]))
+        call.entered = {key for key in keys if key is not None and key in self.trace.storages}
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]

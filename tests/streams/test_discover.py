@@ -233,8 +233,10 @@ def test_magnitude_leaves_out_what_is_not_finite():
 
 def test_outside_names_the_maximal_modules_beside_the_streams():
     model = torchvision.models.resnet50(weights=None)
-    expected = tuple(f"layer{i}.0" for i in (1, 2, 3, 4))
-    assert discover(model, torch.randn(1, 3, 64, 64)).outside == expected
+    found = discover(model, torch.randn(1, 3, 64, 64))
+    assert found.outside == ("layer2.0", "layer3.0", "layer4.0")
+    # The first block goes on with the chain of layers before it.
+    assert found.chains == (("conv1", "bn1", "relu", "maxpool", "layer1.0"),)
 
     def forward(self, x):
         return self.tail(self.layers(self.stem(self.stem(x))))
