@@ -37,7 +37,8 @@ class Call:
     ``inputs`` holds the tensors that can be the stream: the first floating-point tensor among the positional
     arguments or, where there is none, the floating-point keyword arguments. ``keeps_shape`` says that one of them
     has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
-    ``saved`` are the storages that autograd kept for it, ``entered`` those of its arguments that it or earlier code kept.
+    ``saved`` are the storages that autograd kept for it, ``entered`` those of its arguments that it or what ran before
+    kept.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A module with layers of its own behind a chain of layers: recomputed with it, from what the chain's first layer took."""
+"""A module with layers of its own behind a chain of layers: recomputed with it, from what its first layer took."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def test_module_behind_a_chain_whose_input_is_kept_anyway_keeps_it_too() -> None
 def test_module_that_no_longer_follows_its_chain_is_recomputed_by_itself() -> None:
     kept, recomputed = pair(StemAndModule)
     kept.pooled = recomputed.pooled = lambda x: 2 * x
+    assert discover(mn.revert(kept), images()).outside == ("module",)
     assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
     assert held(kept) - held(recomputed) >= FREED + HIDDEN
 
