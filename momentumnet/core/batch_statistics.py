@@ -27,13 +27,11 @@ from momentumnet.core.saved_tensors import watched
 from momentumnet.errors import ReconstructionError
 
 _PLAIN = (Tensor, nn.Parameter)
-# What autograd saves of a norm beside its results, in whatever order.
-_ARGUMENTS = ("x", "weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean and 1 / sqrt(variance + eps) of each channel, and what autograd saved before them."""
+    """Mean and 1 / sqrt(variance + eps) of each channel, and names of what autograd saved before (x: "")."""
 
     mean: Tensor
     deviation: Tensor
@@ -72,8 +70,7 @@ class BatchStatistics:
         )
 
     def _measure(self, norm: nn.Module, x: Tensor) -> Tensor:
-        with watched() as saved:
-            output = _forward_of_class(norm, x)
+        output, saved = watched(lambda: _forward_of_class(norm, x))
         self._measured.setdefault(id(norm), []).append(_measured(norm, x, output, saved))
         return output
 
@@ -88,26 +85,28 @@ def _measures(module: nn.Module) -> bool:
 
 def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -> Measured | None:
     """What a norm measured, from what autograd saved of it; None if it cannot be given again."""
-    node = output.grad_fn
-    if node is None or node.name() != "NativeBatchNormBackward0" or not (_can_be_given(norm, x) and _is_exact_here()):
+    node, tensors = output.grad_fn, {**norm._parameters, **norm._buffers}
+    if node is None or node.name() != "NativeBatchNormBackward0" or not _can_be_given(x, norm.weight, norm.bias):
         return None
-    places = {tensor.data_ptr(): name for name, tensor in _arguments(norm, x).items() if tensor is not None}
+    places = {tensor.data_ptr(): name for name, tensor in tensors.items() if tensor is not None}
+    places[x.data_ptr()] = ""
     # Results are saved after the operation, all else before.
     *before, mean, deviation = saved
-    if not places.keys() >= {tensor.data_ptr() for tensor in before}:
+    names = tuple(places.get(tensor.data_ptr()) for tensor in before)
+    if None in names or not _is_exact_here():
         return None
-    return Measured(mean.detach(), deviation.detach(), tuple(places[tensor.data_ptr()] for tensor in before))
+    return Measured(mean, deviation, names)  # type: ignore[arg-type]
 
 
-def _can_be_given(norm: nn.Module, x: Tensor) -> bool:
-    tensors = [tensor for tensor in (x, norm.weight, norm.bias) if tensor is not None]
-    if any(type(t) not in _PLAIN or t.dtype != torch.float32 or not t.is_cpu for t in tensors) or not x.numel():
-        return False
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-
-
-def _arguments(norm: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
-    return {name: x if name == "x" else getattr(norm, name) for name in _ARGUMENTS}
+def _can_be_given(x: Tensor, *parameters: Tensor | None) -> bool:
+    for tensor in (x, *parameters):
+        if tensor is None:
+            continue
+        if type(tensor) not in _PLAIN or tensor.dtype != torch.float32 or not tensor.is_cpu:
+            return False
+    return x.numel() > 0 and (
+        x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    )
 
 
 class _Normalised(torch.autograd.Function):
@@ -121,8 +120,8 @@ class _Normalised(torch.autograd.Function):
             raise ReconstructionError(
                 f"a {type(norm).__name__} is called more often in backward than in forward: its block took another path"
             )
-        arguments = _arguments(norm, x)
-        ctx.save_for_backward(*(arguments[name] for name in measured.saved), measured.mean, measured.deviation)
+        tensors = {"": x, **norm._parameters, **norm._buffers}
+        ctx.save_for_backward(*(tensors[name] for name in measured.saved), measured.mean, measured.deviation)
         return normalised(x, weight, bias, measured.mean, measured.deviation)
 
     @staticmethod

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
+
+Result = TypeVar("Result")
 
 
 class _Watchers(threading.local):
@@ -28,13 +29,12 @@ class _Watchers(threading.local):
 _WATCHERS = _Watchers()
 
 
-@contextmanager
-def watched() -> Iterator[list[Tensor]]:
-    """Inside, the list is given each tensor that is saved and dropped."""
+def watched(call: Callable[[], Result]) -> tuple[Result, list[Tensor]]:
+    """``call()``, and the tensors that were saved and dropped in it."""
     saved: list[Tensor] = []
     _WATCHERS.stack.append(saved)
     try:
-        yield saved
+        return call(), saved
     finally:
         _WATCHERS.stack.pop()
 
