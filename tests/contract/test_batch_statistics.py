@@ -193,6 +193,22 @@ def test_empty_batch() -> None:
     assert not any(parameter.grad.any() for parameter in net.parameters())
 
 
+def test_norm_that_the_block_puts_in_eval_mode() -> None:
+    class Evaluating(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            self.first.eval()
+            try:
+                return super().forward(x)
+            finally:
+                self.first.train()
+
+    torch.manual_seed(0)
+    model = Net(nn.BatchNorm2d).train()
+    model.blocks = nn.ModuleList([Evaluating(nn.BatchNorm2d) for _ in range(3)])
+    stored, recomputed = (mn.convert(model, streams=["blocks"], backward=b) for b in ("stored", "reversible"))
+    assert_same(train_step(recomputed, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+
+
 def test_machine_that_rounds_otherwise_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch_statistics._is_exact_here()
     monkeypatch.setattr(batch_statistics, "_is_exact_here", lambda: False)
