@@ -27,6 +27,8 @@ from momentumnet.core.saved_tensors import watched
 from momentumnet.errors import ReconstructionError
 
 _PLAIN = (Tensor, nn.Parameter)
+# Context in which norms are called as they are.
+_AS_THEY_ARE = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class BatchStatistics:
 
     def recorded(self) -> AbstractContextManager[None]:
         """Context of the forward."""
-        return _through(self._norms, self._measure) if self._norms else nullcontext()
+        return _through(self._norms, self._measure) if self._norms else _AS_THEY_ARE
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute."""
         known = self.known
         if not known:
-            return nullcontext()
+            return _AS_THEY_ARE
         calls = {key: iter(self._measured[key]) for key in known}
         return _through(
             [norm for norm in self._norms if id(norm) in known],
