@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -88,7 +88,7 @@ def _measures(module: nn.Module) -> bool:
 def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -> Measured | None:
     """What a norm measured, from what autograd saved of it; None if it cannot be given again."""
     node, tensors = output.grad_fn, {**norm._parameters, **norm._buffers}
-    if node is None or node.name() != "NativeBatchNormBackward0" or not _can_be_given(x, norm.weight, norm.bias):
+    if node is None or node.name() != "NativeBatchNormBackward0" or not _can_be_given(x, norm._parameters):
         return None
     places = {tensor.data_ptr(): name for name, tensor in tensors.items() if tensor is not None}
     places[x.data_ptr()] = ""
@@ -101,8 +101,8 @@ def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -
     return Measured(mean, deviation, names)  # type: ignore[arg-type]
 
 
-def _can_be_given(x: Tensor, *parameters: Tensor | None) -> bool:
-    for tensor in (x, *parameters):
+def _can_be_given(x: Tensor, parameters: Mapping[str, Tensor | None]) -> bool:
+    for tensor in (x, *parameters.values()):
         if tensor is None:
             continue
         if type(tensor) not in _PLAIN or tensor.dtype != torch.float32 or not tensor.is_cpu:
