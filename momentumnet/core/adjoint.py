@@ -71,15 +71,15 @@ def _fit_the_kernel(grad_x: Tensor, grad_v: Tensor) -> bool:
 def _is_plain_memory(value: Tensor) -> bool:
     """Whether the floats of ``value`` are those that lie at its address.
 
-    Those of subclasses (DTensor) and of functorch's wrappers, which are no subclasses, need not even exist; others are
-    to be negated, or are zeros without memory.
+    Those of subclasses (DTensor) and of batched tensors (vmap's, and those of ``is_grads_batched``), which are no
+    subclasses, need not even exist; others are to be negated, or are zeros without memory.
     """
     return (
         type(value) is Tensor
         and value.dtype in (torch.float32, torch.float64)
         and value.layout == torch.strided
         and not value.is_nested
-        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        and torch._C._has_storage(value)
         and not value.is_neg()
         and not value._is_zerotensor()
     )

@@ -51,23 +51,17 @@ class BatchStatistics:
         self._norms = [owner for owner in owners if _measures(owner)]
         self._measured: dict[int, list[Measured | None]] = {}
 
-    @property
-    def known(self) -> set[int]:
-        """Identities of the norms whose buffers a recompute leaves alone."""
-        return {key for key, calls in self._measured.items() if None not in calls}
-
     def recorded(self) -> AbstractContextManager[None]:
         """Context of the forward."""
         return _through(self._norms, self._measure) if self._norms else _AS_THEY_ARE
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute."""
-        known = self.known
-        if not known:
+        calls = {key: iter(measured) for key, measured in self._measured.items() if None not in measured}
+        if not calls:
             return _AS_THEY_ARE
-        calls = {key: iter(self._measured[key]) for key in known}
         return _through(
-            [norm for norm in self._norms if id(norm) in known],
+            [norm for norm in self._norms if id(norm) in calls],
             lambda norm, x: _Normalised.apply(x, norm.weight, norm.bias, norm, next(calls[id(norm)], None)),
         )
 
@@ -89,6 +83,8 @@ def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -
     """What a norm measured, from what autograd saved of it; None if it cannot be given again."""
     node, tensors = output.grad_fn, {**norm._parameters, **norm._buffers}
     if node is None or node.name() != "NativeBatchNormBackward0" or not _can_be_given(x, norm._parameters):
+        return None
+    if len(saved) < 2:  # hooks inside the block have taken them (torch.utils.checkpoint, save_on_cpu)
         return None
     places = {tensor.data_ptr(): name for name, tensor in tensors.items() if tensor is not None}
     places[x.data_ptr()] = ""
@@ -156,10 +152,10 @@ def _is_exact_here() -> bool:
 
 
 class _Running(threading.local):
-    """How norms are called in this thread, the innermost block call last."""
+    """How norms are called in this thread, by identity, the innermost block call last."""
 
     def __init__(self) -> None:
-        self.stack: list[Callable[[nn.Module, Tensor], Tensor]] = []
+        self.stack: list[tuple[set[int], Callable[[nn.Module, Tensor], Tensor]]] = []
 
 
 _RUNNING = _Running()
@@ -174,8 +170,8 @@ def _through(norms: list[nn.Module], run: Callable[[nn.Module, Tensor], Tensor])
     with _LOCK:
         for norm in norms:
             _REPLACED[id(norm)] = _REPLACED.get(id(norm), 0) + 1
-            norm.__dict__["forward"] = types.MethodType(_forward, norm)
-    _RUNNING.stack.append(run)
+            norm.__dict__["forward"] = types.MethodType(forward, norm)
+    _RUNNING.stack.append(({id(norm) for norm in norms}, run))
     try:
         yield
     finally:
@@ -187,11 +183,17 @@ def _through(norms: list[nn.Module], run: Callable[[nn.Module, Tensor], Tensor])
                     del _REPLACED[id(norm)], norm.__dict__["forward"]
 
 
-def _forward(norm: nn.Module, input: Tensor) -> Tensor:
+def forward(norm: nn.Module, input: Tensor) -> Tensor:
+    """``norm.forward`` while block calls are under way; a copy or pickle made then goes to the class's own.
+
+    It is pickled by its name, which the class knows.
+    """
     # In a block that is compiled, Dynamo sees the norm as it is.
-    if torch.compiler.is_compiling() or not _RUNNING.stack:
-        return _forward_of_class(norm, input)
-    return _RUNNING.stack[-1](norm, input)
+    if not torch.compiler.is_compiling():
+        for norms, run in reversed(_RUNNING.stack):
+            if id(norm) in norms:
+                return run(norm, input)
+    return _forward_of_class(norm, input)
 
 
 def _forward_of_class(norm: nn.Module, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ that the block itself changes. All of it is recorded here, and only what the cal
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -109,15 +109,12 @@ class _Buffers:
                     "a further forward does it: pass broadcast_buffers=False)"
                 )
 
-    def replayed(self, still: Set[int]) -> AbstractContextManager[None]:
-        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone.
-
-        The modules whose identities are in ``still`` will leave theirs as they are.
-        """
-        return self._replayed(still) if any(owner._buffers for owner in self._owners) else _AS_IT_IS
+    def replayed(self) -> AbstractContextManager[None]:
+        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
+        return self._replayed() if any(owner._buffers for owner in self._owners) else _AS_IT_IS
 
     @contextmanager
-    def _replayed(self, still: Set[int]) -> Iterator[None]:
+    def _replayed(self) -> Iterator[None]:
         # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
         swapped = [
             (owner, name, buffer) for owner, name, buffer, _ in self._read if owner._buffers.get(name) is not buffer
@@ -129,7 +126,6 @@ class _Buffers:
             for owner in self._owners
             for name, buffer in owner._buffers.items()
             if buffer is not None
-            and id(owner) not in still
             and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
         ]
         places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
@@ -247,7 +243,7 @@ class BlockCall:
             torch.set_grad_enabled(self._grad_enabled),
             self._autocast.replayed(),
             self._generators.replayed(),
-            self._buffers.replayed(self._statistics.known),
+            self._buffers.replayed(),
             self._statistics.replayed(),
             self._choices.replayed(),
             self._parameters_of_forward() if self._swapped else _AS_IT_IS,

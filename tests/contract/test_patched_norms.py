@@ -1,0 +1,144 @@
+"""Norms whose statistics are kept, in blocks that do more than call them: hooks, nested streams, copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import momentumnet as mn
+from momentumnet.core import batch_statistics
+from tests.contract.reference import assert_same, train_step
+
+WIDTH = 8
+Step = Callable[["Block", Tensor], Tensor]
+
+
+def plainly(block: Block, x: Tensor) -> Tensor:
+    return block.second(torch.relu(block.first(x)))
+
+
+def in_a_checkpoint(block: Block, x: Tensor) -> Tensor:
+    return checkpoint(lambda y: plainly(block, y), x, use_reentrant=False)
+
+
+def saved_on_cpu(block: Block, x: Tensor) -> Tensor:
+    with torch.autograd.graph.save_on_cpu():
+        return plainly(block, x)
+
+
+def moving_statistics_itself(block: Block, x: Tensor) -> Tensor:
+    block.first.running_mean.data.mul_(0.5)
+    return plainly(block, x)
+
+
+def past_the_module(block: Block, x: Tensor) -> Tensor:
+    norm = block.first
+    y = nn.functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=True)
+    return plainly(block, y) + type(norm).forward(norm, y)
+
+
+class Block(nn.Module):
+    def __init__(self, step: Step = plainly) -> None:
+        super().__init__()
+        self.first, self.second, self.step = nn.BatchNorm2d(WIDTH), nn.BatchNorm2d(WIDTH), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.step(self, x)
+
+
+def images() -> Tensor:
+    return torch.randn(4, WIDTH, 3, 5, generator=torch.Generator().manual_seed(1)) * 2 + 1
+
+
+def pair(step: Step = plainly) -> tuple[nn.Module, nn.Module]:
+    model = nn.Sequential(*[Block(step) for _ in range(3)]).train()
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(parameter.numel()))
+    stored, reversible = (mn.convert(model, images(), backward=kind) for kind in ("stored", "reversible"))
+    return stored, reversible
+
+
+@pytest.mark.parametrize("step", [saved_on_cpu, moving_statistics_itself, past_the_module])
+def test_blocks_that_do_more_than_call_their_norms(step: Step) -> None:
+    stored, reversible = pair(step)
+    assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+
+
+def test_checkpoint_inside_a_block() -> None:
+    stored, reversible = pair(in_a_checkpoint)
+    got, expected = (train_step(net, (images(),)) for net in (reversible, stored))
+    for name, gradient in expected.gradients.items():
+        assert torch.equal(got.gradients[name], gradient), name  # buffers: the checkpoint moves them twice
+
+
+def test_hooks_that_change_buffers_of_a_norm_count_once() -> None:
+    nets = pair()
+    for net in nets:
+        norm = net[1].first
+        norm.register_buffer("calls", torch.zeros(()))
+        norm.register_forward_hook(lambda module, args, output: (module.calls.add_(1), None)[1])
+        norm.register_forward_hook(lambda module, args, output: (module.running_mean.data.mul_(0.9), None)[1])
+    outcomes = [train_step(net, (images(),)) for net in nets]
+    assert_same(outcomes[1], outcomes[0], tolerance=0.0)
+
+
+class Inner(nn.Module):
+    """One norm that is measured again, as its input has gaps, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(WIDTH), nn.BatchNorm2d(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x.transpose(2, 3)).transpose(2, 3).contiguous()))
+
+
+class Outer(nn.Module):
+    def __init__(self, *, use_backprop: bool) -> None:
+        super().__init__()
+        self.inner = mn.MomentumNet([Inner(), Inner()], 0.5, use_backprop=use_backprop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.inner(x))
+
+
+def test_streams_in_blocks_of_streams() -> None:
+    outcomes = []
+    for use_backprop in (True, False):
+        torch.manual_seed(0)
+        outer = [Outer(use_backprop=use_backprop) for _ in range(2)]
+        outcomes.append(train_step(mn.MomentumNet(outer, 0.5, use_backprop=use_backprop).train(), (images(),)))
+    for name, buffer in outcomes[0].buffers.items():
+        torch.testing.assert_close(outcomes[1].buffers[name], buffer, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_made_during_a_block_call(duplicate: Callable[[nn.Module], nn.Module]) -> None:
+    _, net = pair()
+    copies: list[nn.Module] = []
+    handle = net[1].register_forward_hook(lambda block, args, output: copies.append(duplicate(block.first)))
+    net(images())
+    handle.remove()
+    (norm,) = copies
+    assert not batch_statistics._REPLACED
+    pickle.loads(pickle.dumps(norm))
+    expected = nn.BatchNorm2d(WIDTH)
+    expected.load_state_dict(norm.state_dict())
+    assert torch.equal(norm(images()), expected(images()))
+    assert torch.equal(norm.running_mean, expected.running_mean)
+
+
+@pytest.mark.parametrize("backward", ["stored", "reversible"])
+def test_batched_gradients(backward: str) -> None:
+    net, x = pair()[backward == "reversible"].eval(), images().requires_grad_()
+    y = net(x)
+    weights = torch.randn(3, *y.shape)
+    (got,) = torch.autograd.grad(y, x, weights, is_grads_batched=True, retain_graph=True)
+    for weight, gradient in zip(weights, got, strict=True):
+        torch.testing.assert_close(gradient, torch.autograd.grad(y, x, weight, retain_graph=True)[0])
