@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.core import kernels, operators
+from momentumnet.core.layout import Layout
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -87,12 +88,4 @@ def _is_plain_memory(value: Tensor) -> bool:
 
 def _is_dense(value: Tensor) -> bool:
     """Whether its elements fill their stretch of memory, each in a place of its own."""
-    if value.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
+    return value.is_contiguous() or Layout.of(value).stride == value.stride()

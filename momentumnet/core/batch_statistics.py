@@ -23,12 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from momentumnet.core.saved_tensors import watched
+from momentumnet.core.saved_tensors import never_opened, watched
 from momentumnet.errors import ReconstructionError
 
 _PLAIN = (Tensor, nn.Parameter)
-# Context in which norms are called as they are.
-_AS_THEY_ARE = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,13 @@ class BatchStatistics:
 
     def recorded(self) -> AbstractContextManager[None]:
         """Context of the forward."""
-        return _through(self._norms, self._measure) if self._norms else _AS_THEY_ARE
+        return _through(self._norms, self._measure) if self._norms else nullcontext()
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute."""
         calls = {key: iter(measured) for key, measured in self._measured.items() if None not in measured}
         if not calls:
-            return _AS_THEY_ARE
+            return nullcontext()
         return _through(
             [norm for norm in self._norms if id(norm) in calls],
             lambda norm, x: _Normalised.apply(x, norm.weight, norm.bias, norm, next(calls[id(norm)], None)),
@@ -125,7 +123,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> NoReturn:
-        raise ReconstructionError("backward ran through the graph of a recompute; please report this")
+        never_opened(grad)
 
 
 def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, deviation: Tensor) -> Tensor:

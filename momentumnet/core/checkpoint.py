@@ -17,7 +17,7 @@ from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.core.arguments import version
-from momentumnet.core.ends import ENDS
+from momentumnet.core.ends import source_among
 from momentumnet.core.fingerprint import fingerprint
 from momentumnet.core.replay import BlockCall
 from momentumnet.core.saved_tensors import Collected, SavedTensors
@@ -145,7 +145,7 @@ class _Passage:
 
     def _given_again(self, inputs: Iterable[Tensor]) -> Tensor | None:
         """The one of the first call's inputs that need not be kept."""
-        end = ENDS.source_among(inputs)
+        end = source_among(inputs)
         if end is None:
             return None
         tensor, self._source = end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,33 +36,6 @@ class Unfinished:
     def end(self, _: object) -> None:
         """Backward has come by: a pass that left out its last block goes on no more."""
         self.over = True
-
-
-class Carried:
-    """Passages by the identity of their stream tensor; an entry ends with its tensor, and is not copied or pickled."""
-
-    def __init__(self) -> None:
-        self._passages: dict[int, tuple[weakref.ref[Tensor], Passage]] = {}
-
-    def put(self, x: Tensor, passage: Passage) -> None:
-        """Remember the passage of the tensor ``x``."""
-        key, passages = id(x), self._passages
-        passages[key] = (weakref.ref(x, lambda _: passages.pop(key, None)), passage)
-
-    def take(self, x: Tensor) -> Passage | None:
-        """The passage of ``x``, once: a second block on the same tensor finds none."""
-        entry = self._passages.get(id(x))
-        if entry is None or entry[0]() is not x:
-            return None
-        del self._passages[id(x)]
-        return entry[1]
-
-    def __contains__(self, x: object) -> bool:
-        entry = self._passages.get(id(x))
-        return entry is not None and entry[0]() is x
-
-    def __reduce__(self) -> tuple[type[Carried], tuple[()]]:
-        return Carried, ()
 
 
 def tensors_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:

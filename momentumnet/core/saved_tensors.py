@@ -137,7 +137,7 @@ class Collected:
 
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
-        return saved_tensors_hooks(self._collect, _never_opened)
+        return saved_tensors_hooks(self._collect, never_opened)
 
     def _collect(self, tensor: Tensor) -> None:
         alias = tensor.detach()
@@ -159,12 +159,13 @@ def without_saved_tensors() -> saved_tensors_hooks:
 
     Gradients stay enabled in it: without them PyTorch picks other kernels, whose last bits differ.
     """
-    return saved_tensors_hooks(_discard, _never_opened)
+    return saved_tensors_hooks(_discard, never_opened)
 
 
 def _discard(tensor: Tensor) -> None:
     return None
 
 
-def _never_opened(packed: Any) -> NoReturn:
+def never_opened(packed: Any) -> NoReturn:
+    """What backward meets in the graph of a recompute, which is there for its saved tensors alone."""
     raise ReconstructionError("backward ran through the graph of a recompute; please report this")

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core import reversible
+from momentumnet.core import ends, reversible
 from momentumnet.core.arguments import replace_stream, version
+from momentumnet.core.by_tensor import ByTensor
 from momentumnet.core.choices import chosen, recomputing
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
-from momentumnet.core.ends import ENDS
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.fixed_point import exact_gamma
-from momentumnet.core.passage import Carried, Passage, Unfinished, rivals_of, tensors_among
+from momentumnet.core.passage import Passage, Unfinished, rivals_of, tensors_among
 from momentumnet.core.scale import StreamScale
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
@@ -81,7 +81,7 @@ class MomentumStream:
         for place, block in enumerate(blocks):
             self._places[block] = (*self._places.get(block, ()), place)
         self._scale = StreamScale(name, magnitude, len(blocks))
-        self._carried = Carried()
+        self._carried: ByTensor[Passage] = ByTensor()
         self._unfinished: Callable[[], Unfinished | None] = _none
         self.set_gamma(gamma)
 
@@ -176,7 +176,7 @@ class MomentumStream:
         if flushed:
             x = reversible.flush(x, velocity, tape)
         tape.rest()
-        ENDS.put(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
+        ends.remember(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
         return x
 
     def _keep_unfinished(self, x: Tensor, unfinished: Unfinished) -> None:
@@ -211,7 +211,7 @@ class MomentumStream:
     def _stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
         tensors = tensors_among(args, kwargs)
         for key, tensor in tensors.items():
-            if tensor in self._carried:
+            if self._carried.get(tensor) is not None:
                 return key, tensor
         for key, tensor in tensors.items():
             if tensor.is_floating_point():
