@@ -18,31 +18,34 @@ struct Column {
     __device__ bool holds(int row) const { return row * stride < left; }
 };
 
-__global__ void __launch_bounds__(THREADS) pack(MnField field, int64_t size, const uint32_t* value, uint32_t* words) {
+// Calls run(column) for this lane's column of each block that is its warp's.
+template <class Run>
+__device__ void for_each_column(int64_t size, int width, Run run) {
     const int lane = threadIdx.x % 32;
     const int64_t thread = int64_t(blockIdx.x) * THREADS + threadIdx.x, step = int64_t(gridDim.x) * THREADS / 32;
     for (int64_t block = thread / 32; block * BLOCK < size; block += step) {
-        const Column at = Column::of(block, size, field.width, lane);
-        if (lane >= at.stride) continue;
+        const Column at = Column::of(block, size, width, lane);
+        if (lane < at.stride) run(at);
+    }
+}
+
+__global__ void __launch_bounds__(THREADS) pack(MnField field, int64_t size, const uint32_t* value, uint32_t* words) {
+    for_each_column(size, field.width, [=](const Column& at) {
         pack_columns<1>(
             field.width,
             [=](int row, int) { return at.holds(row) ? value[at.first_value + row * at.stride] : 0u; },
             [=](int index, int, uint32_t word) { words[at.first_word + index * at.stride] = word; });
-    }
+    });
 }
 
 __global__ void __launch_bounds__(THREADS) unpack(MnField field, int64_t size, uint32_t* value, const uint32_t* words) {
-    const int lane = threadIdx.x % 32;
-    const int64_t thread = int64_t(blockIdx.x) * THREADS + threadIdx.x, step = int64_t(gridDim.x) * THREADS / 32;
-    for (int64_t block = thread / 32; block * BLOCK < size; block += step) {
-        const Column at = Column::of(block, size, field.width, lane);
-        if (lane >= at.stride) continue;
+    for_each_column(size, field.width, [=](const Column& at) {
         unpack_columns<1>(
             field, [=](int index, int) { return words[at.first_word + index * at.stride]; },
             [=](int row, int, uint32_t number) {
                 if (at.holds(row)) value[at.first_value + row * at.stride] = number;
             });
-    }
+    });
 }
 
 // A lane to each column.

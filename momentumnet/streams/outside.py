@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from torch import nn
+
 from momentumnet.streams.calls import Call, Trace, storage_key
 
 
@@ -30,14 +32,15 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
     """
     blocks = {call for run in runs for call in run}
     modules, layers = _walk(trace.root, blocks)
+    counts = Counter(call.module for call in trace.root.walk())
     saving = trace.saved_bytes(modules) - sum(_input_bytes(call) for call in modules)
     chains = []
-    for chain in _chains(layers, trace.root):
+    for chain in _chains(layers, counts):
         saved = _saving(trace, chain, blocks.union(modules), modules)
         if 2 * saved >= _input_bytes(chain[0]):
             chains.append(chain)
             saving += saved
-    for chain, module in _behind(trace, chains, modules, blocks):
+    for chain, module in _behind(trace, chains, modules, blocks, counts):
         chain.append(module)
         modules.remove(module)
         saving += _input_bytes(module)
@@ -51,10 +54,13 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
 
 
 def _behind(
-    trace: Trace, chains: list[list[Call]], modules: list[Call], blocks: set[Call]
+    trace: Trace,
+    chains: list[list[Call]],
+    modules: list[Call],
+    blocks: set[Call],
+    counts: Counter[nn.Module | None],
 ) -> list[tuple[list[Call], Call]]:
     """The composite modules that go on with a chain: nothing but they themselves would keep what it returns."""
-    counts = Counter(call.module for call in trace.root.walk())
     kept = trace.kept_without(blocks.union(modules, *chains))
     return [
         (chain, module)
@@ -96,13 +102,12 @@ def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
     return modules, layers
 
 
-def _chains(layers: list[Call], root: Call) -> list[list[Call]]:
+def _chains(layers: list[Call], counts: Counter[nn.Module | None]) -> list[list[Call]]:
     """Runs of two or more layers that take what the one before returned: any layer, then those that are cheap.
 
     The first of them keeps something, for a chain lives as long as what it keeps. A module that is called several times
     is in none: which of its calls a chain holds could not be said by its name.
     """
-    counts = Counter(call.module for call in root.walk())
     chains: list[list[Call]] = [[]]
     for call in layers:
         if counts[call.module] > 1:
