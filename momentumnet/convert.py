@@ -14,7 +14,7 @@ from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, release, streams_of
-from momentumnet.streams.discover import Discovery, discover
+from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import Plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,6 +31,7 @@ def plan(
     arithmetic: str = "exact",
     backward: str = "reversible",
     others: str = "keep",
+    spare: int = 0,
 ) -> Plan:
     """What `convert` with the same arguments will do; the model is left as it is.
 
@@ -42,24 +43,25 @@ def plan(
         arithmetic: see `convert`.
         backward: see `convert`.
         others: see `convert`.
+        spare: see `convert`.
 
     Returns:
         The plan: ``print`` it, or read ``rows``, ``saved_before`` and ``saved_after`` (bytes).
 
     Raises:
         ConversionError: no stream was found; the message says what was looked at.
+        ValueError: an option has a value that it does not take.
 
     Example:
         >>> import torch, torchvision
         >>> from momentumnet.convert import plan
         >>> print(plan(torchvision.models.resnet50(), torch.randn(1, 3, 64, 64)))  # doctest: +SKIP
     """
-    if others not in OTHERS:
-        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
+    _check_options(others, spare, backward)
     found = discover(model, example_inputs, streams=streams)
     if not found.streams:
         raise ConversionError(_nothing_found(model, found.rejections))
-    return Plan(found, exact_gamma(gamma), backward=backward, arithmetic=arithmetic, others=others)
+    return Plan(found, exact_gamma(gamma), backward, arithmetic, others, spare)
 
 
 def convert(
@@ -73,6 +75,7 @@ def convert(
     initial_velocity: str | nn.Module | None = None,
     final_velocity: str = "flush",
     others: str = "keep",
+    spare: int = 0,
     inplace: bool = False,
 ) -> Model:
     r"""Turn every residual stream of the model into a momentum stream.
@@ -102,6 +105,9 @@ def convert(
             "drop" leaves it out, as the paper does.
         others: "keep", or "checkpoint" to recompute the composite modules outside the streams too, and the chains of
             other layers there that end in norms, activations and pooling (a ResNet's stem).
+        spare: bytes that a step with inputs like the example's may keep more than it must. The blocks and modules that
+            run last keep their activations as long as these bytes suffice, which saves the time of their recompute;
+            backward frees them first, so that the peak grows by ``spare`` at most.
         inplace: change this model instead of a copy.
 
     Returns:
@@ -124,24 +130,28 @@ def convert(
     References:
         Sander, Ablin, Blondel, Peyre: Momentum Residual Neural Networks, ICML 2021, arXiv 2102.07870, equation 4.
     """
-    settings: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "final_velocity": final_velocity}
+    settings: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward}
     ratio = exact_gamma(gamma)
-    if others not in OTHERS:
-        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
+    _check_options(others, spare, backward)
     if any(True for _ in converted_blocks(model)):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     if example_inputs is None:
-        found: list[tuple[str, tuple[str, ...], float | None]] = [
-            (path, children_of(model, path), None) for path in _named_by_hand(streams, others)
+        found: list[tuple[str, tuple[str, ...], float | None, int]] = [
+            (path, children_of(model, path), None, 0) for path in _named_by_hand(streams, others, spare)
         ]
         recomputed: list[Role] = []
     else:
-        planned = plan(model, example_inputs, gamma=ratio, streams=streams, others=others).discovery
-        found = [(stream.path, stream.blocks, stream.magnitude) for stream in planned.streams]
-        recomputed = [] if others == "keep" else _recomputed(model, planned)
+        planned = plan(model, example_inputs, gamma=ratio, streams=streams, **settings, others=others, spare=spare)
+        found = [
+            (stream.path, stream.blocks, stream.magnitude, kept)
+            for stream, kept in zip(planned.discovery.streams, planned.kept, strict=True)
+        ]
+        recomputed = _recomputed(planned)
     runners = [
-        MomentumStream(path or "(root)", blocks, ratio, magnitude=magnitude, **settings)
-        for path, blocks, magnitude in found
+        MomentumStream(
+            path or "(root)", blocks, ratio, magnitude=magnitude, kept=kept, final_velocity=final_velocity, **settings
+        )
+        for path, blocks, magnitude, kept in found
     ]
     _set_initial_velocity(runners, initial_velocity)
     target = model if inplace else copy.deepcopy(model)
@@ -220,28 +230,34 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         stream.set_gamma(gamma)
 
 
-def _recomputed(model: nn.Module, found: Discovery) -> list[Role]:
-    checkpoint = Checkpoint()
-    roles = [Role(name, checkpoint) for name in found.outside if not _starts_in_place(model, name)]
-    for names in found.chains:
-        chain = CheckpointChain(names[0], names[-1])
-        roles += [Role(name, chain) for name in names]
+def _recomputed(planned: Plan) -> list[Role]:
+    checkpoint, roles = Checkpoint(), []
+    for names in planned.recomputed:
+        runner = checkpoint if len(names) == 1 else CheckpointChain(names[0], names[-1])
+        roles += [Role(name, runner) for name in names]
     return roles
 
 
-def _starts_in_place(model: nn.Module, name: str) -> bool:
-    """Whether the module's first layer overwrites its input in training (a classifier's ``Dropout(inplace=True)``)."""
-    layers = (module for module in model.get_submodule(name).modules() if not any(True for _ in module.children()))
-    return bool(getattr(next(layers, None), "inplace", False))
+def _check_options(others: str, spare: int, backward: str) -> None:
+    if others not in OTHERS:
+        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
+    if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
+        raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
+    if spare and backward == "stored":
+        raise ValueError(
+            "backward='stored' keeps all activations, so there is nothing to spare; leave out one of the two"
+        )
 
 
-def _named_by_hand(streams: Sequence[str] | None, others: str) -> Sequence[str]:
+def _named_by_hand(streams: Sequence[str] | None, others: str, spare: int) -> Sequence[str]:
     if not streams:
         raise ConversionError(
             "convert needs example_inputs to find the residual streams, or streams=[...] that names their containers"
         )
     if others == "checkpoint":
         raise ConversionError("others='checkpoint' needs example_inputs, to see which modules lie outside the streams")
+    if spare:
+        raise ConversionError("spare needs example_inputs, to see how much the blocks keep")
     return streams
 
 

@@ -11,6 +11,7 @@ pair of such states.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -65,6 +66,9 @@ class State(Protocol):
     def pack(self) -> None:
         """Wait for backward in as few bytes as can be."""
 
+    def fork(self) -> State:
+        """A state that goes on from here, never to be rewound, while this one waits as after `pack`."""
+
     def fingerprint(self) -> tuple[float, ...]:
         """A few numbers that tell this state from another."""
 
@@ -115,6 +119,11 @@ class FloatState:
 
     def pack(self) -> None:
         """Floats stay as they are."""
+
+    def fork(self) -> FloatState:
+        fork = copy.copy(self)  # steps make new tensors
+        fork._finite_only = False
+        return fork
 
     def _known_velocity(self) -> Tensor:
         return torch.zeros_like(self.x) if self.v is None else self.v

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,49 +13,16 @@ from torch import Tensor
 from momentumnet.core import fixed_point as fp
 from momentumnet.core import implementation
 from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
+from momentumnet.core.exponent import MIN_EXPONENT, choose_exponent, full_bits
 from momentumnet.core.layout import Layout
 from momentumnet.core.momentum_step import Branch, Integers, Scale
-from momentumnet.core.packing import Field, Packed, as_it_is, at_rest
+from momentumnet.core.packing import Packed, as_it_is, at_rest
 from momentumnet.errors import StateRangeError
 
-# Bits kept free above the largest magnitude known when a scale is chosen. One is enough: a coarser scale can be taken
-# at any step, and every bit kept free here is a bit of precision lost at every step.
-HEADROOM_BITS = 1
-# Coarsest resolution of the exact state is 2**-MIN_EXPONENT.
-MIN_EXPONENT = 0
 # Elements that are taken to another scale at a time.
 PIECE = 1 << 14
 # Elements of the output that are computed at a time.
 OUTPUT_PIECE = 1 << 18
-
-
-def choose_exponent(magnitude: float, word: fp.Word, bits: int | None = None) -> int:
-    """The scale k for values up to ``magnitude``: ``magnitude * 2**k`` fits ``bits`` bits.
-
-    ``bits`` are by default those that leave HEADROOM_BITS below the word's limit. k is kept within MIN_EXPONENT (less
-    headroom then, or none) and the word's finest scale. Magnitude 0 counts as 1.
-    """
-    exponent = (full_bits(word) if bits is None else bits) - math.frexp(magnitude or 1.0)[1]
-    return min(max(exponent, MIN_EXPONENT), word.max_exponent)
-
-
-def full_bits(word: fp.Word) -> int:
-    """Bits of the largest magnitude known, where the whole word is used."""
-    return word.bits - 2 - HEADROOM_BITS
-
-
-def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> float:
-    """Bytes an element, in eighths, that a state keeps between forward and backward of ``steps`` steps.
-
-    x and v, the store, and the bytes that it has put aside; for values up to the magnitude that ``bits`` were chosen
-    for, and where the scale did not have to be made coarser on the way.
-    """
-    schedule = fp.store_schedule(gamma, word)
-    spilled = sum(schedule[step].spills for step in range(steps))
-    if word is not fp.INT32:
-        return 3 * word.bits // 8 + spilled
-    store = Field.of(0, schedule[steps].previous_bound - 1)
-    return (2 * (bits + HEADROOM_BITS + 1) + store.width) / 8 + spilled
 
 
 class ExactState:
@@ -322,6 +290,20 @@ class ExactState:
             at_rest(ints.s, 0, self._bound() - 1, self._kernels),
         )
         self._ints = self._ready = None
+
+    def fork(self) -> ExactState:
+        ints = self._settled()
+        self.pack()
+        fork, parts = copy.copy(self), self._packed or (None, None, None)
+        # The fork takes the integers over, but for those that this state still keeps as they are.
+        fork._ints = Integers(
+            *(
+                value.clone() if part is None or part.field is None else value
+                for value, part in zip((ints.x, ints.v, ints.s), parts, strict=True)
+            )
+        )
+        fork._packed = None
+        return fork
 
     def fingerprint(self) -> tuple[float, ...]:
         if self._checksum is None:

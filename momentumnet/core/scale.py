@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from momentumnet.core.coupling import State
-from momentumnet.core.exact_state import HEADROOM_BITS, ExactState, choose_exponent, full_bits
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.exponent import HEADROOM_BITS, choose_exponent, full_bits
 from momentumnet.core.fixed_point import INT32, word_for
 
 logger = logging.getLogger("momentumnet")

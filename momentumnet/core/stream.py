@@ -54,6 +54,7 @@ class MomentumStream:
         final_velocity: "flush" adds gamma/(1-gamma) v at the end; "drop" does not.
         branch_is_output: the blocks return the branch f(x) itself, not x + f(x).
         magnitude: largest value to expect; None to take it from the first pass.
+        kept: how many of the last blocks keep their activations, so that backward does not call them again.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class MomentumStream:
         final_velocity: str = "flush",
         branch_is_output: bool = False,
         magnitude: float | None = None,
+        kept: int = 0,
     ) -> None:
         _choice("arithmetic", arithmetic, ARITHMETICS)
         _choice("backward", backward, BACKWARDS)
@@ -76,6 +78,7 @@ class MomentumStream:
         self.arithmetic, self.backward = arithmetic, backward
         self.branch_first, self.final_velocity = branch_first, final_velocity
         self.branch_is_output = branch_is_output
+        self.kept = kept
         self.velocity_module: nn.Module | None = None
         self._places: dict[str, tuple[int, ...]] = {}
         for place, block in enumerate(blocks):
@@ -148,6 +151,8 @@ class MomentumStream:
             self._check_handover(block, key, x, passage)
         self._resume_gradients(x, passage)
         tape, velocity, entered = passage.tape, passage.velocity, x
+        if place >= len(self.blocks) - self.kept:
+            tape.stop_recording()
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)
             args, kwargs = replace_stream(args, kwargs, x, entered)

@@ -18,6 +18,7 @@ from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.explain import Rejection, explain
 from momentumnet.streams.outside import outside_of
 from momentumnet.streams.select import Judge, select_blocks
+from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
 
 
@@ -31,22 +32,33 @@ class Discovery:
         saved_bytes: Bytes that autograd keeps for the whole model in the trace: unique storages, parameters and
             buffers excluded.
         elsewhere_bytes: Those of them that code outside the streams' blocks keeps, whether blocks keep them too or not.
-        outside: Names of the maximal modules with children that take and return tensors and that neither are, nor
-            contain, nor lie inside a stream block.
-        chains: Names of the layers outside, besides those, that are called one after the other (a layer, then norms,
-            activations, pooling), where recomputing them together saves memory.
-        outside_saving: Bytes that autograd would not keep if each module and each chain outside kept its input only.
-        returned_bytes: Bytes of those inputs that are the outputs of streams, which an exact stream can give again.
+        timeline: The blocks, and the parts outside that can be recomputed, in call order.
     """
 
     streams: tuple[ResidualStream, ...]
     rejections: tuple[Rejection, ...]
     saved_bytes: int
     elsewhere_bytes: int
-    outside: tuple[str, ...]
-    chains: tuple[tuple[str, ...], ...]
-    outside_saving: int
-    returned_bytes: int
+    timeline: tuple[Stage, ...]
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Names of the composite modules outside: the maximal ones that take and return tensors.
+
+        They neither are, nor contain, nor lie inside a stream block, and do not begin by overwriting their input.
+        """
+        return tuple(dict.fromkeys(names[0] for names in self._parts() if len(names) == 1))
+
+    @property
+    def chains(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the layers outside, besides those, that are called one after the other.
+
+        A layer, then norms, activations, pooling, where recomputing them together saves memory.
+        """
+        return tuple(names for names in self._parts() if len(names) > 1)
+
+    def _parts(self) -> list[tuple[str, ...]]:
+        return [stage.names for stage in self.timeline if stage.stream is None]
 
 
 def find_streams(model: nn.Module, example_inputs: Any) -> list[ResidualStream]:
@@ -106,16 +118,12 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         rejections += _left_out(found, restricted, names)
         everywhere, found = kept, restricted
     blocks = {call for run in everywhere for call in run}
-    outside = outside_of(trace, everywhere)
     return Discovery(
         tuple(found),
         tuple(rejections),
         saved_bytes=trace.saved_bytes(),
         elsewhere_bytes=trace.saved_bytes_without(blocks),
-        outside=outside.modules,
-        chains=outside.chains,
-        outside_saving=outside.saving,
-        returned_bytes=outside.returned,
+        timeline=timeline_of(trace, everywhere, _indices(found, everywhere), outside_of(trace, everywhere)),
     )
 
 
@@ -135,6 +143,12 @@ def _streams(trace: Trace, judge: Judge, runs: list[list[Call]]) -> list[Residua
         else:
             merged.append([run])
     return [_stream(trace, judge, group) for group in merged]
+
+
+def _indices(streams: Sequence[ResidualStream], runs: Sequence[Sequence[Call]]) -> list[int]:
+    """For each run the index of its stream."""
+    of_block = {block: index for index, stream in enumerate(streams) for block in stream.blocks}
+    return [of_block[run[0].name] for run in runs]
 
 
 def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStream:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -12,45 +13,58 @@ from momentumnet.streams.calls import Call, Trace, storage_key
 
 
 @dataclass(frozen=True)
-class Outside:
-    """Names of the modules and of the chains of layers, and the bytes that they would not keep any more.
+class Part:
+    """Calls that are recomputed together: one of a composite module, or those of a chain of layers.
 
-    ``saving`` is what is left of them where each keeps its input, ``returned`` what the inputs take that are outputs of
-    streams.
+    ``saving`` are the bytes that are not kept any more where only the first call's input is, ``returned`` those of that
+    input where it is the output of a stream.
     """
 
-    modules: tuple[str, ...]
-    chains: tuple[tuple[str, ...], ...]
+    calls: tuple[Call, ...]
     saving: int
-    returned: int
+    returned: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the modules."""
+        return tuple(call.name for call in self.calls)
 
 
-def outside_of(trace: Trace, runs: list[list[Call]]) -> Outside:
-    """The maximal composite modules outside of the streams, and the chains of layers that are in none of them.
+def outside_of(trace: Trace, runs: list[list[Call]]) -> list[Part]:
+    """The maximal composite modules outside of the streams, then the chains of layers that are in none of them.
 
     A composite module behind a chain of layers is the chain's last call.
     """
     blocks = {call for run in runs for call in run}
     modules, layers = _walk(trace.root, blocks)
+    modules = [call for call in modules if not _starts_in_place(call)]
     counts = Counter(call.module for call in trace.root.walk())
-    saving = trace.saved_bytes(modules) - sum(_input_bytes(call) for call in modules)
-    chains = []
+    alone = _saving_of_modules(trace, modules)
+    chained: list[tuple[list[Call], int]] = []
     for chain in _chains(layers, counts):
         saved = _saving(trace, chain, blocks.union(modules), modules)
         if 2 * saved >= _input_bytes(chain[0]):
-            chains.append(chain)
-            saving += saved
-    for chain, module in _behind(trace, chains, modules, blocks, counts):
-        chain.append(module)
-        modules.remove(module)
-        saving += _input_bytes(module)
-    recomputed = [[call] for call in modules] + chains
-    return Outside(
-        tuple(dict.fromkeys(call.name for call in modules)),
-        tuple(tuple(call.name for call in chain) for chain in chains),
-        max(0, saving),
-        _returned(trace, [run[-1] for run in runs], recomputed, blocks),
-    )
+            chained.append((chain, saved))
+    behind = dict(_behind(trace, [chain for chain, _ in chained], modules, blocks, counts))
+    parts = [Part((call,), alone[call]) for call in modules if call not in behind.values()]
+    for index, (chain, saved) in enumerate(chained):
+        module = behind.get(index)
+        if module is None:
+            parts.append(Part(tuple(chain), saved))
+        else:
+            parts.append(Part((*chain, module), saved + alone[module] + _input_bytes(module)))
+    return _with_returned(trace, parts, [run[-1] for run in runs], blocks)
+
+
+def _saving_of_modules(trace: Trace, modules: list[Call]) -> dict[Call, int]:
+    """For each module the bytes that it keeps and none of those before it does, beside its input."""
+    seen: set[int] = set()
+    saving = {}
+    for call in modules:
+        keys = {key for inner in call.walk() for key in inner.saved} - seen
+        seen |= keys
+        saving[call] = sum(trace.storages[key].nbytes() for key in keys) - _input_bytes(call)
+    return saving
 
 
 def _behind(
@@ -59,26 +73,27 @@ def _behind(
     modules: list[Call],
     blocks: set[Call],
     counts: Counter[nn.Module | None],
-) -> list[tuple[list[Call], Call]]:
-    """The composite modules that go on with a chain: nothing but they themselves would keep what it returns."""
+) -> Iterator[tuple[int, Call]]:
+    """By the chain's number, the composite module behind it that alone would keep what the chain returns."""
     kept = trace.kept_without(blocks.union(modules, *chains))
-    return [
-        (chain, module)
-        for chain in chains
-        for module in modules
-        if _follows(chain[-1], module) and counts[module.module] == 1 and module.entered.isdisjoint(kept)
+    for index, chain in enumerate(chains):
+        following = [module for module in modules if _follows(chain[-1], module)]
+        if len(following) == 1 and counts[following[0].module] == 1 and following[0].entered.isdisjoint(kept):
+            yield index, following[0]
+
+
+def _with_returned(trace: Trace, parts: list[Part], ends: list[Call], blocks: set[Call]) -> list[Part]:
+    """The parts with the bytes of inputs that are outputs of streams, and that nothing else keeps."""
+    kept = trace.kept_without(blocks.union(*(part.calls for part in parts)))
+    given = [
+        end
+        for end in ends
+        if end.output and end.output.tensor is not None and storage_key(end.output.tensor) not in kept
     ]
-
-
-def _returned(trace: Trace, ends: list[Call], recomputed: list[list[Call]], blocks: set[Call]) -> int:
-    """Bytes of inputs that are outputs of streams, and that nothing else keeps."""
-    kept = trace.kept_without(blocks.union(*recomputed))
-    total = 0
-    for end in ends:
-        tensor = None if end.output is None else end.output.tensor
-        if tensor is not None and storage_key(tensor) not in kept:
-            total += sum(_input_bytes(calls[0]) for calls in recomputed if _follows(end, calls[0]))
-    return total
+    return [
+        replace(part, returned=_input_bytes(part.calls[0]) * any(_follows(end, part.calls[0]) for end in given))
+        for part in parts
+    ]
 
 
 def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
@@ -129,6 +144,13 @@ def _saving(trace: Trace, chain: list[Call], recomputed: set[Call], modules: lis
     freed = {key for call in chain for key in call.saved} - kept
     needs_input = not chain[0].entered or not chain[0].entered <= kept
     return sum(trace.storages[key].nbytes() for key in freed) - needs_input * _input_bytes(chain[0])
+
+
+def _starts_in_place(call: Call) -> bool:
+    """Whether the module's first layer overwrites its input in training (a classifier's ``Dropout(inplace=True)``)."""
+    modules = () if call.module is None else call.module.modules()
+    layers = (module for module in modules if not any(True for _ in module.children()))
+    return bool(getattr(next(layers, None), "inplace", False))
 
 
 def _is_cheap(call: Call) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil, prod
 
-from momentumnet.core.exact_state import resting_bytes
 from momentumnet.core.fixed_point import word_for
 from momentumnet.core.scale import magnitude_bits
+from momentumnet.core.state_bytes import resting_bytes
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
+from momentumnet.streams.timeline import Stage, tail_of
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,17 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """The streams that a conversion will carry, and what it saves. ``print(plan)`` shows a table."""
+    """The streams that a conversion will carry, and what it saves. ``print(plan)`` shows a table.
+
+    ``spare`` is that of `momentumnet.convert`.
+    """
 
     discovery: Discovery
     gamma: Fraction
     backward: str = "reversible"
     arithmetic: str = "exact"
     others: str = "keep"
+    spare: int = 0
 
     @property
     def rows(self) -> list[PlanRow]:
@@ -50,10 +56,10 @@ class Plan:
                 s.kind,
                 s.shape,
                 s.saved_bytes,
-                self._saved_after(s),
+                self._saved_after(index, s),
                 len(s) * prod(s.shape) * s.dtype.itemsize,
             )
-            for s in self.discovery.streams
+            for index, s in enumerate(self.discovery.streams)
         ]
 
     @property
@@ -64,23 +70,60 @@ class Plan:
     @property
     def saved_after(self) -> int:
         """The same after conversion: the state and store of each stream, and all that is outside."""
-        if self.backward == "stored" or self.gamma == 0:
+        if self._stored:
             return self.saved_before
         outside = self.discovery.elsewhere_bytes
         if self.others == "checkpoint":
-            outside -= self.discovery.outside_saving
-            if self.arithmetic == "exact":
-                outside -= self.discovery.returned_bytes
+            exact = self.arithmetic == "exact"
+            stages = self.discovery.timeline[: self._tail]
+            outside -= sum(stage.saving + exact * stage.returned for stage in stages if stage.stream is None)
         return outside + sum(row.saved_after for row in self.rows)
 
-    def _saved_after(self, stream: ResidualStream) -> int:
-        if self.backward == "stored" or self.gamma == 0:
+    @property
+    def kept(self) -> list[int]:
+        """For each stream, how many of its last blocks keep their activations because there is memory to spare."""
+        return [len(self._tail_of(index)) for index in range(len(self.discovery.streams))]
+
+    @property
+    def recomputed(self) -> list[tuple[str, ...]]:
+        """Names of what is recomputed outside the streams: of a module, or of the layers of a chain."""
+        if self.others == "keep":
+            return []
+        stages = self.discovery.timeline[: self._tail]
+        return list(dict.fromkeys(stage.names for stage in stages if stage.stream is None))
+
+    @property
+    def _stored(self) -> bool:
+        return self.backward == "stored" or self.gamma == 0
+
+    @cached_property
+    def _tail(self) -> int:
+        """Number of the first stage that is not recomputed."""
+        return tail_of(
+            self.discovery.timeline,
+            self.spare,
+            others=self.others == "checkpoint",
+            given_again=self.arithmetic == "exact",
+        )
+
+    def _tail_of(self, stream: int) -> list[Stage]:
+        return [stage for stage in self.discovery.timeline[self._tail :] if stage.stream == stream]
+
+    def _saved_after(self, index: int, stream: ResidualStream) -> int:
+        if self._stored:
             return stream.saved_bytes
+        tail = self._tail_of(index)
+        return self._at_rest(stream, len(stream) - len(tail)) + sum(stage.saving for stage in tail)
+
+    def _at_rest(self, stream: ResidualStream, steps: int) -> int:
+        """Bytes of the stream's state while it waits to be rewound by so many steps."""
+        if not steps:
+            return 0
         word = word_for(stream.dtype)
         if self.arithmetic == "float":
             return 2 * prod(stream.shape) * word.bits // 8
         bits = magnitude_bits(stream.dtype, len(stream), self.gamma)
-        return ceil(prod(stream.shape) * resting_bytes(self.gamma, word, bits, len(stream)))
+        return ceil(prod(stream.shape) * resting_bytes(self.gamma, word, bits, steps))
 
     def __str__(self) -> str:
         """A table in plain text."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from momentumnet.core import fixed_point as fp
 from momentumnet.core.coupling import NonFiniteBranch
-from momentumnet.core.exact_state import ExactState, choose_exponent
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.exponent import choose_exponent
 from momentumnet.core.momentum_step import Branch
 from momentumnet.errors import StateRangeError
 from tests.core.states import Snapshot, Stepped, random_tensor, step_of, undo_all

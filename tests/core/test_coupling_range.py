@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from momentumnet.core import fixed_point as fp
 from momentumnet.core.coupling import NonFiniteBranch
-from momentumnet.core.exact_state import HEADROOM_BITS, MIN_EXPONENT, ExactState, choose_exponent
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.exponent import HEADROOM_BITS, MIN_EXPONENT, choose_exponent
 from momentumnet.core.momentum_step import Branch
 from momentumnet.errors import StateRangeError
 from tests.core.states import Snapshot, random_tensor, step_of, undo_all
