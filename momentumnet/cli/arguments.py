@@ -196,4 +196,12 @@ def conversion(*, others: str) -> argparse.ArgumentParser:
         default=others,
         help="blocks outside the streams: keep their activations, or compute them again too (default: %(default)s)",
     )
+    group.add_argument(
+        "--spare",
+        type=byte_count,
+        default=0,
+        metavar="SIZE",
+        help="memory, e.g. 512MiB, in which the last blocks keep their activations, which saves their recompute "
+        "(default: none)",
+    )
     return parser

@@ -119,6 +119,10 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.report import Report
 
     rho = _radius(options)
+    if options.spare and options.backward == "stored":
+        raise CommandError(
+            "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
+        )
     report = Report(as_json=options.json)
     device = arguments.chosen_device(options)
     torch.manual_seed(options.seed)
@@ -178,6 +182,8 @@ def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, d
         examples.to(device),
         gamma=options.gamma,
         others=options.others,
+        # The example is a part of a batch, and activations grow with it.
+        spare=options.spare * len(examples) // min(options.batch_size, len(images.train)),
         backward=options.backward,
         arithmetic=options.arithmetic,
     )
@@ -192,6 +198,7 @@ def _settings(options: argparse.Namespace, images: ImageData, weights: str, rho:
         "image_size": images.image_size,
         "gamma": str(options.gamma),
         "others": options.others,
+        "spare": options.spare,
         "backward": options.backward,
         "arithmetic": options.arithmetic,
         "epochs": options.epochs,

@@ -18,6 +18,7 @@ EPILOG = """\
 examples:
   momentumnet inspect resnet50
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint
+  momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint --spare 1GiB
   momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128"""
 
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     model = models.untrained(options.model)
     inputs = models.example_inputs(options.model, options.input)
     try:
-        planned = plan(model, inputs, gamma=options.gamma, others=options.others)
+        planned = plan(model, inputs, gamma=options.gamma, others=options.others, spare=options.spare)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         # What models raise for a shape that they are not made for.
         shapes = " and ".join(arguments.shape_text(shape) for shape in options.input or [])
@@ -82,12 +83,15 @@ def run(options: argparse.Namespace) -> None:
         f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
         "checkpointed: by torch.utils.checkpoint of each block."
     )
+    if planned.spare:
+        report.line(planned.kept_line)
     report.result(
         {
             "command": "inspect",
             "model": options.model,
             "gamma": str(planned.gamma),
             "others": options.others,
+            "spare": options.spare,
             "streams": [
                 {
                     "path": row.path,
@@ -97,8 +101,9 @@ def run(options: argparse.Namespace) -> None:
                     "saved_before": row.saved_before,
                     "saved_after": row.saved_after,
                     "checkpointed": row.checkpointed,
+                    "blocks_kept": kept,
                 }
-                for row in planned.rows
+                for row, kept in zip(planned.rows, planned.kept, strict=True)
             ],
             "saved_before": planned.saved_before,
             "saved_after": planned.saved_after,

@@ -85,6 +85,12 @@ class Plan:
         return [len(self._tail_of(index)) for index in range(len(self.discovery.streams))]
 
     @property
+    def kept_line(self) -> str:
+        """``kept`` in words."""
+        blocks = sum(map(len, self.discovery.streams))
+        return f"{sum(self.kept)} of {blocks} blocks keep their activations, with {format_bytes(self.spare)} to spare"
+
+    @property
     def recomputed(self) -> list[tuple[str, ...]]:
         """Names of what is recomputed outside the streams: of a module, or of the layers of a chain."""
         if self.others == "keep":
@@ -141,6 +147,8 @@ class Plan:
             f"{'whole network':<32} {sum(row.blocks for row in rows):>6} {'':<12} {'':<20} "
             f"{format_bytes(self.saved_before):>10} {format_bytes(self.saved_after):>10}"
         )
+        if self.spare:
+            lines.append(self.kept_line)
         lines.append(
             f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
             "bytes held between forward and backward for the example inputs"

@@ -266,3 +266,20 @@ def test_one_image_is_too_few(finetune: Callable[..., Any]) -> None:
     done = finetune("--batch-size", "1")
     assert done.status == 1
     assert "batches of at least 2 images" in done.err
+
+
+def test_nothing_to_spare_where_all_is_stored(finetune: Callable[..., Any]) -> None:
+    done = finetune("--backward", "stored", "--spare", "1MiB")
+    assert done.status == 1
+    assert "--spare; leave out one of them" in done.err
+
+
+def test_memory_to_spare_leads_to_the_same_weights(finetune: Callable[..., Any]) -> None:
+    least = json.loads(finetune("--epochs", "1", "--output", "least", "--json").out)
+    spared = json.loads(finetune("--epochs", "1", "--output", "spared", "--spare", "64KiB", "--json").out)
+    assert least["settings"]["spare"] == 0
+    assert spared["settings"]["spare"] == 2**16
+    held = [values["networks"]["momentum"]["saved_bytes"] for values in (least, spared)]
+    assert held[0] < held[1] <= held[0] + 2**16
+    before, after = weights("least"), weights("spared")
+    assert all(torch.equal(before[name], after[name]) for name in before)

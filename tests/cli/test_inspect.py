@@ -53,3 +53,14 @@ def test_input_that_the_model_does_not_accept(command: Callable[..., Any]) -> No
     assert done.status == 1
     assert done.err.startswith("momentumnet: error: resnet18 does not accept the input 1,1,64,64: ")
     assert done.err.count("\n") == 1
+
+
+def test_memory_to_spare_keeps_the_last_blocks(command: Callable[..., Any]) -> None:
+    options = ("inspect", "resnet50", "--input", "1,3,64,64", "--others", "checkpoint")
+    least = json.loads(command(*options, "--json").out)
+    assert [row["blocks_kept"] for row in least["streams"]] == [0, 0, 0, 0]
+    spared = json.loads(command(*options, "--spare", "1MiB", "--json").out)
+    assert spared["streams"][0]["blocks_kept"] == 0
+    assert spared["streams"][-1]["blocks_kept"] == 2
+    assert 0 < spared["saved_after"] - least["saved_after"] <= spared["spare"] == 2**20
+    assert "keep their activations, with 1.00 MiB to spare" in command(*options, "--spare", "1MiB").out

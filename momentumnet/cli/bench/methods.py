@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from momentumnet.cli.bench.networks import Network
-from momentumnet.convert import convert
+from momentumnet.convert import convert, plan
+from momentumnet.memory import measure_memory
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
 
-# What names say of the blocks outside the streams.
-KEEPING = {"checkpoint": "", "keep": ", others kept"}
+# What names say of a conversion that keeps more than it must: the modules outside the streams, or the last blocks.
+OTHERS_KEPT, LAST_KEPT = ", others kept", ", last kept"
 
 Build = Callable[[nn.Module, Tensor], nn.Module]
 
@@ -46,7 +47,8 @@ def methods(
 
     Stored activations; ``torch.utils.checkpoint`` around every block, and around every √n of n blocks; converted at
     each gamma in each arithmetic, with the blocks outside the streams recomputed; with ``keeping``, in exact arithmetic
-    also with those kept as they are. The variants share their parameters.
+    also with those kept as they are, and with the last blocks kept, in as many bytes as checkpointing every block holds
+    more. The variants share their parameters.
     """
     named: dict[str, Build] = {
         STORED: lambda model, _: model,
@@ -57,16 +59,19 @@ def methods(
         for arithmetic in arithmetics:
             named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
         if keeping:
-            named[momentum_name(gamma, others="keep")] = converter(gamma, "exact", others="keep")
+            named[momentum_name(gamma) + OTHERS_KEPT] = converter(gamma, "exact", others="keep")
+            named[momentum_name(gamma) + LAST_KEPT] = _as_much_as_checkpointed(network, gamma)
     return named
 
 
-def momentum_name(gamma: Fraction, arithmetic: str = "exact", *, others: str = "checkpoint") -> str:
+def momentum_name(gamma: Fraction, arithmetic: str = "exact") -> str:
     """How a converted network is called in tables and plots."""
-    return f"momentum {gamma}" + ("" if arithmetic == "exact" else f" {arithmetic}") + KEEPING[others]
+    return f"momentum {gamma}" + ("" if arithmetic == "exact" else f" {arithmetic}")
 
 
-def converter(gamma: Fraction, arithmetic: str, *, backward: str = "reversible", others: str = "checkpoint") -> Build:
+def converter(
+    gamma: Fraction, arithmetic: str, *, backward: str = "reversible", others: str = "checkpoint", spare: int = 0
+) -> Build:
     """Converts; by default with the blocks outside the streams checkpointed, as ``CHECKPOINT`` does it with them."""
 
     def build(model: nn.Module, x: Tensor) -> nn.Module:
@@ -80,8 +85,21 @@ def converter(gamma: Fraction, arithmetic: str, *, backward: str = "reversible",
                 arithmetic=arithmetic,
                 backward=backward,
                 others=others if backward == "reversible" else "keep",
+                spare=spare,
                 inplace=True,
             )
+
+    return build
+
+
+def _as_much_as_checkpointed(network: Network, gamma: Fraction) -> Build:
+    """Converts, and keeps the last blocks until the network holds as much as where every block is checkpointed."""
+
+    def build(model: nn.Module, x: Tensor) -> nn.Module:
+        reference = checkpointed(model, network.containers, every=1)
+        held = measure_memory(lambda: reference(x)).saved_bytes
+        least = plan(model, x, gamma=gamma, others="checkpoint").saved_after
+        return converter(gamma, "exact", spare=max(0, held - least))(model, x)
 
     return build
 

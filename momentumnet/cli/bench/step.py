@@ -22,7 +22,8 @@ DESCRIPTION = """\
 Measure the peak memory and the time of one training step (forward and backward) of a network: as it is, with
 torch.utils.checkpoint around every block and around every √n of n blocks, and converted at two values of gamma, exact
 and with the plain float inverse. The methods take turns; the converted networks recompute the blocks outside their
-streams too, as checkpointing does, but for 'others kept', which is what convert does by default."""
+streams too, as checkpointing does, but for 'others kept', which is what convert does by default. 'last kept' holds as
+much as checkpointing every block does: the last blocks keep their activations."""
 EPILOG = """\
 examples:
   momentumnet bench step
@@ -34,7 +35,8 @@ NOTES = (
     "One forward and backward pass in training mode; memory beside parameters and their gradients. Columns with × are "
     "multiples of stored activations, 'to checkpoint' of checkpointing every block, measured in turns with them. "
     "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
-    "the default of convert.",
+    "the default of convert. 'last kept': the last blocks keep their activations, as many of them as fit into what "
+    "checkpointing every block holds more between forward and backward (spare=...).",
     "Gradient error: relative L2 against the same network and rule with stored activations. BatchNorm normalises with "
     "the batch everywhere; torch.utils.checkpoint moves its running statistics twice a step, which changes no gradient "
     "and takes no time to speak of.",
@@ -91,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
         for name in names:
             if results.holds(network=name):
                 continue
-            task = progress.add_task(name, total=3 + 3 * len(options.gammas))
+            task = progress.add_task(name, total=3 + 4 * len(options.gammas))
             rows = _measure(NETWORKS[name], options, device, lambda task=task: progress.advance(task))  # type: ignore[misc]
             results.add([{"network": name, **row} for row in rows])
             progress.remove_task(task)
@@ -153,7 +155,7 @@ def _gradient_error(
 def _reference(step: TrainingStep, model: nn.Module, name: str, gammas: Sequence[Fraction]) -> nn.Module:
     for gamma in gammas:
         for arithmetic in ("exact", "float"):
-            if name.removesuffix(ways.KEEPING["keep"]) == ways.momentum_name(gamma, arithmetic):
+            if name.partition(",")[0] == ways.momentum_name(gamma, arithmetic):
                 with step.autocast():
                     return ways.converter(gamma, arithmetic, backward="stored")(model, step.x)
     return model

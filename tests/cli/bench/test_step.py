@@ -32,11 +32,18 @@ def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]
     values = json.loads(done.out)
     assert json.loads(Path("out", "step.json").read_text()) == values
     rows = {(row["network"], row["method"]): row for row in values["rows"]}
-    assert len(rows) == 2 * 9
+    assert len(rows) == 2 * 11
     for network in ("gpt-12", "mlp-200"):
         assert rows[network, "stored"]["time_to_stored"] == 1
         assert rows[network, "checkpoint"]["time_to_checkpoint"] == 1
-        for method in ("checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8", "momentum 1/8, others kept"):
+        for method in (
+            "checkpoint",
+            "checkpoint √n",
+            "momentum 9/10",
+            "momentum 1/8",
+            "momentum 1/8, others kept",
+            "momentum 1/8, last kept",
+        ):
             assert rows[network, method]["gradient_error"] == 0
         assert rows[network, "momentum 9/10 float"]["gradient_error"] > 0
     assert rows["mlp-200", "momentum 9/10"]["memory_to_stored"] < rows["mlp-200", "checkpoint"]["memory_to_stored"] < 1

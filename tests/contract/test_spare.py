@@ -1,0 +1,247 @@
+"""Memory to spare: the last blocks keep their activations; nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.contract.reference import Outcome, assert_same, loss_of, train_step
+from tests.contract.test_ends import TwoStreams, rows
+from tests.models import Case, Chain, ResidualMLP
+
+DEPTH = 6
+EVERYTHING = 1 << 40
+
+
+class Counted(ResidualMLP):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def chain(block: Callable[[], nn.Module] = Counted) -> Chain:
+    torch.manual_seed(7)
+    return Chain([block() for _ in range(DEPTH)])
+
+
+def bytes_of_last(model: nn.Module, example: Any, count: int, others: str = "keep") -> int:
+    """What the last ``count`` blocks, and the modules between them, keep."""
+    discovery = mn.plan(model, example, others=others).discovery
+    stages = [stage for stage in discovery.timeline if stage.stream is not None or others == "checkpoint"]
+    return sum(stage.saving + stage.returned for stage in stages[len(stages) - count :])
+
+
+def converted(model: nn.Module, example: Any, count: int, others: str = "keep", **options: Any) -> nn.Module:
+    """With as many bytes to spare as the last ``count`` blocks need."""
+    return mn.convert(model, example, others=others, spare=bytes_of_last(model, example, count, others), **options)
+
+
+@pytest.mark.parametrize("others", ["keep", "checkpoint"])
+@pytest.mark.parametrize("spare", ["one", "two", "everything"])
+def test_gradients_equal_stored(case: Case, others: str, spare: str) -> None:
+    model, example = case.model(), case.example()
+    stored = mn.convert(model, example, backward="stored")
+    bytes_ = {"one": 1, "two": 2, "everything": 0}[spare]
+    net = mn.convert(
+        model, example, others=others, spare=bytes_of_last(model, example, bytes_, others) if bytes_ else EVERYTHING
+    )
+    assert_same(train_step(net, example), train_step(stored, example), tolerance=0.0)
+
+
+@pytest.mark.parametrize("kept", range(1, DEPTH + 1))
+def test_kept_blocks_are_called_once(kept: int) -> None:
+    net = converted(chain(), rows(), kept)
+    loss_of(net(rows())).backward()
+    assert [block.calls for block in net.blocks] == [2] * (DEPTH - kept) + [1] * kept
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, DEPTH])
+def test_memory_is_what_the_plan_says(kept: int) -> None:
+    spare = bytes_of_last(chain(), rows(), kept)
+    plan = mn.plan(chain(), rows(), spare=spare)
+    assert plan.kept == [kept]
+    reports = []
+    for bytes_ in (0, spare):
+        net = mn.convert(chain(), rows(), spare=bytes_)
+        loss_of(net(rows())).backward()
+        reports.append(mn.measure_memory(lambda net=net: loss_of(net(rows())).backward()))
+    assert reports[1].saved_bytes <= reports[0].saved_bytes + spare
+    assert reports[1].peak_bytes <= reports[0].peak_bytes + spare
+    planned = plan.saved_after - mn.plan(chain(), rows()).saved_after
+    assert abs(reports[1].saved_bytes - reports[0].saved_bytes - planned) <= 0.1 * reports[0].saved_bytes
+    assert (reports[1].saved_bytes > reports[0].saved_bytes) == bool(kept)
+
+
+def test_one_byte_less_keeps_one_block_less() -> None:
+    needed = bytes_of_last(chain(), rows(), 3)
+    assert [mn.plan(chain(), rows(), spare=needed - less).kept for less in (0, 1)] == [[3], [2]]
+
+
+def test_modules_outside_count_and_are_kept_in_their_turn() -> None:
+    model = TwoStreams()
+    assert mn.plan(model, rows(), others="checkpoint").recomputed == [("behind",)]
+    behind = bytes_of_last(model, rows(), 1, "checkpoint")
+    for less, recomputed, kept in ((1, [("behind",)], [0]), (0, [], [0])):
+        plan = mn.plan(model, rows(), others="checkpoint", spare=behind - less)
+        assert (plan.recomputed, plan.kept) == (recomputed, kept)
+    both = bytes_of_last(model, rows(), 2, "checkpoint")
+    plan = mn.plan(model, rows(), others="checkpoint", spare=both)
+    assert (plan.recomputed, plan.kept) == ([], [1])
+    # The module's activations stay anyway where others are kept: all bytes go to the blocks.
+    assert mn.plan(model, rows(), spare=both - behind).kept == [1]
+
+
+def outcomes(backward: Callable[[nn.Module, Tensor], None], kept: int = 2, **options: Any) -> list[Outcome]:
+    nets = [
+        mn.convert(chain(ResidualMLP), rows(), backward="stored", **options),
+        converted(chain(ResidualMLP), rows(), kept, **options),
+    ]
+    return [train_step(net, (rows(),), backward=lambda output, net=net: backward(net, output)) for net in nets]
+
+
+def twice_through_one_graph(_: nn.Module, output: Tensor) -> None:
+    loss_of(output).backward(retain_graph=True)
+    (3 * loss_of(output)).backward()
+
+
+def after_another_forward(net: nn.Module, output: Tensor) -> None:
+    (loss_of(net(rows(2))) + 2 * loss_of(output)).backward()
+
+
+def of_the_gradient(net: nn.Module, output: Tensor) -> None:
+    first = torch.autograd.grad(loss_of(output), list(net.parameters()), create_graph=True)
+    sum(gradient.square().sum() for gradient in first).backward()
+
+
+@pytest.mark.parametrize("backward", [twice_through_one_graph, after_another_forward, of_the_gradient])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gamma": 0.9},
+        {"final_velocity": "drop"},
+        {"initial_velocity": "branch"},
+        {"arithmetic": "float", "gamma": 0.9},
+    ],
+)
+def test_every_way_back(backward: Callable[[nn.Module, Tensor], None], options: dict[str, Any]) -> None:
+    expected, got = outcomes(backward, **options)
+    assert_same(got, expected)
+
+
+@pytest.mark.parametrize("tapped", range(DEPTH))
+def test_loss_on_a_value_inside_the_stream(tapped: int) -> None:
+    results = []
+    for net in (mn.convert(chain(), rows(), backward="stored"), converted(chain(), rows(), 3)):
+        seen: list[Tensor] = []
+        net.blocks[tapped].register_forward_hook(lambda module, args, output, seen=seen: seen.append(output))
+        results.append(train_step(net, (rows(),), backward=lambda out, seen=seen: loss_of(seen[-1]).backward()))
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize("frozen", [2, 4, DEPTH])
+@pytest.mark.parametrize("kept", [1, 3])
+def test_blocks_that_need_no_gradient(frozen: int, kept: int) -> None:
+    results = []
+    for spare in (0, 1):
+        model = chain(ResidualMLP)
+        model.stem.requires_grad_(False)
+        for block in model.blocks[:frozen]:
+            block.requires_grad_(False)
+        net = converted(model, rows(), kept) if spare else mn.convert(model, rows(), backward="stored")
+        loss_of(net(rows())).backward()
+        results.append([p.grad for p in net.parameters() if p.requires_grad])
+    for got, expected in zip(*results, strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("place", range(DEPTH))
+def test_not_a_number_in_any_block_reaches_the_loss(place: int) -> None:
+    class Spoiled(ResidualMLP):
+        spoil = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (float("nan") if self.spoil else 1.0)
+
+    net = converted(chain(Spoiled), rows(), 3)
+    net.blocks[place].spoil = True
+    loss = loss_of(net(rows()))
+    loss.backward()
+    assert loss.isnan()
+    assert net.head.weight.grad.isnan().all()
+
+
+@pytest.mark.parametrize("place", [1, 4])
+def test_values_that_outgrow_the_scale_on_either_side(place: int) -> None:
+    results = []
+    for spare in (False, True):
+        model = chain(ResidualMLP)
+        net = converted(model, rows(), 3) if spare else mn.convert(model, rows(), backward="stored")
+        with torch.no_grad():
+            net.blocks[place].inner[2].weight.mul_(1e4)
+        results.append(train_step(net, (rows(),)))
+    assert_same(results[1], results[0])
+
+
+def test_parameters_of_recomputed_blocks_that_changed_are_refused_still() -> None:
+    net = converted(chain(), rows(), 3)
+    loss = loss_of(net(rows()))
+    with torch.no_grad():
+        net.blocks[1].inner[0].weight.add_(1)
+    with pytest.raises(mn.ReconstructionError, match=r"blocks\.1"):
+        loss.backward()
+
+
+def test_blocks_of_a_stream_that_runs_twice_are_all_recomputed() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = chain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.chain(x) - self.chain(2 * x)
+
+    assert mn.plan(Twice(), rows(), spare=EVERYTHING).kept == [0]
+    nets = (mn.convert(Twice(), rows(), backward="stored"), mn.convert(Twice(), rows(), spare=EVERYTHING))
+    expected, got = (train_step(net, (rows(),)) for net in nets)
+    assert_same(got, expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_keep_as_many_blocks(copied: Callable[[nn.Module], nn.Module]) -> None:
+    net = copied(converted(chain(), rows(), 2))
+    before = [block.calls for block in net.blocks]
+    loss_of(net(rows())).backward()
+    assert [block.calls - count for block, count in zip(net.blocks, before, strict=True)] == [2] * 4 + [1] * 2
+
+
+def test_the_printed_plan_tells_how_many_are_kept() -> None:
+    needed = bytes_of_last(chain(), rows(), 2)
+    assert "2 of 6 blocks keep" in str(mn.plan(chain(), rows(), spare=needed))
+    assert "keep their activations" not in str(mn.plan(chain(), rows()))
+
+
+@pytest.mark.parametrize("spare", [-1, 1.5, True, "2GiB", None])
+def test_what_is_no_number_of_bytes_is_refused(spare: Any) -> None:
+    with pytest.raises(ValueError, match="spare must be a number of bytes"):
+        mn.convert(chain(), rows(), spare=spare)
+
+
+def test_where_there_is_nothing_to_choose_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="backward='stored' keeps all"):
+        mn.convert(chain(), rows(), spare=1, backward="stored")
+    with pytest.raises(mn.ConversionError, match="spare needs example_inputs"):
+        mn.convert(chain(), streams=["blocks"], spare=1)
