@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import Outcome, assert_same, loss_of, train_step
 from tests.contract.test_ends import TwoStreams, rows
 from tests.models import Case, Chain, ResidualMLP
@@ -168,20 +169,75 @@ def test_blocks_that_need_no_gradient(frozen: int, kept: int) -> None:
         assert torch.equal(got, expected)
 
 
+class Spoiled(ResidualMLP):
+    """Returns NaN in its first row, if asked for."""
+
+    spoil = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        return output * torch.where(torch.arange(len(x)) == 0, torch.nan, 1.0)[:, None] if self.spoil else output
+
+
 @pytest.mark.parametrize("place", range(DEPTH))
 def test_not_a_number_in_any_block_reaches_the_loss(place: int) -> None:
-    class Spoiled(ResidualMLP):
-        spoil = False
+    results = []
+    for spare in (False, True):
+        net = converted(chain(Spoiled), rows(), 3) if spare else mn.convert(chain(Spoiled), rows(), backward="stored")
+        net.blocks[place].spoil = True
+        output = net(rows())
+        loss_of(output).backward()
+        results.append([output, *(parameter.grad for parameter in net.parameters())])
+    assert results[0][0].isnan().any(dim=1).tolist() == [True] + [False] * (len(rows()) - 1)
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * (float("nan") if self.spoil else 1.0)
 
-    net = converted(chain(Spoiled), rows(), 3)
-    net.blocks[place].spoil = True
-    loss = loss_of(net(rows()))
-    loss.backward()
-    assert loss.isnan()
-    assert net.head.weight.grad.isnan().all()
+def test_not_a_number_in_front_of_a_recomputed_module() -> None:
+    model = TwoStreams()
+    model.blocks[1] = Spoiled()
+    net = mn.convert(model, rows(), others="checkpoint")
+    net.blocks[1].spoil = True
+    loss_of(net(rows())).backward()
+    assert all(layer.weight.grad.isnan().any() for layer in (net.start, net.behind[0], net.behind[2]))
+
+
+class Impatient(Chain):
+    """Takes a gradient on its way, behind some block."""
+
+    behind = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        early = torch.zeros(())
+        for place, block in enumerate(self.blocks):
+            x = block(x)
+            if place == self.behind and torch.is_grad_enabled():
+                (first,) = torch.autograd.grad(x.square().sum(), self.stem.weight, retain_graph=True)
+                early = first.square().mean()
+        return self.head(x) + early
+
+
+@pytest.mark.parametrize("behind", range(DEPTH))
+def test_gradient_taken_on_the_way(behind: int) -> None:
+    results = []
+    for spare in (False, True):
+        torch.manual_seed(7)
+        model = Impatient([ResidualMLP() for _ in range(DEPTH)])
+        net = converted(model, rows(), 3) if spare else mn.convert(model, rows(), backward="stored")
+        net.behind = behind
+        results.append(train_step(net, (rows(),)))
+    assert_same(results[1], results[0], tolerance=0.0)
+
+
+def test_a_stream_that_is_kept_whole_puts_no_state_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    forks: list[ExactState] = []
+    fork = ExactState.fork
+    monkeypatch.setattr(ExactState, "fork", lambda state: forks.append(state) or fork(state))
+    for kept, expected in ((DEPTH - 1, 1), (DEPTH, 0)):
+        loss_of(converted(chain(), rows(), kept)(rows())).backward()
+        assert len(forks) == expected
+        forks.clear()
 
 
 @pytest.mark.parametrize("place", [1, 4])
