@@ -151,11 +151,11 @@ class MomentumStream:
             self._check_handover(block, key, x, passage)
         self._resume_gradients(x, passage)
         tape, velocity, entered = passage.tape, passage.velocity, x
-        if place >= len(self.blocks) - self.kept:
-            tape.stop_recording()
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)
             args, kwargs = replace_stream(args, kwargs, x, entered)
+        if place >= len(self.blocks) - self.kept:
+            passage.tape = tape = tape.handed_on()
         run = reversible.BlockRun(block, module, function, self.branch_is_output)
         weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
         output, x, velocity = reversible.run_block(run, tape, entered, velocity, args, kwargs, weight)

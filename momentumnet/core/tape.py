@@ -41,15 +41,15 @@ class Tape:
     backward through a retained graph plays it forward again. Positions below ``floor`` need no gradient and cannot be
     reached any more.
 
-    The state may stay at a ``frontier``, ready to be rewound, while another goes on from there with stored activations:
-    a fork of it, where the blocks beyond are to keep theirs (`stop_recording`); or, where a branch holds NaN or Inf,
-    which no integer can carry, a float state, so that NaN reaches the loss as it does in any network.
+    Where a branch holds NaN or Inf, no integer can carry on: the exact state stays at that ``frontier``, ready to be
+    rewound, and a float state goes on from there with stored activations, so that NaN reaches the loss as it does in
+    any network.
     """
 
     def __init__(self, name: str, gamma: Fraction, state: State, *, reversible: bool, graded: bool) -> None:
         self.name, self.gamma, self.reversible, self.graded = name, gamma, reversible, graded
         self.state = state
-        self.beyond: State | None = None
+        self.beyond: FloatState | None = None
         self.frontier = math.inf
         self.position = 0
         self.floor = 0
@@ -61,7 +61,7 @@ class Tape:
     @property
     def recording(self) -> bool:
         """Whether the next block's saved tensors may be dropped."""
-        return self.reversible and self.frontier == math.inf
+        return self.reversible and self.beyond is None
 
     @property
     def rewindable(self) -> bool:
@@ -75,26 +75,27 @@ class Tape:
             self.length += 1
             if self.beyond is None:
                 self.steps.append(step)
-            try:
-                undo = self.last_state().step(branch, weight)
-            except NonFiniteBranch:
-                self.frontier, self.beyond = self.position, self._float_state(branch)
-                self.beyond.step(branch, weight)
-            else:
-                if self.beyond is None:
+                try:
+                    undo = self.state.step(branch, weight)
+                except NonFiniteBranch:
+                    self.beyond = self._float_state(branch)
+                    self.frontier = self.position
+                else:
                     self.position += 1
                     if step is not None:
                         step.undo = undo
-            return self.last_state().position(dtype)
+                    return self.state.position(dtype)
+            self.beyond.step(branch, weight)
+            return self.beyond.position(dtype)
 
-    def stop_recording(self) -> None:
-        """The blocks from here on keep their activations: the state waits here for backward, a fork of it goes on."""
+    def handed_on(self) -> Tape:
+        """A tape for blocks that keep their activations: goes on from the end of this one, which waits for backward."""
         with self.lock, torch.no_grad():
             self.play_to_end()
-            if not self.rewindable:
-                self.reversible = False
-            elif self.recording:
-                self.frontier, self.beyond = self.position, self.state.fork()
+            if self.recording and self.rewindable:
+                return Tape(self.name, self.gamma, self.state.fork(), reversible=False, graded=self.graded)
+            self.reversible &= self.rewindable
+            return self
 
     def play_to_end(self) -> None:
         """Go to the end again, where a gradient taken during forward has rewound the tape."""
@@ -108,8 +109,8 @@ class Tape:
             self.name,
             self.length - 1,
         )
-        dtype, last = torch.promote_types(branch.y.dtype, torch.float32), self.last_state()
-        return FloatState(last.position(dtype), last.velocity(dtype), self.gamma)
+        dtype = torch.promote_types(branch.y.dtype, torch.float32)
+        return FloatState(self.state.position(dtype), self.state.velocity(dtype), self.gamma)
 
     def last_state(self) -> State:
         """The state at the end of what has been played."""
@@ -123,7 +124,6 @@ class Tape:
 
     def rest(self) -> None:
         """The stream has ended: wait for backward in little memory."""
-        self.beyond = None
         if self.rewindable:
             with torch.no_grad():
                 self.state.pack()
@@ -131,7 +131,7 @@ class Tape:
     @property
     def repeatable(self) -> bool:
         """Whether `output` returns the same bits again, and the graph keeps what that needs anyway."""
-        return self.rewindable and self.frontier == math.inf and isinstance(self.state, ExactState)
+        return self.rewindable and isinstance(self.state, ExactState)
 
     def forget(self) -> None:
         """No gradient reaches the steps so far: free what would rewind them."""

@@ -108,6 +108,7 @@ class Plan:
         return tail_of(
             self.discovery.timeline,
             self.spare,
+            waiting=[self._at_rest(stream, len(stream)) for stream in self.discovery.streams],
             others=self.others == "checkpoint",
             given_again=self.arithmetic == "exact",
         )

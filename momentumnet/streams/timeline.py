@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,25 +50,29 @@ def timeline_of(
     return tuple(stage for _, stage in sorted(placed, key=lambda item: item[0]))
 
 
-def tail_of(timeline: Sequence[Stage], spare: int, *, others: bool, given_again: bool) -> int:
-    """Number of the first of the last stages that keep their activations, ``spare`` bytes more than if recomputed.
+def tail_of(timeline: Sequence[Stage], spare: int, *, waiting: Sequence[int], others: bool, given_again: bool) -> int:
+    """Number of the first of the last stages that keep their activations, in ``spare`` bytes.
 
     Those that backward comes to first: what they keep is gone when it comes to the others, so that a step's peak grows
     by ``spare`` at most.
 
     Args:
         timeline: The stages.
-        spare: Bytes.
+        spare: Bytes that may be held more than if all were recomputed.
+        waiting: Bytes of each stream's state at rest. It waits beside the one that goes on, if the tail begins amid it.
         others: Whether the parts outside the streams are recomputed; they keep all of it anyway where not.
         given_again: Whether streams give their outputs again.
     """
-    tail = len(timeline)
+    tail, begun = len(timeline), Counter(stage.stream for stage in timeline)
     if not spare:
         return tail
-    for stage in reversed(timeline):
+    for index, stage in reversed(list(enumerate(timeline))):
         if stage.stream is not None or others:
             spare -= stage.saving + given_again * stage.returned
         if spare < 0 or stage.repeated:
             break
-        tail -= 1
+        begun[stage.stream] -= 1
+        amid = stage.stream is not None and begun[stage.stream] > 0
+        if stage.stream is None or not amid or spare >= waiting[stage.stream]:
+            tail = index
     return tail
