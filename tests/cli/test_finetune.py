@@ -275,11 +275,12 @@ def test_nothing_to_spare_where_all_is_stored(finetune: Callable[..., Any]) -> N
 
 
 def test_memory_to_spare_leads_to_the_same_weights(finetune: Callable[..., Any]) -> None:
-    least = json.loads(finetune("--epochs", "1", "--output", "least", "--json").out)
-    spared = json.loads(finetune("--epochs", "1", "--output", "spared", "--spare", "64KiB", "--json").out)
+    small = ("--batch-size", "2")  # fewer than the example that convert is given
+    least = json.loads(finetune("--epochs", "1", "--output", "least", *small, "--json").out)
+    spared = json.loads(finetune("--epochs", "1", "--output", "spared", *small, "--spare", "64KiB", "--json").out)
     assert least["settings"]["spare"] == 0
     assert spared["settings"]["spare"] == 2**16
     held = [values["networks"]["momentum"]["saved_bytes"] for values in (least, spared)]
-    assert held[0] + 2**15 < held[1] <= held[0] + 2**16
+    assert held[0] + 2**14 < held[1] <= held[0] + 2**16
     before, after = weights("least"), weights("spared")
     assert all(torch.equal(before[name], after[name]) for name in before)
