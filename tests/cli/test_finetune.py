@@ -281,6 +281,6 @@ def test_memory_to_spare_leads_to_the_same_weights(finetune: Callable[..., Any])
     assert least["settings"]["spare"] == 0
     assert spared["settings"]["spare"] == 2**16
     held = [values["networks"]["momentum"]["saved_bytes"] for values in (least, spared)]
-    assert held[0] + 2**14 < held[1] <= held[0] + 2**16
+    assert held[0] + 3 * 2**13 < held[1] <= held[0] + 2**16
     before, after = weights("least"), weights("spared")
     assert all(torch.equal(before[name], after[name]) for name in before)
