@@ -124,7 +124,7 @@ class Plan:
 
     def _at_rest(self, stream: ResidualStream, steps: int) -> int:
         """Bytes of the stream's state while it waits to be rewound by so many steps."""
-        if not steps:
+        if not steps or not self.gamma:
             return 0
         word = word_for(stream.dtype)
         if self.arithmetic == "float":

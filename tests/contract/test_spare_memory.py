@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.exact_state import ExactState
-from tests.contract.reference import loss_of
+from tests.contract.reference import assert_same, loss_of, train_step
 from tests.contract.test_ends import TwoStreams, rows
-from tests.contract.test_spare import DEPTH, bytes_of_last, chain, converted
+from tests.contract.test_spare import DEPTH, EVERYTHING, bytes_of_last, chain, converted
 from tests.models import WIDTH, Chain
 
 
@@ -41,6 +42,18 @@ def test_memory_of_kept_modules_is_what_the_plan_says(stages: int) -> None:
         planned.append(mn.plan(TwoStreams(), rows(), others="checkpoint", spare=bytes_).saved_after)
         held.append(mn.measure_memory(lambda net=net: net(rows())).saved_bytes)
     assert abs((planned[1] - planned[0]) - (held[1] - held[0])) <= 0.1 * held[0]
+
+
+@pytest.mark.parametrize("spare", [0, EVERYTHING])
+def test_without_a_velocity_there_is_no_state_to_count(spare: int) -> None:
+    plan = mn.plan(chain(), rows(), gamma=0, spare=spare)
+    assert plan.saved_after == plan.saved_before
+    net = mn.convert(chain(), rows(), gamma=0, spare=spare)
+    assert torch.equal(net(rows()), chain()(rows()))
+    mn.set_gamma(net, 1 / 2)
+    assert plan.kept == [DEPTH if spare else 0]
+    expected = train_step(mn.convert(chain(), rows(), gamma=1 / 2, backward="stored"), (rows(),))
+    assert_same(train_step(net, (rows(),)), expected)
 
 
 def test_one_byte_less_keeps_one_block_less() -> None:
