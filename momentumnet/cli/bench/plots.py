@@ -19,6 +19,7 @@ from momentumnet.cli.bench.results import Row
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; black for the reference.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = "oxs^"
 MIB = 1024**2
 # Errors of 0 and those that are not finite are drawn at the edges of a logarithmic axis.
 SMALLEST_ERROR, LARGEST_ERROR = 1e-8, 1e2
@@ -124,15 +125,20 @@ def _bars(axes: Any, values: Mapping[str, float], *, named: bool) -> None:
 
 
 def plot_step(rows: Sequence[Row], path: Path) -> None:
-    """Draws peak memory and time of a step as multiples of stored activations, a panel for each network."""
+    """Draws peak memory and time of a step as multiples of stored activations, a panel for each network.
+
+    A method has its colour, each way to convert at one gamma its mark.
+    """
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    colours = dict(zip(dict.fromkeys(row["method"] for row in rows), itertools.cycle(COLOURS)))
+    kinds = {row["method"]: row["method"].replace(" float", ", float").partition(", ") for row in rows}
+    colours = dict(zip(dict.fromkeys(base for base, _, _ in kinds.values()), itertools.cycle(COLOURS)))
+    marks = dict(zip(dict.fromkeys(kind for _, _, kind in kinds.values()), itertools.cycle(MARKS)))
     with _figure(path, len(networks), (2.6, 2.8), title="One training step") as panels:
         for axes, network in zip(panels, networks, strict=True):
             own = [row for row in rows if row["network"] == network and row.get("time_to_stored") is not None]
             for row in own:
-                point = (row["memory_to_stored"], row["time_to_stored"])
-                axes.plot(*point, "o", markersize=7, alpha=0.8, color=colours[row["method"]], label=row["method"])
+                point, (base, _, kind) = (row["memory_to_stored"], row["time_to_stored"]), kinds[row["method"]]
+                axes.plot(*point, marks[kind], markersize=7, alpha=0.8, color=colours[base], label=row["method"])
             largest = max((row["time_to_stored"] for row in own), default=1)
             axes.set(title=network, xlabel="peak memory ×", ylabel="time ×", xlim=(0, None), ylim=(0, 1.1 * largest))
             axes.grid(linewidth=0.5, alpha=0.4)
