@@ -15,6 +15,14 @@ from tests.models import WIDTH, ResidualMLP
 
 ROWS = 64
 Between = Callable[[Tensor], Tensor]
+# Options with which a conversion computes something else.
+CONVERSIONS: list[dict[str, object]] = [
+    {},
+    {"gamma": 0.9},
+    {"final_velocity": "drop"},
+    {"initial_velocity": "branch"},
+    {"arithmetic": "float", "gamma": 0.9},
+]
 
 
 class Behind(nn.Sequential):
@@ -54,17 +62,7 @@ def pair(build: Callable[[], nn.Module] = TwoStreams, **options: object) -> tupl
     return kept, recomputed
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"gamma": 0.9},
-        {"final_velocity": "drop"},
-        {"initial_velocity": "branch"},
-        {"arithmetic": "float", "gamma": 0.9},
-        {"backward": "stored"},
-    ],
-)
+@pytest.mark.parametrize("options", [*CONVERSIONS, {"backward": "stored"}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_gradients_are_those_of_kept_activations(options: dict[str, object], dtype: torch.dtype) -> None:
     kept, recomputed = (net.to(dtype) for net in pair(**options))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from tests.contract.reference import Outcome, assert_same, loss_of, train_step
-from tests.contract.test_ends import TwoStreams, rows
+from tests.contract.test_ends import CONVERSIONS, TwoStreams, rows
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 DEPTH, HIDDEN = 6, 4 * WIDTH
@@ -100,16 +100,7 @@ def of_the_gradient(net: nn.Module, output: Tensor) -> None:
 
 
 @pytest.mark.parametrize("backward", [twice_through_one_graph, after_another_forward, of_the_gradient])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"gamma": 0.9},
-        {"final_velocity": "drop"},
-        {"initial_velocity": "branch"},
-        {"arithmetic": "float", "gamma": 0.9},
-    ],
-)
+@pytest.mark.parametrize("options", CONVERSIONS)
 def test_every_way_back(backward: Callable[[nn.Module, Tensor], None], options: dict[str, Any]) -> None:
     expected, got = outcomes(backward, **options)
     assert_same(got, expected)
