@@ -167,12 +167,16 @@ def _radius(options: argparse.Namespace) -> float | None:
 def _schedule(options: argparse.Namespace, images: ImageData, rho: float | None) -> Schedule:
     return Schedule(
         epochs=options.epochs,
-        batch_size=min(options.batch_size, len(images.train)),
+        batch_size=_batch_size(options, images),
         lr=options.lr,
         seed=options.seed,
         rho=rho,
         adaptive=options.adaptive,
     )
+
+
+def _batch_size(options: argparse.Namespace, images: ImageData) -> int:
+    return min(options.batch_size, len(images.train))
 
 
 def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, device: torch.device) -> nn.Module:
@@ -183,7 +187,7 @@ def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, d
         gamma=options.gamma,
         others=options.others,
         # The example is a part of a batch, and activations grow with it.
-        spare=options.spare * len(examples) // min(options.batch_size, len(images.train)),
+        spare=options.spare * len(examples) // _batch_size(options, images),
         backward=options.backward,
         arithmetic=options.arithmetic,
     )

@@ -74,9 +74,8 @@ class Plan:
             return self.saved_before
         outside = self.discovery.elsewhere_bytes
         if self.others == "checkpoint":
-            exact = self.arithmetic == "exact"
             stages = self.discovery.timeline[: self._tail]
-            outside -= sum(stage.saving + exact * stage.returned for stage in stages if stage.stream is None)
+            outside -= sum(stage.freed(given_again=self._given_again) for stage in stages if stage.stream is None)
         return outside + sum(row.saved_after for row in self.rows)
 
     @property
@@ -102,6 +101,11 @@ class Plan:
     def _stored(self) -> bool:
         return self.backward == "stored" or self.gamma == 0
 
+    @property
+    def _given_again(self) -> bool:
+        """Whether streams give what they returned again."""
+        return self.arithmetic == "exact"
+
     @cached_property
     def _tail(self) -> int:
         """Number of the first stage that is not recomputed."""
@@ -110,7 +114,7 @@ class Plan:
             self.spare,
             waiting=[self._at_rest(stream, len(stream)) for stream in self.discovery.streams],
             others=self.others == "checkpoint",
-            given_again=self.arithmetic == "exact",
+            given_again=self._given_again,
         )
 
     def _tail_of(self, stream: int) -> list[Stage]:

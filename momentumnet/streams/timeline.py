@@ -29,6 +29,10 @@ class Stage:
     returned: int = 0
     repeated: bool = False
 
+    def freed(self, *, given_again: bool) -> int:
+        """Bytes that its recompute frees, its input among them where streams give their outputs again."""
+        return self.saving + (self.returned if given_again else 0)
+
 
 def timeline_of(
     trace: Trace, runs: Sequence[Sequence[Call]], streams: Sequence[int], parts: Sequence[Part]
@@ -68,7 +72,7 @@ def tail_of(timeline: Sequence[Stage], spare: int, *, waiting: Sequence[int], ot
         return tail
     for index, stage in reversed(list(enumerate(timeline))):
         if stage.stream is not None or others:
-            spare -= stage.saving + given_again * stage.returned
+            spare -= stage.freed(given_again=given_again)
         if spare < 0 or stage.repeated:
             break
         begun[stage.stream] -= 1
