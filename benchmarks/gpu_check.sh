@@ -57,14 +57,14 @@ if [[ "$device" == cuda ]]; then
 fi
 if [[ -z "${QUICK:-}" ]]; then
     check tests "$python" -m pytest -q
-    check opcheck "$python" -m pytest -q -rs tests/native -k opcheck
+    check opcheck "$python" -m pytest -q -rs tests/arithmetic/compiled -k opcheck
 else
     skip tests "QUICK is set"
 fi
 if [[ "$device" != cuda ]]; then
     skip compute-sanitizer "it checks CUDA kernels"
 elif command -v compute-sanitizer >/dev/null; then
-    check compute-sanitizer compute-sanitizer --error-exitcode 1 "$python" -m pytest -q -x tests/native -k cuda
+    check compute-sanitizer compute-sanitizer --error-exitcode 1 "$python" -m pytest -q -x tests/arithmetic/compiled -k cuda
 else
     skip compute-sanitizer "not installed"
 fi

@@ -1,4 +1,4 @@
-// Exact multiplication by n/d on integers: the formulas of momentumnet/core/fixed_point.py, bit for bit.
+// Exact multiplication by n/d on integers: the formulas of momentumnet/arithmetic/fixed_point.py, bit for bit.
 //
 // Written once for a word, which is one integer (host and device) or a vector of them (lanes.h). Words are unsigned, so that
 // every operation wraps; where the sign counts, it is taken from the top bit.

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-// Changed whenever anything below changes; Python refuses a library with another number (core/kernels.py).
+// Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
 #define MN_ABI 2
 
 #if defined(_WIN32)

@@ -1,4 +1,4 @@
-// Integers packed to the bits that their values need: the layout of momentumnet/core/packing.py, bit for bit.
+// Integers packed to the bits that their values need: the layout of momentumnet/arithmetic/packing.py, bit for bit.
 //
 // A block is 32 rows of integers. Each column is packed by itself, its 32 fields of `width` bits one behind the other into `width`
 // words; so a vector, or a warp, packs as many columns at once as it has lanes, and all of them shift alike.

@@ -1,4 +1,11 @@
-"""Train deep residual networks in memory that does not grow with depth."""
+"""Train deep residual networks in memory that does not grow with depth.
+
+The packages ``init``, ``landscape``, ``optim`` and ``prune`` are loaded when they are first asked for.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from momentumnet import native
 from momentumnet.convert import convert, plan, revert, set_gamma
@@ -16,6 +23,9 @@ from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import find_streams
 
+if TYPE_CHECKING:
+    from momentumnet import init, landscape, optim, prune
+
 __version__ = "1.0.0.dev0"
 
 __all__ = [
@@ -31,10 +41,26 @@ __all__ = [
     "StepOrderError",
     "convert",
     "find_streams",
+    "init",
+    "landscape",
     "measure_memory",
     "native",
+    "optim",
     "plan",
+    "prune",
     "revert",
     "set_gamma",
     "transform_to_momentumnet",
 ]
+
+_LAZY = ("init", "landscape", "optim", "prune")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

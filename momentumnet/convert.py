@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
-from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, release, streams_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from momentumnet.core import kernels
+from momentumnet.arithmetic.compiled import libraries
 
 __all__ = ["available", "reason"]
 
@@ -28,4 +28,4 @@ def reason(device: str | torch.device = "cpu") -> str:
 
     "cuda" without a number asks for any GPU, "cuda:0" for that one.
     """
-    return kernels.of(torch.device(device)).reason
+    return libraries.of(torch.device(device)).reason

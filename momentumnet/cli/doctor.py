@@ -13,10 +13,11 @@ import torch
 import torchvision
 
 from momentumnet import native
+from momentumnet.arithmetic import self_check
+from momentumnet.arithmetic.compiled import libraries
 from momentumnet.cli import arguments
 from momentumnet.cli.errors import CommandError
 from momentumnet.cli.plain_report import PlainReport
-from momentumnet.core import kernels, self_check
 from momentumnet.errors import MomentumNetError
 
 DESCRIPTION = """\
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     if wrong := [check["kernels"] for check in found["checks"] if check["difference"]]:
         raise CommandError(
             f"the kernels ({'; '.join(wrong)}) do not do what plain PyTorch does: set MOMENTUMNET_NATIVE=0 "
-            f"to go without them; to build them anew, {kernels.HOW_TO_BUILD}"
+            f"to go without them; to build them anew, {libraries.HOW_TO_BUILD}"
         )
 
 
@@ -97,7 +98,7 @@ def _gpu(index: int) -> str:
 
 def cpu_kernels() -> dict[str, Any]:
     """What does the arithmetic on CPU tensors."""
-    found = kernels.cpu()
+    found = libraries.cpu()
     return {
         **_library("cpu"),
         "variant": found.variant,
@@ -114,7 +115,7 @@ def cuda_kernels() -> dict[str, Any]:
 
 
 def _library(device: str) -> dict[str, Any]:
-    record = kernels.build_record().get(device, {})
+    record = libraries.build_record().get(device, {})
     return {
         "available": native.available(device),
         "reason": native.reason(device),
@@ -141,7 +142,7 @@ def _is_installed(package: str) -> bool:
 
 def checks() -> Iterator[tuple[str, str]]:
     """Runs each kernel that is there: its name, and what it does otherwise than plain PyTorch (empty: nothing)."""
-    cpu = kernels.cpu()
+    cpu = libraries.cpu()
     before = cpu.variant
     for variant in cpu.variants():
         cpu.select_variant(variant)

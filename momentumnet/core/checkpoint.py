@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
-from momentumnet.core.arguments import version
+from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core.ends import source_among
-from momentumnet.core.fingerprint import fingerprint
-from momentumnet.core.replay import BlockCall
-from momentumnet.core.saved_tensors import Collected, SavedTensors
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.arguments import version
+from momentumnet.recompute.replay import BlockCall
+from momentumnet.recompute.saved_tensors import Collected, SavedTensors
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
 _GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)

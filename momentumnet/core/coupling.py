@@ -1,4 +1,4 @@
-r"""What a step of a stream is: the momentum rule and its exact inverse (`momentumnet.core.adjoint` has its adjoint).
+r"""What a step of a stream is: the momentum rule and its exact inverse (`arithmetic.adjoint` has its adjoint).
 
     v <- gamma * v + w * f        w = 1 - gamma        (Sander, Ablin, Blondel, Peyre, ICML 2021, equation 4)
     x <- x + v
@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from momentumnet.core.momentum_step import Branch
+from momentumnet.arithmetic.momentum_step import Branch
 
 # Relative difference of the norms at which a float reconstruction counts as wrong.
 FLOAT_TOLERANCE = 1e-2

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from momentumnet.core.arguments import version
 from momentumnet.core.by_tensor import ByTensor
 from momentumnet.core.tape import Tape
+from momentumnet.recompute.arguments import version
 
 
 @dataclass(frozen=True)

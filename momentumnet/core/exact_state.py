@@ -10,13 +10,13 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from momentumnet.core import fixed_point as fp
-from momentumnet.core import implementation
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.compiled import selection
+from momentumnet.arithmetic.exponent import MIN_EXPONENT, choose_exponent, full_bits
+from momentumnet.arithmetic.layout import Layout
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic.packing import Packed, as_it_is, at_rest
 from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
-from momentumnet.core.exponent import MIN_EXPONENT, choose_exponent, full_bits
-from momentumnet.core.layout import Layout
-from momentumnet.core.momentum_step import Branch, Integers, Scale
-from momentumnet.core.packing import Packed, as_it_is, at_rest
 from momentumnet.errors import StateRangeError
 
 # Elements that are taken to another scale at a time.
@@ -49,7 +49,7 @@ class ExactState:
         self.steps = 0
         self._name, self._bits = name, full_bits(self.word) if bits is None else bits
         self._schedule = fp.store_schedule(gamma, self.word)
-        self._kernels = implementation.for_device(x.device)
+        self._kernels = selection.for_device(x.device)
         self._layout = Layout.of(x)
         self._ahead = False  # x is taken back already, v and s are not
         self._ready: Tensor | None = None  # x as floats, if the last step has left it

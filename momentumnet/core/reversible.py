@@ -1,6 +1,6 @@
 """How a step is differentiated: three linear autograd functions and the run of one block between them.
 
-The block keeps its own autograd graph, without its saved tensors (`momentumnet.core.saved_tensors`). The functions here
+The block keeps its own autograd graph, without its saved tensors (`recompute.saved_tensors`). The functions here
 move the integer state on the tape in forward; in backward they are the adjoint of a linear map and need nothing saved,
 so they can be differentiated again. Quantisation counts as identity (straight-through).
 """
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.adjoint import adjoint
-from momentumnet.core.arguments import replace_stream, version
+from momentumnet.arithmetic.adjoint import adjoint
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
-from momentumnet.core.momentum_step import Branch
-from momentumnet.core.replay import BlockCall
-from momentumnet.core.saved_tensors import SavedTensors
 from momentumnet.core.tape import Tape, TapeStep
 from momentumnet.errors import ConversionError, ReconstructionError
+from momentumnet.recompute.arguments import replace_stream, version
+from momentumnet.recompute.replay import BlockCall
+from momentumnet.recompute.saved_tensors import SavedTensors
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,10 +9,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
+from momentumnet.arithmetic.fixed_point import INT32, word_for
 from momentumnet.core.coupling import State
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.exponent import HEADROOM_BITS, choose_exponent, full_bits
-from momentumnet.core.fixed_point import INT32, word_for
 
 logger = logging.getLogger("momentumnet")
 

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core import ends, reversible
-from momentumnet.core.arguments import replace_stream, version
 from momentumnet.core.by_tensor import ByTensor
-from momentumnet.core.choices import chosen, recomputing
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.fixed_point import exact_gamma
 from momentumnet.core.passage import Passage, Unfinished, rivals_of, tensors_among
 from momentumnet.core.scale import StreamScale
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
+from momentumnet.recompute.arguments import replace_stream, version
+from momentumnet.recompute.choices import chosen, recomputing
 
 logger = logging.getLogger("momentumnet")
 

@@ -13,12 +13,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, Undo
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.momentum_step import Branch
-from momentumnet.core.replay import BlockCall
-from momentumnet.core.saved_tensors import Collected, SavedTensors, without_saved_tensors
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.replay import BlockCall
+from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
 
 logger = logging.getLogger("momentumnet")
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from momentumnet.core.options import one_of
 from momentumnet.errors import ConversionError
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.attention import stacked_in
@@ -18,6 +17,7 @@ from momentumnet.init.normalisation import normalisations_in, remove_normalisati
 from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.init.scalars import add_scalar
+from momentumnet.loss.options import one_of
 
 Mode = Literal["fan_in", "fan_out"]
 MODES: tuple[Mode, ...] = ("fan_in", "fan_out")

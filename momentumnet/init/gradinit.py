@@ -11,8 +11,13 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.batches import Batch, LossFunction, endless
-from momentumnet.core.derivatives import (
+from momentumnet.init.attempt import all_or_nothing
+from momentumnet.init.first_step import FirstStep
+from momentumnet.init.overlap import overlapping
+from momentumnet.init.recompute import blocks_of, recomputed
+from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.loss.batches import Batch, LossFunction, endless
+from momentumnet.loss.derivatives import (
     Gradient,
     ParametricLoss,
     Vectors,
@@ -20,12 +25,7 @@ from momentumnet.core.derivatives import (
     norm,
     twice_differentiable,
 )
-from momentumnet.core.options import positive, whole
-from momentumnet.init.attempt import all_or_nothing
-from momentumnet.init.first_step import FirstStep
-from momentumnet.init.overlap import overlapping
-from momentumnet.init.recompute import blocks_of, recomputed
-from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.loss.options import positive, whole
 from momentumnet.progress import steps_with_progress
 
 # Each scale's derivative is clipped to this before Adam sees it, as in the authors' code.

@@ -8,9 +8,9 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from momentumnet.core.options import one_of
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.loss.options import one_of
 
 MODES = ("fan_in", "fan_out")
 DISTRIBUTIONS = ("normal", "uniform")

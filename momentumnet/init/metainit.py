@@ -8,8 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.batches import Batch, LossFunction, endless
-from momentumnet.core.derivatives import (
+from momentumnet.init.attempt import all_or_nothing
+from momentumnet.init.composite_norms import composite_norms
+from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.loss.batches import Batch, LossFunction, endless
+from momentumnet.loss.derivatives import (
     ParametricLoss,
     Vectors,
     gradient_of,
@@ -17,10 +20,7 @@ from momentumnet.core.derivatives import (
     norm,
     twice_differentiable,
 )
-from momentumnet.core.options import positive, whole
-from momentumnet.init.attempt import all_or_nothing
-from momentumnet.init.composite_norms import composite_norms
-from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.loss.options import positive, whole
 from momentumnet.progress import steps_with_progress
 
 

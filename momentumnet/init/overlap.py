@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
-from momentumnet.core.batches import Batch
-from momentumnet.core.samples import has_samples, samples, sliced
+from momentumnet.loss.batches import Batch
+from momentumnet.loss.samples import has_samples, samples, sliced
 
 
 def overlapping(first: Batch, fresh: Batch) -> Batch:

@@ -17,12 +17,12 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
-from momentumnet.core.batches import Batch
-from momentumnet.core.derivatives import product
-from momentumnet.core.replay import Generators
-from momentumnet.core.samples import sliced
 from momentumnet.errors import MomentumNetError
 from momentumnet.init.forwards import wrapped_forwards
+from momentumnet.loss.batches import Batch
+from momentumnet.loss.derivatives import product
+from momentumnet.loss.samples import sliced
+from momentumnet.recompute.replay import Generators
 from momentumnet.streams.converted import converted_blocks
 from momentumnet.streams.discover import discover
 

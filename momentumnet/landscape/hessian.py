@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.batches import LossFunction
-from momentumnet.core.derivatives import twice_differentiable
-from momentumnet.core.options import positive, whole
 from momentumnet.landscape.directions import seeded
 from momentumnet.landscape.lanczos import largest_eigenvalues
 from momentumnet.landscape.surface import measured
+from momentumnet.loss.batches import LossFunction
+from momentumnet.loss.derivatives import twice_differentiable
+from momentumnet.loss.options import positive, whole
 
 
 def hessian_top_eigenvalues(

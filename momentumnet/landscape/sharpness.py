@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.batches import LossFunction
-from momentumnet.core.options import positive, whole
 from momentumnet.landscape.directions import seeded
 from momentumnet.landscape.surface import LossSurface, measured
+from momentumnet.loss.batches import LossFunction
+from momentumnet.loss.options import positive, whole
 
 
 def sharpness(

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.batches import LossFunction
-from momentumnet.core.options import positive, whole
 from momentumnet.figures import new_figure
 from momentumnet.landscape.directions import Direction, filter_normalised_direction, parts_of, seeded
 from momentumnet.landscape.surface import LossSurface, measured
+from momentumnet.loss.batches import LossFunction
+from momentumnet.loss.options import positive, whole
 
 LEVELS = 20
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
-from momentumnet.core.batches import LossFunction, pair
-from momentumnet.core.derivatives import Gradient, ParametricLoss, Vectors
-from momentumnet.core.options import whole
-from momentumnet.core.replay import Generators
-from momentumnet.core.samples import chunks
 from momentumnet.errors import MomentumNetError
+from momentumnet.loss.batches import LossFunction, pair
+from momentumnet.loss.derivatives import Gradient, ParametricLoss, Vectors
+from momentumnet.loss.options import whole
+from momentumnet.loss.samples import chunks
+from momentumnet.recompute.replay import Generators
 from momentumnet.streams.converted import streams_of
 from momentumnet.streams.guard import left_as_found
 

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from momentumnet.core.replay import Generators
 from momentumnet.errors import StepOrderError
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.displacement import Displacement, displacements
 from momentumnet.optim.passes import RunningStatistics
+from momentumnet.recompute.replay import Generators
 
 
 class TwoStepOptimizer(Optimizer, ABC):

@@ -7,9 +7,9 @@ from fractions import Fraction
 from functools import cached_property
 from math import ceil, prod
 
-from momentumnet.core.fixed_point import word_for
+from momentumnet.arithmetic.fixed_point import word_for
+from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.scale import magnitude_bits
-from momentumnet.core.state_bytes import resting_bytes
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery

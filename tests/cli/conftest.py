@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from momentumnet.arithmetic.compiled import libraries
 from momentumnet.cli import network
 from momentumnet.cli.main import main
-from momentumnet.core import kernels
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
 def no_kernels_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernels are looked for anew in this test, and after it."""
     monkeypatch.delenv("MOMENTUMNET_NATIVE", raising=False)
-    kernels.cpu.cache_clear(), kernels.cuda.cache_clear()
+    libraries.cpu.cache_clear(), libraries.cuda.cache_clear()
     yield
-    kernels.cpu.cache_clear(), kernels.cuda.cache_clear()
+    libraries.cpu.cache_clear(), libraries.cuda.cache_clear()
 
 
 @pytest.fixture

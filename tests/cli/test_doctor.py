@@ -14,10 +14,11 @@ import torch
 import torchvision
 
 import momentumnet as mn
+from momentumnet.arithmetic import momentum_step, self_check
+from momentumnet.arithmetic.adjoint import by_operations
+from momentumnet.arithmetic.compiled import libraries
+from momentumnet.arithmetic.compiled.selection import NativeStep
 from momentumnet.cli import doctor
-from momentumnet.core import kernels, momentum_step, self_check
-from momentumnet.core.adjoint import by_operations
-from momentumnet.core.implementation import NativeStep
 
 needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
 
@@ -54,22 +55,22 @@ def test_kernels_in_use(command: Callable[..., Any]) -> None:
     cpu = diagnosis(command)["kernels"]["cpu"]
     assert cpu["available"]
     assert cpu["reason"] == ""
-    assert cpu["variant"] == kernels.cpu().variant
+    assert cpu["variant"] == libraries.cpu().variant
     assert cpu["variant"] in cpu["variants"]
     assert "portable" in cpu["variants"]
     assert cpu["threads"] == torch.get_num_threads()
-    assert cpu["threads_library"] == kernels.cpu().threads
-    assert cpu["build"] == kernels.build_record()["cpu"]["detail"]
+    assert cpu["threads_library"] == libraries.cpu().threads
+    assert cpu["build"] == libraries.build_record()["cpu"]["detail"]
 
 
 @needs_kernels
 def test_every_variant_is_checked_and_the_chosen_one_stays(command: Callable[..., Any]) -> None:
-    before = kernels.cpu().variant
+    before = libraries.cpu().variant
     found = diagnosis(command)
     names = [f"cpu, {variant}" for variant in found["kernels"]["cpu"]["variants"]]
     checks = {check["kernels"]: check["difference"] for check in found["checks"]}
     assert checks | dict.fromkeys(names, "") == checks
-    assert kernels.cpu().variant == before
+    assert libraries.cpu().variant == before
 
 
 @needs_kernels
@@ -99,7 +100,7 @@ def test_without_kernels_the_reason_and_what_helps(
 ) -> None:
     record = {"cpu": {"built": False, "detail": "no C++ compiler was found on installing"}}
     (tmp_path / "build.json").write_text(json.dumps(record))
-    monkeypatch.setattr(kernels, "FOLDER", tmp_path)
+    monkeypatch.setattr(libraries, "FOLDER", tmp_path)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     found = diagnosis(command)
     assert not found["kernels"]["cpu"]["available"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from momentumnet.core import batch_statistics
+from momentumnet.recompute import batch_statistics
 from tests.contract.reference import assert_same, loss_of, train_step
 
 WIDTH = 20

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
-from momentumnet.core import batch_statistics
+from momentumnet.recompute import batch_statistics
 from tests.contract.reference import assert_same, train_step
 
 WIDTH = 8

@@ -8,10 +8,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import Undo
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.momentum_step import Branch
-from tests.core.strategies import laid_out
+from tests.arithmetic.strategies import laid_out
 
 
 def random_tensor(

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from momentumnet.core import fixed_point as fp
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.exponent import choose_exponent
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.exponent import choose_exponent
-from momentumnet.core.momentum_step import Branch
 from momentumnet.errors import StateRangeError
+from tests.arithmetic.strategies import dtypes, exact, gammas, layouts, shapes, words
 from tests.core.states import Snapshot, Stepped, random_tensor, step_of, undo_all
-from tests.core.strategies import dtypes, exact, gammas, layouts, shapes, words
 
 
 class TestExactInverse:

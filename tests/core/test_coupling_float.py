@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from momentumnet.core.adjoint import adjoint
+from momentumnet.arithmetic.adjoint import adjoint
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import FloatState, Undo, flush_factor
-from momentumnet.core.momentum_step import Branch
-from tests.core.strategies import DTYPES, exact, gammas
+from tests.arithmetic.strategies import DTYPES, exact, gammas
 
 
 def _branches(count: int, dtype: torch.dtype) -> list[Tensor]:

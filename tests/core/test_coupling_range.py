@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentumnet.core import fixed_point as fp
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.exponent import HEADROOM_BITS, MIN_EXPONENT, choose_exponent
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.exponent import HEADROOM_BITS, MIN_EXPONENT, choose_exponent
-from momentumnet.core.momentum_step import Branch
 from momentumnet.errors import StateRangeError
+from tests.arithmetic.strategies import DTYPES, dtypes, exact, words
 from tests.core.states import Snapshot, random_tensor, step_of, undo_all
-from tests.core.strategies import DTYPES, dtypes, exact, words
 
 
 class TestRange:

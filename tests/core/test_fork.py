@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentumnet.core import fixed_point as fp
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.exponent import choose_exponent
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import FloatState, NonFiniteBranch
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.exponent import choose_exponent
-from momentumnet.core.momentum_step import Branch
+from tests.arithmetic.strategies import dtypes, exact, gammas, layouts, shapes
 from tests.core.states import Snapshot, random_tensor, step_of, undo_all
-from tests.core.strategies import dtypes, exact, gammas, layouts, shapes
 
 
 @given(st.data(), gammas, dtypes, shapes, layouts)

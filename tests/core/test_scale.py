@@ -7,12 +7,12 @@ from fractions import Fraction
 import pytest
 import torch
 
+from momentumnet.arithmetic.exponent import choose_exponent
+from momentumnet.arithmetic.fixed_point import INT32
+from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.exponent import choose_exponent
-from momentumnet.core.fixed_point import INT32
-from momentumnet.core.momentum_step import Branch
 from momentumnet.core.scale import NARROW_BITS, StreamScale, magnitude_bits
-from momentumnet.core.state_bytes import resting_bytes
 
 EIGHTH = Fraction(1, 8)
 

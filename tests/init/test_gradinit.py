@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import momentumnet as mn
-from momentumnet.core.derivatives import Gradient, ParametricLoss, inner_products, norm, twice_differentiable
 from momentumnet.init import InitReport, gradinit_
 from momentumnet.init.first_step import FirstStep
 from momentumnet.init.gradinit import after_first_step
+from momentumnet.loss.derivatives import Gradient, ParametricLoss, inner_products, norm, twice_differentiable
 from tests.init.networks import (
     NETWORKS,
     Batches,

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from momentumnet.core.derivatives import ParametricLoss, gradient_of
 from momentumnet.init import gradient_quotient, metainit_
 from momentumnet.init.composite_norms import composite_norms
 from momentumnet.init.metainit import differentiable_quotient
+from momentumnet.loss.derivatives import ParametricLoss, gradient_of
 from tests.init.networks import NETWORKS, assert_unchanged, converted, fails_in_call, network, small, state_of
 from tests.models import ResidualMLP
 

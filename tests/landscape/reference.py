@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from momentumnet.core.batches import LossFunction, outputs_of
+from momentumnet.loss.batches import LossFunction, outputs_of
 
 
 class Quadratic(nn.Module):

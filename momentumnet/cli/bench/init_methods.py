@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from momentumnet import init
 from momentumnet.cli.bench.cifar_networks import parse
-from momentumnet.core.batches import Batch
 from momentumnet.init import InitReport
+from momentumnet.loss.batches import Batch
 from momentumnet.optim import constant, warmup
 
 # Learning rates of the scales by family and batch normalisation: those of the authors' own runs on VGG-19 and

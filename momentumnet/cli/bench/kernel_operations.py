@@ -16,10 +16,10 @@ from functools import partial
 import torch
 
 from momentumnet import native
-from momentumnet.core import fixed_point as fp
-from momentumnet.core import momentum_step
-from momentumnet.core import native as native_step
-from momentumnet.core.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic import momentum_step
+from momentumnet.arithmetic.compiled import typed_operators as native_step
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
 
 ADD, COPY = "x.add_(v)", "copy"
 BYTES = 32  # that every operation moves for each element of the state

@@ -15,8 +15,8 @@ import torch
 import torchvision
 
 from momentumnet import native
+from momentumnet.arithmetic.compiled import libraries
 from momentumnet.cli.errors import CommandError
-from momentumnet.core import kernels
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -42,7 +42,7 @@ def kernels_on(device: torch.device) -> str:
     """Which implementation of the momentum step serves a device, and why if it is the slow one."""
     if reason := native.reason(device):
         return f"reference ({reason})"
-    return "native" if device.type == "cuda" else f"native, {kernels.cpu().variant}"
+    return "native" if device.type == "cuda" else f"native, {libraries.cpu().variant}"
 
 
 def _processor() -> str:

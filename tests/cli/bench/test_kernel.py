@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from momentumnet import native
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic import momentum_step
 from momentumnet.cli.bench import timing
 from momentumnet.cli.bench.kernel_operations import Native, Reference
-from momentumnet.core import fixed_point as fp
-from momentumnet.core import momentum_step
 
 
 def test_table_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

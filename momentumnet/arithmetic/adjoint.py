@@ -1,0 +1,91 @@
+"""The linear adjoint of a step, in plain PyTorch or by the native kernel: one pass over memory instead of four."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic.compiled import libraries, operators
+from momentumnet.arithmetic.layout import Layout
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+def adjoint(
+    grad_x: Tensor,
+    grad_v: Tensor,
+    gamma: Fraction,
+    weight: Fraction,
+    *,
+    branch_is_output: bool = True,
+    overwrite: bool = False,
+) -> Gradients:
+    """Transpose of one step: the gradients of the block's output, of v and of x.
+
+    With s = grad_x + grad_v:  grad_f = w s,  grad_v = gamma s. The block's output y is f itself, and the gradient of x
+    then ``grad_x``; or (not ``branch_is_output``) y is x + f, so that f = y - x passes ``-grad_f`` on to x. Linear, so
+    it needs nothing of the state. With ``overwrite`` the new gradient of v takes the memory of ``grad_v``.
+    """
+    compute = in_one_pass if _fit_the_kernel(grad_x, grad_v) else by_operations
+    return compute(grad_x, grad_v, gamma, weight, branch_is_output=branch_is_output, overwrite=overwrite)
+
+
+def by_operations(
+    grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, branch_is_output: bool, overwrite: bool
+) -> Gradients:
+    """`adjoint` of any tensors, by operations that can be differentiated: the reference for the kernel."""
+    total = grad_v.add_(grad_x) if overwrite else grad_x + grad_v
+    grad_branch, grad_velocity = total * float(weight), total.mul_(float(gamma))
+    return grad_branch, grad_velocity, grad_x if branch_is_output else grad_x - grad_branch
+
+
+def in_one_pass(
+    grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, branch_is_output: bool, overwrite: bool
+) -> Gradients:
+    """`adjoint` by the native kernel, to the same bits."""
+    grad_branch = torch.empty_like(grad_x)
+    grad_velocity = grad_v if overwrite else torch.empty_like(grad_v)
+    grad_position = None if branch_is_output else torch.empty_like(grad_x)
+    constants = libraries.Adjoint(float(gamma), float(weight), grad_x.dtype == torch.float64, 0)
+    operators.launch("mn_adjoint", constants, grad_x, grad_v, grad_branch, grad_velocity, grad_position)
+    if overwrite:
+        torch.autograd.graph.increment_version(grad_v)
+    return grad_branch, grad_velocity, grad_x if grad_position is None else grad_position
+
+
+def _fit_the_kernel(grad_x: Tensor, grad_v: Tensor) -> bool:
+    """Whether both are plain memory of one dense layout, and nothing but their values is asked for."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and _is_plain_memory(grad_x)
+        and _is_plain_memory(grad_v)
+        and (grad_x.dtype, grad_x.device, grad_x.shape) == (grad_v.dtype, grad_v.device, grad_v.shape)
+        and grad_x.stride() == grad_v.stride()
+        and _is_dense(grad_x)
+        and libraries.of(grad_x.device).library is not None
+    )
+
+
+def _is_plain_memory(value: Tensor) -> bool:
+    """Whether the floats of ``value`` are those that lie at its address.
+
+    Those of subclasses (DTensor) and of batched tensors (vmap's, and those of ``is_grads_batched``), which are no
+    subclasses, need not even exist; others are to be negated, or are zeros without memory.
+    """
+    return (
+        type(value) is Tensor
+        and value.dtype in (torch.float32, torch.float64)
+        and value.layout == torch.strided
+        and not value.is_nested
+        and torch._C._has_storage(value)
+        and not value.is_neg()
+        and not value._is_zerotensor()
+    )
+
+
+def _is_dense(value: Tensor) -> bool:
+    """Whether its elements fill their stretch of memory, each in a place of its own."""
+    return value.is_contiguous() or Layout.of(value).stride == value.stride()

@@ -1,0 +1,110 @@
+"""Which implementation of the momentum step serves a device: the native kernels, or the plain operations."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic import momentum_step
+from momentumnet.arithmetic.compiled import libraries, operators, typed_operators
+from momentumnet.arithmetic.fixed_point import Digits
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic.packing import Codec, Field, words_for
+
+
+class MomentumStep(Codec, Protocol):
+    """The operations of `arithmetic.momentum_step`, which documents them; implementations agree to the bit."""
+
+    def step(
+        self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
+    ) -> tuple[bool, Tensor | None, int | None]: ...
+
+    def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None: ...
+
+    def undo(
+        self,
+        ints: Integers,
+        branch: Branch,
+        digits: Digits,
+        scale: Scale,
+        spilled: Tensor | None,
+        *,
+        ahead: bool,
+    ) -> int: ...
+
+    def checksum_of(self, ints: Integers) -> int: ...
+
+    def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None: ...
+
+
+class NativeStep:
+    """The compiled kernels: one pass over memory for each operation.
+
+    The state's tensors fit them by construction. So they are launched directly, not as ``torch.ops.momentumnet``: on a
+    small stream the dispatcher and the checks would take longer than the kernel.
+    """
+
+    def step(
+        self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
+    ) -> tuple[bool, Tensor | None, int | None]:
+        spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if digits.spills else None
+        report = ints.x.new_empty(2)
+        plan = _plan(branch, digits, scale, position.dtype, ahead=False)
+        operators.launch("mn_step", plan, ints.x, ints.v, ints.s, branch.y, position, spilled, report)
+        bits, checksum = report.tolist()
+        return 0 <= bits < scale.word.limit, spilled, checksum
+
+    def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
+        typed_operators.rewind(ints.x, ints.v, ints.s, bound=bound, exponent=scale.exponent, position=position)
+
+    def undo(
+        self,
+        ints: Integers,
+        branch: Branch,
+        digits: Digits,
+        scale: Scale,
+        spilled: Tensor | None,
+        *,
+        ahead: bool,
+    ) -> int:
+        report = ints.x.new_empty(2)
+        plan = _plan(branch, digits, scale, torch.float32, ahead=ahead)
+        operators.launch("mn_undo", plan, ints.x, ints.v, ints.s, branch.y, None, spilled, report)
+        return int(report[1])
+
+    def checksum_of(self, ints: Integers) -> int:
+        report = ints.x.new_empty(2)
+        typed_operators.checksum(ints.x, ints.v, ints.s, report=report)
+        return int(report[1])
+
+    def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None:
+        momentum_step.write_position(x, scale, position)
+
+    def pack(self, value: Tensor, field: Field) -> Tensor:
+        words = value.new_empty(words_for(value.numel(), field.width))
+        typed_operators.pack(value, words, field)
+        return words
+
+    def unpack(self, words: Tensor, size: int, field: Field) -> Tensor:
+        value = words.new_empty(size)
+        typed_operators.unpack(words, value, field)
+        return value
+
+
+def _plan(branch: Branch, digits: Digits, scale: Scale, position: torch.dtype, *, ahead: bool) -> libraries.Plan:
+    # The kernels find the block's input in the state themselves; they need its type alone.
+    skip = None if branch.x is None else branch.x.dtype
+    bounds = typed_operators.bounds_of(digits)
+    return operators.plan_of(
+        scale.word.dtype, branch.y.dtype, skip, position, *bounds, scale.factor, scale.exponent, ahead
+    )
+
+
+_NATIVE = NativeStep()
+
+
+def for_device(device: torch.device) -> MomentumStep:
+    """The fastest implementation there is for tensors on ``device``."""
+    return momentum_step if libraries.of(device).library is None else _NATIVE

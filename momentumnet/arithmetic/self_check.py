@@ -1,0 +1,137 @@
+"""Whether the native kernels compute here what plain PyTorch operations do.
+
+Both walk a small state forth and back, and pack it on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic import momentum_step
+from momentumnet.arithmetic.adjoint import by_operations, in_one_pass
+from momentumnet.arithmetic.compiled.selection import MomentumStep, NativeStep
+from momentumnet.arithmetic.fixed_point import INT32, INT64, Word
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic.packing import Field
+
+# Enough that two threads share it; odd, so that no vector and no group of elements comes out even.
+ELEMENTS = 40_001
+GAMMA = Fraction(1, 8)  # whose steps put a byte aside or not by turns
+STEPS = 4
+SPECIAL = (math.nan, math.inf, -math.inf, 1e30, -0.0)
+FIELDS = (Field(24, True), Field(9, False), Field(32, True))
+
+Values = Sequence[Tensor | int | None]
+
+
+@dataclass(frozen=True)
+class _Case:
+    word: Word
+    y: torch.dtype
+    skip: torch.dtype | None  # type in which blocks see x, where their output contains it
+    exponent: int
+
+
+_CASES = (
+    _Case(INT32, torch.float32, None, 20),
+    _Case(INT32, torch.float32, torch.float32, 20),
+    _Case(INT32, torch.bfloat16, torch.bfloat16, 20),
+    _Case(INT32, torch.float16, torch.float32, 20),
+    _Case(INT64, torch.float64, torch.float64, 48),
+)
+
+
+def difference(device: torch.device) -> str:
+    """The operation of the native kernels for ``device`` whose result differs from plain PyTorch; empty if none does.
+
+    Raises:
+        MomentumNetError: There are no kernels for the device, or one of them fails.
+
+    Example:
+        ::
+
+            assert difference(torch.device("cpu")) == ""
+    """
+    for case in _CASES:
+        expected = _walk(momentum_step, case, device)
+        for (operation, values), (_, others) in zip(_walk(NativeStep(), case, device), expected, strict=True):
+            if not all(map(_same, values, others)):
+                return operation
+    return "" if all(_adjoints_agree(device, dtype) for dtype in (torch.float32, torch.float64)) else "adjoint"
+
+
+def _adjoints_agree(device: torch.device, dtype: torch.dtype) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    grad_x, grad_v = (torch.randn(ELEMENTS, generator=generator).to(device, dtype) for _ in range(2))
+    grad_x[: len(SPECIAL)] = torch.tensor(SPECIAL)
+    found, expected = (
+        compute(grad_x, grad_v.clone(), GAMMA, 1 - GAMMA, branch_is_output=False, overwrite=True)
+        for compute in (in_one_pass, by_operations)
+    )
+    integer = torch.int32 if dtype == torch.float32 else torch.int64  # NaN does not equal itself
+    return all(torch.equal(one.view(integer), other.view(integer)) for one, other in zip(found, expected, strict=True))
+
+
+def _same(one: Tensor | int | None, other: Tensor | int | None) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[tuple[str, Values]]:
+    """Each operation by name, and all that it leaves behind."""
+    ints, branches = _start(case, device)
+    yield "checksum", [kernels.checksum_of(ints)]
+    schedule = fp.store_schedule(GAMMA, case.word)
+    scale = Scale(case.word, case.exponent, math.ldexp(7, case.exponent - 3))
+    undos = []
+    for index, y in enumerate(branches):
+        seen = None if case.skip is None else torch.empty_like(y, dtype=case.skip)
+        if seen is not None:
+            kernels.write_position(ints.x, scale, seen)
+            yield "position", [seen]
+        branch, position = Branch(y, seen), torch.empty_like(y)
+        fits, spilled, checksum = kernels.step(ints, branch, schedule[index], scale, position)
+        yield "step", [int(fits), spilled, position, *_copies(ints)]
+        yield "checksum", [kernels.checksum_of(ints) if checksum is None else checksum]
+        undos.append((branch, schedule[index], spilled))
+    if case.word is INT32:
+        yield from _pack(kernels, ints)
+    ahead = False
+    for index, (branch, digits, spilled) in reversed(list(enumerate(undos))):
+        if not ahead:
+            floats = torch.empty_like(branch.y) if index > STEPS // 2 else None
+            kernels.rewind(ints, digits.next_bound, scale, floats)
+            yield "rewind", [floats, *_copies(ints)]
+        ahead = index % 2 == 1
+        checksum = kernels.undo(ints, branch, digits, scale, spilled, ahead=ahead)
+        yield "undo", [*_copies(ints)]
+        yield "checksum", [checksum]
+
+
+def _pack(kernels: MomentumStep, ints: Integers) -> Iterator[tuple[str, Values]]:
+    for field in FIELDS:
+        words = kernels.pack(ints.v, field)
+        yield "pack", [words]
+        yield "unpack", [kernels.unpack(words, ELEMENTS, field)]
+
+
+def _copies(ints: Integers) -> tuple[Tensor, ...]:
+    return ints.x.clone(), ints.v.clone(), ints.s.clone()
+
+
+def _start(case: _Case, device: torch.device) -> tuple[Integers, list[Tensor]]:
+    """The same state and branches each time; the last branch holds what fits no integer."""
+    generator = torch.Generator().manual_seed(0)
+    most = 1 << (case.exponent + 4)
+    x, v = (torch.randint(-most, most, (ELEMENTS,), generator=generator).to(device, case.word.dtype) for _ in range(2))
+    branches = [torch.randn(ELEMENTS, generator=generator) for _ in range(STEPS)]
+    branches[-1][: len(SPECIAL)] = torch.tensor(SPECIAL)
+    return Integers(x, v, torch.zeros_like(x)), [branch.to(device, case.y) for branch in branches]
