@@ -53,9 +53,20 @@ class Branch:
         return self.y.to(wide) - self.x.to(wide)
 
 
-def step(
-    ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
-) -> tuple[bool, Tensor | None, int | None]:
+@dataclass(frozen=True)
+class Move:
+    """What one step does to the integers: adds a branch, by the store's digits, at a scale."""
+
+    branch: Branch
+    digits: Digits
+    scale: Scale
+
+    def branch_integers(self) -> Tensor:
+        """F, the weighted branch."""
+        return fp.to_fixed(self.branch.value(), self.scale.factor, self.scale.word)
+
+
+def step(ints: Integers, move: Move, position: Tensor) -> tuple[bool, Tensor | None, int | None]:
     """Move on by one block; write the new x to ``position`` as floats.
 
     Returns:
@@ -63,12 +74,12 @@ def step(
         nothing); the store's byte that was put aside, if the digits say so; the checksum of the new state, where it
         comes for nothing.
     """
-    branch_ints = fp.to_fixed(branch.value(), scale.factor, scale.word)
-    v, ints.s, spilled = fp.multiply(ints.v, ints.s, digits)
-    ints.v = v.add_(branch_ints)
-    ints.x = ints.x.add_(ints.v).add_(fp.carry(ints.s, digits.next_bound))
-    write_position(ints.x, scale, position)
-    return _fits(ints, branch, scale), spilled[0] if spilled else None, None
+    branch_integers = move.branch_integers()
+    v, ints.s, spilled = fp.multiply(ints.v, ints.s, move.digits)
+    ints.v = v.add_(branch_integers)
+    ints.x = ints.x.add_(ints.v).add_(fp.carry(ints.s, move.digits.next_bound))
+    write_position(ints.x, move.scale, position)
+    return _fits(ints, move.branch, move.scale), spilled[0] if spilled else None, None
 
 
 def rewind(ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
@@ -78,25 +89,17 @@ def rewind(ints: Integers, bound: int, scale: Scale, position: Tensor | None) ->
         write_position(ints.x, scale, position)
 
 
-def undo(
-    ints: Integers,
-    branch: Branch,
-    digits: Digits,
-    scale: Scale,
-    spilled: Tensor | None,
-    *,
-    ahead: bool,
-) -> int:
+def undo(ints: Integers, move: Move, spilled: Tensor | None, *, ahead: bool) -> int:
     """Take v and s back by one step, x being taken back already; then x once more, where it is to go ahead.
 
     Returns:
         The checksum of the state before x went ahead.
     """
-    v = ints.v.sub_(fp.to_fixed(branch.value(), scale.factor, scale.word))
-    ints.v, ints.s = fp.divide(v, ints.s, digits, () if spilled is None else (spilled,))
+    v = ints.v.sub_(move.branch_integers())
+    ints.v, ints.s = fp.divide(v, ints.s, move.digits, () if spilled is None else (spilled,))
     checksum = checksum_of(ints)
     if ahead:
-        rewind(ints, digits.previous_bound, scale, None)
+        rewind(ints, move.digits.previous_bound, move.scale, None)
     return checksum
 
 

@@ -18,7 +18,7 @@ from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.adjoint import by_operations, in_one_pass
 from momentumnet.arithmetic.compiled.selection import MomentumStep, NativeStep
 from momentumnet.arithmetic.fixed_point import INT32, INT64, Word
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale
 from momentumnet.arithmetic.packing import Field
 
 # Enough that two threads share it; odd, so that no vector and no group of elements comes out even.
@@ -98,7 +98,7 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             kernels.write_position(ints.x, scale, seen)
             yield "position", [seen]
         branch, position = Branch(y, seen), torch.empty_like(y)
-        fits, spilled, checksum = kernels.step(ints, branch, schedule[index], scale, position)
+        fits, spilled, checksum = kernels.step(ints, Move(branch, schedule[index], scale), position)
         yield "step", [int(fits), spilled, position, *_copies(ints)]
         yield "checksum", [kernels.checksum_of(ints) if checksum is None else checksum]
         undos.append((branch, schedule[index], spilled))
@@ -111,7 +111,7 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             kernels.rewind(ints, digits.next_bound, scale, floats)
             yield "rewind", [floats, *_copies(ints)]
         ahead = index % 2 == 1
-        checksum = kernels.undo(ints, branch, digits, scale, spilled, ahead=ahead)
+        checksum = kernels.undo(ints, Move(branch, digits, scale), spilled, ahead=ahead)
         yield "undo", [*_copies(ints)]
         yield "checksum", [checksum]
 

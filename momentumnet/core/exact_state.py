@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 
 import torch
@@ -12,15 +11,13 @@ from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import selection
-from momentumnet.arithmetic.exponent import MIN_EXPONENT, choose_exponent, full_bits
+from momentumnet.arithmetic.exponent import full_bits
 from momentumnet.arithmetic.layout import Layout
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
-from momentumnet.arithmetic.packing import Packed, as_it_is, at_rest
-from momentumnet.core.coupling import NonFiniteBranch, Undo, magnitude_of
-from momentumnet.errors import StateRangeError
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale
+from momentumnet.core import coarsening
+from momentumnet.core.coupling import Undo, magnitude_of
+from momentumnet.core.rest import AtRest
 
-# Elements that are taken to another scale at a time.
-PIECE = 1 << 14
 # Elements of the output that are computed at a time.
 OUTPUT_PIECE = 1 << 18
 
@@ -54,7 +51,7 @@ class ExactState:
         self._ahead = False  # x is taken back already, v and s are not
         self._ready: Tensor | None = None  # x as floats, if the last step has left it
         self._checksum: int | None = None
-        self._packed: tuple[Packed, Packed, Packed] | None = None  # the state, in place of the integers
+        self._packed: AtRest | None = None  # the state, in place of the integers
         magnitudes = [magnitude_of(value) for value in (x, v) if value is not None]
         largest = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
         if not largest < self._reach():
@@ -87,7 +84,7 @@ class ExactState:
     @property
     def packed_bytes(self) -> float | None:
         """Bytes an element at rest, in eighths; None while the state is in use."""
-        return None if self._packed is None else sum(part.bytes_per_element for part in self._packed)
+        return None if self._packed is None else self._packed.bytes_per_element
 
     def position(self, dtype: torch.dtype) -> Tensor:
         return self._written(self.x, self._scale(), dtype)
@@ -100,9 +97,9 @@ class ExactState:
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         # In pieces, so that a packed state is never unpacked as a whole.
         output = self._layout.empty(dtype)
-        for x, v, piece in zip(
-            *self._position_and_velocity(), self._layout.flat(output).split(OUTPUT_PIECE), strict=True
-        ):
+        rest = AtRest.as_they_are(self._settled()) if self._packed is None else self._packed
+        pieces = self._layout.flat(output).split(OUTPUT_PIECE)
+        for x, v, piece in zip(rest.x.split(OUTPUT_PIECE), rest.v.split(OUTPUT_PIECE), pieces, strict=True):
             if not factor:
                 self._kernels.write_position(x.unpacked(self._kernels), self._scale(), piece)
                 continue
@@ -113,14 +110,6 @@ class ExactState:
             # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
             piece.copy_(total.add_(velocity.mul_(factor)))
         return output
-
-    def _position_and_velocity(self) -> tuple[list[Packed], list[Packed]]:
-        if self._packed is None:
-            ints = self._settled()
-            x, v = as_it_is(ints.x), as_it_is(ints.v)
-        else:
-            x, v, _ = self._packed
-        return x.split(OUTPUT_PIECE), v.split(OUTPUT_PIECE)
 
     def step(self, branch: Branch, weight: Fraction) -> Undo:
         """One step; on overflow the scale is made coarser first, its low bits put aside: exact, and never silent.
@@ -139,13 +128,13 @@ class ExactState:
             largest = self._largest(branch, weight)
             self._undo(undo, branch, weight, ahead=False)
             bits = self.exponent - self._coarser_exponent(largest)
-            low_bits = self._coarsen(bits)
+            low_bits = coarsening.coarsen(self._settled(), self._bound(), bits)
+            self._rescale(-bits)
 
     def _step(self, branch: Branch, weight: Fraction) -> tuple[bool, Tensor | None]:
-        ints, digits, position = self._settled(), self._schedule[self.steps], self._layout.empty(branch.y.dtype)
-        fits, spilled, self._checksum = self._kernels.step(
-            ints, branch, digits, self._scale(weight), self._layout.flat(position)
-        )
+        ints, position = self._settled(), self._layout.empty(branch.y.dtype)
+        move = Move(branch, self._schedule[self.steps], self._scale(weight))
+        fits, spilled, self._checksum = self._kernels.step(ints, move, self._layout.flat(position))
         self.steps += 1
         self._ready = position
         return fits, spilled
@@ -161,6 +150,13 @@ class ExactState:
         """The present bound of the store."""
         return self._schedule[self.steps].previous_bound
 
+    def _rescale(self, bits: int) -> None:
+        self.exponent += bits
+        self._ready = self._checksum = None
+
+    def _coarser_exponent(self, largest: float) -> int:
+        return coarsening.coarser_exponent(largest, self.exponent, self.word, self._bits, self._name)
+
     def _reach(self) -> float:
         """Magnitudes below this fit the present scale."""
         return math.ldexp(self.word.limit, -self.exponent)
@@ -174,59 +170,11 @@ class ExactState:
             return math.inf
         return max(-low * float(weight), high * float(weight), math.ldexp(max(map(abs, integers)), -self.exponent))
 
-    def _coarser_exponent(self, largest: float) -> int:
-        """The scale for values up to ``largest``, which do not fit the present one."""
-        if not math.isfinite(largest):
-            raise NonFiniteBranch
-        limit = math.ldexp(self.word.limit, -MIN_EXPONENT)
-        if largest >= limit or self.exponent <= MIN_EXPONENT:
-            raise StateRangeError(
-                f"stream {self._name!r}: the largest magnitude, {largest:.4g}, does not fit the exact state "
-                f"(below {limit:.4g} with {self.word.dtype}). "
-                "Lower the activations, run this stream in float64, or convert it with arithmetic='float'."
-            )
-        # At least one bit: what lies right at the edge is rounded here in another precision than in the step.
-        return min(choose_exponent(largest, self.word, self._bits), self.exponent - 1)
-
-    def _coarsen(self, bits: int) -> tuple[Tensor, ...]:
-        """Make the scale coarser by ``bits``, rounding to nearest; return what `_refine` needs to undo it.
-
-        The velocity is v + s/B, and s stays. So v + s/B rounded is what is divided: v alone would leave half a unit of
-        bias, which a gamma near 1 carries on for many steps.
-        """
-        packed = []
-        for x, v, carry in self._pieces():
-            high_x, low_x = fp.split_low_bits(x, bits)
-            high_v, low_v = fp.split_low_bits(v.add_(carry), bits)
-            x.copy_(high_x)
-            torch.sub(high_v, carry, out=v)
-            packed.append(fp.pack_low_bits(low_x, low_v, bits))
-        self.exponent -= bits
-        self._ready = self._checksum = None
-        return tuple(map(torch.cat, zip(*packed, strict=True)))
-
-    def _refine(self, bits: int, low_bits: tuple[Tensor, ...]) -> None:
-        """The inverse of `_coarsen`."""
-        pieces = zip(*(part.split(PIECE) for part in low_bits), strict=True)
-        for (x, v, carry), packed in zip(self._pieces(), pieces, strict=True):
-            low_x, low_v = fp.unpack_low_bits(packed, bits)
-            x.copy_(fp.join_low_bits(x, low_x, bits))
-            torch.sub(fp.join_low_bits(v.add_(carry), low_v, bits), carry, out=v)
-        self.exponent += bits
-        self._ready = self._checksum = None
-
-    def _pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """x, v and the carry in short pieces, in place: what a rare change of scale needs beside them stays small."""
-        ints = self._settled()
-        for x, v, s in zip(*(value.split(PIECE) for value in (ints.x, ints.v, ints.s)), strict=True):
-            yield x, v, fp.carry(s, self._bound())
-
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         ints = self._opened()
         if undo.low_bits is not None:
             self._go_ahead(None)
-            low_x, _ = fp.unpack_low_bits(undo.low_bits, undo.widened_bits)
-            x = fp.join_low_bits(ints.x, low_x, undo.widened_bits)
+            x = coarsening.refined_position(ints.x, undo.widened_bits, undo.low_bits)
             return self._written(x, Scale(self.word, self.exponent + undo.widened_bits), dtype)
         if not self._ahead:
             self._go_ahead(dtype)
@@ -244,7 +192,7 @@ class ExactState:
     def _opened(self) -> Integers:
         """The integers as they are, x possibly ahead."""
         if self._packed is not None:
-            self._ints, self._packed = Integers(*(part.unpacked(self._kernels) for part in self._packed)), None
+            self._ints, self._packed = self._packed.unpacked(self._kernels), None
         if self._ints is None:
             raise RuntimeError("an exact state holds neither integers nor packed ones; please report this")
         return self._ints
@@ -272,36 +220,26 @@ class ExactState:
     def _undo(self, undo: Undo, branch: Branch, weight: Fraction, ahead: bool) -> None:
         self._go_ahead(None)
         self.steps -= 1
-        ints, digits, scale = self._opened(), self._schedule[self.steps], self._scale(weight)
-        self._checksum = self._kernels.undo(ints, branch, digits, scale, undo.spilled, ahead=ahead)
+        move = Move(branch, self._schedule[self.steps], self._scale(weight))
+        self._checksum = self._kernels.undo(self._opened(), move, undo.spilled, ahead=ahead)
         self._ahead, self._ready = ahead, None
         if undo.low_bits is not None:
-            self._refine(undo.widened_bits, undo.low_bits)
+            coarsening.refine(self._settled(), self._bound(), undo.widened_bits, undo.low_bits)
+            self._rescale(undo.widened_bits)
 
     def pack(self) -> None:
         """Keep the state in as few bits as its values need until it is asked for again."""
         ints = self._settled()
         if self._packed is not None or not ints.x.numel():
             return
-        extremes = torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]).tolist()
-        self._packed = (
-            at_rest(ints.x, extremes[0], extremes[1], self._kernels),
-            at_rest(ints.v, extremes[2], extremes[3], self._kernels),
-            at_rest(ints.s, 0, self._bound() - 1, self._kernels),
-        )
+        self._packed = AtRest.of(ints, self._bound(), self._kernels)
         self._ints = self._ready = None
 
     def fork(self) -> ExactState:
         ints = self._settled()
         self.pack()
-        fork, parts = copy.copy(self), self._packed or (None, None, None)
-        # The fork takes the integers over, but for those that this state still keeps as they are.
-        fork._ints = Integers(
-            *(
-                value.clone() if part is None or part.field is None else value
-                for value, part in zip((ints.x, ints.v, ints.s), parts, strict=True)
-            )
-        )
+        fork = copy.copy(self)
+        fork._ints = (self._packed or AtRest.as_they_are(ints)).taken_over(ints)
         fork._packed = None
         return fork
 

@@ -1,14 +1,23 @@
-"""Passes through a stream on their way: the velocity travels with the identity of the stream tensor."""
+"""Passes through a stream on their way: the velocity travels with the identity of the stream tensor.
+
+A block that receives the very tensor that an earlier block of the stream returned goes on from there; the first block
+starts a new pass. Whatever would lose the velocity is refused.
+"""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from momentumnet.core.by_tensor import ByTensor
 from momentumnet.core.tape import Tape
+from momentumnet.errors import ConversionError
+from momentumnet.recompute.arguments import version
 
 
 @dataclass
@@ -36,6 +45,116 @@ class Unfinished:
     def end(self, _: object) -> None:
         """Backward has come by: a pass that left out its last block goes on no more."""
         self.over = True
+
+
+class Passages:
+    """The passes that are under way in one stream.
+
+    Args:
+        name: the stream's name in messages.
+        blocks: names of the blocks in call order.
+    """
+
+    def __init__(self, name: str, blocks: tuple[str, ...]) -> None:
+        self._name, self._blocks = name, blocks
+        self._places: dict[str, tuple[int, ...]] = {}
+        for place, block in enumerate(blocks):
+            self._places[block] = (*self._places.get(block, ()), place)
+        self._carried: ByTensor[Passage] = ByTensor()
+        self._unfinished: Callable[[], Unfinished | None] = _none
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_unfinished": _none}
+
+    def stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
+        """The stream tensor among a block's arguments, and where it stands: one that is carried, else the first float.
+
+        Raises:
+            ConversionError: there is no floating-point tensor among them.
+        """
+        tensors = tensors_among(args, kwargs)
+        for key, tensor in tensors.items():
+            if self._carried.get(tensor) is not None:
+                return key, tensor
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point():
+                return key, tensor
+        raise ConversionError(
+            f"block {block!r} of stream {self._name!r} was called without a floating-point tensor among its "
+            "arguments; a tensor inside a list or mapping cannot carry a stream"
+        )
+
+    def take(self, x: Tensor) -> Passage | None:
+        """The pass that the tensor carries, once."""
+        return self._carried.take(x)
+
+    def place_of(self, block: str, passage: Passage | None) -> int:
+        """Where the block stands in the pass, or in a new one.
+
+        Raises:
+            ConversionError: behind the last block of the pass; or a new pass begins in the middle while another one has
+                lost its velocity.
+        """
+        last = -1 if passage is None else passage.last
+        place = next((place for place in self._places[block] if place > last), None)
+        if place is None:
+            raise ConversionError(
+                f"block {block!r} of stream {self._name!r} was called after block {self._blocks[last]!r}; the stream "
+                f"found in the example inputs was {list(self._blocks)}. Convert with example inputs that take this path"
+            )
+        unfinished = self._unfinished()
+        if passage is None and place > 0 and unfinished is not None and not unfinished.over:
+            raise ConversionError(
+                f"block {block!r} of stream {self._name!r} received a tensor that block "
+                f"{self._blocks[unfinished.last]!r} did not return, so its velocity is lost. Something between "
+                "the two blocks replaces the tensor; convert with streams=[...] so that the stream ends there"
+            )
+        return place
+
+    def check_handover(self, block: str, key: int | str, x: Tensor, passage: Passage) -> None:
+        """The tensor is as the last block returned it, and stands where the first block's did.
+
+        Raises:
+            ConversionError: it is not, or does not.
+        """
+        last = self._blocks[passage.last]
+        if version(x) != passage.counter:
+            raise ConversionError(
+                f"stream {self._name!r}: the tensor that block {last!r} returned was changed in place before block "
+                f"{block!r} received it; make that change out of place, outside the stream"
+            )
+        if x.grad_fn is not passage.node:
+            raise ConversionError(
+                f"stream {self._name!r}: the tensor that block {last!r} returned has got another place in the autograd "
+                f"graph before block {block!r} received it, so the gradient of its velocity is lost. Something calls "
+                f"block {last!r} inside a function of its own, as torch.utils.checkpoint(use_reentrant=True) does; "
+                "take it away (the stream's blocks are recomputed anyway), or pass use_reentrant=False"
+            )
+        if key in passage.rivals:
+            raise ConversionError(
+                f"stream {self._name!r} began with another argument of its first block than argument {key!r}, in which "
+                f"block {block!r} receives it; pass the stream tensor as the blocks' first argument"
+            )
+
+    def carry(self, x: Tensor, passage: Passage) -> None:
+        """``x``, which the block at ``passage.last`` returns, carries the pass on."""
+        passage.unfinished.last = passage.last
+        # The graph keeps the mark alive; without a graph nothing else would, and a lost velocity would go unseen.
+        if x.grad_fn is not None:
+            x.grad_fn.register_prehook(passage.unfinished.end)
+            self._unfinished = weakref.ref(passage.unfinished)
+        else:
+            unfinished = passage.unfinished
+            self._unfinished = lambda: unfinished
+        self._carried.put(x, passage)
+
+    def finish(self) -> None:
+        """A pass has come to the stream's end."""
+        self._unfinished = _none
+
+
+def _none() -> None:
+    """No pass is under way."""
 
 
 def tensors_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:

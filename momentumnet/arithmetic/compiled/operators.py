@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,19 +130,9 @@ def _step_check(
     )
 
 
-def _step(
-    x: Tensor,
-    v: Tensor,
-    s: Tensor,
-    position: Tensor | None,
-    spilled: Tensor | None,
-    report: Tensor,
-    y: Tensor,
-    skip: torch.dtype | None,
-    *constants: float,
-    name: str = "mn_step",
-) -> None:
-    _step_check(x, v, s, position, spilled, report, y, skip)
+def _step(*arguments: Any, name: str = "mn_step") -> None:
+    _step_check(*arguments)
+    x, v, s, position, spilled, report, y, skip, *constants = arguments
     plan = plan_of(x.dtype, y.dtype, skip, torch.float32 if position is None else position.dtype, *constants)
     launch(name, plan, x, v, s, y.contiguous(), position, spilled, report)
 

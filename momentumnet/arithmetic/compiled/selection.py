@@ -9,30 +9,18 @@ from torch import Tensor
 
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries, operators, typed_operators
-from momentumnet.arithmetic.fixed_point import Digits
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic.momentum_step import Integers, Move, Scale
 from momentumnet.arithmetic.packing import Codec, Field, words_for
 
 
 class MomentumStep(Codec, Protocol):
     """The operations of `arithmetic.momentum_step`, which documents them; implementations agree to the bit."""
 
-    def step(
-        self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
-    ) -> tuple[bool, Tensor | None, int | None]: ...
+    def step(self, ints: Integers, move: Move, position: Tensor) -> tuple[bool, Tensor | None, int | None]: ...
 
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None: ...
 
-    def undo(
-        self,
-        ints: Integers,
-        branch: Branch,
-        digits: Digits,
-        scale: Scale,
-        spilled: Tensor | None,
-        *,
-        ahead: bool,
-    ) -> int: ...
+    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, *, ahead: bool) -> int: ...
 
     def checksum_of(self, ints: Integers) -> int: ...
 
@@ -46,32 +34,21 @@ class NativeStep:
     small stream the dispatcher and the checks would take longer than the kernel.
     """
 
-    def step(
-        self, ints: Integers, branch: Branch, digits: Digits, scale: Scale, position: Tensor
-    ) -> tuple[bool, Tensor | None, int | None]:
-        spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if digits.spills else None
+    def step(self, ints: Integers, move: Move, position: Tensor) -> tuple[bool, Tensor | None, int | None]:
+        spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if move.digits.spills else None
         report = ints.x.new_empty(2)
-        plan = _plan(branch, digits, scale, position.dtype, ahead=False)
-        operators.launch("mn_step", plan, ints.x, ints.v, ints.s, branch.y, position, spilled, report)
+        plan = _plan(move, position.dtype, ahead=False)
+        operators.launch("mn_step", plan, ints.x, ints.v, ints.s, move.branch.y, position, spilled, report)
         bits, checksum = report.tolist()
-        return 0 <= bits < scale.word.limit, spilled, checksum
+        return 0 <= bits < move.scale.word.limit, spilled, checksum
 
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
         typed_operators.rewind(ints.x, ints.v, ints.s, bound=bound, exponent=scale.exponent, position=position)
 
-    def undo(
-        self,
-        ints: Integers,
-        branch: Branch,
-        digits: Digits,
-        scale: Scale,
-        spilled: Tensor | None,
-        *,
-        ahead: bool,
-    ) -> int:
+    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, *, ahead: bool) -> int:
         report = ints.x.new_empty(2)
-        plan = _plan(branch, digits, scale, torch.float32, ahead=ahead)
-        operators.launch("mn_undo", plan, ints.x, ints.v, ints.s, branch.y, None, spilled, report)
+        plan = _plan(move, torch.float32, ahead=ahead)
+        operators.launch("mn_undo", plan, ints.x, ints.v, ints.s, move.branch.y, None, spilled, report)
         return int(report[1])
 
     def checksum_of(self, ints: Integers) -> int:
@@ -93,10 +70,11 @@ class NativeStep:
         return value
 
 
-def _plan(branch: Branch, digits: Digits, scale: Scale, position: torch.dtype, *, ahead: bool) -> libraries.Plan:
+def _plan(move: Move, position: torch.dtype, *, ahead: bool) -> libraries.Plan:
+    branch, scale = move.branch, move.scale
     # The kernels find the block's input in the state themselves; they need its type alone.
     skip = None if branch.x is None else branch.x.dtype
-    bounds = typed_operators.bounds_of(digits)
+    bounds = typed_operators.bounds_of(move.digits)
     return operators.plan_of(
         scale.word.dtype, branch.y.dtype, skip, position, *bounds, scale.factor, scale.exponent, ahead
     )

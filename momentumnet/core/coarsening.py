@@ -1,0 +1,79 @@
+"""A coarser scale for integers that outgrow theirs: what it has to be, and the bits of x and v that it puts aside.
+
+In place and in short pieces, so that what a rare change of scale needs beside the state stays small; exact, so that
+`refine` undoes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.exponent import MIN_EXPONENT, choose_exponent
+from momentumnet.arithmetic.momentum_step import Integers
+from momentumnet.core.coupling import NonFiniteBranch
+from momentumnet.errors import StateRangeError
+
+# Elements that are taken to another scale at a time.
+PIECE = 1 << 14
+
+
+def coarser_exponent(largest: float, exponent: int, word: fp.Word, bits: int, stream: str) -> int:
+    """The scale for values up to ``largest``, which do not fit ``exponent``; ``bits`` are those of `choose_exponent`.
+
+    Raises:
+        NonFiniteBranch: ``largest`` is no number that a scale could carry.
+        StateRangeError: no scale can carry it.
+    """
+    if not math.isfinite(largest):
+        raise NonFiniteBranch
+    limit = math.ldexp(word.limit, -MIN_EXPONENT)
+    if largest >= limit or exponent <= MIN_EXPONENT:
+        raise StateRangeError(
+            f"stream {stream!r}: the largest magnitude, {largest:.4g}, does not fit the exact state "
+            f"(below {limit:.4g} with {word.dtype}). "
+            "Lower the activations, run this stream in float64, or convert it with arithmetic='float'."
+        )
+    # At least one bit: what lies right at the edge is rounded here in another precision than in the step.
+    return min(choose_exponent(largest, word, bits), exponent - 1)
+
+
+def coarsen(ints: Integers, bound: int, bits: int) -> tuple[Tensor, ...]:
+    """Make the scale coarser by ``bits``, rounding to nearest; return what `refine` needs to undo it.
+
+    The velocity is v + s/B, and s stays. So v + s/B rounded is what is divided: v alone would leave half a unit of
+    bias, which a gamma near 1 carries on for many steps. ``bound`` is the present bound B of the store.
+    """
+    packed = []
+    for x, v, carry in _pieces(ints, bound):
+        high_x, low_x = fp.split_low_bits(x, bits)
+        high_v, low_v = fp.split_low_bits(v.add_(carry), bits)
+        x.copy_(high_x)
+        torch.sub(high_v, carry, out=v)
+        packed.append(fp.pack_low_bits(low_x, low_v, bits))
+    return tuple(map(torch.cat, zip(*packed, strict=True)))
+
+
+def refine(ints: Integers, bound: int, bits: int, low_bits: tuple[Tensor, ...]) -> None:
+    """The inverse of `coarsen`."""
+    pieces = zip(*(part.split(PIECE) for part in low_bits), strict=True)
+    for (x, v, carry), packed in zip(_pieces(ints, bound), pieces, strict=True):
+        low_x, low_v = fp.unpack_low_bits(packed, bits)
+        x.copy_(fp.join_low_bits(x, low_x, bits))
+        torch.sub(fp.join_low_bits(v.add_(carry), low_v, bits), carry, out=v)
+
+
+def refined_position(x: Tensor, bits: int, low_bits: tuple[Tensor, ...]) -> Tensor:
+    """x alone as it was before `coarsen`, in a new tensor."""
+    low_x, _ = fp.unpack_low_bits(low_bits, bits)
+    return fp.join_low_bits(x, low_x, bits)
+
+
+def _pieces(ints: Integers, bound: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """x, v and the carry."""
+    for x, v, s in zip(*(value.split(PIECE) for value in (ints.x, ints.v, ints.s)), strict=True):
+        yield x, v, fp.carry(s, bound)

@@ -1,0 +1,53 @@
+"""A state at rest: its integers in as few bits as their values need, while they wait for backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from momentumnet.arithmetic.momentum_step import Integers
+from momentumnet.arithmetic.packing import Codec, Packed, as_it_is, at_rest
+
+
+@dataclass(frozen=True)
+class AtRest:
+    """x, v and the store, packed."""
+
+    x: Packed
+    v: Packed
+    s: Packed
+
+    @classmethod
+    def of(cls, ints: Integers, bound: int, codec: Codec) -> AtRest:
+        """The integers in the bits that their extremes need; the store's are known, it lies below ``bound``."""
+        extremes = torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]).tolist()
+        return cls(
+            at_rest(ints.x, extremes[0], extremes[1], codec),
+            at_rest(ints.v, extremes[2], extremes[3], codec),
+            at_rest(ints.s, 0, bound - 1, codec),
+        )
+
+    @classmethod
+    def as_they_are(cls, ints: Integers) -> AtRest:
+        """The integers themselves."""
+        return cls(as_it_is(ints.x), as_it_is(ints.v), as_it_is(ints.s))
+
+    @property
+    def parts(self) -> tuple[Packed, Packed, Packed]:
+        """x, v and the store."""
+        return self.x, self.v, self.s
+
+    @property
+    def bytes_per_element(self) -> float:
+        """In eighths."""
+        return sum(part.bytes_per_element for part in self.parts)
+
+    def unpacked(self, codec: Codec) -> Integers:
+        """The integers, in new tensors where they were packed."""
+        return Integers(*(part.unpacked(codec) for part in self.parts))
+
+    def taken_over(self, ints: Integers) -> Integers:
+        """The integers that this was made of, for a state that goes on: copies of those that rest as they are."""
+        values = zip((ints.x, ints.v, ints.s), self.parts, strict=True)
+        return Integers(*(value.clone() if part.field is None else value for value, part in values))

@@ -1,0 +1,90 @@
+"""What a stream's blocks have in common: the rule's constants and options, checked."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from fractions import Fraction
+
+import torch
+from torch import nn
+
+from momentumnet.arithmetic.fixed_point import exact_gamma
+
+logger = logging.getLogger("momentumnet")
+
+ARITHMETICS = ("exact", "float")
+BACKWARDS = ("reversible", "stored")
+FINAL_VELOCITIES = ("flush", "drop")
+# Relative gradient error of the float inverse past which the user is warned.
+FLOAT_WARNING = 1e-3
+
+
+class StreamSettings:
+    """The settings of one stream, shared by its blocks.
+
+    Args:
+        name: the stream's name in messages.
+        blocks: names of the blocks in call order; a block called several times stands several times.
+        gamma: in [0, 1]; rounded to n/d with d <= 128. At 0 the blocks run as they are, with stored activations.
+        arithmetic: "exact" (integers, bit for bit) or "float" (plain inverse, warns where it is no longer good).
+        backward: "reversible" or "stored" (ordinary autograd, same arithmetic).
+        branch_first: start the velocity from the first block's branch.
+        final_velocity: "flush" adds gamma/(1-gamma) v at the end; "drop" does not.
+        branch_is_output: the blocks return the branch f(x) itself, not x + f(x).
+        kept: how many of the last blocks keep their activations, so that backward does not call them again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        blocks: tuple[str, ...],
+        gamma: float | Fraction,
+        *,
+        arithmetic: str = "exact",
+        backward: str = "reversible",
+        branch_first: bool = False,
+        final_velocity: str = "flush",
+        branch_is_output: bool = False,
+        kept: int = 0,
+    ) -> None:
+        _choice("arithmetic", arithmetic, ARITHMETICS)
+        _choice("backward", backward, BACKWARDS)
+        _choice("final_velocity", final_velocity, FINAL_VELOCITIES)
+        self.name, self.blocks = name, blocks
+        self.arithmetic, self.backward = arithmetic, backward
+        self.branch_first, self.final_velocity = branch_first, final_velocity
+        self.branch_is_output = branch_is_output
+        self.kept = kept
+        self.velocity_module: nn.Module | None = None
+        self.set_gamma(gamma)
+
+    def set_gamma(self, gamma: float | Fraction) -> None:
+        """Change gamma from the next pass on."""
+        ratio = exact_gamma(gamma)
+        if ratio == 1 and self.final_velocity == "flush":
+            raise ValueError(
+                f"stream {self.name!r}: gamma=1 leaves nothing to flush (gamma/(1-gamma) is infinite); use "
+                "final_velocity='drop' or gamma < 1"
+            )
+        self.gamma = ratio
+        if ratio == 0 and self.backward == "reversible":
+            logger.warning("stream %r: gamma=0 has no velocity to invert; it runs with stored activations", self.name)
+        if self.arithmetic == "float" and self.backward == "reversible" and 0 < ratio < 1:
+            self._warn_of_float_error()
+
+    def _warn_of_float_error(self) -> None:
+        digits_lost = -len(self.blocks) * math.log10(self.gamma)
+        if math.log10(torch.finfo(torch.float32).eps) + digits_lost > math.log10(FLOAT_WARNING):
+            warnings.warn(
+                f"stream {self.name!r}: arithmetic='float' at gamma={float(self.gamma):.4g} over {len(self.blocks)} "
+                f"blocks loses about {digits_lost:.0f} of float32's 7 digits on the way back, so gradients are off by "
+                f"more than {FLOAT_WARNING:g}; use arithmetic='exact'",
+                stacklevel=4,
+            )
+
+
+def _choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
