@@ -136,22 +136,24 @@ def convert(
     if any(True for _ in converted_blocks(model)):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     if example_inputs is None:
-        found: list[tuple[str, tuple[str, ...], float | None, int]] = [
-            (path, children_of(model, path), None, 0) for path in _named_by_hand(streams, others, spare)
+        found: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+            (path, children_of(model, path), {}) for path in _named_by_hand(streams, others, spare)
         ]
         recomputed: list[Role] = []
     else:
         planned = plan(model, example_inputs, gamma=ratio, streams=streams, **settings, others=others, spare=spare)
         found = [
-            (stream.path, stream.blocks, stream.magnitude, kept)
+            (
+                stream.path,
+                stream.blocks,
+                {"magnitude": stream.magnitude, "start": stream.start_magnitude or None, "kept": kept},
+            )
             for stream, kept in zip(planned.discovery.streams, planned.kept, strict=True)
         ]
         recomputed = _recomputed(planned)
     runners = [
-        MomentumStream(
-            path or "(root)", blocks, ratio, magnitude=magnitude, kept=kept, final_velocity=final_velocity, **settings
-        )
-        for path, blocks, magnitude, kept in found
+        MomentumStream(path or "(root)", blocks, ratio, final_velocity=final_velocity, **measured, **settings)
+        for path, blocks, measured in found
     ]
     _set_initial_velocity(runners, initial_velocity)
     target = model if inplace else copy.deepcopy(model)

@@ -15,16 +15,21 @@ from momentumnet.arithmetic.momentum_step import Integers
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def fingerprint(output: Any) -> list[int]:
-    """One integer for each tensor of the output, by `fixed_point.checksum`: values that change places change it too."""
+def fingerprint(output: Any) -> list[Tensor]:
+    """A report for each tensor of the output; its second value is the `fixed_point.checksum` of the bits.
+
+    Values that change places change it, too. It lies on the tensor's device, unread.
+    """
     leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
     return [_checksum(leaf.detach()) for leaf in leaves]
 
 
-def _checksum(tensor: Tensor) -> int:
+def _checksum(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     bits = Layout.of(tensor).flat(tensor.resolve_neg()).view(_BITS[tensor.element_size()])
     if bits.element_size() < 4:
         bits = bits.to(torch.int32)
-    return selection.for_device(bits.device).checksum_of(Integers(bits, bits, bits))
+    report = bits.new_empty(2)
+    selection.for_tensor(bits).checksum(Integers(bits, bits, bits), report)
+    return report

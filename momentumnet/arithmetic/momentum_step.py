@@ -66,20 +66,24 @@ class Move:
         return fp.to_fixed(self.branch.value(), self.scale.factor, self.scale.word)
 
 
-def step(ints: Integers, move: Move, position: Tensor) -> tuple[bool, Tensor | None, int | None]:
+def step(ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor | None:
     """Move on by one block; write the new x to ``position`` as floats.
 
+    ``report``, two integers, receives the magnitude of the new state and its checksum. The magnitude has as many bits
+    as the largest of the weighted branch, v and x; at or above the word's limit, or negative, it says that one of them
+    does not fit, NaN included (the step is still undone exactly, but means nothing).
+
     Returns:
-        Whether the weighted branch, v and x all lie within +-limit (past it the step is still undone exactly, but means
-        nothing); the store's byte that was put aside, if the digits say so; the checksum of the new state, where it
-        comes for nothing.
+        The store's byte that was put aside, if the digits say so.
     """
     branch_integers = move.branch_integers()
     v, ints.s, spilled = fp.multiply(ints.v, ints.s, move.digits)
     ints.v = v.add_(branch_integers)
     ints.x = ints.x.add_(ints.v).add_(fp.carry(ints.s, move.digits.next_bound))
     write_position(ints.x, move.scale, position)
-    return _fits(ints, move.branch, move.scale), spilled[0] if spilled else None, None
+    report[0] = _magnitude(ints, move)
+    report[1] = fp.checksum(ints.x, ints.v, ints.s)
+    return spilled[0] if spilled else None
 
 
 def rewind(ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
@@ -89,23 +93,22 @@ def rewind(ints: Integers, bound: int, scale: Scale, position: Tensor | None) ->
         write_position(ints.x, scale, position)
 
 
-def undo(ints: Integers, move: Move, spilled: Tensor | None, *, ahead: bool) -> int:
+def undo(ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
     """Take v and s back by one step, x being taken back already; then x once more, where it is to go ahead.
 
-    Returns:
-        The checksum of the state before x went ahead.
+    ``report`` receives 0 and the checksum of the state before x went ahead.
     """
     v = ints.v.sub_(move.branch_integers())
     ints.v, ints.s = fp.divide(v, ints.s, move.digits, () if spilled is None else (spilled,))
-    checksum = checksum_of(ints)
+    checksum(ints, report)
     if ahead:
         rewind(ints, move.digits.previous_bound, move.scale, None)
-    return checksum
 
 
-def checksum_of(ints: Integers) -> int:
-    """One integer that tells this state from another (see `fixed_point.checksum`)."""
-    return int(fp.checksum(ints.x, ints.v, ints.s))
+def checksum(ints: Integers, report: Tensor) -> None:
+    """0 and one integer that tells this state from another (see `fixed_point.checksum`) into ``report``."""
+    report[0] = 0
+    report[1] = fp.checksum(ints.x, ints.v, ints.s)
 
 
 def write_position(x: Tensor, scale: Scale, position: Tensor) -> None:
@@ -123,12 +126,25 @@ def unpack(words: Tensor, size: int, field: packing.Field) -> Tensor:
     return packing.unpack(words, size, field)
 
 
-def _fits(ints: Integers, branch: Branch, scale: Scale) -> bool:
-    if not branch.y.numel():
-        return True
-    limit, kind = scale.word.limit, scale.word.compute_dtype
-    low, high = torch.aminmax(branch.value())
-    branch_extremes = torch.stack([low, high]).to(kind) * scale.factor
-    integer_extremes = torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)])
-    low_int, high_int = int(integer_extremes.min()), int(integer_extremes.max())
-    return bool((branch_extremes.abs() < limit).all()) and -limit <= low_int and high_int < limit
+def magnitude_of_floats(value: Tensor, factor: float, word: Word) -> Tensor:
+    """The magnitude of ``value * factor`` as a step reports it: ``word.limit`` where it does not fit, NaN included."""
+    if not value.numel():
+        return torch.zeros((), dtype=word.dtype, device=value.device)
+    extremes = torch.stack(torch.aminmax(value)).to(word.compute_dtype).mul_(factor).abs_()
+    fits = (extremes < word.limit).all()
+    return torch.where(fits, extremes.amax(), word.limit).to(word.dtype)
+
+
+def fits(magnitude: int, word: Word) -> bool:
+    """Whether the values of a step fit, by the magnitude that it reported."""
+    return 0 <= magnitude < word.limit
+
+
+def _magnitude(ints: Integers, move: Move) -> Tensor:
+    largest = magnitude_of_floats(move.branch.value(), move.scale.factor, move.scale.word)
+    if not move.branch.y.numel():
+        return largest
+    for value in (ints.x, ints.v):
+        low, high = torch.aminmax(value)
+        largest = torch.maximum(largest, torch.maximum(high, low.bitwise_not_()))
+    return largest

@@ -88,7 +88,7 @@ def _same(one: Tensor | int | None, other: Tensor | int | None) -> bool:
 def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[tuple[str, Values]]:
     """Each operation by name, and all that it leaves behind."""
     ints, branches = _start(case, device)
-    yield "checksum", [kernels.checksum_of(ints)]
+    yield "checksum", [_checksum(kernels, ints)]
     schedule = fp.store_schedule(GAMMA, case.word)
     scale = Scale(case.word, case.exponent, math.ldexp(7, case.exponent - 3))
     undos = []
@@ -98,9 +98,11 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             kernels.write_position(ints.x, scale, seen)
             yield "position", [seen]
         branch, position = Branch(y, seen), torch.empty_like(y)
-        fits, spilled, checksum = kernels.step(ints, Move(branch, schedule[index], scale), position)
-        yield "step", [int(fits), spilled, position, *_copies(ints)]
-        yield "checksum", [kernels.checksum_of(ints) if checksum is None else checksum]
+        report = ints.x.new_empty(2)
+        spilled = kernels.step(ints, Move(branch, schedule[index], scale), position, report)
+        magnitude, checksum = report.tolist()
+        yield "step", [int(momentum_step.fits(magnitude, case.word)), spilled, position, *_copies(ints)]
+        yield "checksum", [checksum]
         undos.append((branch, schedule[index], spilled))
     if case.word is INT32:
         yield from _pack(kernels, ints)
@@ -111,9 +113,16 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             kernels.rewind(ints, digits.next_bound, scale, floats)
             yield "rewind", [floats, *_copies(ints)]
         ahead = index % 2 == 1
-        checksum = kernels.undo(ints, Move(branch, digits, scale), spilled, ahead=ahead)
+        report = ints.x.new_empty(2)
+        kernels.undo(ints, Move(branch, digits, scale), spilled, report, ahead=ahead)
         yield "undo", [*_copies(ints)]
-        yield "checksum", [checksum]
+        yield "checksum", [report]
+
+
+def _checksum(kernels: MomentumStep, ints: Integers) -> Tensor:
+    report = ints.x.new_empty(2)
+    kernels.checksum(ints, report)
+    return report
 
 
 def _pack(kernels: MomentumStep, ints: Integers) -> Iterator[tuple[str, Values]]:

@@ -17,6 +17,8 @@ from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fingerprint import fingerprint
+from momentumnet.core import audit
+from momentumnet.core.audit import Fingerprint
 from momentumnet.core.ends import source_among
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
@@ -96,15 +98,24 @@ class _Link:
 
     call: BlockCall
     saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
-    fingerprint: list[int] | None
+    fingerprint: list[Tensor] | None
 
     def check(self, output: Any) -> None:
-        if self.fingerprint is not None and fingerprint(output) != self.fingerprint:
-            raise ReconstructionError(
-                f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
-                "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
-                "others='keep' if it has to stay so."
-            )
+        """Have the output compared with that of the first run, when this backward ends."""
+        if self.fingerprint is None:
+            return
+        found = fingerprint(output)
+        if [report.dtype for report in found] != [report.dtype for report in self.fingerprint]:
+            raise self._differs()
+        for before, after in zip(self.fingerprint, found, strict=True):
+            audit.compare(audit.Comparison(Fingerprint(before), Fingerprint(after), self._differs))
+
+    def _differs(self) -> ReconstructionError:
+        return ReconstructionError(
+            f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
+            "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
+            "others='keep' if it has to stay so."
+        )
 
 
 class _Passage:
@@ -153,7 +164,7 @@ class _Passage:
 
     def _refill(self, _: SavedTensors) -> None:
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), audit.errors_explained():
             output = None if self._source is None else self._source()
             for link in self._links:
                 collected = Collected()

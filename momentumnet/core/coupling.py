@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core.audit import Fingerprint
 
 # Relative difference of the norms at which a float reconstruction counts as wrong.
 FLOAT_TOLERANCE = 1e-2
@@ -45,6 +47,11 @@ class Undo:
 class State(Protocol):
     """The state (x, v) of a stream between two blocks."""
 
+    exponent: int
+    """The scale of integers; 0 for floats."""
+    careful: bool
+    """Whether it looks at every report at once; else nothing is read from the device."""
+
     def position(self, dtype: torch.dtype) -> Tensor:
         """x as handed to the next block."""
 
@@ -54,8 +61,15 @@ class State(Protocol):
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         """x + factor v, the same bits each time; a packed state stays packed."""
 
-    def step(self, branch: Branch, weight: Fraction) -> Undo:
-        """Move on by one block whose branch is given."""
+    @property
+    def report(self) -> Tensor:
+        """What the last step (or the start) has reported: `unfit` tells by it, once it is read, that it went wrong."""
+
+    def unfit(self, magnitude: float) -> bool:
+        """Whether a report that begins with this number says that values did not fit, or were NaN or Inf."""
+
+    def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
+        """Move on by one block whose branch is given; ``coarsest``: an exponent that the scale is taken to before."""
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         """x before the last step, which needs no branch."""
@@ -63,17 +77,20 @@ class State(Protocol):
     def undo(self, undo: Undo, branch: Branch, weight: Fraction, *, ahead: bool = False) -> None:
         """Take the last step back; ``ahead``: the position before will be asked for next."""
 
-    def pack(self) -> None:
-        """Wait for backward in as few bytes as can be."""
+    def extremes(self) -> Tensor | None:
+        """What `pack` has to know of the integers, on the device; None if it needs nothing."""
+
+    def pack(self, extremes: Sequence[float] | None = None) -> None:
+        """Wait for backward in as few bytes as can be. Reads the device, unless it is given the `extremes`."""
 
     def fork(self) -> State:
         """A state that goes on from here, never to be rewound, while this one waits as after `pack`."""
 
-    def fingerprint(self) -> tuple[float, ...]:
-        """A few numbers that tell this state from another."""
+    def fingerprint(self) -> Fingerprint:
+        """What tells this state from another, unread."""
 
-    def matches(self, fingerprint: tuple[float, ...]) -> bool:
-        """Whether this state is the one that the fingerprint was taken of."""
+    def matches(self, fingerprint: Fingerprint) -> bool:
+        """Whether this state is the one that the fingerprint was taken of. Reads the device."""
 
 
 class FloatState:
@@ -83,12 +100,15 @@ class FloatState:
     With ``finite_only`` (for a state that is to be rewound) a branch of NaN or Inf raises NonFiniteBranch.
     """
 
+    exponent = 0
+
     def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction, *, finite_only: bool = False) -> None:
-        self._gamma, self._finite_only = float(gamma), finite_only
+        self._gamma, self.careful = float(gamma), finite_only
         self._alias = not torch.is_grad_enabled()
         self._dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         self.x = x.detach().to(self._dtype)
         self.v = None if v is None else v.detach().to(self._dtype)
+        self._report: Tensor | None = None
 
     def position(self, dtype: torch.dtype) -> Tensor:
         # A copy where gradients flow: the tensor handed out becomes part of a graph, the state must not.
@@ -100,13 +120,27 @@ class FloatState:
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         return self.position(dtype) if not factor else (self.x + self._known_velocity() * factor).to(dtype)
 
-    def step(self, branch: Branch, weight: Fraction) -> Undo:
+    @property
+    def report(self) -> Tensor:
+        """The norms of x and v: not finite where x holds NaN or Inf."""
+        if self._report is None:
+            norm = torch.linalg.vector_norm(self.x)
+            self._report = torch.stack(
+                [norm, norm.new_zeros(()) if self.v is None else torch.linalg.vector_norm(self.v)]
+            )
+        return self._report
+
+    def unfit(self, magnitude: float) -> bool:
+        return not math.isfinite(magnitude)
+
+    def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
         f = branch.value()
-        if self._finite_only and not math.isfinite(magnitude_of(f)):
+        if self.careful and not math.isfinite(magnitude_of(f)):
             raise NonFiniteBranch
         f = f.to(self._dtype)
         self.v = f * float(weight) if self.v is None else (self.v * self._gamma).add_(f, alpha=float(weight))
         self.x = self.x + self.v
+        self._report = None
         return Undo()
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
@@ -116,25 +150,27 @@ class FloatState:
         v = self._known_velocity()
         self.x = self.x - v
         self.v = (v - branch.value().to(self._dtype) * float(weight)) / self._gamma
+        self._report = None
 
-    def pack(self) -> None:
+    def extremes(self) -> Tensor | None:
+        return None
+
+    def pack(self, extremes: Sequence[float] | None = None) -> None:
         """Floats stay as they are."""
 
     def fork(self) -> FloatState:
         fork = copy.copy(self)  # steps make new tensors
-        fork._finite_only = False
+        fork.careful = False
         return fork
 
     def _known_velocity(self) -> Tensor:
         return torch.zeros_like(self.x) if self.v is None else self.v
 
-    def fingerprint(self) -> tuple[float, ...]:
-        velocity = 0.0 if self.v is None else float(torch.linalg.vector_norm(self.v))
-        return (float(torch.linalg.vector_norm(self.x)), velocity)
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.report, tolerance=FLOAT_TOLERANCE)
 
-    def matches(self, fingerprint: tuple[float, ...]) -> bool:
-        scale = max(fingerprint[0], fingerprint[1], torch.finfo(self._dtype).tiny)
-        return all(abs(a - b) <= FLOAT_TOLERANCE * scale for a, b in zip(self.fingerprint(), fingerprint, strict=True))
+    def matches(self, fingerprint: Fingerprint) -> bool:
+        return self.fingerprint().equals(fingerprint)
 
 
 def magnitude_of(value: Tensor) -> float:

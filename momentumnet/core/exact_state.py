@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import selection
-from momentumnet.arithmetic.exponent import full_bits
+from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
 from momentumnet.arithmetic.layout import Layout
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale, fits, magnitude_of_floats
+from momentumnet.arithmetic.reports import Reports, has_values
 from momentumnet.core import coarsening
+from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo, magnitude_of
 from momentumnet.core.rest import AtRest
 
@@ -32,34 +36,65 @@ class ExactState:
         exponent: the scale k, value = integer * 2**-k; lowered by itself on overflow.
         name: the stream's name, for errors.
         bits: bits of the largest magnitude for which a scale is chosen; None for all that the word has.
+        careful: look at every report at once, and make the scale coarser where values do not fit. Without, nothing is
+            read from the device: the reports tell later, and a state that did not fit means nothing.
 
     Raises:
-        NonFiniteBranch: x or v holds NaN or Inf.
-        StateRangeError: no scale can carry x and v.
+        NonFiniteBranch: x or v holds NaN or Inf (if careful).
+        StateRangeError: no scale can carry x and v (if careful).
     """
 
     def __init__(
-        self, x: Tensor, v: Tensor | None, gamma: Fraction, exponent: int, name: str, bits: int | None = None
+        self,
+        x: Tensor,
+        v: Tensor | None,
+        gamma: Fraction,
+        exponent: int,
+        name: str,
+        bits: int | None = None,
+        *,
+        careful: bool = True,
     ) -> None:
         self.word = fp.word_for(x.dtype)
         self.exponent = exponent
         self.steps = 0
         self._name, self._bits = name, full_bits(self.word) if bits is None else bits
         self._schedule = fp.store_schedule(gamma, self.word)
-        self._kernels = selection.for_device(x.device)
+        self.careful = careful
+        self._kernels = selection.for_tensor(x)
+        self._reports = Reports(x.device, self.word.dtype)
         self._layout = Layout.of(x)
         self._ahead = False  # x is taken back already, v and s are not
         self._ready: Tensor | None = None  # x as floats, if the last step has left it
-        self._checksum: int | None = None
+        self._report: Tensor | None = None  # of the present state; None where it has to be made first
         self._packed: AtRest | None = None  # the state, in place of the integers
-        magnitudes = [magnitude_of(value) for value in (x, v) if value is not None]
-        largest = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
-        if not largest < self._reach():
-            self.exponent = self._coarser_exponent(largest)
+        if careful:
+            self._fit_scale_to(x, v)
         scale = math.ldexp(1.0, self.exponent)
         start = fp.to_fixed(self._layout.flat(x), scale, self.word)
         velocity = torch.zeros_like(start) if v is None else fp.to_fixed(self._layout.flat(v), scale, self.word)
         self._ints: Integers | None = Integers(start, velocity, torch.zeros_like(start))
+        report = self.report
+        report[0] = magnitude_of_floats(x.detach(), scale, self.word)
+        if v is not None:
+            report[0] = torch.maximum(report[0], magnitude_of_floats(v.detach(), scale, self.word))
+
+    def _fit_scale_to(self, x: Tensor, v: Tensor | None) -> None:
+        magnitudes = [magnitude_of(value) for value in (x, v) if value is not None]
+        largest = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
+        if not largest < math.ldexp(self.word.limit, -self.exponent):
+            self.exponent = self._coarser_exponent(largest)
+
+    @property
+    def report(self) -> Tensor:
+        """The magnitude that the last step saw, as integers at this scale, and the checksum of the state."""
+        if self._report is None:
+            self._report = self._reports.row()
+            self._kernels.checksum(self._settled(), self._report)
+        return self._report
+
+    def unfit(self, magnitude: float) -> bool:
+        return not fits(int(magnitude), self.word)
 
     @property
     def x(self) -> Tensor:
@@ -111,33 +146,37 @@ class ExactState:
             piece.copy_(total.add_(velocity.mul_(factor)))
         return output
 
-    def step(self, branch: Branch, weight: Fraction) -> Undo:
-        """One step; on overflow the scale is made coarser first, its low bits put aside: exact, and never silent.
+    def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
+        """One step; where it overflows, the scale is made coarser first, its low bits put aside: exact, never silent.
+
+        A scale finer than ``coarsest`` is made coarser in any case: earlier passes had to.
 
         Raises:
-            NonFiniteBranch: the branch holds NaN or Inf; the state is as before.
-            StateRangeError: no scale can carry the values; the state is as before.
+            NonFiniteBranch: the branch holds NaN or Inf; the state is as before (if careful).
+            StateRangeError: no scale can carry the values; the state is as before (if careful).
         """
         branch = self._flat_branch(branch)
-        bits, low_bits = 0, None
+        exponent = self.exponent if coarsest is None else min(self.exponent, coarsest)
         while True:
-            fits, spilled = self._step(branch, weight)
-            undo = Undo(spilled, bits, low_bits)
-            if fits:
+            bits, low_bits = self.exponent - exponent, None
+            if bits:
+                low_bits = coarsening.coarsen(self._settled(), self._bound(), bits)
+                self._rescale(-bits)
+            undo = Undo(self._step(branch, weight), bits, low_bits)
+            if not self.careful or not self.unfit(int(self.report[0])):
                 return undo
             largest = self._largest(branch, weight)
             self._undo(undo, branch, weight, ahead=False)
-            bits = self.exponent - self._coarser_exponent(largest)
-            low_bits = coarsening.coarsen(self._settled(), self._bound(), bits)
-            self._rescale(-bits)
+            exponent = min(self._coarser_exponent(largest), exponent - 1)
 
-    def _step(self, branch: Branch, weight: Fraction) -> tuple[bool, Tensor | None]:
+    def _step(self, branch: Branch, weight: Fraction) -> Tensor | None:
         ints, position = self._settled(), self._layout.empty(branch.y.dtype)
         move = Move(branch, self._schedule[self.steps], self._scale(weight))
-        fits, spilled, self._checksum = self._kernels.step(ints, move, self._layout.flat(position))
+        self._report = self._reports.row()
+        spilled = self._kernels.step(ints, move, self._layout.flat(position), self._report)
         self.steps += 1
         self._ready = position
-        return fits, spilled
+        return spilled
 
     def _scale(self, weight: Fraction | None = None) -> Scale:
         factor = 1.0 if weight is None else math.ldexp(float(weight), self.exponent)
@@ -152,14 +191,14 @@ class ExactState:
 
     def _rescale(self, bits: int) -> None:
         self.exponent += bits
-        self._ready = self._checksum = None
+        self._ready = self._report = None
+
+    def exponent_of(self, magnitude: float) -> int:
+        """The scale that would be chosen for values up to ``magnitude``."""
+        return choose_exponent(magnitude, self.word, self._bits)
 
     def _coarser_exponent(self, largest: float) -> int:
         return coarsening.coarser_exponent(largest, self.exponent, self.word, self._bits, self._name)
-
-    def _reach(self) -> float:
-        """Magnitudes below this fit the present scale."""
-        return math.ldexp(self.word.limit, -self.exponent)
 
     def _largest(self, branch: Branch, weight: Fraction) -> float:
         """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
@@ -221,19 +260,37 @@ class ExactState:
         self._go_ahead(None)
         self.steps -= 1
         move = Move(branch, self._schedule[self.steps], self._scale(weight))
-        self._checksum = self._kernels.undo(self._opened(), move, undo.spilled, ahead=ahead)
+        self._report = self._reports.row()
+        self._kernels.undo(self._opened(), move, undo.spilled, self._report, ahead=ahead)
         self._ahead, self._ready = ahead, None
         if undo.low_bits is not None:
             coarsening.refine(self._settled(), self._bound(), undo.widened_bits, undo.low_bits)
             self._rescale(undo.widened_bits)
 
-    def pack(self) -> None:
-        """Keep the state in as few bits as its values need until it is asked for again."""
+    def extremes(self) -> Tensor | None:
+        if self._packed is not None:
+            return None
         ints = self._settled()
-        if self._packed is not None or not ints.x.numel():
+        return torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]) if ints.x.numel() else None
+
+    def pack(self, extremes: Sequence[float] | None = None) -> None:
+        """Keep the state in as few bits as its values need until it is asked for again.
+
+        Of values that cannot be read it is assumed that they fill the bits for which the scale was chosen; where they
+        will be there, but are not known yet (CUDA records a graph), the state stays as it is.
+        """
+        if self._packed is not None or not self._settled().x.numel():
             return
-        self._packed = AtRest.of(ints, self._bound(), self._kernels)
-        self._ints = self._ready = None
+        ints = self._settled()
+        found = self.extremes() if extremes is None else None
+        if found is not None and has_values(found):
+            extremes = found.tolist()
+        if extremes is None and isinstance(ints.x, FakeTensor):
+            most = 1 << (self._bits + HEADROOM_BITS)
+            extremes = (-most, most - 1) * 2
+        if extremes is not None:
+            self._packed = AtRest.of(ints, extremes, self._bound(), self._kernels)
+            self._ints = self._ready = None
 
     def fork(self) -> ExactState:
         ints = self._settled()
@@ -243,10 +300,8 @@ class ExactState:
         fork._packed = None
         return fork
 
-    def fingerprint(self) -> tuple[float, ...]:
-        if self._checksum is None:
-            self._checksum = self._kernels.checksum_of(self._settled())
-        return (self._checksum, self.exponent)
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.report, self.exponent)
 
-    def matches(self, fingerprint: tuple[float, ...]) -> bool:
-        return self.fingerprint() == fingerprint
+    def matches(self, fingerprint: Fingerprint) -> bool:
+        return self.fingerprint().equals(fingerprint)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.core.by_tensor import ByTensor
+from momentumnet.core.scale import ScalePlan
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.arguments import version
@@ -31,6 +32,7 @@ class Passage:
     node: torch.autograd.graph.Node | None  # and its place in the graph
     unfinished: Unfinished
     rivals: frozenset[int | str] = frozenset()  # arguments of the first block that could have been the stream, too
+    plan: ScalePlan | None = None  # how its scale was chosen
 
 
 class Unfinished:

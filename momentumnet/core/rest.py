@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 from momentumnet.arithmetic.momentum_step import Integers
 from momentumnet.arithmetic.packing import Codec, Packed, as_it_is, at_rest
@@ -19,12 +18,15 @@ class AtRest:
     s: Packed
 
     @classmethod
-    def of(cls, ints: Integers, bound: int, codec: Codec) -> AtRest:
-        """The integers in the bits that their extremes need; the store's are known, it lies below ``bound``."""
-        extremes = torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]).tolist()
+    def of(cls, ints: Integers, extremes: Sequence[float], bound: int, codec: Codec) -> AtRest:
+        """The integers in the bits that their extremes need: the smallest and largest x, then those of v.
+
+        The store's are known, it lies below ``bound``.
+        """
+        lowest_x, highest_x, lowest_v, highest_v = map(int, extremes)
         return cls(
-            at_rest(ints.x, extremes[0], extremes[1], codec),
-            at_rest(ints.v, extremes[2], extremes[3], codec),
+            at_rest(ints.x, lowest_x, highest_x, codec),
+            at_rest(ints.v, lowest_v, highest_v, codec),
             at_rest(ints.s, 0, bound - 1, codec),
         )
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.adjoint import adjoint
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
-from momentumnet.core.tape import Tape, TapeStep
+from momentumnet.core.tape import StepMove, Tape, TapeStep
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.replay import BlockCall
@@ -56,7 +56,7 @@ class _Step(torch.autograd.Function):
         ctx.gamma, ctx.weight, ctx.branch_is_output = move.tape.gamma, move.weight, move.branch_is_output
         ctx.dtypes, ctx.has_velocity = (y.dtype, x.dtype), v is not None
         branch = branch_of(y, x, branch_is_output=move.branch_is_output)
-        x = move.tape.advance(branch, move.weight, y.dtype, move.step)
+        x = move.tape.advance(branch, y.dtype, move)
         placeholder = torch.zeros((), dtype=accumulation_dtype(y.dtype), device=y.device).expand(y.shape)
         return x, placeholder
 
@@ -97,16 +97,6 @@ class _Flush(torch.autograd.Function):
         return grad, grad.to(accumulation_dtype(grad.dtype)) * ctx.factor, None
 
 
-@dataclass(frozen=True)
-class StepMove:
-    """What one step does to the tape."""
-
-    tape: Tape
-    step: TapeStep | None
-    weight: Fraction
-    branch_is_output: bool
-
-
 def branch_of(output: Any, x: Tensor, *, branch_is_output: bool) -> Branch:
     """f = block(x) - x; or block(x) itself where the block has no skip of its own."""
     return Branch(stream_of(output).detach(), None if branch_is_output else x.detach())
@@ -144,6 +134,8 @@ class BlockRun:
     module: nn.Module
     function: Callable[..., Any]
     branch_is_output: bool
+    place: int
+    coarsest: int | None = None
 
 
 def enter(x: Tensor, tape: Tape) -> Tensor:
@@ -180,19 +172,25 @@ def run_block(
         step = _recorded_step(run, tape, x, args, kwargs, weight)
         saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length))
         with saved.dropping():
-            output = step.call.first(args, kwargs)
+            output = step.call.first(args, kwargs, may_be_taken_back=tape.can_be_made_over)
     else:
         output = run.function(*args, **kwargs)
     _check_output(run, output, x, counter)
     y = stream_of(output)
     if not torch.is_grad_enabled() and not tape.rewindable:
         branch = branch_of(output, x, branch_is_output=run.branch_is_output)
-        return output, tape.advance(branch, weight, y.dtype, None), None
+        return output, tape.advance(branch, y.dtype, _move(run, tape, None, weight)), None
     wanted = y.requires_grad or x.requires_grad or (v is not None and v.requires_grad) or tape.rewindable
-    x, v = _Step.apply(y, x, v, StepMove(tape, step if wanted else None, weight, run.branch_is_output))
+    x, v = _Step.apply(y, x, v, _move(run, tape, step, weight))
+    if tape.watch is not None and tape.can_be_made_over and tape.beyond is None:
+        tape.watch.hand_out(x, output)
     if not wanted:
         tape.forget()
     return output, x, v
+
+
+def _move(run: BlockRun, tape: Tape, step: TapeStep | None, weight: Fraction) -> StepMove:
+    return StepMove(tape, step, weight, run.branch_is_output, run.place, run.coarsest)
 
 
 def _recorded_step(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -11,13 +14,24 @@ from torch import Tensor
 
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
 from momentumnet.arithmetic.fixed_point import INT32, word_for
+from momentumnet.arithmetic.reports import has_values
 from momentumnet.core.coupling import State
 from momentumnet.core.exact_state import ExactState
+from momentumnet.core.watch import Seen
 
 logger = logging.getLogger("momentumnet")
 
 # A scale is chosen for at most this many times the magnitude of the stream's first tensor.
 GROWTH = 8
+# Bits kept free beyond HEADROOM_BITS where the whole word is used and steps are not looked at one by one: values may
+# outgrow their scale by that much unseen. (Where fewer bits are used, the rest of the word is free anyway.)
+UNSEEN_BITS = 1
+# The largest value at a stream's start may vary by this factor, either way, before passes begin with another scale.
+START_VARIES = 4
+# Values that leave no more bits of the word free are about to outgrow their scale: the next pass begins coarser.
+TIGHT_BITS = 1
+# With so many bits free a pass cannot go wrong but for values that grow 64-fold at once.
+ROOMY_BITS = 6
 # With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
 # floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
 # 1/(1-gamma) times more coarsely than x, so deep float32 streams and those of a large gamma use the whole word.
@@ -34,6 +48,26 @@ def magnitude_bits(dtype: torch.dtype, blocks: int, gamma: Fraction) -> int:
     return full_bits(word)
 
 
+@dataclass(frozen=True)
+class ScalePlan:
+    """How a pass begins, chosen from what earlier passes (or the example inputs) have shown.
+
+    Attributes:
+        exponent: the scale k at the start.
+        bits: of the largest magnitude, for which scales are chosen.
+        coarsest: by place in the stream, the scale that earlier passes had to take there.
+        careful: whether every step is to be looked at, because nothing is known yet.
+        roomy: whether the last pass has left so much of the word free that its steps need not be looked at even where
+            the pass could not be played again.
+    """
+
+    exponent: int
+    bits: int
+    coarsest: Mapping[int, int]
+    careful: bool
+    roomy: bool
+
+
 class StreamScale:
     """What a stream has learned of the magnitude of its values.
 
@@ -41,15 +75,35 @@ class StreamScale:
         name: the stream's name, for the log.
         magnitude: largest value to expect; None to take it from the first pass.
         blocks: how many the stream has.
+        start: largest value at the stream's start; None to take it from the first pass.
     """
 
-    def __init__(self, name: str, magnitude: float | None, blocks: int) -> None:
+    def __init__(self, name: str, magnitude: float | None, blocks: int, start: float | None = None) -> None:
         self._name, self._blocks = name, blocks
-        self._magnitude = magnitude
+        self._magnitude, self._start = magnitude, start
+        self._coarsest: Mapping[int, int] = {}
+        self._roomy = False
 
     def bits_for(self, dtype: torch.dtype, gamma: Fraction) -> int:
         """The bits of the largest magnitude in a pass of ``dtype``."""
         return magnitude_bits(dtype, self._blocks, gamma)
+
+    def plan_for(self, x: Tensor, gamma: Fraction, *, from_start: bool = True) -> ScalePlan:
+        """How a pass from ``x`` begins. Reads the device only if nothing is known of the stream yet.
+
+        Args:
+            x: the stream tensor.
+            gamma: of the pass.
+            from_start: whether ``x`` is the stream's first tensor, not one in its middle.
+        """
+        word, bits = word_for(x.dtype), self.bits_for(x.dtype, gamma)
+        start = self._start if from_start else None
+        if (start is None or self._magnitude is None) and has_values(x):
+            return ScalePlan(self.exponent_for(x, gamma), bits, self._coarsest, careful=True, roomy=False)
+        largest = self._magnitude or 1.0
+        bits = min(bits, full_bits(word) - UNSEEN_BITS)
+        exponent = choose_exponent(largest if start is None else min(largest, GROWTH * start), word, bits)
+        return ScalePlan(exponent, bits, self._coarsest, careful=False, roomy=self._roomy)
 
     def exponent_for(self, x: Tensor, gamma: Fraction) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
@@ -58,7 +112,7 @@ class StreamScale:
         instead, which costs a byte or two an element each time.
         """
         word, bits = word_for(x.dtype), self.bits_for(x.dtype, gamma)
-        low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        low, high = torch.aminmax(x.detach()) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
         start = max(-float(low), float(high))
         if not 0 < start < math.inf:
             return choose_exponent(self._magnitude or 1.0, word, bits)
@@ -69,10 +123,29 @@ class StreamScale:
             self._widen(4 * start)
         return choose_exponent(min(self._magnitude, GROWTH * start), word, bits)
 
-    def remember(self, state: State) -> None:
-        """Keep the scale of a state that was widened for the passes to come."""
-        if isinstance(state, ExactState) and self._magnitude is not None and state.capacity > 2 * self._magnitude:
-            self._widen(state.capacity / 2)
+    def learn(self, seen: Sequence[Seen], state: State, *, from_start: bool = True) -> None:
+        """Keep what the steps of a pass have reported for the passes to come; ``state`` is the one at its end."""
+        if not isinstance(state, ExactState) or not seen:
+            return
+        if any(state.unfit(entry.magnitude) for entry in seen):
+            self._start = None  # the next pass is careful, if this one cannot be played again
+            return
+        self._roomy = max(entry.magnitude for entry in seen) < state.word.limit >> ROOMY_BITS
+        if from_start and seen[0].magnitude:
+            start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
+            if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
+                self._start = start
+        coarsest, tight = dict(self._coarsest), state.word.limit >> TIGHT_BITS
+        for before, entry in itertools.pairwise(seen):
+            wanted = min(state.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
+            if entry.magnitude >= tight or entry.exponent < before.exponent:
+                coarsest[entry.place] = min(wanted, coarsest.get(entry.place, wanted))
+        self._coarsest = coarsest
+        largest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
+        if self._magnitude is not None and state.capacity > 2 * self._magnitude:
+            self._widen(max(state.capacity / 2, largest))
+        elif self._magnitude is not None and any(entry.magnitude >= tight for entry in seen):
+            self._magnitude = max(self._magnitude, largest)
 
     def _widen(self, magnitude: float) -> None:
         logger.warning(

@@ -8,8 +8,9 @@ returned goes on from there; the first block starts a new pass.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -21,9 +22,10 @@ from momentumnet.core import ends, reversible
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of
-from momentumnet.core.scale import StreamScale
+from momentumnet.core.scale import ScalePlan, StreamScale
 from momentumnet.core.settings import StreamSettings
 from momentumnet.core.tape import Tape
+from momentumnet.core.watch import Seen, Watch
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.choices import chosen, recomputing
@@ -39,6 +41,7 @@ class MomentumStream(StreamSettings):
         blocks: names of the blocks in call order; a block called several times stands several times.
         gamma: in [0, 1]; rounded to n/d with d <= 128.
         magnitude: largest value to expect; None to take it from the first pass.
+        start: largest value to expect at the stream's start; None to take it from the first pass.
         options: those of `StreamSettings`.
     """
 
@@ -49,10 +52,11 @@ class MomentumStream(StreamSettings):
         gamma: float | Fraction,
         *,
         magnitude: float | None = None,
+        start: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name, blocks, gamma, **options)
-        self._scale = StreamScale(name, magnitude, len(blocks))
+        self._scale = StreamScale(name, magnitude, len(blocks), start)
         self._passages = Passages(name, blocks)
 
     @contextmanager
@@ -85,21 +89,21 @@ class MomentumStream(StreamSettings):
         place = self._passages.place_of(block, passage)
         from_the_middle = passage is None and place > 0 and _in_backward()
         if passage is None:
-            passage = self._start(x)
+            passage = self._start(x, from_start=place == 0)
             passage.rivals = rivals_of(x, args, kwargs)
         else:
             self._passages.check_handover(block, key, x, passage)
         self._resume_gradients(x, passage)
-        tape, velocity, entered = passage.tape, passage.velocity, x
+        tape, velocity, plan, entered = passage.tape, passage.velocity, passage.plan, x
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)
             args, kwargs = replace_stream(args, kwargs, x, entered)
         if place >= len(self.blocks) - self.kept:
-            passage.tape = tape = tape.handed_on()
-        run = reversible.BlockRun(block, module, function, self.branch_is_output)
+            passage.tape = tape = tape.handed_on(careful=plan is None or not plan.roomy)
+        coarsest = None if plan is None else plan.coarsest.get(place)
+        run = reversible.BlockRun(block, module, function, self.branch_is_output, place, coarsest)
         weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
         output, x, velocity = reversible.run_block(run, tape, entered, velocity, args, kwargs, weight)
-        self._scale.remember(tape.state)
         if from_the_middle:
             # Only now: a checkpoint that needs no more than the block's inside has stopped by itself.
             raise ReconstructionError(
@@ -112,50 +116,73 @@ class MomentumStream(StreamSettings):
     def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
         tape = passage.tape
         if place < len(self.blocks) - 1:
-            onward = Passage(tape, place, velocity, version(x), x.grad_fn, passage.unfinished, passage.rivals)
+            onward = Passage(
+                tape, place, velocity, version(x), x.grad_fn, passage.unfinished, passage.rivals, passage.plan
+            )
             self._passages.carry(x, onward)
             return x
         self._passages.finish()
+        tape.rest()
         flushed = self.final_velocity == "flush"
         if flushed:
             x = reversible.flush(x, velocity, tape)
-        tape.rest()
         ends.remember(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
         return x
 
-    def _start(self, x: Tensor) -> Passage:
+    def _start(self, x: Tensor, *, from_start: bool) -> Passage:
         velocity = None if self.velocity_module is None else self.velocity_module(x)
         if velocity is not None and velocity.shape != x.shape:
             raise ConversionError(
                 f"stream {self.name!r}: the initial velocity has shape {tuple(velocity.shape)}, the stream "
                 f"{tuple(x.shape)}; the module given as initial_velocity must keep the shape"
             )
-        tape = self._new_tape(x, velocity)
-        return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished())
+        tape, plan = self._new_tape(x, velocity, from_start=from_start)
+        return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
 
-    def _new_tape(self, x: Tensor, velocity: Tensor | None) -> Tape:
+    def _new_tape(self, x: Tensor, v: Tensor | None, *, from_start: bool) -> tuple[Tape, ScalePlan | None]:
+        """A tape whose state starts from ``x`` and ``v``, and how its scale was chosen."""
         graded = torch.is_grad_enabled()
         reversible_ = graded and self.backward == "reversible" and self.gamma > 0 and not x.is_nested
         state: State
+        if not graded or self.gamma == 0 or x.is_nested:
+            state = FloatState(x, v, self.gamma)
+            return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded), None
+        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, self.gamma, from_start=from_start))
+        # Activations that are stored cannot be made over.
+        careful = plan.careful or self.backward == "stored"
         try:
-            if not graded or self.arithmetic == "float" or self.gamma == 0 or x.is_nested:
-                state = FloatState(x, velocity, self.gamma, finite_only=reversible_)
-            else:
-                with torch.no_grad():
-                    exponent = chosen(lambda: self._scale.exponent_for(x, self.gamma))
-                    bits = self._scale.bits_for(x.dtype, self.gamma)
-                    state = ExactState(x, velocity, self.gamma, exponent, self.name, bits)
+            state = self._state(x, v, plan, careful=careful)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
-            state, reversible_ = FloatState(x, velocity, self.gamma), False
-        return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded)
+            state, reversible_ = FloatState(x, v, self.gamma), False
+        tape = Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded)
+        if isinstance(state, ExactState) or not careful:
+            learn = _nothing_learnt if recomputing() else functools.partial(self._learn, from_start=from_start)
+            begin = functools.partial(self._state, v=v, plan=plan, careful=True)
+            tape.watch = Watch(state, learn, None if careful else x, begin)
+        return tape, plan
+
+    def _learn(self, seen: Sequence[Seen], state: State, *, from_start: bool) -> None:
+        self._scale.learn(seen, state, from_start=from_start)
+
+    def _state(self, x: Tensor, v: Tensor | None, plan: ScalePlan, *, careful: bool) -> State:
+        if self.arithmetic == "float":
+            reversible_ = self.backward == "reversible"
+            return FloatState(x, v, self.gamma, finite_only=careful and reversible_)
+        with torch.no_grad():
+            return ExactState(x, v, self.gamma, plan.exponent, self.name, plan.bits, careful=careful)
 
     def _resume_gradients(self, x: Tensor, passage: Passage) -> None:
         """Blocks that ran without gradients left a float state; the exact one starts from it where gradients begin."""
         if torch.is_grad_enabled() and not passage.tape.graded:
             wide = reversible.accumulation_dtype(x.dtype)
-            passage.tape = self._new_tape(x, passage.tape.last_state().velocity(wide))
+            velocity = passage.tape.last_state().velocity(wide)
+            passage.tape, passage.plan = self._new_tape(x, velocity, from_start=False)
             passage.velocity = None
+
+
+def _nothing_learnt(seen: Sequence[Seen], state: State) -> None:
+    """A recompute has nothing to add to what its forward has taught."""
 
 
 def _in_backward() -> bool:

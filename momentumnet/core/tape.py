@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core import audit
+from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, Undo
 from momentumnet.core.exact_state import ExactState
-from momentumnet.errors import ReconstructionError
+from momentumnet.core.watch import Passed, Watch
+from momentumnet.errors import ReconstructionError, StateRangeError
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
 
@@ -30,8 +34,29 @@ class TapeStep:
     call: BlockCall
     weight: Fraction
     branch_of: Callable[[object, Tensor], Branch]
-    fingerprint: tuple[float, ...]  # of the state before the step
+    fingerprint: Fingerprint  # of the state before the step
     undo: Undo | None = None  # None while the step is not applied
+
+
+@dataclass(frozen=True)
+class StepMove:
+    """What one step does to the tape.
+
+    Attributes:
+        tape: the tape.
+        step: how it is made again; None where nothing is to be rewound.
+        weight: of the branch.
+        branch_is_output: whether the block returned the branch itself.
+        place: of the block in the stream.
+        coarsest: the scale that earlier passes had to take there, if any.
+    """
+
+    tape: Tape
+    step: TapeStep | None
+    weight: Fraction
+    branch_is_output: bool
+    place: int
+    coarsest: int | None
 
 
 class Tape:
@@ -43,11 +68,16 @@ class Tape:
 
     Where a branch holds NaN or Inf, no integer can carry on: the exact state stays at that ``frontier``, ready to be
     rewound, and a float state goes on from there with stored activations, so that NaN reaches the loss as it does in
-    any network.
+    any network. Where that was seen only when the forward had ended, the blocks behind the frontier have no stored
+    activations: their ``inputs`` are kept instead.
     """
 
-    def __init__(self, name: str, gamma: Fraction, state: State, *, reversible: bool, graded: bool) -> None:
+    def __init__(
+        self, name: str, gamma: Fraction, state: State, *, reversible: bool, graded: bool, watch: Watch | None = None
+    ) -> None:
         self.name, self.gamma, self.reversible, self.graded = name, gamma, reversible, graded
+        self.watch = watch
+        self.inputs: dict[int, Tensor] = {}
         self.state = state
         self.beyond: FloatState | None = None
         self.frontier = math.inf
@@ -64,37 +94,60 @@ class Tape:
         return self.reversible and self.beyond is None
 
     @property
+    def can_be_made_over(self) -> bool:
+        """Whether a forward that went wrong will be played again, so that blocks need not be looked at one by one."""
+        return self.watch is not None and self.watch.start is not None
+
+    @property
     def rewindable(self) -> bool:
         """Whether a gradient may still ask for an earlier position."""
         return self.reversible and self.floor < self.length
 
-    def advance(self, branch: Branch, weight: Fraction, dtype: torch.dtype, step: TapeStep | None) -> Tensor:
-        """Apply a new step at the end and return the next x. ``step`` is None where nothing is to be rewound."""
+    def advance(self, branch: Branch, dtype: torch.dtype, move: StepMove) -> Tensor:
+        """Apply a new step at the end and return the next x."""
         with self.lock:
             self.play_to_end()
             self.length += 1
             if self.beyond is None:
-                self.steps.append(step)
+                self.steps.append(move.step)
                 try:
-                    undo = self.state.step(branch, weight)
+                    undo = self.state.step(branch, move.weight, move.coarsest)
                 except NonFiniteBranch:
-                    self.beyond = self._float_state(branch)
-                    self.frontier = self.position
+                    self.go_beyond(self.float_state(branch))
                 else:
                     self.position += 1
-                    if step is not None:
-                        step.undo = undo
+                    if self.watch is not None:
+                        self.watch.note(self.state, move.place, move.coarsest, move.step)
+                    if move.step is not None:
+                        move.step.undo = undo
                     return self.state.position(dtype)
-            self.beyond.step(branch, weight)
-            return self.beyond.position(dtype)
+            beyond = self.last_state()
+            beyond.step(branch, move.weight)
+            return beyond.position(dtype)
 
-    def handed_on(self) -> Tape:
-        """A tape for blocks that keep their activations: goes on from the end of this one, which waits for backward."""
+    def go_beyond(self, state: FloatState) -> None:
+        """From here on in floats."""
+        self.beyond, self.frontier = state, self.position
+
+    def handed_on(self, *, careful: bool) -> Tape:
+        """A tape for blocks that keep their activations: goes on from the end of this one, which waits for backward.
+
+        Such blocks cannot be made over, so their steps are looked at one by one if ``careful``.
+        """
         with self.lock, torch.no_grad():
             self.play_to_end()
             if self.recording and self.rewindable:
-                return Tape(self.name, self.gamma, self.state.fork(), reversible=False, graded=self.graded)
+                self.settle()
+            if self.recording and self.rewindable:
+                state = self.state.fork()
+                state.careful = careful and isinstance(state, ExactState)
+                watch = None if self.watch is None else self.watch.continued(state)
+                self.end_watch()
+                return Tape(self.name, self.gamma, state, reversible=False, graded=self.graded, watch=watch)
             self.reversible &= self.rewindable
+            if self.watch is not None and not self.reversible:
+                self.watch.start = None
+                self.state.careful = careful
             return self
 
     def play_to_end(self) -> None:
@@ -103,11 +156,29 @@ class Tape:
             while self.position < min(self.length, self.frontier):
                 self._redo()
 
-    def _float_state(self, branch: Branch) -> FloatState:
+    def settle(self, *, ending: bool = False) -> Sequence[float] | None:
+        """Look at what the steps have reported: in one read, at the stream's end with the state's extremes.
+
+        A pass that went wrong is played again with care. Returns the extremes, where they are known now.
+        """
+        watch = self.watch
+        if watch is None or not (watch.unread or ending):
+            return None
+        extremes = watch.read(self.state.extremes() if ending and self.rewindable else None)
+        if self.beyond is None and any(self.state.unfit(entry.magnitude) for entry in watch.seen):
+            watch.learn(watch.seen, self.state)
+            play_again(self, watch)
+            extremes = watch.read(None)
+        if ending:
+            watch.learn(watch.seen, self.state)
+        return extremes or None
+
+    def float_state(self, branch: Branch, block: int | None = None) -> FloatState:
+        """The state to go on with from a branch that no integer can carry."""
         logger.warning(
             "stream %r: the branch of block %d holds NaN or Inf; this pass goes on in floats, with stored activations",
             self.name,
-            self.length - 1,
+            self.length - 1 if block is None else block,
         )
         dtype = torch.promote_types(branch.y.dtype, torch.float32)
         return FloatState(self.state.position(dtype), self.state.velocity(dtype), self.gamma)
@@ -123,10 +194,19 @@ class Tape:
             return self.last_state().output(dtype, factor)
 
     def rest(self) -> None:
-        """The stream has ended: wait for backward in little memory."""
-        if self.rewindable:
-            with torch.no_grad():
-                self.state.pack()
+        """The stream has ended: everything has been seen, and it waits for backward in little memory."""
+        with self.lock, torch.no_grad():
+            self.play_to_end()
+            extremes = self.settle(ending=True)
+            self.end_watch()
+            if self.rewindable:
+                self.state.pack(extremes)
+
+    def end_watch(self) -> None:
+        """The forward stands as it went."""
+        if self.watch is not None:
+            self.watch.end()
+            self.watch = None
 
     @property
     def repeatable(self) -> bool:
@@ -151,11 +231,12 @@ class Tape:
 
     def refill(self, index: int, saved: SavedTensors) -> None:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
-        with self.lock, torch.no_grad():
+        with self.lock, torch.no_grad(), audit.errors_explained():
+            self.settle()
             previous = self.filled() if self.filled is not None else None
             if previous is not None:
                 previous.empty()
-            x = self.input_of(index)
+            x = self.inputs[index] if index in self.inputs else self.input_of(index)
             step, collected = self._step(index), Collected()
             with collected.collecting():
                 output = step.call.again(x)
@@ -205,11 +286,11 @@ class Tape:
             )
         return step
 
-    def _check(self, name: str, fingerprint: tuple[float, ...]) -> None:
-        if not self.state.matches(fingerprint):
-            self._fail(name)
+    def _check(self, name: str, fingerprint: Fingerprint) -> None:
+        error = functools.partial(self._not_reconstructed, name)
+        audit.compare(audit.Comparison(fingerprint, self.state.fingerprint(), error))
 
-    def _fail(self, name: str) -> None:
+    def _not_reconstructed(self, name: str) -> ReconstructionError:
         cause = (
             "the block did not compute the same in backward as in forward. It is not deterministic (randomness from "
             "outside torch's default generators, a non-deterministic kernel), or it depends on something that changed "
@@ -218,7 +299,61 @@ class Tape:
             else "the float inverse has lost too many digits at this depth and gamma (use arithmetic='exact'), or the "
             "block is not deterministic"
         )
-        raise ReconstructionError(
+        return ReconstructionError(
             f"block {name!r} of stream {self.name!r} could not be reconstructed, so its gradient would be wrong: "
             f"{cause}. Convert with backward='stored' if it has to stay so."
         )
+
+
+def play_again(tape: Tape, watch: Watch) -> None:
+    """Make the steps of a forward over, with care, from the stream's start: a value in it did not fit its scale.
+
+    Whatever the blocks changed is taken back first, and the parent's tensors receive what they should have held.
+
+    Raises:
+        StateRangeError: the start is not as it was, or activations are stored already; or no scale can carry a value.
+    """
+    steps = [passed.step for passed in watch.passed]
+    if not watch.can_play_again or watch.begin is None or watch.start is None or None in steps:
+        raise StateRangeError(
+            f"stream {tape.name!r}: values outgrew their scale by more than its headroom in one pass, which cannot be "
+            "made over. The scale is wider now: run this step again from its forward."
+        )
+    logger.info("stream %r: values outgrew their scale; its forward is played again, nothing to do", tape.name)
+    for step in reversed(steps):
+        step.call.take_back()
+    passed, watch.passed = watch.passed, []
+    tape.position, tape.beyond, tape.frontier = 0, None, math.inf
+    try:
+        tape.state = watch.begin(watch.start)
+    except NonFiniteBranch:
+        logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", tape.name)
+        tape.go_beyond(FloatState(watch.start, None, tape.gamma))
+    watch.restart(tape.state)
+    for index, entry in enumerate(passed):
+        _make_over(tape, watch, index, entry)
+
+
+def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
+    """One step of `play_again`."""
+    step, state = entry.step, tape.last_state()
+    x = state.position(step.call.dtype)
+    if tape.beyond is None:
+        step.fingerprint = tape.state.fingerprint()
+    else:
+        tape.inputs[index] = x
+    with without_saved_tensors():
+        output = step.call.anew(x)
+    branch = step.branch_of(output, x)
+    try:
+        undo = state.step(branch, step.weight, entry.coarsest)
+    except NonFiniteBranch:
+        tape.go_beyond(tape.float_state(branch, index))
+        state = tape.last_state()
+        state.step(branch, step.weight)
+    else:
+        if tape.beyond is None:
+            step.undo = undo
+            tape.position += 1
+            watch.note(state, entry.place, entry.coarsest, step)
+    watch.give_right_values(entry, state.position(branch.y.dtype), output)

@@ -22,7 +22,7 @@ from momentumnet.init.forwards import wrapped_forwards
 from momentumnet.loss.batches import Batch
 from momentumnet.loss.derivatives import product
 from momentumnet.loss.samples import sliced
-from momentumnet.recompute.replay import Generators
+from momentumnet.recompute.generators import Generators
 from momentumnet.streams.converted import converted_blocks
 from momentumnet.streams.discover import discover
 

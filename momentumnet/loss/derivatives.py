@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from momentumnet.loss.batches import Batch, LossFunction, outputs_of
 from momentumnet.loss.samples import chunks
-from momentumnet.recompute.replay import Generators
+from momentumnet.recompute.generators import Generators
 
 Vectors = list[Tensor]
 

@@ -18,7 +18,7 @@ from momentumnet.errors import StepOrderError
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.displacement import Displacement, displacements
 from momentumnet.optim.passes import RunningStatistics
-from momentumnet.recompute.replay import Generators
+from momentumnet.recompute.generators import Generators
 
 
 class TwoStepOptimizer(Optimizer, ABC):

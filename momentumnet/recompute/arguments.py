@@ -33,9 +33,12 @@ class Arguments:
     """
 
     def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        flat = not kwargs and _SINGLE.issuperset(map(type, args))
-        self._spec: pytree.TreeSpec | None
-        leaves, self._spec = (list(args), None) if flat else pytree.tree_flatten((args, kwargs))
+        flat = _SINGLE.issuperset(map(type, args)) and _SINGLE.issuperset(map(type, kwargs.values()))
+        self._names = tuple(kwargs)
+        self._spec: pytree.TreeSpec | None = None
+        leaves = [*args, *kwargs.values()]
+        if not flat:
+            leaves, self._spec = pytree.tree_flatten((args, kwargs))
         aliases: dict[int, Tensor] = {}
         self._leaves = [_STREAM if stream is not None and leaf is stream else kept(leaf, aliases) for leaf in leaves]
         self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
@@ -56,7 +59,8 @@ class Arguments:
                 )
         leaves = [stream if leaf is _STREAM else leaf for leaf in self._leaves]
         if self._spec is None:
-            return tuple(leaves), {}
+            count = len(leaves) - len(self._names)
+            return tuple(leaves[:count]), dict(zip(self._names, leaves[count:], strict=True))
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return args, kwargs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -19,55 +19,7 @@ from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import Arguments, kept, version
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.choices import Choices
-
-# Context of a replay that has nothing to put in place.
-_AS_IT_IS = nullcontext()
-
-
-class Generators:
-    """The states of the CPU's generator and of the device's, where the stream lives."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device if device.type not in ("cpu", "meta") else None
-        self.cpu: Tensor | None = torch.default_generator.get_state()
-        self.accelerator: Tensor | None = None
-        if self._device is not None:
-            self.accelerator = torch.get_device_module(self._device).get_rng_state(self._device)
-
-    def forget_unused(self) -> None:
-        """Drop each state that has not moved since: nothing was drawn from that generator."""
-        now = Generators(self._device or torch.device("cpu"))
-        if self.cpu is not None and _same_bytes(self.cpu, now.cpu):
-            self.cpu = None
-        if self.accelerator is not None and _same_bytes(self.accelerator, now.accelerator):
-            self.accelerator = None
-
-    @property
-    def used(self) -> bool:
-        return self.cpu is not None or self.accelerator is not None
-
-    def set(self) -> None:
-        if self.cpu is not None:
-            torch.default_generator.set_state(self.cpu)
-        if self.accelerator is not None:
-            torch.get_device_module(self._device).set_rng_state(self.accelerator, self._device)
-
-    def replayed(self) -> AbstractContextManager[None]:
-        """Context that runs with these states, then puts the generators back where they were."""
-        return self._replayed() if self.used else _AS_IT_IS
-
-    @contextmanager
-    def _replayed(self) -> Iterator[None]:
-        outside = Generators(self._device or torch.device("cpu"))
-        self.set()
-        try:
-            yield
-        finally:
-            outside.set()
-
-
-def _same_bytes(a: Tensor, b: Tensor | None) -> bool:
-    return b is not None and a.numpy().tobytes() == b.numpy().tobytes()
+from momentumnet.recompute.generators import AS_IT_IS, Generators
 
 
 class _Buffers:
@@ -91,6 +43,33 @@ class _Buffers:
                 elif buffer is not None:
                     self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
+        self._running: list[tuple[list[Tensor], list[Tensor]]] = []
+
+    def kept_for_another_first_run(self) -> None:
+        """Keep the running statistics, too: what `put_back` needs. Those of one type together, which is one launch."""
+        moving = [
+            buffer
+            for owner in self._owners
+            if isinstance(owner, _NormBase) and owner.training
+            for buffer in owner._buffers.values()
+            if buffer is not None
+        ]
+        for dtype in dict.fromkeys(buffer.dtype for buffer in moving):
+            own = [buffer for buffer in moving if buffer.dtype == dtype]
+            self._running.append((own, list(torch._foreach_add(own, 0))))
+
+    def put_back(self) -> None:
+        """As if the call had not been: every buffer holds what it held before."""
+        for buffers, values in self._running:
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.data.copy_(value)
+        for owner, name, value in self._seen:
+            place = owner._buffers[name]
+            if place is not None:
+                place.data.copy_(value)
+
+    def forget_running(self) -> None:
+        self._running = []
 
     def forget_unchanged(self) -> None:
         for owner, name, buffer, counter, value in self._before:
@@ -111,7 +90,7 @@ class _Buffers:
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
-        return self._replayed() if any(owner._buffers for owner in self._owners) else _AS_IT_IS
+        return self._replayed() if any(owner._buffers for owner in self._owners) else AS_IT_IS
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
@@ -156,7 +135,7 @@ class _Autocast:
 
     def replayed(self) -> AbstractContextManager[object]:
         """Context of a recompute."""
-        return _AS_IT_IS if self._now() == (self._cache, self._kinds) else self._replayed()
+        return AS_IT_IS if self._now() == (self._cache, self._kinds) else self._replayed()
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
@@ -200,9 +179,7 @@ class BlockCall:
         self._autocast = _Autocast(device)
         self._generators = Generators(device)
         owners = list(module.modules())
-        self._buffers = _Buffers(owners)
-        self._statistics = BatchStatistics(owners)
-        self._choices = Choices()
+        self._look_at(owners)
         self._training = module.training
         self._parameters = [
             (weakref.ref(parameter), name, version(parameter), parameter.requires_grad)
@@ -219,11 +196,46 @@ class BlockCall:
             if tensor is not None and not isinstance(tensor, nn.Parameter)
         ]
 
-    def first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make the call, and forget what it turned out not to use."""
+    def _look_at(self, owners: list[nn.Module]) -> None:
+        """Begin to record what a first run does."""
+        self._buffers = _Buffers(owners)
+        self._statistics = BatchStatistics(owners)
+        self._choices = Choices()
+
+    def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_be_taken_back: bool = False) -> Any:
+        """Make the call, and forget what it turned out not to use.
+
+        With ``may_be_taken_back``, `take_back` and `anew` are possible until `stands` says that they are not needed.
+        """
+        if may_be_taken_back:
+            self._buffers.kept_for_another_first_run()
         with self._choices.recorded(), self._statistics.recorded():
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
+        self._buffers.forget_unchanged()
+        return output
+
+    def stands(self) -> None:
+        """The first run will not be taken back."""
+        self._buffers.forget_running()
+
+    def take_back(self) -> None:
+        """As if the first run had not been: the buffers hold what they held before it."""
+        self._buffers.put_back()
+
+    def anew(self, stream: Tensor) -> Any:
+        """Another first run, on another input, in place of one that was taken back."""
+        args, kwargs = self._arguments.with_stream(stream.detach().requires_grad_(self._requires_grad), self.name)
+        self._look_at(list(self._module.modules()))
+        with (
+            torch.set_grad_enabled(self._grad_enabled),
+            self._autocast.replayed(),
+            self._generators.replayed(),
+            self._choices.recorded(),
+            self._statistics.recorded(),
+            self._parameters_of_forward() if self._swapped else AS_IT_IS,
+        ):
+            output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
         return output
 
@@ -246,7 +258,7 @@ class BlockCall:
             self._buffers.replayed(),
             self._statistics.replayed(),
             self._choices.replayed(),
-            self._parameters_of_forward() if self._swapped else _AS_IT_IS,
+            self._parameters_of_forward() if self._swapped else AS_IT_IS,
         ):
             return self._function(*args, **kwargs)
 

@@ -39,6 +39,11 @@ def watched(call: Callable[[], Result]) -> tuple[Result, list[Tensor]]:
         _WATCHERS.stack.pop()
 
 
+def _show(tensor: Tensor) -> None:
+    if _WATCHERS.stack:
+        _WATCHERS.stack[-1].append(tensor)
+
+
 class Slot:
     """The place of one saved tensor; empty but for the time between recompute and use."""
 
@@ -70,8 +75,7 @@ class SavedTensors:
 
     def _drop(self, tensor: Tensor) -> Slot:
         slot = Slot(self)
-        if _WATCHERS.stack:
-            _WATCHERS.stack[-1].append(tensor)
+        _show(tensor)
         self._slots.append(weakref.ref(slot))
         self._kinds.append((tensor.shape, tensor.dtype))
         return slot
@@ -163,7 +167,7 @@ def without_saved_tensors() -> saved_tensors_hooks:
 
 
 def _discard(tensor: Tensor) -> None:
-    return None
+    _show(tensor)
 
 
 def never_opened(packed: Any) -> NoReturn:

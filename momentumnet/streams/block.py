@@ -20,6 +20,7 @@ class ResidualStream:
         shape: Shape of the stream tensor in the trace.
         dtype: Its dtype.
         magnitude: Largest finite absolute value among the stream tensors (inputs and outputs of the blocks).
+        start_magnitude: The same of what enters the first block.
         saved_bytes: Bytes that autograd keeps for the blocks in the trace: unique storages, parameters and
             buffers excluded.
     """
@@ -30,6 +31,7 @@ class ResidualStream:
     shape: tuple[int, ...]
     dtype: torch.dtype
     magnitude: float
+    start_magnitude: float
     saved_bytes: int
 
     def __len__(self) -> int:

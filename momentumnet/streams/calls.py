@@ -54,6 +54,7 @@ class Call:
     recorded_gradients: bool = True
     overwritten: bool = False
     magnitude: float = 0.0
+    entered_magnitude: float = 0.0
     saved: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
 

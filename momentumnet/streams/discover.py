@@ -162,6 +162,7 @@ def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStre
         shape=entry.shape,
         dtype=entry.dtype,
         magnitude=max(call.magnitude for call in calls),
+        start_magnitude=max(run[0].entered_magnitude for run in group),
         saved_bytes=trace.saved_bytes(calls),
     )
 

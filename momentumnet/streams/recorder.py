@@ -93,7 +93,8 @@ class Recorder:
         call.inputs, call.output, call.keeps_shape = [item.end for item in alike], end, True
         call.overwritten = any(item.seen._version != item.version for item in alike)
         if not call.plain_layer:
-            call.magnitude = max(self._magnitude(endpoint) for endpoint in [*call.inputs, end])
+            call.entered_magnitude = max(map(self._magnitude, call.inputs))
+            call.magnitude = max(call.entered_magnitude, self._magnitude(end))
 
     def keep(self, tensor: torch.Tensor) -> None:
         key = storage_key(tensor)

@@ -73,6 +73,7 @@ def test_gradients_statistics_and_draws_are_those_of_kept_activations() -> None:
 
 PIXELS = 2 * WIDTH * 8 * 8
 # Bytes: the outputs of convolution and relu, and where pooling found its largest values.
+FINGERPRINT = 8  # of what a recompute returns, two integers on its device
 FREED = 2 * 4 * PIXELS + 8 * PIXELS // 4
 
 
@@ -83,7 +84,7 @@ def held(net: nn.Module) -> int:
 
 def test_only_the_input_of_the_first_layer_is_held() -> None:
     kept, recomputed = pair(lambda: Stem(dropout=nn.Identity()))
-    assert held(kept) - held(recomputed) >= FREED
+    assert held(kept) - held(recomputed) >= FREED - FINGERPRINT
     assert held(copy.deepcopy(recomputed)) == held(recomputed)
 
 

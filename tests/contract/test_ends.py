@@ -78,6 +78,9 @@ def test_nobody_keeps_what_the_stream_returned() -> None:
     assert outputs[0].equal(outputs[1])
 
 
+FINGERPRINT = 8  # of what a recompute returns, two integers on its device
+
+
 def held(net: nn.Module) -> int:
     x = rows()
     return mn.measure_memory(lambda: net(x)).saved_bytes
@@ -88,7 +91,7 @@ def test_the_plan_counts_on_it() -> None:
     planned = [mn.plan(TwoStreams(), rows(), others=others).saved_after for others in ("keep", "checkpoint")]
     freed = 4 * ROWS * (WIDTH + 2 * WIDTH)  # the first layer's input, and what tanh returns
     assert planned[0] - planned[1] == freed
-    assert held(kept) - held(recomputed) == freed
+    assert held(kept) - held(recomputed) == freed - FINGERPRINT
 
 
 def test_the_plan_counts_no_input_that_is_kept_anyway() -> None:
@@ -103,7 +106,7 @@ def test_the_plan_counts_no_input_that_is_kept_anyway() -> None:
         kept, recomputed = pair(build, **options)
         planned = [mn.plan(build(), rows(), others=o, **options).saved_after for o in ("keep", "checkpoint")]
         assert planned[0] - planned[1] == 4 * ROWS * 2 * WIDTH  # what tanh returns
-        assert held(kept) - held(recomputed) == planned[0] - planned[1]
+        assert held(kept) - held(recomputed) == planned[0] - planned[1] - FINGERPRINT
 
 
 @pytest.mark.parametrize(

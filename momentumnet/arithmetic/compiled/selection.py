@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries, operators, typed_operators
@@ -16,13 +17,13 @@ from momentumnet.arithmetic.packing import Codec, Field, words_for
 class MomentumStep(Codec, Protocol):
     """The operations of `arithmetic.momentum_step`, which documents them; implementations agree to the bit."""
 
-    def step(self, ints: Integers, move: Move, position: Tensor) -> tuple[bool, Tensor | None, int | None]: ...
+    def step(self, ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor | None: ...
 
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None: ...
 
-    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, *, ahead: bool) -> int: ...
+    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None: ...
 
-    def checksum_of(self, ints: Integers) -> int: ...
+    def checksum(self, ints: Integers, report: Tensor) -> None: ...
 
     def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None: ...
 
@@ -34,27 +35,21 @@ class NativeStep:
     small stream the dispatcher and the checks would take longer than the kernel.
     """
 
-    def step(self, ints: Integers, move: Move, position: Tensor) -> tuple[bool, Tensor | None, int | None]:
+    def step(self, ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor | None:
         spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if move.digits.spills else None
-        report = ints.x.new_empty(2)
         plan = _plan(move, position.dtype, ahead=False)
         operators.launch("mn_step", plan, ints.x, ints.v, ints.s, move.branch.y, position, spilled, report)
-        bits, checksum = report.tolist()
-        return 0 <= bits < move.scale.word.limit, spilled, checksum
+        return spilled
 
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
         typed_operators.rewind(ints.x, ints.v, ints.s, bound=bound, exponent=scale.exponent, position=position)
 
-    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, *, ahead: bool) -> int:
-        report = ints.x.new_empty(2)
+    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
         plan = _plan(move, torch.float32, ahead=ahead)
         operators.launch("mn_undo", plan, ints.x, ints.v, ints.s, move.branch.y, None, spilled, report)
-        return int(report[1])
 
-    def checksum_of(self, ints: Integers) -> int:
-        report = ints.x.new_empty(2)
+    def checksum(self, ints: Integers, report: Tensor) -> None:
         typed_operators.checksum(ints.x, ints.v, ints.s, report=report)
-        return int(report[1])
 
     def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None:
         momentum_step.write_position(x, scale, position)
@@ -86,3 +81,8 @@ _NATIVE = NativeStep()
 def for_device(device: torch.device) -> MomentumStep:
     """The fastest implementation there is for tensors on ``device``."""
     return momentum_step if libraries.of(device).library is None else _NATIVE
+
+
+def for_tensor(tensor: Tensor) -> MomentumStep:
+    """The fastest implementation there is for tensors like this one: a fake tensor has no memory for a kernel."""
+    return momentum_step if isinstance(tensor, FakeTensor) else for_device(tensor.device)

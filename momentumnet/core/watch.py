@@ -1,0 +1,135 @@
+"""The forward of a pass, until its reports are read: once, at the stream's end, to learn from them.
+
+Steps read nothing from the device. Should a value have outgrown its scale, or be NaN, what follows it means nothing:
+then the pass is played again from its start, with care, before anybody is given what the stream returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from momentumnet.arithmetic.reports import has_values
+from momentumnet.core.coupling import State
+from momentumnet.recompute.arguments import version
+
+logger = logging.getLogger("momentumnet")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step has reported: its place in the stream (-1 for the start), its scale, the magnitude as integers."""
+
+    place: int
+    exponent: int
+    magnitude: float
+
+
+@dataclass
+class Passed:
+    """A step of the forward as it went: what has to be known to read its report, and to make it again.
+
+    Attributes:
+        place: of its block in the stream; -1 for the start.
+        coarsest: the scale that earlier passes had to take there, if any.
+        report: what it reported, unread.
+        exponent: the scale behind it.
+        step: how to make it again; None for the start.
+        handed_out: the tensors that the parent was given, if it still has them.
+    """
+
+    place: int
+    coarsest: int | None
+    report: Tensor
+    exponent: int
+    step: Any = None
+    handed_out: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+
+class Watch:
+    """The steps of one forward.
+
+    Args:
+        state: of the stream at its start.
+        learn: takes what the steps have reported, once it is read, and the state at their end.
+        start: the tensor that the stream starts from, if the pass can be played again from it.
+        begin: a state at the start anew, one that is careful.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        learn: Callable[[list[Seen], State], None],
+        start: Tensor | None = None,
+        begin: Callable[[Tensor], State] | None = None,
+    ) -> None:
+        self.learn, self.begin = learn, begin
+        self.start = None if start is None else start.detach()
+        self._counter = 0 if start is None else version(start)
+        self.passed: list[Passed] = []
+        self.before: list[Seen] = []
+        self.seen: list[Seen] = []
+        self.unread = True
+        self.restart(state)
+
+    def restart(self, state: State) -> None:
+        """The pass begins with this state."""
+        self.first = Passed(-1, None, state.report, state.exponent)
+
+    @property
+    def can_play_again(self) -> bool:
+        """Whether the start is as it was."""
+        return self.start is not None and version(self.start) == self._counter
+
+    def note(self, state: State, place: int, coarsest: int | None, step: Any) -> None:
+        """A step has been made."""
+        self.passed.append(Passed(place, coarsest, state.report, state.exponent, step))
+        self.unread = True
+
+    def hand_out(self, x: Tensor, output: Any) -> None:
+        """The parent gets ``x`` now, and what the block returned beside the stream."""
+        others = () if isinstance(output, Tensor) else pytree.tree_leaves(output)[1:]
+        tensors = [x, *(leaf for leaf in others if isinstance(leaf, Tensor))]
+        self.passed[-1].handed_out = [weakref.ref(tensor) for tensor in tensors]
+
+    def continued(self, state: State) -> Watch:
+        """The watch of blocks that go on from here, and cannot be made over."""
+        watch = Watch(state, self.learn)
+        watch.before = self.seen
+        return watch
+
+    def read(self, beside: Tensor | None) -> list[float]:
+        """Read all reports into ``seen``, and return the values ``beside`` them; nothing where nothing can be read."""
+        if not has_values(self.first.report):
+            return []
+        entries = [self.first, *self.passed]
+        magnitudes = torch.stack([entry.report for entry in entries])[:, 0]
+        values = magnitudes if beside is None else torch.cat([magnitudes, beside.to(magnitudes.dtype)])
+        numbers = values.tolist()
+        self.unread = False
+        own = [Seen(entry.place, entry.exponent, number) for entry, number in zip(entries, numbers, strict=False)]
+        # Where it continues another one, its start is the last step there.
+        self.seen = [*self.before, *own[1:]] if self.before else own
+        return numbers[len(entries) :]
+
+    def end(self) -> None:
+        """The forward stands as it went."""
+        for passed in self.passed:
+            if passed.step is not None:
+                passed.step.call.stands()
+
+    def give_right_values(self, passed: Passed, x: Tensor, output: Any) -> None:
+        """Put what a step has really returned into the tensors that the parent was given for it."""
+        others: Iterator[Any] = iter(() if isinstance(output, Tensor) else pytree.tree_leaves(output)[1:])
+        right = [x, *(leaf for leaf in others if isinstance(leaf, Tensor))]
+        for reference, value in zip(passed.handed_out, right, strict=False):
+            tensor = reference()
+            if tensor is not None:
+                tensor.data.copy_(value)  # through .data: nobody has changed it
