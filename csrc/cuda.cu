@@ -222,10 +222,8 @@ cudaError_t launch_as(const MnPlan& plan, const Launch& launch, int device, cuda
 template <template <class, class> class Operation>
 int32_t run(const MnPlan* plan, int64_t size, int32_t device, void* stream, const MnTensors& tensors) {
     const Device current(device);
-    cudaError_t status = current.status;
     const auto on = static_cast<cudaStream_t>(stream);
-    if (status == cudaSuccess && tensors.report) status = cudaMemsetAsync(tensors.report, 0, size_t(plan->word_bits) / 4, on);
-    if (status != cudaSuccess || size == 0) return finished(status);
+    if (current.status != cudaSuccess || size == 0) return finished(current.status);
     const int64_t groups = goes_in_groups(tensors) ? size / 4 : 0;
     const Launch launch{tensors, size, groups, plan->y_dtype, plan->skip_dtype, plan->position_dtype, plan->ahead != 0};
     const bool wide = plan->y_dtype == MN_FLOAT64 || plan->skip_dtype == MN_FLOAT64;
@@ -280,6 +278,8 @@ int32_t mn_unpack(const MnField* field, int64_t size, int32_t device, void* stre
 
 int32_t mn_adjoint(const MnAdjoint* constants, int64_t size, int32_t device, void* stream, const void* grad_x,
                    const void* grad_v, void* grad_branch, void* grad_velocity, void* grad_position) {
-    const auto run = constants->is_double ? run_adjoint<double> : run_adjoint<float>;
-    return run(*constants, size, device, stream, grad_x, grad_v, grad_branch, grad_velocity, grad_position);
+    return with_types_of(*constants, [=](auto of_x, auto of_v) {
+        return run_adjoint<decltype(of_x), decltype(of_v)>(*constants, size, device, stream, grad_x, grad_v, grad_branch,
+                                                           grad_velocity, grad_position);
+    });
 }

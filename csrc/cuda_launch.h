@@ -3,6 +3,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include <atomic>
+
 namespace {
 
 constexpr int THREADS = 256, BLOCKS_PER_PROCESSOR = 8;
@@ -40,11 +42,23 @@ private:
 
 bool is_aligned(const void* data, size_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
 
+// How many processors a device has: asked once, as a launch is to cost the host little.
+cudaError_t count_processors(int device, int& processors) {
+    constexpr int REMEMBERED = 64;
+    static std::atomic<int> known[REMEMBERED];  // 0: not asked yet
+    const bool remembers = 0 <= device && device < REMEMBERED;
+    processors = remembers ? known[device].load(std::memory_order_relaxed) : 0;
+    if (processors) return cudaSuccess;
+    const cudaError_t status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (status == cudaSuccess && remembers) known[device].store(processors, std::memory_order_relaxed);
+    return status;
+}
+
 // Calls run(grid), which launches a kernel for `work` threads or fewer.
 template <class Run>
 cudaError_t launch_grid(int64_t work, int device, Run run) {
     int processors = 1;
-    const cudaError_t status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    const cudaError_t status = count_processors(device, processors);
     if (status != cudaSuccess) return status;
     const int64_t blocks = (work + THREADS - 1) / THREADS, most = int64_t(processors) * BLOCKS_PER_PROCESSOR;
     run(dim3(unsigned(blocks < most ? blocks : most)));

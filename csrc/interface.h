@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 2
+#define MN_ABI 3
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -43,17 +43,18 @@ struct MnField {
     int32_t width, is_signed;
 };
 
-// The constants of a step's adjoint, and whether its gradients are float64 (else float32).
+// The constants of a step's adjoint, and the types of its gradients: `dtype` for all but those of v. Both are the same, or
+// those of v are float32 beside a half type.
 struct MnAdjoint {
     double gamma, weight;
-    int32_t is_double, reserved;
+    int32_t dtype, velocity_dtype;
 };
 
 // Both libraries export these. They return 0, or an error that mn_error explains.
 //   where:  the number of threads on the CPU, the index of the device on CUDA
 //   stream: the CUDA stream; unused on the CPU
 // A position may be null in mn_undo and mn_rewind, mn_rewind goes by previous_bound; a grad_position may be null; grad_velocity
-// may be grad_v.
+// may be grad_v. A report is zero when it is handed over.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,

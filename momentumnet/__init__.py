@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from momentumnet import native
 from momentumnet.convert import convert, plan, revert, set_gamma
+from momentumnet.core.ledger import check_replays
 from momentumnet.errors import (
     CheckpointError,
     ConversionError,
@@ -39,6 +40,7 @@ __all__ = [
     "ResidualStream",
     "StateRangeError",
     "StepOrderError",
+    "check_replays",
     "convert",
     "find_streams",
     "init",

@@ -7,8 +7,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from momentumnet.arithmetic.compiled import libraries, operators
+from momentumnet.arithmetic.compiled import libraries
+from momentumnet.arithmetic.compiled.launching import DTYPES, launch
 from momentumnet.arithmetic.layout import Layout
+
+# Largest gamma at which the gradient of v travels in a half type.
+HALF_GAMMA = Fraction(1, 2)
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -35,10 +39,29 @@ def adjoint(
 def by_operations(
     grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, branch_is_output: bool, overwrite: bool
 ) -> Gradients:
-    """`adjoint` of any tensors, by operations that can be differentiated: the reference for the kernel."""
+    """`adjoint` of any tensors, by operations that can be differentiated: the reference for the kernel.
+
+    Gradients of half types are added and multiplied in float32, and rounded once.
+    """
+    if grad_x.dtype.itemsize < 4:
+        wide_x, wide_v = grad_x.float(), grad_v.float()
+        total = wide_x + wide_v
+        grad_branch, grad_velocity = total * float(weight), (total * float(gamma)).to(grad_v.dtype)
+        grad_velocity = grad_v.copy_(grad_velocity) if overwrite else grad_velocity
+        grad_position = grad_x if branch_is_output else (wide_x - grad_branch).to(grad_x.dtype)
+        return grad_branch.to(grad_x.dtype), grad_velocity, grad_position
     total = grad_v.add_(grad_x) if overwrite else grad_x + grad_v
     grad_branch, grad_velocity = total * float(weight), total.mul_(float(gamma))
     return grad_branch, grad_velocity, grad_x if branch_is_output else grad_x - grad_branch
+
+
+def velocity_dtype(dtype: torch.dtype, gamma: Fraction) -> torch.dtype:
+    """The type in which the gradient of v travels beside gradients of x of ``dtype``.
+
+    A half type's own, where gamma is small: it is multiplied by gamma at each step, so that its rounding adds at most
+    as much to the gradient of x as that is rounded itself. Else float32 at least.
+    """
+    return dtype if dtype.itemsize > 4 or (dtype.itemsize < 4 and gamma <= HALF_GAMMA) else torch.float32
 
 
 def in_one_pass(
@@ -48,8 +71,8 @@ def in_one_pass(
     grad_branch = torch.empty_like(grad_x)
     grad_velocity = grad_v if overwrite else torch.empty_like(grad_v)
     grad_position = None if branch_is_output else torch.empty_like(grad_x)
-    constants = libraries.Adjoint(float(gamma), float(weight), grad_x.dtype == torch.float64, 0)
-    operators.launch("mn_adjoint", constants, grad_x, grad_v, grad_branch, grad_velocity, grad_position)
+    constants = libraries.Adjoint(float(gamma), float(weight), DTYPES[grad_x.dtype], DTYPES[grad_v.dtype])
+    launch("mn_adjoint", constants, grad_x, grad_v, grad_branch, grad_velocity, grad_position)
     if overwrite:
         torch.autograd.graph.increment_version(grad_v)
     return grad_branch, grad_velocity, grad_x if grad_position is None else grad_position
@@ -62,7 +85,8 @@ def _fit_the_kernel(grad_x: Tensor, grad_v: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and _is_plain_memory(grad_x)
         and _is_plain_memory(grad_v)
-        and (grad_x.dtype, grad_x.device, grad_x.shape) == (grad_v.dtype, grad_v.device, grad_v.shape)
+        and (grad_x.device, grad_x.shape) == (grad_v.device, grad_v.shape)
+        and (grad_v.dtype == grad_x.dtype or (grad_v.dtype == torch.float32 and grad_x.dtype.itemsize < 4))
         and grad_x.stride() == grad_v.stride()
         and _is_dense(grad_x)
         and libraries.of(grad_x.device).library is not None
@@ -77,7 +101,7 @@ def _is_plain_memory(value: Tensor) -> bool:
     """
     return (
         type(value) is Tensor
-        and value.dtype in (torch.float32, torch.float64)
+        and value.dtype in DTYPES
         and value.layout == torch.strided
         and not value.is_nested
         and torch._C._has_storage(value)

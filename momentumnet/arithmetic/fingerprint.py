@@ -30,6 +30,6 @@ def _checksum(tensor: Tensor) -> Tensor:
     bits = Layout.of(tensor).flat(tensor.resolve_neg()).view(_BITS[tensor.element_size()])
     if bits.element_size() < 4:
         bits = bits.to(torch.int32)
-    report = bits.new_empty(2)
+    report = bits.new_zeros(2)
     selection.for_tensor(bits).checksum(Integers(bits, bits, bits), report)
     return report

@@ -102,6 +102,11 @@ class Digits:
     next_bound: int  # B2
     offset: int  # o
 
+    @property
+    def constants(self) -> tuple[int, int, int, int, int, int]:
+        """All but the spills, in the order in which kernels take them."""
+        return self.n, self.d, self.previous_bound, self.bound, self.next_bound, self.offset
+
 
 class StoreSchedule:
     """The deterministic sequence of bounds and spills of a stream: step i has the same digits in every pass.
@@ -182,7 +187,10 @@ def to_float(value: Tensor, exponent: int, word: Word, dtype: torch.dtype) -> Te
 
 def write_float(value: Tensor, exponent: int, word: Word, into: Tensor) -> None:
     """`to_float` into a tensor that is there already."""
-    if into.dtype == word.compute_dtype:
+    if value.is_cuda and word is INT32 and torch.get_default_dtype() == torch.float32:
+        # One pass that computes in float32; on the CPU the types would be changed in passes of their own.
+        torch.mul(value, math.ldexp(1.0, -exponent), out=into)
+    elif into.dtype == word.compute_dtype:
         into.copy_(value).mul_(math.ldexp(1.0, -exponent))
     else:
         into.copy_(to_float(value, exponent, word, into.dtype))

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from momentumnet.arithmetic.reports import has_values
+from momentumnet.core import ledger
 from momentumnet.errors import ReconstructionError
 
 
@@ -74,6 +75,9 @@ class Audit:
         """
         comparisons, self._open = self._open, []
         readable = [comparison for comparison in comparisons if has_values(comparison.expected.report)]
+        for comparison in comparisons:
+            if not has_values(comparison.expected.report):
+                ledger.note(comparison.expected.differs(comparison.found))
         if not readable:
             return
         for comparison, differs in zip(readable, _read(readable), strict=True):

@@ -68,6 +68,9 @@ class State(Protocol):
     def unfit(self, magnitude: float) -> bool:
         """Whether a report that begins with this number says that values did not fit, or were NaN or Inf."""
 
+    def unfit_on_device(self, magnitudes: Tensor) -> Tensor:
+        """The same of many, unread."""
+
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
         """Move on by one block whose branch is given; ``coarsest``: an exponent that the scale is taken to before."""
 
@@ -132,6 +135,9 @@ class FloatState:
 
     def unfit(self, magnitude: float) -> bool:
         return not math.isfinite(magnitude)
+
+    def unfit_on_device(self, magnitudes: Tensor) -> Tensor:
+        return ~magnitudes.isfinite()
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
         f = branch.value()

@@ -96,6 +96,9 @@ class ExactState:
     def unfit(self, magnitude: float) -> bool:
         return not fits(int(magnitude), self.word)
 
+    def unfit_on_device(self, magnitudes: Tensor) -> Tensor:
+        return (magnitudes < 0) | (magnitudes >= self.word.limit)
+
     @property
     def x(self) -> Tensor:
         """The integers of the position, 1-D."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.arithmetic.adjoint import adjoint
+from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
 from momentumnet.core.tape import StepMove, Tape, TapeStep
@@ -57,19 +57,21 @@ class _Step(torch.autograd.Function):
         ctx.dtypes, ctx.has_velocity = (y.dtype, x.dtype), v is not None
         branch = branch_of(y, x, branch_is_output=move.branch_is_output)
         x = move.tape.advance(branch, y.dtype, move)
-        placeholder = torch.zeros((), dtype=accumulation_dtype(y.dtype), device=y.device).expand(y.shape)
+        dtype = velocity_dtype(y.dtype, move.tape.gamma)
+        placeholder = torch.zeros((), dtype=dtype, device=y.device).expand(y.shape)
         return x, placeholder
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         y_dtype, x_dtype = ctx.dtypes
-        wide = accumulation_dtype(y_dtype)
         if grad_x is None:
             if grad_v is None:
                 return None, None, None, None
-            grad_x = torch.zeros_like(grad_v)
-        grad_x = grad_x.to(wide)
-        grad_v = torch.zeros_like(grad_x) if grad_v is None else grad_v
+            grad_x = torch.zeros_like(grad_v, dtype=y_dtype)
+        if grad_v is None:
+            grad_v = torch.zeros_like(grad_x, dtype=velocity_dtype(y_dtype, ctx.gamma))
+        if x_dtype != y_dtype:
+            grad_x, grad_v = grad_x.to(accumulation_dtype(x_dtype)), grad_v.to(accumulation_dtype(x_dtype))
         # The gradient of the placeholder goes from step to step and nowhere else, so nobody misses its memory; but a
         # backward that is itself differentiated must keep it.
         overwrite = not torch.is_grad_enabled()
@@ -89,12 +91,13 @@ class _Flush(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, v: Tensor, tape: Tape) -> Tensor:
-        ctx.factor = flush_factor(tape.gamma)
+        ctx.factor, ctx.narrow = flush_factor(tape.gamma), v.dtype == x.dtype
         return tape.output(x.dtype, ctx.factor)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        return grad, grad.to(accumulation_dtype(grad.dtype)) * ctx.factor, None
+        # In one operation: a half type is multiplied in float32.
+        return grad, grad * ctx.factor if ctx.narrow else grad.to(accumulation_dtype(grad.dtype)) * ctx.factor, None
 
 
 def branch_of(output: Any, x: Tensor, *, branch_is_output: bool) -> Branch:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.reports import has_values
+from momentumnet.core import ledger
 from momentumnet.core.coupling import State
 from momentumnet.recompute.arguments import version
 
@@ -70,7 +71,7 @@ class Watch:
         start: Tensor | None = None,
         begin: Callable[[Tensor], State] | None = None,
     ) -> None:
-        self.learn, self.begin = learn, begin
+        self.learn, self.begin, self._unfit = learn, begin, state.unfit_on_device
         self.start = None if start is None else start.detach()
         self._counter = 0 if start is None else version(start)
         self.passed: list[Passed] = []
@@ -78,6 +79,8 @@ class Watch:
         self.seen: list[Seen] = []
         self.unread = True
         self.restart(state)
+        if self.first.report.is_cuda and has_values(self.first.report):
+            ledger.flag_on(self.first.report.device)  # there before a graph is recorded
 
     def restart(self, state: State) -> None:
         """The pass begins with this state."""
@@ -107,9 +110,10 @@ class Watch:
 
     def read(self, beside: Tensor | None) -> list[float]:
         """Read all reports into ``seen``, and return the values ``beside`` them; nothing where nothing can be read."""
-        if not has_values(self.first.report):
-            return []
         entries = [self.first, *self.passed]
+        if not has_values(self.first.report):
+            ledger.note(self._unfit(torch.stack([entry.report for entry in entries])[:, 0]))
+            return []
         magnitudes = torch.stack([entry.report for entry in entries])[:, 0]
         values = magnitudes if beside is None else torch.cat([magnitudes, beside.to(magnitudes.dtype)])
         numbers = values.tolist()

@@ -230,6 +230,31 @@ def test_a_widened_scale_is_taken_from_the_start_in_later_passes() -> None:
         assert counts.total() == 2
 
 
+def test_what_a_replayed_graph_cannot_read_is_told_by_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that are there but cannot be read: nothing is raised on the way, `check_replays` raises once."""
+    mn.check_replays()
+    net, wrong = mn.convert(blocks(4), rows()), undetermined(2)
+    expected = train_step(net, (rows(),))
+    net.zero_grad(set_to_none=True)
+    wrong(rows())  # a first pass without example inputs is looked at, so it has to come before
+    for module in ("core.audit", "core.watch", "core.exact_state", "core.scale"):
+        monkeypatch.setattr(f"momentumnet.{module}.has_values", lambda tensor: False)
+    with reads() as counts:
+        got = train_step(net, (rows(),))
+    assert counts.total() == 0
+    assert_same(got, expected, tolerance=0.0)
+    mn.check_replays()
+    train_step(wrong, (rows(),))
+    with pytest.raises(mn.ReconstructionError, match="replayed graph on cpu"):
+        mn.check_replays()
+    mn.check_replays()
+    with torch.no_grad():
+        net.blocks[1].inner[2].weight.mul_(1e12)
+    train_step(net, (rows(),))
+    with pytest.raises(mn.ReconstructionError, match="outgrew"):
+        mn.check_replays()
+
+
 class Undetermined(ResidualMLP):
     """Draws from a generator that nobody replays."""
 

@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 2  # MN_ABI in csrc/interface.h
+ABI = 3  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -60,8 +60,8 @@ class Adjoint(ctypes.Structure):
     _fields_ = (
         ("gamma", ctypes.c_double),
         ("weight", ctypes.c_double),
-        ("is_double", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("velocity_dtype", ctypes.c_int32),
     )
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import momentum_step
-from momentumnet.arithmetic.compiled import libraries, operators, typed_operators
+from momentumnet.arithmetic.compiled import libraries
+from momentumnet.arithmetic.compiled.launching import launch, plan_of, state_plan
 from momentumnet.arithmetic.momentum_step import Integers, Move, Scale
 from momentumnet.arithmetic.packing import Codec, Field, words_for
 
@@ -38,30 +39,32 @@ class NativeStep:
     def step(self, ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor | None:
         spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if move.digits.spills else None
         plan = _plan(move, position.dtype, ahead=False)
-        operators.launch("mn_step", plan, ints.x, ints.v, ints.s, move.branch.y, position, spilled, report)
+        launch("mn_step", plan, ints.x, ints.v, ints.s, move.branch.y, position, spilled, report)
         return spilled
 
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
-        typed_operators.rewind(ints.x, ints.v, ints.s, bound=bound, exponent=scale.exponent, position=position)
+        dtype = torch.float32 if position is None else position.dtype
+        plan = state_plan(ints.x.dtype, dtype, bound, scale.exponent)
+        launch("mn_rewind", plan, ints.x, ints.v, ints.s, position)
 
     def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
         plan = _plan(move, torch.float32, ahead=ahead)
-        operators.launch("mn_undo", plan, ints.x, ints.v, ints.s, move.branch.y, None, spilled, report)
+        launch("mn_undo", plan, ints.x, ints.v, ints.s, move.branch.y, None, spilled, report)
 
     def checksum(self, ints: Integers, report: Tensor) -> None:
-        typed_operators.checksum(ints.x, ints.v, ints.s, report=report)
+        launch("mn_checksum", state_plan(ints.x.dtype), ints.x, ints.v, ints.s, report)
 
     def write_position(self, x: Tensor, scale: Scale, position: Tensor) -> None:
         momentum_step.write_position(x, scale, position)
 
     def pack(self, value: Tensor, field: Field) -> Tensor:
         words = value.new_empty(words_for(value.numel(), field.width))
-        typed_operators.pack(value, words, field)
+        launch("mn_pack", libraries.Field(field.width, field.signed), value, words)
         return words
 
     def unpack(self, words: Tensor, size: int, field: Field) -> Tensor:
         value = words.new_empty(size)
-        typed_operators.unpack(words, value, field)
+        launch("mn_unpack", libraries.Field(field.width, field.signed), value, words)
         return value
 
 
@@ -69,10 +72,8 @@ def _plan(move: Move, position: torch.dtype, *, ahead: bool) -> libraries.Plan:
     branch, scale = move.branch, move.scale
     # The kernels find the block's input in the state themselves; they need its type alone.
     skip = None if branch.x is None else branch.x.dtype
-    bounds = typed_operators.bounds_of(move.digits)
-    return operators.plan_of(
-        scale.word.dtype, branch.y.dtype, skip, position, *bounds, scale.factor, scale.exponent, ahead
-    )
+    bounds = move.digits.constants
+    return plan_of(scale.word.dtype, branch.y.dtype, skip, position, *bounds, scale.factor, scale.exponent, ahead)
 
 
 _NATIVE = NativeStep()

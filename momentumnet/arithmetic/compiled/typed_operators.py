@@ -68,7 +68,7 @@ def step(
             step(x, v, s, torch.ones(8), digits, factor=2.0**20, exponent=20, position=position, report=report)
     """
     _check_spills(digits, spilled)
-    operators.STEP(x, v, s, position, spilled, report, y, skip, *bounds_of(digits), factor, exponent)
+    operators.STEP(x, v, s, position, spilled, report, y, skip, *digits.constants, factor, exponent)
 
 
 def undo(
@@ -95,7 +95,7 @@ def undo(
     _check_spills(digits, spilled)
     if position is not None and not ahead:
         raise ValueError("undo writes a position only where it goes ahead; pass ahead=True, or no position")
-    operators.UNDO(x, v, s, position, spilled, report, y, skip, *bounds_of(digits), factor, exponent, ahead)
+    operators.UNDO(x, v, s, position, spilled, report, y, skip, *digits.constants, factor, exponent, ahead)
 
 
 def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, position: Tensor | None = None) -> None:
@@ -124,11 +124,6 @@ def pack(value: Tensor, words: Tensor, field: Field) -> None:
 def unpack(words: Tensor, value: Tensor, field: Field) -> None:
     """The inverse of `pack`: ``words`` are read, ``value`` is written. Errors as in `pack`."""
     operators.UNPACK(value, words, field.width, field.signed)
-
-
-def bounds_of(digits: fp.Digits) -> tuple[int, ...]:
-    """The store's bounds and the factors of a step, as the operators take them."""
-    return digits.n, digits.d, digits.previous_bound, digits.bound, digits.next_bound, digits.offset
 
 
 def _check_spills(digits: fp.Digits, spilled: Tensor | None) -> None:

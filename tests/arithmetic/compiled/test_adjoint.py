@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.arithmetic import adjoint as adjoints
 from momentumnet.arithmetic.adjoint import adjoint, by_operations
-from momentumnet.arithmetic.compiled import libraries, operators
+from momentumnet.arithmetic.compiled import libraries
 from tests.arithmetic.compiled.cases import sizes
 from tests.arithmetic.compiled.test_operators import exact, needs_kernels, same_bits
 from tests.arithmetic.strategies import gammas
 
 SPECIAL = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, 3e38, -3e38, 5e-324]
-floats = st.sampled_from([torch.float32, torch.float64])
+HALF = (torch.bfloat16, torch.float16)
+# Types of the gradients of x and of v.
+TYPES = [(t, t) for t in (torch.float32, torch.float64, *HALF)] + [(half, torch.float32) for half in HALF]
+types = st.sampled_from(TYPES)
 GAMMA, WEIGHT = Fraction(9, 10), Fraction(1, 10)
 
 
@@ -57,29 +61,39 @@ def check(grad_x: Tensor, grad_v: Tensor, gamma: Fraction = GAMMA, weight: Fract
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of kernels that are launched, as they come."""
     names: list[str] = []
-    launch = operators.launch
+    launch = adjoints.launch
 
     def recorded(name: str, *arguments: object) -> None:
         names.append(name)
         launch(name, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(operators, "launch", recorded)
+    monkeypatch.setattr(adjoints, "launch", recorded)
     return names
 
 
-@given(dtype=floats, size=sizes, seed=st.integers(0, 1 << 30), gamma=gammas)
+@given(types=types, size=sizes, seed=st.integers(0, 1 << 30), gamma=gammas)
 @exact(150)
 def test_bits_are_those_of_the_plain_operations(
-    variant: str, dtype: torch.dtype, size: int, seed: int, gamma: Fraction
+    variant: str, types: tuple[torch.dtype, torch.dtype], size: int, seed: int, gamma: Fraction
 ) -> None:
-    check(any_gradient(dtype, size, seed), any_gradient(dtype, size, seed + 1), gamma, 1 - gamma)
+    check(any_gradient(types[0], size, seed), any_gradient(types[1], size, seed + 1), gamma, 1 - gamma)
 
 
 @needs_kernels
 @pytest.mark.usefixtures("_two_threads", "_threads")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_threads_share_one_tensor(dtype: torch.dtype) -> None:
-    check(any_gradient(dtype, 70_001, 0), any_gradient(dtype, 70_001, 1))
+@pytest.mark.parametrize("types", TYPES, ids=str)
+def test_threads_share_one_tensor(types: tuple[torch.dtype, torch.dtype]) -> None:
+    check(any_gradient(types[0], 70_001, 0), any_gradient(types[1], 70_001, 1))
+
+
+def test_half_types_are_computed_in_float32_and_rounded_once() -> None:
+    grad_x, grad_v = torch.randn(1000).bfloat16(), torch.randn(1000).bfloat16()
+    found = adjoint(grad_x, grad_v, GAMMA, WEIGHT, branch_is_output=False)
+    total = grad_x.double() + grad_v.double()
+    exact = total * float(WEIGHT), total * float(GAMMA), grad_x.double() - total * float(WEIGHT)
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert ((one.double() - other).abs() <= 2.0**-8 * other.abs() + 1e-6).all()
 
 
 def of(make: Callable[[Tensor], Tensor], numbers: int = 5 * 6 * 4 * 2 + 3) -> tuple[Tensor, Tensor]:
@@ -93,13 +107,13 @@ TAKEN = {
     "channels last": lambda g: g[:-3].view(5, 6, 4, 2).contiguous(memory_format=torch.channels_last),
     "turned": lambda g: g[:-3].view(12, 20).t(),
     "not aligned": lambda g: g[1:],
+    "of half precision": lambda g: g.bfloat16(),
 }
 NOT_TAKEN = {
     "gaps": lambda g: g[::2],
     "one value for all": lambda g: g[0].expand(7),
     "one row for all": lambda g: g[:7].expand(3, 7),
     "overlapping": lambda g: g.unfold(0, 4, 2),
-    "of half precision": lambda g: g.bfloat16(),
 }
 
 
