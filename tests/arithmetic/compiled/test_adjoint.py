@@ -49,6 +49,8 @@ def check(grad_x: Tensor, grad_v: Tensor, gamma: Fraction = GAMMA, weight: Fract
                 found = adjoint(grad_x, other_v, gamma, weight, **options)
             for one, other in zip(found, expected, strict=True):
                 assert one.stride() == other.stride()
+                if grad_x.dtype in HALF:  # which NaN comes of a half type's depends on the instruction
+                    one, other = (value.where(~value.isnan(), torch.nan) for value in (one, other))
                 assert same_bits(one.contiguous(), other.contiguous())
             assert (found[1] is other_v) == overwrite
             assert (found[2] is grad_x) == branch_is_output
