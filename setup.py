@@ -6,6 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 from setuptools import Command, Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -56,7 +57,8 @@ class BuildKernels(Command):
 
 
 class BuildWithKernels(build):
-    sub_commands = (*build.sub_commands, ("build_kernels", None))
+    # A list, and not setuptools' own: the plugins that it loads (scikit-build-core's) append to it.
+    sub_commands: ClassVar[list[tuple[str, object]]] = [*build.sub_commands, ("build_kernels", None)]
 
 
 class Wheel(bdist_wheel):

@@ -262,7 +262,7 @@ def test_half_a_library_is_refused(tmp_path: Path) -> None:
     whole = (libraries.FOLDER / CPU).read_bytes()
     (tmp_path / CPU).write_bytes(whole[: len(whole) // 2])
     code = (
-        "import pathlib, momentumnet as mn; from momentumnet.core import kernels\n"
+        "import pathlib, momentumnet as mn; from momentumnet.arithmetic.compiled import libraries\n"
         f"libraries.FOLDER = pathlib.Path({str(tmp_path)!r}); print(mn.native.reason())"
     )
     reason = f"it is cut off, after {len(whole) // 2} of {len(whole)} bytes"
@@ -371,6 +371,24 @@ class TestPackages:
         place, state = run_python(code, tmp_path).splitlines()
         assert Path(place).is_relative_to(tmp_path)
         assert state == "True"
+
+    def test_another_package_may_add_a_command_to_the_build(self, sdist: Path, tmp_path: Path) -> None:
+        """As scikit-build-core does wherever it is installed, to every package that is built without isolation."""
+        tree = unpacked(sdist, tmp_path / "source")
+        (tree / "plugin-1.dist-info").mkdir()
+        (tree / "plugin-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
+        (tree / "plugin-1.dist-info" / "entry_points.txt").write_text(
+            "[setuptools.finalize_distribution_options]\nplugin = plugin:add\n"
+        )
+        (tree / "plugin.py").write_text(
+            "from setuptools.command.build import build\n\n"
+            "def asked(command):\n    print('the plugin was asked')\n    return False\n\n"
+            "def add(distribution):\n"
+            "    distribution.get_command_class('build').sub_commands.append(('build_more', asked))\n"
+            "    assert 'build_more' not in dict(build.sub_commands), 'in the build of every package'\n"
+        )
+        code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+        assert "the plugin was asked" in run_python(code, tree, MOMENTUMNET_BUILD="0")
 
     @needs_pip
     def test_wheel_without_kernels_is_for_any_machine(self, sdist: Path, tmp_path: Path) -> None:
