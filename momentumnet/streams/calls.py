@@ -21,6 +21,8 @@ class Endpoint:
     """A tensor as it entered or left a module call.
 
     ``key`` is its identity and its version at that moment; it means something only while ``tensor`` is kept alive.
+    ``base_edge`` is where the gradient of what it was a view of went then: a write to a view gives the view another
+    node, from which the way back leads to the base alone.
     """
 
     tensor: torch.Tensor | None
@@ -28,6 +30,7 @@ class Endpoint:
     dtype: torch.dtype
     key: Key
     edge: GradientEdge | None
+    base_edge: GradientEdge | None = None
 
 
 @dataclass(eq=False)

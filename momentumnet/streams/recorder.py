@@ -110,7 +110,9 @@ class Recorder:
         return attached
 
     def _endpoint(self, tensor: torch.Tensor, seen: torch.Tensor) -> Endpoint:
-        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen))
+        base = seen._base  # not public; the only way to know of a view
+        base_edge = None if base is None else _edge(base)
+        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen), base_edge)
 
     def _magnitude(self, endpoint: Endpoint) -> float:
         if endpoint.tensor is not None and endpoint.key not in self._magnitudes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from torch.autograd.graph import GradientEdge
+
 from momentumnet.streams.calls import Call, Endpoint, Key
 from momentumnet.streams.skip import residual_kind
 
@@ -119,9 +121,18 @@ def _judge(call: Call) -> Verdict:
         return Verdict(reason=NO_SKIP)
     for entry in call.inputs:
         kind = entry.edge and residual_kind(output.edge, entry.edge, call.side_nodes)
+        if call.overwritten and (kind is not None or _joins_overwritten_view(call, entry, output.edge)):
+            return Verdict(reason=OVERWRITES)
         if kind is not None:
-            return Verdict(reason=OVERWRITES) if call.overwritten else Verdict(entry, kind)
+            return Verdict(entry, kind)
     return Verdict(reason=NO_SKIP)
+
+
+def _joins_overwritten_view(call: Call, entry: Endpoint, output: GradientEdge) -> bool:
+    """Whether the block's skip begins at what its input was a view of (a linear layer's output is one of a matrix)."""
+    if entry.edge is None or entry.base_edge is None:
+        return False
+    return residual_kind(output, entry.base_edge, call.side_nodes - {entry.edge.node}) is not None
 
 
 def _change(entry: Endpoint, output: Endpoint) -> str:

@@ -14,9 +14,11 @@ from tests.streams.nets import WIDTH, Calls, modules, summary, tokens
 
 @pytest.mark.parametrize("build", [lambda: nets.PreActivation(inplace=True), nets.AddsIntoInput])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_block_that_overwrites_its_input_is_refused(build, frozen):
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), *(build() for _ in range(3))).requires_grad_(not frozen)
-    found = discover(model, tokens())
+@pytest.mark.parametrize("views", [(), (nn.Unflatten(0, (2, 5)),)], ids=["whole", "view"])
+def test_a_block_that_overwrites_its_input_is_refused(build, frozen, views):
+    stem = nn.Sequential(nn.Linear(WIDTH, WIDTH), *views)
+    model = nn.Sequential(stem, *(build() for _ in range(3))).requires_grad_(not frozen)
+    found = discover(model, torch.randn(10, WIDTH))
     assert found.streams == ()
     (rejection,) = [rejection for rejection in found.rejections if "overwrites" in rejection.reason]
     assert rejection.blocks == ("1", "2", "3")
