@@ -86,11 +86,12 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     its place; masks on other parameters stay.
 
     A model with masks can be copied, converted (before or after), wrapped in `DistributedDataParallel` (which makes
-    the masks of rank 0 those of all) and sharded afterwards. It cannot be pickled as a whole, no parametrized module
-    can; its state dict can: it has the parameters under ``parametrizations.<name>.original``, and the masks
-    (`dense_state_dict` gives the keys without masks). A mask costs a byte a weight, and each use of the weight a copy
-    of it. ``module.weight`` is a result now: to set weights, write to the parameters (``model.parameters()``), as
-    optimizers do.
+    the masks of rank 0 those of all; where PyTorch counts that as a change of the masks, as 2.11 does, several forwards
+    before one backward take ``broadcast_buffers=False``) and sharded afterwards. It cannot be pickled as a whole, no
+    parametrized module can; its state dict can: it has the parameters under ``parametrizations.<name>.original``, and
+    the masks (`dense_state_dict` gives the keys without masks). A mask costs a byte a weight, and each use of the
+    weight a copy of it. ``module.weight`` is a result now: to set weights, write to the parameters
+    (``model.parameters()``), as optimizers do.
 
     Args:
         model: Any module.

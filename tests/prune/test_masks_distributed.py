@@ -16,7 +16,7 @@ from tests.models import WIDTH, Chain, ResidualMLP
 from tests.processes import PROCESSES, run_in_two
 from tests.prune.nets import random_like
 
-MODES = ["plain", "converted", "masked_after_wrapping", "two_forwards"]
+MODES = ["plain", "converted", "masked_after_wrapping", "two_forwards", "two_forwards_unsynced"]
 STEPS = 2
 
 
@@ -33,7 +33,7 @@ def build(mode: str) -> nn.Module:
 
 
 def loss(net: nn.Module, x: Tensor, mode: str) -> Tensor:
-    passes = 2 if mode == "two_forwards" else 1
+    passes = 2 if mode.startswith("two_forwards") else 1
     return sum(net(x).square().mean() for _ in range(passes))
 
 
@@ -52,6 +52,18 @@ def train(mode: str, net: nn.Module, model: nn.Module, x: Tensor) -> dict[str, d
         "parameters": {name: p.detach().clone() for name, p in net.named_parameters()},
         "masks": magnitude_masks(net, fraction=0.37, previous=masks_of(net)),
     }
+
+
+def broadcast_is_a_change() -> bool:
+    """Whether the broadcast of buffers at a forward moves their counters, so that an earlier forward is lost.
+
+    See pytorch/pytorch#175024: ordinary networks cannot be called twice before backward either then.
+    """
+    net = build("plain")
+    model, mask = DistributedDataParallel(net), next(net.buffers())
+    counter = mask._version
+    model(data())
+    return mask._version != counter
 
 
 def follow_rank_zero(rank: int) -> dict[str, Tensor]:
@@ -74,7 +86,10 @@ def refusals(net: nn.Module) -> list[str]:
 
 
 def worker(rank: int, folder: Path) -> None:
+    left_out = "two_forwards" if broadcast_is_a_change() else None
     for mode in modes():
+        if mode == left_out:
+            continue
         net, x = build(mode), data().chunk(PROCESSES)[rank]
         if mode == "sharded":
             from torch.distributed.device_mesh import init_device_mesh
@@ -86,7 +101,7 @@ def worker(rank: int, folder: Path) -> None:
             fully_shard(net, mesh=mesh)
             model = net
         else:
-            model = DistributedDataParallel(net)
+            model = DistributedDataParallel(net, broadcast_buffers=mode != "two_forwards_unsynced")
         torch.save(train(mode, net, model, x), folder / f"{mode}-{rank}.pt")
         if mode == "sharded":
             torch.save(refusals(net), folder / f"refusals-{rank}.pt")
@@ -108,6 +123,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_as_one_and_choose_the_same_masks(mode: str, folder: Path) -> None:
     if mode not in modes():
         pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)")
+    if mode == "two_forwards" and not (folder / f"{mode}-0.pt").exists():
+        pytest.skip("this PyTorch counts the broadcast of buffers as a change: it takes broadcast_buffers=False")
     first, second = (torch.load(folder / f"{mode}-{rank}.pt") for rank in range(2))
     net = build(mode)
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
