@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from momentumnet.arithmetic.compiled.launching import DTYPES, launch
 from momentumnet.arithmetic.layout import Layout
 
 # Largest gamma at which the gradient of v travels in a half type.
-HALF_GAMMA = Fraction(1, 2)
+HALF_GAMMA = 0.5
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -20,8 +18,8 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 def adjoint(
     grad_x: Tensor,
     grad_v: Tensor,
-    gamma: Fraction,
-    weight: Fraction,
+    gamma: float,
+    weight: float,
     *,
     branch_is_output: bool = True,
     overwrite: bool = False,
@@ -31,13 +29,15 @@ def adjoint(
     With s = grad_x + grad_v:  grad_f = w s,  grad_v = gamma s. The block's output y is f itself, and the gradient of x
     then ``grad_x``; or (not ``branch_is_output``) y is x + f, so that f = y - x passes ``-grad_f`` on to x. Linear, so
     it needs nothing of the state. With ``overwrite`` the new gradient of v takes the memory of ``grad_v``.
+
+    Of floats: the compiler of PyTorch 2.11 cannot trace arithmetic of fractions.
     """
     compute = in_one_pass if _fit_the_kernel(grad_x, grad_v) else by_operations
     return compute(grad_x, grad_v, gamma, weight, branch_is_output=branch_is_output, overwrite=overwrite)
 
 
 def by_operations(
-    grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, branch_is_output: bool, overwrite: bool
+    grad_x: Tensor, grad_v: Tensor, gamma: float, weight: float, *, branch_is_output: bool, overwrite: bool
 ) -> Gradients:
     """`adjoint` of any tensors, by operations that can be differentiated: the reference for the kernel.
 
@@ -46,16 +46,16 @@ def by_operations(
     if grad_x.dtype.itemsize < 4:
         wide_x, wide_v = grad_x.float(), grad_v.float()
         total = wide_x + wide_v
-        grad_branch, grad_velocity = total * float(weight), (total * float(gamma)).to(grad_v.dtype)
+        grad_branch, grad_velocity = total * weight, (total * gamma).to(grad_v.dtype)
         grad_velocity = grad_v.copy_(grad_velocity) if overwrite else grad_velocity
         grad_position = grad_x if branch_is_output else (wide_x - grad_branch).to(grad_x.dtype)
         return grad_branch.to(grad_x.dtype), grad_velocity, grad_position
     total = grad_v.add_(grad_x) if overwrite else grad_x + grad_v
-    grad_branch, grad_velocity = total * float(weight), total.mul_(float(gamma))
+    grad_branch, grad_velocity = total * weight, total.mul_(gamma)
     return grad_branch, grad_velocity, grad_x if branch_is_output else grad_x - grad_branch
 
 
-def velocity_dtype(dtype: torch.dtype, gamma: Fraction) -> torch.dtype:
+def velocity_dtype(dtype: torch.dtype, gamma: float) -> torch.dtype:
     """The type in which the gradient of v travels beside gradients of x of ``dtype``.
 
     A half type's own, where gamma is small: it is multiplied by gamma at each step, so that its rounding adds at most
@@ -65,13 +65,13 @@ def velocity_dtype(dtype: torch.dtype, gamma: Fraction) -> torch.dtype:
 
 
 def in_one_pass(
-    grad_x: Tensor, grad_v: Tensor, gamma: Fraction, weight: Fraction, *, branch_is_output: bool, overwrite: bool
+    grad_x: Tensor, grad_v: Tensor, gamma: float, weight: float, *, branch_is_output: bool, overwrite: bool
 ) -> Gradients:
     """`adjoint` by the native kernel, to the same bits."""
     grad_branch = torch.empty_like(grad_x)
     grad_velocity = grad_v if overwrite else torch.empty_like(grad_v)
     grad_position = None if branch_is_output else torch.empty_like(grad_x)
-    constants = libraries.Adjoint(float(gamma), float(weight), DTYPES[grad_x.dtype], DTYPES[grad_v.dtype])
+    constants = libraries.Adjoint(gamma, weight, DTYPES[grad_x.dtype], DTYPES[grad_v.dtype])
     launch("mn_adjoint", constants, grad_x, grad_v, grad_branch, grad_velocity, grad_position)
     if overwrite:
         torch.autograd.graph.increment_version(grad_v)

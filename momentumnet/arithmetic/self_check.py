@@ -73,7 +73,7 @@ def _adjoints_agree(device: torch.device, dtype: torch.dtype) -> bool:
     grad_x, grad_v = (torch.randn(ELEMENTS, generator=generator).to(device, dtype) for _ in range(2))
     grad_x[: len(SPECIAL)] = torch.tensor(SPECIAL)
     found, expected = (
-        compute(grad_x, grad_v.clone(), GAMMA, 1 - GAMMA, branch_is_output=False, overwrite=True)
+        compute(grad_x, grad_v.clone(), float(GAMMA), float(1 - GAMMA), branch_is_output=False, overwrite=True)
         for compute in (in_one_pass, by_operations)
     )
     return all(_same_floats(one, other) for one, other in zip(found, expected, strict=True))

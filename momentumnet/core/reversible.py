@@ -53,11 +53,12 @@ class _Step(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, x: Tensor, v: Tensor | None, move: StepMove) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         # Not the move itself: the graph may outlive backward, the tape should not.
-        ctx.gamma, ctx.weight, ctx.branch_is_output = move.tape.gamma, move.weight, move.branch_is_output
+        ctx.gamma, ctx.weight = float(move.tape.gamma), float(move.weight)
+        ctx.branch_is_output = move.branch_is_output
         ctx.dtypes, ctx.has_velocity = (y.dtype, x.dtype), v is not None
         branch = branch_of(y, x, branch_is_output=move.branch_is_output)
         x = move.tape.advance(branch, y.dtype, move)
-        dtype = velocity_dtype(y.dtype, move.tape.gamma)
+        dtype = velocity_dtype(y.dtype, ctx.gamma)
         placeholder = torch.zeros((), dtype=dtype, device=y.device).expand(y.shape)
         return x, placeholder
 

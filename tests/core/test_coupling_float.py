@@ -99,13 +99,14 @@ def test_adjoint_is_the_transpose_of_a_step(gamma: Fraction, weight: Fraction | 
     next_v = v * float(gamma) + f * float(weight)
     next_x = x + next_v
     want_f, want_x, want_v = torch.autograd.grad((next_x, next_v), (f, x, v), (grad_x, grad_v))
-    got_f, got_v, got_x = adjoint(grad_x, grad_v, gamma, weight)
+    got_f, got_v, got_x = adjoint(grad_x, grad_v, float(gamma), float(weight))
     torch.testing.assert_close(got_f, want_f, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(got_v, want_v, rtol=1e-14, atol=1e-14)
     assert torch.equal(want_x, grad_x)
     assert got_x is grad_x, "x passes its gradient on unchanged"
     before = grad_v.clone()
-    again_f, again_v, again_x = adjoint(grad_x, before, gamma, weight, branch_is_output=False, overwrite=True)
+    options = {"branch_is_output": False, "overwrite": True}
+    again_f, again_v, again_x = adjoint(grad_x, before, float(gamma), float(weight), **options)
     assert torch.equal(again_f, got_f)
     assert torch.equal(again_v, got_v)
     assert torch.equal(again_x, grad_x - got_f), "but for what passes through y - x"
