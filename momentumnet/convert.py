@@ -146,7 +146,12 @@ def convert(
             (
                 stream.path,
                 stream.blocks,
-                {"magnitude": stream.magnitude, "start": stream.start_magnitude or None, "kept": kept},
+                {
+                    "magnitude": stream.magnitude,
+                    "start": stream.start_magnitude or None,
+                    "spread": stream.spread,
+                    "kept": kept,
+                },
             )
             for stream, kept in zip(planned.discovery.streams, planned.kept, strict=True)
         ]

@@ -30,12 +30,13 @@ class ExactState:
     """x, v and the store as integers: every step can be undone bit for bit.
 
     Args:
-        x: start of the stream, a float tensor; float64 is carried in int64, all else in int32.
+        x: start of the stream, a float tensor; float64 is carried in int64, all else in int32 by default.
         v: initial velocity, or None for zero.
         gamma: n/d in (0, 1].
         exponent: the scale k, value = integer * 2**-k; lowered by itself on overflow.
         name: the stream's name, for errors.
         bits: bits of the largest magnitude for which a scale is chosen; None for all that the word has.
+        word: the integers' type; None for that of x.
         careful: look at every report at once, and make the scale coarser where values do not fit. Without, nothing is
             read from the device: the reports tell later, and a state that did not fit means nothing.
 
@@ -53,9 +54,10 @@ class ExactState:
         name: str,
         bits: int | None = None,
         *,
+        word: fp.Word | None = None,
         careful: bool = True,
     ) -> None:
-        self.word = fp.word_for(x.dtype)
+        self.word = word or fp.word_for(x.dtype)
         self.exponent = exponent
         self.steps = 0
         self._name, self._bits = name, full_bits(self.word) if bits is None else bits

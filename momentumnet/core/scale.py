@@ -6,17 +6,17 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
-from momentumnet.arithmetic.fixed_point import INT32, word_for
 from momentumnet.arithmetic.reports import has_values
 from momentumnet.core.coupling import State
 from momentumnet.core.exact_state import ExactState
+from momentumnet.core.resolution import Resolution, resolution_for, spread_of
 from momentumnet.core.watch import Seen
 
 logger = logging.getLogger("momentumnet")
@@ -32,20 +32,6 @@ START_VARIES = 4
 TIGHT_BITS = 1
 # With so many bits free a pass cannot go wrong but for values that grow 64-fold at once.
 ROOMY_BITS = 6
-# With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
-# floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
-# 1/(1-gamma) times more coarsely than x, so deep float32 streams and those of a large gamma use the whole word.
-NARROW_BITS = 22
-NARROW_BLOCKS = 8
-NARROW_GAMMA = Fraction(1, 2)
-
-
-def magnitude_bits(dtype: torch.dtype, blocks: int, gamma: Fraction) -> int:
-    """For how many bits of the largest magnitude a stream's scale is chosen: fewer where precision allows."""
-    word = word_for(dtype)
-    if word is INT32 and (dtype != torch.float32 or (blocks <= NARROW_BLOCKS and gamma <= NARROW_GAMMA)):
-        return NARROW_BITS
-    return full_bits(word)
 
 
 @dataclass(frozen=True)
@@ -54,7 +40,7 @@ class ScalePlan:
 
     Attributes:
         exponent: the scale k at the start.
-        bits: of the largest magnitude, for which scales are chosen.
+        resolution: the word, and its bits for which scales are chosen.
         coarsest: by place in the stream, the scale that earlier passes had to take there.
         careful: whether every step is to be looked at, because nothing is known yet.
         roomy: whether the last pass has left so much of the word free that its steps need not be looked at even where
@@ -62,7 +48,7 @@ class ScalePlan:
     """
 
     exponent: int
-    bits: int
+    resolution: Resolution
     coarsest: Mapping[int, int]
     careful: bool
     roomy: bool
@@ -76,17 +62,25 @@ class StreamScale:
         magnitude: largest value to expect; None to take it from the first pass.
         blocks: how many the stream has.
         start: largest value at the stream's start; None to take it from the first pass.
+        spread: largest values over typical ones; None to take it from the first pass.
     """
 
-    def __init__(self, name: str, magnitude: float | None, blocks: int, start: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        magnitude: float | None,
+        blocks: int,
+        start: float | None = None,
+        spread: float | None = None,
+    ) -> None:
         self._name, self._blocks = name, blocks
-        self._magnitude, self._start = magnitude, start
+        self._magnitude, self._start, self._spread = magnitude, start, spread
         self._coarsest: Mapping[int, int] = {}
         self._roomy = False
 
-    def bits_for(self, dtype: torch.dtype, gamma: Fraction) -> int:
-        """The bits of the largest magnitude in a pass of ``dtype``."""
-        return magnitude_bits(dtype, self._blocks, gamma)
+    def resolution_for(self, dtype: torch.dtype, gamma: Fraction) -> Resolution:
+        """The resolution of a pass of ``dtype``."""
+        return resolution_for(dtype, self._blocks, gamma, self._spread or 1.0)
 
     def plan_for(self, x: Tensor, gamma: Fraction, *, from_start: bool = True) -> ScalePlan:
         """How a pass from ``x`` begins. Reads the device only if nothing is known of the stream yet.
@@ -96,14 +90,16 @@ class StreamScale:
             gamma: of the pass.
             from_start: whether ``x`` is the stream's first tensor, not one in its middle.
         """
-        word, bits = word_for(x.dtype), self.bits_for(x.dtype, gamma)
         start = self._start if from_start else None
         if (start is None or self._magnitude is None) and has_values(x):
-            return ScalePlan(self.exponent_for(x, gamma), bits, self._coarsest, careful=True, roomy=False)
-        largest = self._magnitude or 1.0
-        bits = min(bits, full_bits(word) - UNSEEN_BITS)
-        exponent = choose_exponent(largest if start is None else min(largest, GROWTH * start), word, bits)
-        return ScalePlan(exponent, bits, self._coarsest, careful=False, roomy=self._roomy)
+            exponent = self.exponent_for(x, gamma)
+            found = self.resolution_for(x.dtype, gamma)
+            return ScalePlan(exponent, found, self._coarsest, careful=True, roomy=False)
+        largest, found = self._magnitude or 1.0, self.resolution_for(x.dtype, gamma)
+        found = replace(found, bits=min(found.bits, full_bits(found.word) - UNSEEN_BITS))
+        largest = largest if start is None else min(largest, GROWTH * start)
+        exponent = choose_exponent(largest, found.word, found.bits)
+        return ScalePlan(exponent, found, self._coarsest, careful=False, roomy=self._roomy)
 
     def exponent_for(self, x: Tensor, gamma: Fraction) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
@@ -111,9 +107,12 @@ class StreamScale:
         A stream that grows by more would lose the small values at its start to a coarse scale; it is widened on the way
         instead, which costs a byte or two an element each time.
         """
-        word, bits = word_for(x.dtype), self.bits_for(x.dtype, gamma)
         low, high = torch.aminmax(x.detach()) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
         start = max(-float(low), float(high))
+        if self._spread is None:
+            self._spread = spread_of(x, start)
+        found = self.resolution_for(x.dtype, gamma)
+        word, bits = found.word, found.bits
         if not 0 < start < math.inf:
             return choose_exponent(self._magnitude or 1.0, word, bits)
         if self._magnitude is None:

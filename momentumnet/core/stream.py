@@ -42,6 +42,7 @@ class MomentumStream(StreamSettings):
         gamma: in [0, 1]; rounded to n/d with d <= 128.
         magnitude: largest value to expect; None to take it from the first pass.
         start: largest value to expect at the stream's start; None to take it from the first pass.
+        spread: how far typical values lie below the largest; None to take it from the first pass.
         options: those of `StreamSettings`.
     """
 
@@ -53,10 +54,11 @@ class MomentumStream(StreamSettings):
         *,
         magnitude: float | None = None,
         start: float | None = None,
+        spread: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name, blocks, gamma, **options)
-        self._scale = StreamScale(name, magnitude, len(blocks), start)
+        self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
         self._passages = Passages(name, blocks)
 
     @contextmanager
@@ -170,7 +172,10 @@ class MomentumStream(StreamSettings):
             reversible_ = self.backward == "reversible"
             return FloatState(x, v, self.gamma, finite_only=careful and reversible_)
         with torch.no_grad():
-            return ExactState(x, v, self.gamma, plan.exponent, self.name, plan.bits, careful=careful)
+            resolution = plan.resolution
+            return ExactState(
+                x, v, self.gamma, plan.exponent, self.name, resolution.bits, word=resolution.word, careful=careful
+            )
 
     def _resume_gradients(self, x: Tensor, passage: Passage) -> None:
         """Blocks that ran without gradients left a float state; the exact one starts from it where gradients begin."""

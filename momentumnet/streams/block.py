@@ -21,6 +21,7 @@ class ResidualStream:
         dtype: Its dtype.
         magnitude: Largest finite absolute value among the stream tensors (inputs and outputs of the blocks).
         start_magnitude: The same of what enters the first block.
+        spread: The largest of these over a typical one (the median), in the block where that is most.
         saved_bytes: Bytes that autograd keeps for the blocks in the trace: unique storages, parameters and
             buffers excluded.
     """
@@ -32,6 +33,7 @@ class ResidualStream:
     dtype: torch.dtype
     magnitude: float
     start_magnitude: float
+    spread: float
     saved_bytes: int
 
     def __len__(self) -> int:

@@ -58,6 +58,7 @@ class Call:
     overwritten: bool = False
     magnitude: float = 0.0
     entered_magnitude: float = 0.0
+    spread: float = 1.0
     saved: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
 

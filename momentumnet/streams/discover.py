@@ -163,6 +163,7 @@ def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStre
         dtype=entry.dtype,
         magnitude=max(call.magnitude for call in calls),
         start_magnitude=max(run[0].entered_magnitude for run in group),
+        spread=max(call.spread for call in calls),
         saved_bytes=trace.saved_bytes(calls),
     )
 

@@ -9,7 +9,7 @@ from math import ceil, prod
 
 from momentumnet.arithmetic.fixed_point import word_for
 from momentumnet.arithmetic.state_bytes import resting_bytes
-from momentumnet.core.scale import magnitude_bits
+from momentumnet.core.resolution import resolution_for
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
@@ -130,11 +130,10 @@ class Plan:
         """Bytes of the stream's state while it waits to be rewound by so many steps."""
         if not steps or not self.gamma:
             return 0
-        word = word_for(stream.dtype)
         if self.arithmetic == "float":
-            return 2 * prod(stream.shape) * word.bits // 8
-        bits = magnitude_bits(stream.dtype, len(stream), self.gamma)
-        return ceil(prod(stream.shape) * resting_bytes(self.gamma, word, bits, steps))
+            return 2 * prod(stream.shape) * word_for(stream.dtype).bits // 8
+        found = resolution_for(stream.dtype, len(stream), self.gamma, stream.spread)
+        return ceil(prod(stream.shape) * resting_bytes(self.gamma, found.word, found.bits, steps))
 
     def __str__(self) -> str:
         """A table in plain text."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
+from momentumnet.core.resolution import spread_of
 from momentumnet.streams.calls import Call, Endpoint, Key, Trace, storage_key
 from momentumnet.streams.nested import floating, stream_output, tensors_in
 
@@ -95,6 +96,7 @@ class Recorder:
         if not call.plain_layer:
             call.entered_magnitude = max(map(self._magnitude, call.inputs))
             call.magnitude = max(call.entered_magnitude, self._magnitude(end))
+            call.spread = self._spread(end)
 
     def keep(self, tensor: torch.Tensor) -> None:
         key = storage_key(tensor)
@@ -118,6 +120,9 @@ class Recorder:
         if endpoint.tensor is not None and endpoint.key not in self._magnitudes:
             self._magnitudes[endpoint.key] = _largest_magnitude(endpoint.tensor)
         return self._magnitudes[endpoint.key]
+
+    def _spread(self, endpoint: Endpoint) -> float:
+        return 1.0 if endpoint.tensor is None else spread_of(endpoint.tensor, self._magnitude(endpoint))
 
 
 def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.scale import NARROW_BLOCKS
+from momentumnet.core.resolution import NARROW_BLOCKS
 from tests.contract.reference import assert_same, loss_of, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 

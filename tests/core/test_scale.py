@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from fractions import Fraction
 
 import pytest
 import torch
 
 from momentumnet.arithmetic.exponent import choose_exponent
-from momentumnet.arithmetic.fixed_point import INT32
+from momentumnet.arithmetic.fixed_point import INT32, INT64
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.scale import NARROW_BITS, StreamScale, magnitude_bits
+from momentumnet.core.resolution import NARROW_BITS, TYPICAL_BITS, Resolution, resolution_for, spread_of
+from momentumnet.core.scale import StreamScale
 
 EIGHTH = Fraction(1, 8)
 
@@ -44,10 +47,40 @@ def test_start_without_magnitude_takes_the_streams_own(start: torch.Tensor) -> N
 
 
 def test_short_streams_of_small_gamma_and_half_precision_are_narrow() -> None:
-    assert magnitude_bits(torch.float32, 8, EIGHTH) == magnitude_bits(torch.float32, 1, Fraction(1, 2)) == NARROW_BITS
-    assert magnitude_bits(torch.bfloat16, 1000, Fraction(9, 10)) == NARROW_BITS
-    assert magnitude_bits(torch.float32, 9, EIGHTH) == magnitude_bits(torch.float32, 2, Fraction(9, 10)) == 29
-    assert magnitude_bits(torch.float64, 1, EIGHTH) == 61
+    narrow, whole = Resolution(INT32, NARROW_BITS), Resolution(INT32, 29)
+    assert resolution_for(torch.float32, 8, EIGHTH) == resolution_for(torch.float32, 1, Fraction(1, 2)) == narrow
+    assert resolution_for(torch.bfloat16, 1000, Fraction(9, 10)) == narrow
+    assert resolution_for(torch.float32, 9, EIGHTH) == resolution_for(torch.float32, 2, Fraction(9, 10)) == whole
+    assert resolution_for(torch.float64, 1, EIGHTH) == Resolution(INT64, 61)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_values_far_below_the_largest_get_more_bits(dtype: torch.dtype) -> None:
+    """First the rest of the word, then a wider one: a typical value never has fewer bits than its type needs."""
+    found = [resolution_for(dtype, 4, EIGHTH, spread=2.0**n) for n in range(24)]
+    words = [resolution.word for resolution in found]
+    assert [words[0], words[-1]] == [INT32, INT64]
+    assert found[0].bits == NARROW_BITS
+    for n, resolution in enumerate(found):
+        assert resolution.bits - n >= TYPICAL_BITS[dtype]
+    assert all(a.bits <= b.bits for a, b in itertools.pairwise(found))
+
+
+def test_spread_is_of_the_median_that_is_not_zero() -> None:
+    values = torch.cat([torch.zeros(1000), torch.full((99,), 0.5), torch.tensor([-2e4, math.inf, math.nan])])
+    assert spread_of(values, 2e4) == pytest.approx(4e4)
+    assert spread_of(torch.zeros(5), 0.0) == spread_of(torch.zeros(0), 0.0) == 1.0
+    assert spread_of(torch.randn(3, 100_000).t(), 4.0) == pytest.approx(4 / 0.6745, rel=0.1)
+
+
+def test_the_first_pass_looks_for_the_spread() -> None:
+    x = torch.ones(100)
+    x[3] = 2e5
+    assert StreamScale("s", None, 20).plan_for(x, EIGHTH).resolution.word is INT64
+    assert StreamScale("s", None, 20).plan_for(torch.ones(100), EIGHTH).resolution.word is INT32
+
+
+def test_short_streams_are_narrow_in_a_pass() -> None:
     scale, x = StreamScale("s", 1.5, 3), torch.tensor([1.4])
     assert scale.exponent_for(x, EIGHTH) == choose_exponent(1.5, INT32, NARROW_BITS) == 21
 

@@ -1,0 +1,74 @@
+"""How finely a stream's state resolves its values: the word, and the bits of it that are used.
+
+One scale serves all values of a stream, the largest and the others. So it goes by both: by the largest magnitude, and
+by how far the typical values lie below it (the *spread*). One value of 20,000 among values of 1, as transformers have
+them, would else leave the others a grid as coarse as a half type's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic.exponent import full_bits
+from momentumnet.arithmetic.fixed_point import INT32, INT64, Word
+
+# With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
+# floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
+# 1/(1-gamma) times more coarsely than x, so deep float32 streams and those of a large gamma use the whole word.
+NARROW_BITS = 22
+NARROW_BLOCKS = 8
+NARROW_GAMMA = Fraction(1, 2)
+# Bits that a typical value needs: what is lost with fewer would be seen beside the rounding of the floats themselves.
+TYPICAL_BITS = {torch.float32: 22, torch.float16: 13, torch.bfloat16: 10, torch.float64: 0}
+# Where the state is narrow, a float32 stream has the precision that is documented for it up to this spread.
+NARROW_TYPICAL_BITS = 18
+# Values of a tensor that are looked at to tell what is typical.
+_SAMPLE = 1 << 14
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The word that carries a stream, and for how many bits of the largest magnitude its scale is chosen."""
+
+    word: Word
+    bits: int
+
+
+def resolution_for(dtype: torch.dtype, blocks: int, gamma: Fraction, spread: float = 1.0) -> Resolution:
+    """The least bits that serve a stream.
+
+    Args:
+        dtype: of its tensors.
+        blocks: how many it has.
+        gamma: its momentum factor.
+        spread: the largest magnitude over a typical one.
+    """
+    if dtype == torch.float64:
+        return Resolution(INT64, full_bits(INT64))
+    spread_bits = math.log2(max(spread, 1.0))
+    typical_bits = TYPICAL_BITS[dtype]
+    if dtype != torch.float32:
+        is_narrow = spread_bits + typical_bits <= NARROW_BITS
+    else:
+        is_narrow = (
+            blocks <= NARROW_BLOCKS and gamma <= NARROW_GAMMA and spread_bits + NARROW_TYPICAL_BITS <= NARROW_BITS
+        )
+    if is_narrow:
+        return Resolution(INT32, NARROW_BITS)
+    word = INT32 if spread_bits + typical_bits <= full_bits(INT32) else INT64
+    return Resolution(word, full_bits(word))
+
+
+def spread_of(value: Tensor, largest: float) -> float:
+    """The largest magnitude over the median one of the values that are not 0, in a sample. Reads the device."""
+    flat = value.detach().reshape(-1)
+    sample = flat[:: -(-flat.numel() // _SAMPLE) or 1].abs()
+    sample = sample[(sample > 0) & sample.isfinite()]
+    if not sample.numel() or not 0 < largest < math.inf:
+        return 1.0
+    return max(1.0, largest / float(sample.float().median()))
