@@ -12,7 +12,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from momentumnet import native
-from momentumnet.cli.bench.kernel_operations import operations
+from momentumnet.bench.kernel.operations import operations
 
 NAMES = ("x.add_(v)", "copy", "native step", "native undo", "reference step", "reference undo")
 

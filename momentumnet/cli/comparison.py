@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import CommandError
-from momentumnet.cli.probe import StepCost, step_costs
 from momentumnet.cli.training import Epoch, Schedule, Trainer, evaluate
 from momentumnet.memory import format_bytes
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from momentumnet.cli import network
+from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
 from momentumnet.cli.errors import CommandError
 
-CIFAR_ROOT = Path("data")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
@@ -95,23 +93,6 @@ def _digits(image_size: int) -> ImageData:
     train, held_out = train_test_split(range(len(targets)), test_size=0.2, stratify=labels, random_state=0)
     parts = [_Digits(images[index], targets[index], image_size) for index in (train, held_out)]
     return ImageData("digits", parts[0], parts[1], classes=10, image_size=image_size, workers=0)
-
-
-def fetch_cifar() -> object | None:
-    """Has CIFAR-10 lie under ``CIFAR_ROOT``; returns why it cannot, or None."""
-    try:
-        CIFAR10(CIFAR_ROOT)
-        return None
-    except RuntimeError:  # not there yet, or not complete
-        pass
-    if not network.reachable(CIFAR10.url):
-        return "no network"
-    try:
-        with network.stall_timeout():
-            CIFAR10(CIFAR_ROOT, download=True)
-    except (URLError, TimeoutError, ConnectionError, RuntimeError) as error:  # RuntimeError: a damaged file arrived
-        return error
-    return None
 
 
 def _cifar(image_size: int) -> ImageData:

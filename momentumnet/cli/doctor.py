@@ -15,22 +15,25 @@ import torchvision
 from momentumnet import native
 from momentumnet.arithmetic import self_check
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.cli import arguments
 from momentumnet.cli.errors import CommandError
+from momentumnet.cli.options import CommandText, add_command
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.errors import MomentumNetError
 
-DESCRIPTION = """\
+TEXT = CommandText(
+    "show what is installed, which kernels run, and what is missing",
+    """\
 Show the versions of what is installed, whether compiled kernels or plain PyTorch operations do the exact arithmetic
 (the same bits, at another speed), what is missing and how to get it. Each compiled kernel runs once on a small state
-and is compared with plain PyTorch. Nothing is changed and nothing is downloaded."""
-EPILOG = """\
+and is compared with plain PyTorch. Nothing is changed and nothing is downloaded.""",
+    """\
 examples:
   momentumnet doctor
   momentumnet doctor --json > doctor.json    to send along with a question
   MOMENTUMNET_NATIVE=0 momentumnet doctor    with the compiled kernels switched off
 
-exit status: 0, also where kernels are missing; 1 if one of them gives other bits than plain PyTorch, or fails"""
+exit status: 0, also where kernels are missing; 1 if one of them gives other bits than plain PyTorch, or fails""",
+)
 # Of pyproject.toml.
 EXTRAS = {
     "cli": ("rich", "matplotlib", "scikit-learn"),
@@ -42,15 +45,7 @@ PLAIN = "plain PyTorch"
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "doctor",
-        parents=[arguments.common()],
-        help="show what is installed, which kernels run, and what is missing",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+    add_command(commands, "doctor", TEXT, run)
 
 
 def run(options: argparse.Namespace) -> None:

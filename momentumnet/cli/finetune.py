@@ -13,15 +13,26 @@ from momentumnet.cli import arguments, data, models
 from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import CommandError
+from momentumnet.cli.options import (
+    CommandText,
+    add_choice,
+    add_command,
+    add_count,
+    add_device,
+    chosen_device,
+    conversion,
+)
 from momentumnet.cli.training import Schedule
 from momentumnet.convert import convert
 
 EXAMPLES = 8
 RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
-DESCRIPTION = """\
+TEXT = CommandText(
+    "convert a classifier and fine-tune it",
+    """\
 Convert a torchvision classifier into a Momentum ResNet, fine-tune it, and show accuracy, memory and step time beside
-the unconverted network. The fine-tuned weights fit the unconverted network too."""
-EPILOG = """\
+the unconverted network. The fine-tuned weights fit the unconverted network too.""",
+    """\
 examples:
   momentumnet finetune                                     ResNet-18 on the digits of scikit-learn
   momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
@@ -31,40 +42,23 @@ examples:
   momentumnet finetune --resume                            go on after an interruption
 
 Without network, weights fall back to random ones and data to the digits, and a line says so. A checkpoint is written
-after every epoch, to runs/MODEL-DATA unless --output names another folder."""
+after every epoch, to runs/MODEL-DATA unless --output names another folder.""",
+)
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "finetune",
-        parents=[arguments.conversion(others="checkpoint"), arguments.common()],
-        help="convert a classifier and fine-tune it",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "finetune", TEXT, run, conversion(others="checkpoint"))
     _add_training_arguments(parser.add_argument_group("network and data"))
     _add_optimizer_arguments(parser.add_argument_group("optimizer"))
     group = parser.add_argument_group("engine")
-    group.add_argument(
-        "--backward",
-        choices=("reversible", "stored"),
-        default="reversible",
-        help="compute activations again in backward, or store them (default: %(default)s)",
-    )
-    group.add_argument(
-        "--arithmetic",
-        choices=("exact", "float"),
-        default="exact",
-        help="integers that invert bit for bit, or plain floats (default: %(default)s)",
-    )
-    arguments.add_device(group)
+    add_choice(group, "--backward", ("reversible", "stored"), "compute activations again in backward, or store them")
+    add_choice(group, "--arithmetic", ("exact", "float"), "integers that invert bit for bit, or plain floats")
+    add_device(group)
     group = parser.add_argument_group("run")
     group.add_argument("--compare", action="store_true", help="fine-tune the unconverted network too")
     group.add_argument("--output", type=Path, metavar="DIR", help="folder for checkpoints, weights and report.json")
     group.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
-    parser.set_defaults(run=run)
 
 
 def _add_training_arguments(group: Any) -> None:
@@ -85,8 +79,8 @@ def _add_training_arguments(group: Any) -> None:
         help="what to fine-tune on; a folder holds train/CLASS and val/CLASS (default: %(default)s)",
     )
     group.add_argument("--image-size", type=arguments.positive, metavar="N", help="side that images are brought to")
-    group.add_argument("--epochs", type=arguments.positive, default=3, metavar="N", help="(default: %(default)s)")
-    group.add_argument("--batch-size", type=arguments.positive, default=64, metavar="N", help="(default: %(default)s)")
+    add_count(group, "--epochs", 3)
+    add_count(group, "--batch-size", 64)
     group.add_argument(
         "--lr", type=arguments.learning_rate, default=1e-3, metavar="R", help="largest learning rate (default: 0.001)"
     )
@@ -94,12 +88,8 @@ def _add_training_arguments(group: Any) -> None:
 
 
 def _add_optimizer_arguments(group: Any) -> None:
-    group.add_argument(
-        "--optimizer",
-        choices=("adamw", "sam"),
-        default="adamw",
-        help="AdamW, or sharpness-aware minimisation around it: two passes a step (default: %(default)s)",
-    )
+    meaning = "AdamW, or sharpness-aware minimisation around it: two passes a step"
+    add_choice(group, "--optimizer", ("adamw", "sam"), meaning)
     group.add_argument(
         "--rho",
         type=arguments.radius,
@@ -124,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
             "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
         )
     report = Report(as_json=options.json)
-    device = arguments.chosen_device(options)
+    device = chosen_device(options)
     torch.manual_seed(options.seed)
     image_size = options.image_size or max(data.default_size(options.data), models.smallest_size(options.model))
     images = data.load_images(options.data, image_size=image_size, say=report.line)

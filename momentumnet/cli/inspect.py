@@ -8,30 +8,27 @@ from typing import Any
 
 from momentumnet.cli import arguments, models
 from momentumnet.cli.errors import CommandError
+from momentumnet.cli.options import CommandText, add_command, conversion
 from momentumnet.convert import plan
 from momentumnet.memory import format_bytes
 
-DESCRIPTION = """\
+TEXT = CommandText(
+    "show which blocks can be converted and what that saves",
+    """\
 Trace a torchvision model once with random weights (nothing is downloaded) and show its residual streams: runs of
-blocks that conversion can carry, with the bytes held between forward and backward before and after."""
-EPILOG = """\
+blocks that conversion can carry, with the bytes held between forward and backward before and after.""",
+    """\
 examples:
   momentumnet inspect resnet50
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint --spare 1GiB
-  momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128"""
+  momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128""",
+)
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "inspect",
-        parents=[arguments.conversion(others="keep"), arguments.common()],
-        help="show which blocks can be converted and what that saves",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "inspect", TEXT, run, conversion(others="keep"))
     parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help="name of a torchvision model")
     parser.add_argument(
         "--input",
@@ -40,7 +37,6 @@ def add_parser(commands: Any) -> None:
         metavar="SHAPE",
         help="shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

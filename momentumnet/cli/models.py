@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
+from momentumnet.bench import downloads
 from momentumnet.checkpoint_file import UNREADABLE
-from momentumnet.cli import network
 from momentumnet.cli.errors import CommandError
 
 VIDEO_FRAMES = 16
@@ -115,11 +115,11 @@ def _pretrained(name: str, weights: str, say: Callable[[str], None]) -> nn.Modul
         ) from None
     problem: object
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
-    if not cached.is_file() and not network.reachable(entry.url):
+    if not cached.is_file() and not downloads.reachable(entry.url):
         problem = "no network"
     else:
         try:
-            with network.stall_timeout():
+            with downloads.stall_timeout():
                 return get_model(name, weights=entry)
         except (URLError, TimeoutError, ConnectionError) as error:
             problem = error

@@ -1,11 +1,26 @@
-"""``momentumnet bench``: memory, time, exactness and methods of training, each beside its alternatives."""
+"""``momentumnet bench``: memory, time, exactness and methods of training, each beside its alternatives.
+
+The command lines of `momentumnet.bench`, one file a benchmark.
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from momentumnet.cli.bench import depth, init, kernel, lottery, peers, sam, step
+from momentumnet.cli.bench import (
+    depth,
+    gradinit,
+    init,
+    kernel,
+    lottery,
+    peers,
+    sam,
+    sam_step,
+    step,
+    structured,
+    zoo,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -14,5 +29,5 @@ def add_parser(commands: Any) -> None:
         "bench", help="measure memory, time, exactness and methods of training"
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, kernel, peers, init, sam, lottery):
+    for benchmark in (depth, step, kernel, peers, init, sam, lottery, gradinit, sam_step, structured, zoo):
         benchmark.add_parser(benchmarks)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from momentumnet.cli.bench.networks import FAMILIES
+from momentumnet.bench.networks import FAMILIES
 
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from momentumnet.cli.bench import init_methods, init_training
-from momentumnet.cli.bench.cifar_images import load_digits
-from momentumnet.cli.bench.init_methods import METHODS, Method, Task
-from momentumnet.cli.bench.init_training import Recipe, Training
+from momentumnet.bench.images import load_digits
+from momentumnet.bench.init.methods import METHODS, Method, Task
+from momentumnet.bench.init.training import Recipe, Training
 from momentumnet.init import InitReport, kaiming_
 
 TINY = ("--train-samples", "64", "--test-samples", "50", "--batch-size", "32", "--epochs", "2")

@@ -13,7 +13,7 @@ from momentumnet import native
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic import momentum_step
 from momentumnet.cli.bench import timing
-from momentumnet.cli.bench.kernel_operations import Native, Reference
+from momentumnet.bench.kernel.operations import Native, Reference
 
 
 def test_table_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from momentumnet.cli.bench.cifar_images import ImageData
-from momentumnet.cli.bench.label_noise import with_wrong_labels
+from momentumnet.bench.images import ImageData
+from momentumnet.bench.sam.label_noise import with_wrong_labels
 
 
 def images(count: int, classes: int) -> ImageData:

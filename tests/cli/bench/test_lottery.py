@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.cli.bench.cifar_images import load_digits
-from momentumnet.cli.bench.lottery_tables import verdicts
-from momentumnet.cli.bench.lottery_training import Lottery, Recipe
+from momentumnet.bench.images import load_digits
+from momentumnet.bench.lottery.tables import verdicts
+from momentumnet.bench.lottery.training import Lottery, Recipe
 from momentumnet.prune import TrainingLog
 
 TINY = ("--train-samples", "64", "--test-samples", "50", "--batch-size", "32", "--epochs", "2", "--rounds", "2")

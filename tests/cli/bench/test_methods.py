@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from momentumnet.cli.bench import methods as ways
-from momentumnet.cli.bench.networks import FAMILIES, NETWORKS, Network, family
-from momentumnet.cli.bench.training_step import TrainingStep, gradient_error, measure, ratio
+from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
+from momentumnet.bench.training_step import TrainingStep, gradient_error, measure, ratio
 from momentumnet.convert import plan
 from momentumnet.errors import ConversionError
 from momentumnet.memory import measure_memory

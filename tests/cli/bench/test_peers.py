@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from momentumnet.cli.bench import environment, peer_runs
-from momentumnet.cli.bench.environment import Environment, InstallationError
-from momentumnet.cli.bench.peer_runs import SCRIPTS, Peer
+from momentumnet.bench.peers.environment import Environment, InstallationError
+from momentumnet.bench.peers.runs import SCRIPTS, Peer
 
 # The plain rule, wrong in its own backward pass by a factor of 2; raises and ends where asked to.
 FAKE = """

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot
 
-from momentumnet.cli.bench.plots import _drawn_error, _spread, plot_accuracies
+from momentumnet.bench.plots import _drawn_error, _spread, plot_accuracies
 
 
 def test_labels_are_moved_apart_in_order() -> None:

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from momentumnet.cli.bench import sam_training
-from momentumnet.cli.bench.cifar_images import load_digits, normalised
-from momentumnet.cli.bench.cifar_networks import build
-from momentumnet.cli.bench.label_noise import with_wrong_labels
-from momentumnet.cli.bench.sam_methods import METHODS, Recipe
-from momentumnet.cli.bench.sam_training import Training
+from momentumnet.bench.images import load_digits, normalised
+from momentumnet.bench.cifar_networks import build
+from momentumnet.bench.sam.label_noise import with_wrong_labels
+from momentumnet.bench.sam.methods import METHODS, Recipe
+from momentumnet.bench.sam.training import Training
 from momentumnet.init import kaiming_
 
 TINY = ("--train-samples", "64", "--test-samples", "50", "--batch-size", "32", "--epochs", "2")

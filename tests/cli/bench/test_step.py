@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from momentumnet.cli.bench import networks, step
-from momentumnet.cli.bench.networks import Network, family
+from momentumnet.bench.networks import Network, family
 
 
 @pytest.fixture(autouse=True)

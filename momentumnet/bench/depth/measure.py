@@ -1,0 +1,51 @@
+"""One training step of a number of equal blocks: each method's memory and time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from fractions import Fraction
+
+import torch
+
+from momentumnet.bench import methods as ways
+from momentumnet.bench.networks import family
+from momentumnet.bench.results import Row
+from momentumnet.bench.training_step import TrainingStep, built, step_rows
+
+
+def measure(
+    name: str,
+    depth: int,
+    gammas: Sequence[Fraction],
+    device: torch.device,
+    *,
+    dtype: torch.dtype | None,
+    repeats: int,
+    budget: int | None,
+    ended: Collection[str],
+) -> list[Row]:
+    """A row for each method but those in ``ended``.
+
+    Args:
+        name: Kind of block, one of `momentumnet.bench.networks.FAMILIES`.
+        depth: Number of blocks.
+        gammas: Momentum factors of the converted networks.
+        device: Where.
+        dtype: Type of autocast; None for none.
+        repeats: Timed steps of each method.
+        budget: Bytes that a step may take; None for as many as it needs.
+        ended: Methods that have passed the budget with fewer blocks.
+    """
+    torch.manual_seed(0)
+    network = family(name, depth)
+    model = network.build().to(device)
+    step = TrainingStep(network.example().to(device), dtype)
+    builds = ways.methods(network, gammas, arithmetics=("exact",))
+    variants = built({name: build for name, build in builds.items() if name not in ended}, model, step)
+    rows = step_rows(variants, step, repeats=repeats, budget=budget)
+    return [{"depth": depth, "method": name, **row} for name, row in rows.items()]
+
+
+def ended_methods(rows: Sequence[Row], depth: int) -> set[str]:
+    """The methods whose series has ended with fewer blocks than ``depth``."""
+    return {row["method"] for row in rows if "error" in row and row["depth"] < depth}

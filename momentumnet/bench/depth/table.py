@@ -1,0 +1,56 @@
+"""The table of ``bench depth``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from momentumnet.bench.results import Row
+from momentumnet.bench.tables import Table
+from momentumnet.memory import format_bytes
+
+
+def table(rows: Sequence[Row], name: str, shape: Sequence[int], budget: int | None) -> Table:
+    """Memory and time, a line for each number of blocks and method.
+
+    Args:
+        rows: What was measured.
+        name: Kind of block.
+        shape: The input's.
+        budget: Bytes that a step may take; below the table stands then the deepest network within them.
+    """
+    cells = []
+    for index, row in enumerate(rows):
+        first = index == 0 or rows[index - 1]["depth"] != row["depth"]
+        seconds = row["step_seconds"]
+        cells.append(
+            (
+                str(row["depth"]) if first else "",
+                row["method"],
+                *[format_bytes(row[key]) if row[key] else "" for key in ("peak_bytes", "saved_bytes")],
+                row["error"] if seconds is None else f"{seconds * 1000:.0f} ms",
+            )
+        )
+    notes = [
+        f"Input {','.join(map(str, shape))}; memory beside parameters and gradients, held: between forward and "
+        "backward."
+    ]
+    return Table(
+        f"One training step of {name} blocks",
+        ("blocks", "method", "peak memory", "held", "step time"),
+        cells,
+        notes=[*notes, *([] if budget is None else _deepest(rows, budget))],
+    )
+
+
+def _deepest(rows: Sequence[Row], budget: int) -> list[str]:
+    """A line for each method: the deepest network that it trains within the budget."""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        fitting = [row for row in own if "error" not in row]
+        best = max(fitting, key=lambda row: int(row["depth"]), default=None)
+        failed = min((row["depth"] for row in own if "error" in row), default=None)
+        what = "none" if best is None else f"{best['depth']} blocks, peak {format_bytes(best['peak_bytes'])}"
+        end = "the deepest tried" if failed is None else f"{failed} blocks do not fit"
+        lines.append(f"Deepest network within {format_bytes(budget)}, {method}: {what} ({end}).")
+    return lines

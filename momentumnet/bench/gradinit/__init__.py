@@ -1,0 +1,1 @@
+"""GradInit on a deep network without normalisation: how its objective falls, and what an iteration costs."""

@@ -1,0 +1,1 @@
+"""How well networks train after one epoch and at best, by how they were initialised."""

@@ -1,0 +1,1 @@
+"""The momentum step's bandwidth beside that of a plain addition."""

@@ -1,0 +1,36 @@
+"""The table of ``bench kernel``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from momentumnet.bench.kernel.operations import BYTES
+from momentumnet.bench.results import Row
+from momentumnet.bench.tables import Table
+
+
+def table(rows: Sequence[Row], implementation: str) -> Table:
+    """Time and rate, a line for each operation and case; ``implementation`` says which kernels were measured."""
+    cells = [
+        (
+            row["operation"],
+            str(row["gamma"]),
+            str(row["elements"]),
+            str(row["threads"]),
+            f"{row['seconds'] * 1000:.3g} ms",
+            f"{row['bytes_per_second'] / 1e9:.3g} GB/s",
+            f"{row['rate_to_add']:.3g}",
+        )
+        for row in rows
+    ]
+    return Table(
+        "The momentum step's bandwidth",
+        ("operation", "gamma", "elements", "threads", "time", "rate", "rate to x.add_(v)"),
+        cells,
+        notes=(
+            f"Kernels: {implementation}.",
+            f"Every operation moves the same bytes, {BYTES} for each element of the state; x.add_(v) runs over "
+            "as many floats as that takes. 1 in the last column is the speed of memory.",
+        ),
+        left=1,
+    )

@@ -1,0 +1,1 @@
+"""Accuracy against sparsity, of lottery tickets and their two controls."""

@@ -1,0 +1,1 @@
+"""Gradient error, memory and time beside other reversible libraries."""

@@ -1,0 +1,76 @@
+"""What the plots of the benchmarks share: figures of panels, colours, legends, and accuracies of several seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart; black for the reference.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLUMNS = 5  # of panels at most
+
+
+@contextmanager
+def figure_panels(path: Path, count: int, size: tuple[float, float], *, title: str) -> Iterator[Sequence[Any]]:
+    """The ``count`` panels of a figure, ``size`` inches each; it is written to ``path`` at the end."""
+    columns = min(count, COLUMNS)
+    lines = math.ceil(count / columns)
+    with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, panels = pyplot.subplots(
+            lines,
+            columns,
+            figsize=(size[0] * columns + 1.6, size[1] * lines + 0.4),
+            layout="constrained",
+            squeeze=False,
+        )
+        try:
+            for axes in panels.flat[count:]:
+                axes.set_axis_off()
+            yield list(panels.flat[:count])
+            figure.suptitle(title, fontsize=11)
+            figure.savefig(path, dpi=200)
+        finally:
+            pyplot.close(figure)
+
+
+def plot_accuracies(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], path: Path, *, title: str, x: str
+) -> None:
+    """Draws test accuracies (%) of several seeds as means, with their standard deviations as bars.
+
+    Args:
+        panels: By panel, by line and by place on the x axis, the accuracies.
+        path: Where the PNG goes.
+        title: Title of the figure.
+        x: What the x axis is.
+    """
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = dict(zip(names, itertools.cycle(COLOURS)))
+    with figure_panels(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
+        for axes, (heading, lines) in zip(drawn, panels.items(), strict=False):  # without rows an empty panel
+            for name, points in lines.items():
+                places = sorted(points)
+                means = [statistics.mean(points[place]) for place in places]
+                bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
+                axes.errorbar(
+                    places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name
+                )
+            axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
+            axes.grid(linewidth=0.5, alpha=0.4)
+        add_legend(drawn)
+
+
+def add_legend(panels: Sequence[Any]) -> None:
+    """One legend for all panels, beside them."""
+    labels = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[0].figure.legend(labels.values(), labels, fontsize=8, loc="outside right upper", frameon=False)

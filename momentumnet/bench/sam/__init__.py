@@ -1,0 +1,1 @@
+"""Accuracy and flatness by optimizer, with right labels and with wrong ones."""

@@ -1,0 +1,1 @@
+"""What a step of SAM costs beside its two passes: time and memory."""

@@ -1,0 +1,44 @@
+"""The table of ``bench step``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from momentumnet.bench.results import Row
+from momentumnet.bench.tables import Table
+from momentumnet.memory import format_bytes
+
+NOTES = (
+    "One forward and backward pass in training mode; memory beside parameters and their gradients. Columns with × are "
+    "multiples of stored activations, 'to checkpoint' of checkpointing every block, measured in turns with them. "
+    "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
+    "the default of convert. 'last kept': the last blocks keep their activations, as many of them as fit into what "
+    "checkpointing every block holds more between forward and backward (spare=...).",
+    "Gradient error: relative L2 against the same network and rule with stored activations. BatchNorm normalises with "
+    "the batch everywhere; torch.utils.checkpoint moves its running statistics twice a step, which changes no gradient "
+    "and takes no time to speak of.",
+)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Memory, time and gradient error, a line for each network and method."""
+    columns = ("network", "method", "peak memory", "×", "step time", "×", "to checkpoint", "gradient error")
+    cells = []
+    for index, row in enumerate(rows):
+        first = index == 0 or rows[index - 1]["network"] != row["network"]
+        cells.append((row["network"] if first else "", row["method"], *_figures(row)))
+    failures = [f"{row['network']}, {row['method']}: {row['error']}" for row in rows if "error" in row]
+    return Table("One training step", columns, cells, notes=(*NOTES, *failures))
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    if "error" in row:
+        return ("fails", *[""] * 5)
+    return (
+        format_bytes(row["peak_bytes"]),
+        f"{row['memory_to_stored']:.2f}",
+        f"{row['step_seconds'] * 1000:.0f} ms",
+        f"{row['time_to_stored']:.2f}",
+        f"{row['time_to_checkpoint']:.2f}",
+        f"{row['gradient_error']:.0e}" if row["gradient_error"] else "0",
+    )

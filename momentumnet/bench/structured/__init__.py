@@ -1,0 +1,1 @@
+"""Forward time of networks without some of their channels or blocks: masked and shrunk."""

@@ -1,0 +1,1 @@
+"""Every torchvision model, converted: streams, blocks, bytes saved, gradient error."""
