@@ -30,13 +30,8 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     parser = add_command(commands, "inspect", TEXT, run, conversion(others="keep"))
     parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help="name of a torchvision model")
-    parser.add_argument(
-        "--input",
-        type=arguments.shape,
-        action="append",
-        metavar="SHAPE",
-        help="shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)",
-    )
+    meaning = "shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)"
+    parser.add_argument("--input", type=arguments.shape, action="append", metavar="SHAPE", help=meaning)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.cli import network
+from momentumnet.bench import downloads
 from momentumnet.cli.main import main
 
 
@@ -22,7 +22,7 @@ class Finished:
 
 @pytest.fixture(autouse=True)
 def _no_network_and_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(network, "reachable", lambda url: False)
+    monkeypatch.setattr(downloads, "reachable", lambda url: False)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
 

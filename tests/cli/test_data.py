@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from momentumnet.cli import data, network
+from momentumnet.bench import downloads
+from momentumnet.cli import data
 from momentumnet.cli.errors import CommandError
 
 
@@ -89,7 +90,7 @@ def test_cifar_falls_back_to_digits_in_one_line(monkeypatch: pytest.MonkeyPatch,
     def fail(*_: object, **__: object) -> None:
         raise ConnectionResetError("line cut")
 
-    monkeypatch.setattr(network, "reachable", lambda url: connected)
+    monkeypatch.setattr(downloads, "reachable", lambda url: connected)
     monkeypatch.setattr(CIFAR10, "download", fail)
     said: list[str] = []
     images = data.load_images("cifar10", image_size=16, say=said.append)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import get_model
 
-from momentumnet.cli import comparison, data, models
 from momentumnet.bench.probe import step_costs
+from momentumnet.cli import comparison, data, models
 from momentumnet.cli.training import Trainer
 
 SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--batch-size", "4")

@@ -129,8 +129,9 @@ def test_missing_extra_is_one_line(
 
     for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("report", "bench.plots"):
-        monkeypatch.delitem(sys.modules, f"momentumnet.cli.{name}", raising=False)
+    for name in [name for name in sys.modules if name.startswith("momentumnet.")]:
+        if name.endswith((".report", ".plots", ".plot")):
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
     done = command(*arguments)
     assert done.status == 1

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torchvision.models import get_model, resnet18
 
-from momentumnet.cli import models, network
+from momentumnet.bench import downloads
+from momentumnet.cli import models
 from momentumnet.cli.errors import CommandError
 
 SMALL = "mobilenet_v3_small"
@@ -92,7 +93,7 @@ def test_failing_download_is_no_failure(monkeypatch: pytest.MonkeyPatch, error: 
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(network, "reachable", lambda url: True)
+    monkeypatch.setattr(downloads, "reachable", lambda url: True)
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     said: list[str] = []
     assert build("DEFAULT", said=said)[1] == "none"

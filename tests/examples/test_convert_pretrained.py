@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from cifar import finetune, resnet, table
 from torchvision.datasets import CIFAR10
 
-from momentumnet.cli import network
-from momentumnet.cli.bench import cifar_images as images
-from momentumnet.cli.bench import cifar_networks as networks
+from momentumnet.bench import cifar_networks as networks
+from momentumnet.bench import downloads, images
 from tests.examples.reference import plain_momentum
 
 RESNET20 = "resnet20-12fca82f"
@@ -212,7 +211,7 @@ def test_no_network_for_cifar10(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         raise URLError("no route")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(network, "reachable", lambda url: True)
+    monkeypatch.setattr(downloads, "reachable", lambda url: True)
     monkeypatch.setattr(CIFAR10, "download", refuse)
     with pytest.raises(OSError, match=r"could not be downloaded .*no route.*--data"):
         images.load_cifar10()

@@ -14,19 +14,6 @@ from momentumnet.optim import SAM, Extragradient
 
 
 @dataclass(frozen=True)
-class Recipe(shared.Recipe):
-    """How the networks are trained, and how far SAM looks.
-
-    Attributes:
-        rho: Radius of SAM.
-        asam_rho: Radius of adaptive SAM.
-    """
-
-    rho: float
-    asam_rho: float
-
-
-@dataclass(frozen=True)
 class Method:
     """An optimizer.
 
@@ -39,6 +26,19 @@ class Method:
     make: Callable[[nn.Module, Recipe], Optimizer]
     passes: int
     longer: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe(shared.Recipe):
+    """How the networks are trained, and how far SAM looks.
+
+    Attributes:
+        rho: Radius of SAM.
+        asam_rho: Radius of adaptive SAM.
+    """
+
+    rho: float
+    asam_rho: float
 
 
 def _sgd(model: nn.Module, recipe: Recipe) -> Optimizer:

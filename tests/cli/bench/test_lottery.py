@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
-from momentumnet.bench.images import load_digits
-from momentumnet.bench.lottery.tables import verdicts
-from momentumnet.bench.lottery.training import Lottery, Recipe
+from momentumnet.bench.lottery.training import Lottery
 from momentumnet.prune import TrainingLog
+from tests.cli.bench.trainings import TINY
 
-TINY = ("--train-samples", "64", "--test-samples", "50", "--batch-size", "32", "--epochs", "2", "--rounds", "2")
 PLAIN = ("--models", "lenet300", "--methods", "kaiming", "--seeds", "1")
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: command("bench", "lottery", *TINY, "--output", "out", "--json", *arguments)
+    return lambda *arguments: command(
+        "bench", "lottery", *TINY, "--rounds", "2", "--output", "out", "--json", *arguments
+    )
 
 
 def rows(finished: Any) -> list[dict[str, Any]]:
@@ -98,25 +97,6 @@ def test_rewound_tickets_begin_with_the_weights_of_that_epoch(bench: Callable[..
     assert steps[1, "reinitialised"] == [2, 4]
 
 
-def test_part_of_a_course_is_the_rest_of_the_whole() -> None:
-    """Without pruning, the training from the weights of epoch 1 sees the batches and rates of the dense one."""
-    recipe = Recipe(3, 32, 0.1, 0.5, 1, 1, "weight", "global", None)
-    data = load_digits().part(train=64, test=50)
-    lottery = Lottery("resnet8", "kaiming", 0, data, recipe, torch.device("cpu"), Path("unused"))
-    seen: dict[int, list[tuple[float, torch.Tensor]]] = {}
-    for start in (0, 2):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-        inputs: list[torch.Tensor] = []
-        model.register_forward_pre_hook(lambda module, args, inputs=inputs: inputs.append(args[0]))
-        log = TrainingLog(start_step=start)
-        lottery._train(model, log, lambda: None)
-        seen[start] = inputs
-        assert log.steps == 6
-    tail = seen[0][-len(seen[2]) :]
-    assert len(seen[2]) < len(seen[0])
-    assert all(torch.equal(one, other) for one, other in zip(seen[2], tail, strict=True))
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -133,22 +113,3 @@ def test_arguments_that_cannot_be(
     done = bench(*arguments)
     assert done.status == status
     assert message in done.err
-
-
-def row(ticket: float, reinitialised: float, random_mask: float, seed: int) -> dict[str, Any]:
-    accuracies = {"ticket": ticket, "reinitialised": reinitialised, "random mask": random_mask}
-    trainings = [{"arm": "ticket", "round": 0, "sparsity": 0.0, "accuracies": [(1, 99.0)]}]
-    for number, sparsity in ((1, 0.5), (2, 0.75), (3, 0.9)):
-        trainings += [
-            {"arm": arm, "round": number, "sparsity": sparsity, "accuracies": [(1, 1.0), (2, value - number)]}
-            for arm, value in accuracies.items()
-        ]
-    return {"model": "m", "method": "k", "seed": seed, "trainings": trainings}
-
-
-def test_verdict_says_who_is_ahead_at_the_sparsity_nearest_to_80_percent() -> None:
-    (ahead,) = verdicts([row(90, 80, 70, 0), row(80, 70, 75, 1)])
-    assert "at 75.0 % sparsity: ticket 83.00 ± 7.07, reinitialised 73.00" in ahead
-    assert "is ahead of both controls on average, and is ahead of both in 2 of 2 seeds" in ahead
-    (behind,) = verdicts([row(90, 80, 70, 0), row(60, 75, 70, 1)])
-    assert "does not beat 'reinitialised' on average, and is ahead of both in 1 of 2 seeds" in behind

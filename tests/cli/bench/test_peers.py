@@ -7,46 +7,18 @@ from typing import Any
 
 import pytest
 
-from momentumnet.cli.bench import environment, peer_runs
-from momentumnet.bench.peers.environment import Environment, InstallationError
+from momentumnet.bench.peers import runs
 from momentumnet.bench.peers.runs import SCRIPTS, Peer
-
-# The plain rule, wrong in its own backward pass by a factor of 2; raises and ends where asked to.
-FAKE = """
-import os
-from torch import nn
-
-class Rule(nn.Module):
-    def __init__(self, branches, gamma, stored):
-        super().__init__()
-        self.branches, self.gamma, self.stored = nn.ModuleList(branches), gamma, stored
-
-    def forward(self, x):
-        v = 0
-        for branch in self.branches:
-            v = self.gamma * v + (1 - self.gamma) * branch(x)
-            x = x + v
-        return x if self.stored else x * 2 - x.detach()
-
-def build(branches, gamma, stored):
-    print("something that a peer prints")
-    if len(branches) == 3:
-        raise RuntimeError("three is too many" + chr(10) + "for me")
-    if len(branches) == 4:
-        os._exit(7)
-    return Rule(branches, gamma, stored)
-"""
+from tests.bench.peers.fake import write_fake
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Path:
-    path = tmp_path / "run_fake.py"
-    path.write_text(FAKE)
-    return path
+    return write_fake(tmp_path)
 
 
 def _peers(monkeypatch: pytest.MonkeyPatch, *peers: Peer) -> None:
-    monkeypatch.setattr(peer_runs, "PEERS", peers)
+    monkeypatch.setattr(runs, "PEERS", peers)
 
 
 def test_tables_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fake: Path) -> None:
@@ -73,18 +45,6 @@ def test_tables_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.M
     assert "fake fails at depth 3 at 0.5, 3 at 0.9: RuntimeError: three is too many" in table
 
 
-def test_a_process_that_ends_keeps_the_rows_that_it_wrote(monkeypatch: pytest.MonkeyPatch, fake: Path) -> None:
-    settings = {"device": "cpu", "width": 4, "batch": 2, "repeats": 1, "threads": 1}
-    rows = peer_runs.measure(Peer("fake", fake, "momentum"), [(2, 0.5), (4, 0.5), (2, 0.9)], settings, None)
-    assert rows[0]["step_seconds"] > 0
-    assert [row["error"] for row in rows[1:]] == ["ended with status 7: "] * 2
-
-
-def test_gradients_that_are_not_finite_are_an_error() -> None:
-    row = peer_runs._finite({"gradient_error": float("nan"), "peak_bytes": 1})
-    assert row == {"gradient_error": None, "peak_bytes": 1, "error": "the gradient is not finite"}
-
-
 def test_a_package_that_cannot_be_installed_is_a_row(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fake: Path
 ) -> None:
@@ -101,27 +61,9 @@ def test_a_package_that_cannot_be_installed_is_a_row(
     assert "absent fails at depth 2, 4: could not be installed" in Path("out", "peers.md").read_text()
 
 
-def test_environment_sees_the_running_torch_and_comes_first(tmp_path: Path) -> None:
-    made = Environment(tmp_path / "venv")
-    own = made._packages() / "momentumnet.py"
-    own.write_text("WHOSE = 'its own'")
-    done = environment._run([str(made.python), "-c", "import momentumnet, torch; print(momentumnet.WHOSE)"])
-    assert done.stdout == "its own\n", done.stderr
-
-
 def test_environment_that_cannot_be_made(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     _peers(monkeypatch, Peer("absent", Path("x.py"), "momentum", ("x",)))
     Path("file").write_text("")
     done = command("bench", "peers", "--depths", "2", "--venv", "file/venv", "--output", "out")
     assert done.status == 1
     assert "no virtual environment could be made" in done.err
-
-
-def test_pip_that_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = object.__new__(Environment)
-    made.python = tmp_path / "python"
-    made.python.write_text("#!/bin/sh\nexec sleep 60\n")
-    made.python.chmod(0o755)
-    monkeypatch.setattr(environment, "PIP_SECONDS", 0.1)
-    with pytest.raises(InstallationError, match="not done"):
-        made.install(("x",))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet.cli.bench import networks, step
+from momentumnet.bench import networks
 from momentumnet.bench.networks import Network, family
+from momentumnet.cli.bench import step
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import momentumnet as mn
-from benchmarks import zoo_models as zoo
+from momentumnet.bench.zoo import models as zoo
 
 FAMILIES = [
     "resnet18",

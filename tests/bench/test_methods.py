@@ -5,9 +5,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from momentumnet.cli.bench import methods as ways
+from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
-from momentumnet.bench.training_step import TrainingStep, gradient_error, measure, ratio
+from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, step_rows
 from momentumnet.convert import plan
 from momentumnet.errors import ConversionError
 from momentumnet.memory import measure_memory
@@ -92,7 +92,7 @@ def test_a_method_that_fails_is_shown_and_not_timed() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise ConversionError("it broke\nin two lines")
 
-    rows = measure({"stored": network.build(), "broken": Broken(), "absent": "no such thing"}, step, repeats=1)
+    rows = step_rows({"stored": network.build(), "broken": Broken(), "absent": "no such thing"}, step, repeats=1)
     assert rows["stored"]["step_seconds"] > 0
     assert rows["broken"]["error"] == "it broke"
     assert rows["absent"]["error"] == "no such thing"

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot
 
-from momentumnet.bench.plots import _drawn_error, _spread, plot_accuracies
+from momentumnet.bench.depth.plot import _spread
+from momentumnet.bench.peers.plot import _drawn_error
+from momentumnet.bench.plots import plot_accuracies
 
 
 def test_labels_are_moved_apart_in_order() -> None:
