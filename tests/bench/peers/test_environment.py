@@ -8,7 +8,8 @@ from momentumnet.bench.peers import environment
 from momentumnet.bench.peers.environment import Environment, InstallationError
 
 
-def test_environment_sees_the_running_torch_and_comes_first(tmp_path: Path) -> None:
+def test_environment_sees_the_running_torch_and_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # where python -c looks first
     made = Environment(tmp_path / "venv")
     own = made._packages() / "momentumnet.py"
     own.write_text("WHOSE = 'its own'")
