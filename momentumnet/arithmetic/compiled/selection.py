@@ -38,7 +38,7 @@ class NativeStep:
 
     def step(self, ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor | None:
         spilled = ints.x.new_empty(ints.x.shape, dtype=torch.uint8) if move.digits.spills else None
-        plan = _plan(move, position.dtype, ahead=False)
+        plan = move_plan(move, position.dtype, ahead=False)
         launch("mn_step", plan, ints.x, ints.v, ints.s, move.branch.y, position, spilled, report)
         return spilled
 
@@ -48,7 +48,7 @@ class NativeStep:
         launch("mn_rewind", plan, ints.x, ints.v, ints.s, position)
 
     def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
-        plan = _plan(move, torch.float32, ahead=ahead)
+        plan = move_plan(move, torch.float32, ahead=ahead)
         launch("mn_undo", plan, ints.x, ints.v, ints.s, move.branch.y, None, spilled, report)
 
     def checksum(self, ints: Integers, report: Tensor) -> None:
@@ -68,7 +68,8 @@ class NativeStep:
         return value
 
 
-def _plan(move: Move, position: torch.dtype, *, ahead: bool) -> libraries.Plan:
+def move_plan(move: Move, position: torch.dtype, *, ahead: bool) -> libraries.Plan:
+    """The constants of a step or its undo; ``position`` is the type in which the next input is written."""
     branch, scale = move.branch, move.scale
     # The kernels find the block's input in the state themselves; they need its type alone.
     skip = None if branch.x is None else branch.x.dtype

@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 
 import torch
+from torch import Tensor
 
 from momentumnet import native
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic import momentum_step
-from momentumnet.arithmetic.compiled import typed_operators as native_step
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Scale
+from momentumnet.arithmetic.compiled.launching import launch
+from momentumnet.arithmetic.compiled.selection import move_plan
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale
+from momentumnet.arithmetic.reports import Reports
 
 ADD, COPY = "x.add_(v)", "copy"
 BYTES = 32  # that every operation moves for each element of the state
@@ -46,55 +48,44 @@ class Stream:
                 for low, high in ((-(1 << 20), 1 << 20), (-(1 << 20), 1 << 20), (0, self.digits.previous_bound))
             )
         )
-        self.branch = torch.randn(elements, generator=generator).to(device)
-        self.scale = Scale(WORD, EXPONENT, math.ldexp(float(1 - gamma), EXPONENT))
-        self.position = torch.empty_like(self.branch)
+        scale = Scale(WORD, EXPONENT, math.ldexp(float(1 - gamma), EXPONENT))
+        self.move = Move(Branch(torch.randn(elements, generator=generator).to(device)), self.digits, scale)
+        self.position = torch.empty_like(self.move.branch.y)
+        self.reports = Reports(device, WORD.dtype)
 
 
 class Reference(Stream):
     """The step in PyTorch's operations: what runs where no native kernel does."""
 
-    def step(self) -> object:
+    def step(self) -> Tensor:
         """Step, next input, range and checksum."""
-        momentum_step.step(self.ints, Branch(self.branch), self.digits, self.scale, self.position)
-        return momentum_step.checksum_of(self.ints)
+        report = self.reports.row()
+        momentum_step.step(self.ints, self.move, self.position, report)
+        return report
 
-    def undo(self) -> object:
+    def undo(self) -> Tensor:
         """The inverse for v and s, the checksum, and x taken back to the input of the block before."""
-        branch = Branch(self.branch)
-        checksum = momentum_step.undo(self.ints, branch, self.digits, self.scale, None, ahead=False)
-        momentum_step.rewind(self.ints, self.digits.previous_bound, self.scale, self.position)
-        return checksum
+        report = self.reports.row()
+        momentum_step.undo(self.ints, self.move, None, report, ahead=False)
+        momentum_step.rewind(self.ints, self.digits.previous_bound, self.move.scale, self.position)
+        return report
 
 
 class Native(Stream):
-    """The compiled kernels: the same in one pass over memory."""
+    """The compiled kernels: the same in one pass over memory, launched as the engine launches them."""
 
-    def __init__(self, elements: int, gamma: Fraction, device: torch.device) -> None:
-        super().__init__(elements, gamma, device)
-        self.report = torch.empty(2, dtype=WORD.dtype, device=device)
-
-    def step(self) -> object:
+    def step(self) -> Tensor:
         """As `Reference.step`."""
-        return self._run(native_step.step)
+        return self._run("mn_step", ahead=False)
 
-    def undo(self) -> object:
+    def undo(self) -> Tensor:
         """As `Reference.undo`."""
-        return self._run(partial(native_step.undo, ahead=True))
+        return self._run("mn_undo", ahead=True)
 
-    def _run(self, kernel: Callable[..., None]) -> object:
-        kernel(
-            self.ints.x,
-            self.ints.v,
-            self.ints.s,
-            self.branch,
-            self.digits,
-            factor=self.scale.factor,
-            exponent=self.scale.exponent,
-            position=self.position,
-            report=self.report,
-        )
-        return self.report
+    def _run(self, kernel: str, *, ahead: bool) -> Tensor:
+        plan, ints, report = move_plan(self.move, self.position.dtype, ahead=ahead), self.ints, self.reports.row()
+        launch(kernel, plan, ints.x, ints.v, ints.s, self.move.branch.y, self.position, None, report)
+        return report
 
 
 def operations(elements: int, gamma: Fraction, device: torch.device) -> dict[str, Callable[[], object]]:

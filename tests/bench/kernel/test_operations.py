@@ -20,7 +20,7 @@ def test_undo_is_the_inverse_and_goes_ahead(gamma: Fraction) -> None:
     x, v, s = stream.ints.x.clone(), stream.ints.v.clone(), stream.ints.s.clone()
     stream.step()
     assert not torch.equal(stream.ints.x, x)
-    momentum_step.rewind(stream.ints, stream.digits.next_bound, stream.scale, None)
+    momentum_step.rewind(stream.ints, stream.digits.next_bound, stream.move.scale, None)
     assert torch.equal(stream.ints.x, x)
     stream.undo()
     assert torch.equal(stream.ints.v, v)
@@ -33,8 +33,8 @@ def test_undo_is_the_inverse_and_goes_ahead(gamma: Fraction) -> None:
 def test_both_implementations_do_the_same_work(gamma: Fraction) -> None:
     ours, reference = Native(1000, gamma, CPU), Reference(1000, gamma, CPU)
     for name in ("step", "undo"):
-        report, checksum = getattr(ours, name)(), getattr(reference, name)()
-        assert int(report[1]) == checksum
+        report, expected = getattr(ours, name)(), getattr(reference, name)()
+        assert int(report[1]) == int(expected[1])
         for part in ("x", "v", "s"):
             assert torch.equal(getattr(ours.ints, part), getattr(reference.ints, part))
         assert torch.equal(ours.position, reference.position)
