@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
-from momentumnet.core.tape import StepMove, Tape, TapeStep
+from momentumnet.core.steps import StepMove, TapeStep
+from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.replay import BlockCall

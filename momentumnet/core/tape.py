@@ -7,8 +7,7 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -17,46 +16,15 @@ from torch import Tensor
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core import audit
 from momentumnet.core.audit import Fingerprint
-from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, Undo
+from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.watch import Passed, Watch
-from momentumnet.errors import ReconstructionError, StateRangeError
-from momentumnet.recompute.replay import BlockCall
+from momentumnet.core.play_again import play_again
+from momentumnet.core.steps import StepMove, TapeStep
+from momentumnet.core.watch import Watch
+from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
 
 logger = logging.getLogger("momentumnet")
-
-
-@dataclass
-class TapeStep:
-    """One step as it was made: enough to make it again, and to undo it."""
-
-    call: BlockCall
-    weight: Fraction
-    branch_of: Callable[[object, Tensor], Branch]
-    fingerprint: Fingerprint  # of the state before the step
-    undo: Undo | None = None  # None while the step is not applied
-
-
-@dataclass(frozen=True)
-class StepMove:
-    """What one step does to the tape.
-
-    Attributes:
-        tape: the tape.
-        step: how it is made again; None where nothing is to be rewound.
-        weight: of the branch.
-        branch_is_output: whether the block returned the branch itself.
-        place: of the block in the stream.
-        coarsest: the scale that earlier passes had to take there, if any.
-    """
-
-    tape: Tape
-    step: TapeStep | None
-    weight: Fraction
-    branch_is_output: bool
-    place: int
-    coarsest: int | None
 
 
 class Tape:
@@ -303,57 +271,3 @@ class Tape:
             f"block {name!r} of stream {self.name!r} could not be reconstructed, so its gradient would be wrong: "
             f"{cause}. Convert with backward='stored' if it has to stay so."
         )
-
-
-def play_again(tape: Tape, watch: Watch) -> None:
-    """Make the steps of a forward over, with care, from the stream's start: a value in it did not fit its scale.
-
-    Whatever the blocks changed is taken back first, and the parent's tensors receive what they should have held.
-
-    Raises:
-        StateRangeError: the start is not as it was, or activations are stored already; or no scale can carry a value.
-    """
-    steps = [passed.step for passed in watch.passed]
-    if not watch.can_play_again or watch.begin is None or watch.start is None or None in steps:
-        raise StateRangeError(
-            f"stream {tape.name!r}: values outgrew their scale by more than its headroom in one pass, which cannot be "
-            "made over. The scale is wider now: run this step again from its forward."
-        )
-    logger.info("stream %r: values outgrew their scale; its forward is played again, nothing to do", tape.name)
-    for step in reversed(steps):
-        step.call.take_back()
-    passed, watch.passed = watch.passed, []
-    tape.position, tape.beyond, tape.frontier = 0, None, math.inf
-    try:
-        tape.state = watch.begin(watch.start)
-    except NonFiniteBranch:
-        logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", tape.name)
-        tape.go_beyond(FloatState(watch.start, None, tape.gamma))
-    watch.restart(tape.state)
-    for index, entry in enumerate(passed):
-        _make_over(tape, watch, index, entry)
-
-
-def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
-    """One step of `play_again`."""
-    step, state = entry.step, tape.last_state()
-    x = state.position(step.call.dtype)
-    if tape.beyond is None:
-        step.fingerprint = tape.state.fingerprint()
-    else:
-        tape.inputs[index] = x
-    with without_saved_tensors():
-        output = step.call.anew(x)
-    branch = step.branch_of(output, x)
-    try:
-        undo = state.step(branch, step.weight, entry.coarsest)
-    except NonFiniteBranch:
-        tape.go_beyond(tape.float_state(branch, index))
-        state = tape.last_state()
-        state.step(branch, step.weight)
-    else:
-        if tape.beyond is None:
-            step.undo = undo
-            tape.position += 1
-            watch.note(state, entry.place, entry.coarsest, step)
-    watch.give_right_values(entry, state.position(branch.y.dtype), output)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import momentumnet as mn
 from momentumnet.core import audit
 from tests.contract.reference import assert_same, loss_of, train_step
+from tests.contract.test_exact import Undetermined
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
@@ -253,17 +254,6 @@ def test_what_a_replayed_graph_cannot_read_is_told_by_a_check(monkeypatch: pytes
     train_step(net, (rows(),))
     with pytest.raises(mn.ReconstructionError, match="outgrew"):
         mn.check_replays()
-
-
-class Undetermined(ResidualMLP):
-    """Draws from a generator that nobody replays."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.generator = torch.Generator().manual_seed(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 0.1 * torch.randn(x.shape, generator=self.generator)
 
 
 def undetermined(place: int, depth: int = 4) -> nn.Module:
