@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 import momentumnet as mn
 from tests.contract.reference import assert_same, pair, relative_error, train_step
@@ -61,6 +62,24 @@ def test_block_compiled_in_place_runs_compiled() -> None:
         block.compile(backend=backend)
     net(torch.randn(5, WIDTH)).sum().backward()
     assert graphs
+
+
+@pytest.mark.parametrize("depth", [3, 6])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_blocks_that_are_compiled_one_by_one_have_no_graph_break(depth: int, dropout: float) -> None:
+    """Regional compilation: equal blocks share their graphs, and the recompute runs the same ones."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 2 * WIDTH, batch_first=True, dropout=dropout)
+    x = torch.randn(2, 5, WIDTH)
+    net = mn.convert(nn.TransformerEncoder(layer, depth, enable_nested_tensor=False), x)
+    for block in net.layers:
+        block.compile(backend="aot_eager")
+    counters.clear()
+    for _ in range(2):
+        net(x).square().mean().backward()
+        assert not counters["graph_break"]
+        # One for the first block, whose input needs no gradient, and one for the others.
+        assert counters["stats"]["unique_graphs"] == 2
 
 
 def test_compiled_model_is_correct(case: Case) -> None:
