@@ -120,6 +120,8 @@ class Tape:
 
     def play_to_end(self) -> None:
         """Go to the end again, where a gradient taken during forward has rewound the tape."""
+        if self.position == self.length:
+            return
         with self.lock, torch.no_grad():
             while self.position < min(self.length, self.frontier):
                 self._redo()

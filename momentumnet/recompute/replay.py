@@ -7,7 +7,7 @@ that the block itself changes. All of it is recorded here, and only what the cal
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -181,20 +181,18 @@ class BlockCall:
         owners = list(module.modules())
         self._look_at(owners)
         self._training = module.training
-        self._parameters = [
-            (weakref.ref(parameter), name, version(parameter), parameter.requires_grad)
-            for owner in owners
-            for name, parameter in owner._parameters.items()
-            if parameter is not None
-        ]
+        self._parameters: list[tuple[weakref.ref[Tensor], str, int, bool]] = []
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
+        self._swapped: list[tuple[nn.Module, str, Any]] = []
         aliases: dict[int, Tensor] = {}
-        self._swapped = [
-            (owner, name, kept(tensor, aliases))
-            for owner in owners
-            for name, tensor in owner._parameters.items()
-            if tensor is not None and not isinstance(tensor, nn.Parameter)
-        ]
+        for owner in owners:
+            values: Iterable[tuple[str, Tensor | None]] = owner._parameters.items()
+            for name, parameter in values:
+                if parameter is None:
+                    continue
+                self._parameters.append((weakref.ref(parameter), name, version(parameter), parameter.requires_grad))
+                if not isinstance(parameter, nn.Parameter):
+                    self._swapped.append((owner, name, kept(parameter, aliases)))
 
     def _look_at(self, owners: list[nn.Module]) -> None:
         """Begin to record what a first run does."""

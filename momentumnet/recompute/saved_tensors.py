@@ -39,11 +39,6 @@ def watched(call: Callable[[], Result]) -> tuple[Result, list[Tensor]]:
         _WATCHERS.stack.pop()
 
 
-def _show(tensor: Tensor) -> None:
-    if _WATCHERS.stack:
-        _WATCHERS.stack[-1].append(tensor)
-
-
 class Slot:
     """The place of one saved tensor; empty but for the time between recompute and use."""
 
@@ -75,7 +70,8 @@ class SavedTensors:
 
     def _drop(self, tensor: Tensor) -> Slot:
         slot = Slot(self)
-        _show(tensor)
+        if _WATCHERS.stack:
+            _WATCHERS.stack[-1].append(tensor)
         self._slots.append(weakref.ref(slot))
         self._kinds.append((tensor.shape, tensor.dtype))
         return slot
@@ -167,7 +163,8 @@ def without_saved_tensors() -> saved_tensors_hooks:
 
 
 def _discard(tensor: Tensor) -> None:
-    _show(tensor)
+    if _WATCHERS.stack:
+        _WATCHERS.stack[-1].append(tensor)
 
 
 def never_opened(packed: Any) -> NoReturn:
