@@ -14,7 +14,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import MIN_EXPONENT, choose_exponent
-from momentumnet.arithmetic.momentum_step import Integers
+from momentumnet.arithmetic.momentum_step import Branch, Integers
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.errors import StateRangeError
 
@@ -40,6 +40,15 @@ def coarser_exponent(largest: float, exponent: int, word: fp.Word, bits: int, st
         )
     # At least one bit: what lies right at the edge is rounded here in another precision than in the step.
     return min(choose_exponent(largest, word, bits), exponent - 1)
+
+
+def largest_of(ints: Integers, branch: Branch, weight: float, exponent: int) -> float:
+    """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
+    extremes = [*torch.aminmax(branch.value()), *torch.aminmax(ints.x), *torch.aminmax(ints.v)]
+    low, high, *integers = torch.stack([extreme.double() for extreme in extremes]).tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return math.inf
+    return max(-low * weight, high * weight, math.ldexp(max(map(abs, integers)), -exponent))
 
 
 def coarsen(ints: Integers, bound: int, bits: int) -> tuple[Tensor, ...]:

@@ -22,9 +22,6 @@ from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo, magnitude_of
 from momentumnet.core.rest import AtRest
 
-# Elements of the output that are computed at a time.
-OUTPUT_PIECE = 1 << 18
-
 
 class ExactState:
     """x, v and the store as integers: every step can be undone bit for bit.
@@ -135,20 +132,9 @@ class ExactState:
         return velocity
 
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
-        # In pieces, so that a packed state is never unpacked as a whole.
         output = self._layout.empty(dtype)
         rest = AtRest.as_they_are(self._settled()) if self._packed is None else self._packed
-        pieces = self._layout.flat(output).split(OUTPUT_PIECE)
-        for x, v, piece in zip(rest.x.split(OUTPUT_PIECE), rest.v.split(OUTPUT_PIECE), pieces, strict=True):
-            if not factor:
-                self._kernels.write_position(x.unpacked(self._kernels), self._scale(), piece)
-                continue
-            total = torch.empty_like(piece, dtype=self.word.compute_dtype)
-            velocity = torch.empty_like(total)
-            self._kernels.write_position(x.unpacked(self._kernels), self._scale(), total)
-            fp.write_float(v.unpacked(self._kernels), self.exponent, self.word, velocity)
-            # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
-            piece.copy_(total.add_(velocity.mul_(factor)))
+        rest.write_output(self._layout.flat(output), factor, self._scale(), self._kernels)
         return output
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
@@ -170,7 +156,7 @@ class ExactState:
             undo = Undo(self._step(branch, weight), bits, low_bits)
             if not self.careful or not self.unfit(int(self.report[0])):
                 return undo
-            largest = self._largest(branch, weight)
+            largest = coarsening.largest_of(self._settled(), branch, float(weight), self.exponent)
             self._undo(undo, branch, weight, ahead=False)
             exponent = min(self._coarser_exponent(largest), exponent - 1)
 
@@ -204,15 +190,6 @@ class ExactState:
 
     def _coarser_exponent(self, largest: float) -> int:
         return coarsening.coarser_exponent(largest, self.exponent, self.word, self._bits, self._name)
-
-    def _largest(self, branch: Branch, weight: Fraction) -> float:
-        """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
-        value = branch.value()
-        extremes = [*torch.aminmax(value), *torch.aminmax(self.x), *torch.aminmax(self.v)]
-        low, high, *integers = torch.stack([extreme.double() for extreme in extremes]).tolist()
-        if not (math.isfinite(low) and math.isfinite(high)):
-            return math.inf
-        return max(-low * float(weight), high * float(weight), math.ldexp(max(map(abs, integers)), -self.exponent))
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         ints = self._opened()

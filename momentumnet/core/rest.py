@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from momentumnet.arithmetic.momentum_step import Integers
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic.compiled.selection import MomentumStep
+from momentumnet.arithmetic.momentum_step import Integers, Scale
 from momentumnet.arithmetic.packing import Codec, Packed, as_it_is, at_rest
+
+# Elements of the output that are computed at a time.
+OUTPUT_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,20 @@ class AtRest:
     def unpacked(self, codec: Codec) -> Integers:
         """The integers, in new tensors where they were packed."""
         return Integers(*(part.unpacked(codec) for part in self.parts))
+
+    def write_output(self, into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
+        """Write x + factor v to ``into``, 1-D floats; in pieces: a packed state is never unpacked as a whole."""
+        pieces = zip(self.x.split(OUTPUT_PIECE), self.v.split(OUTPUT_PIECE), into.split(OUTPUT_PIECE), strict=True)
+        for x, v, piece in pieces:
+            if not factor:
+                kernels.write_position(x.unpacked(kernels), scale, piece)
+                continue
+            total = torch.empty_like(piece, dtype=scale.word.compute_dtype)
+            velocity = torch.empty_like(total)
+            kernels.write_position(x.unpacked(kernels), scale, total)
+            kernels.write_position(v.unpacked(kernels), scale, velocity)
+            # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
+            piece.copy_(total.add_(velocity.mul_(factor)))
 
     def taken_over(self, ints: Integers) -> Integers:
         """The integers that this was made of, for a state that goes on: copies of those that rest as they are."""

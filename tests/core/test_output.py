@@ -10,7 +10,8 @@ import torch
 import momentumnet as mn
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
-from momentumnet.core.exact_state import OUTPUT_PIECE, ExactState
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.rest import OUTPUT_PIECE
 
 GAMMA = Fraction(1, 8)
 ELEMENTS = 3 * OUTPUT_PIECE + 5
