@@ -25,6 +25,8 @@ NARROW_BLOCKS = 8
 NARROW_GAMMA = Fraction(1, 2)
 # Bits that a typical value needs: what is lost with fewer would be seen beside the rounding of the floats themselves.
 TYPICAL_BITS = {torch.float32: 22, torch.float16: 13, torch.bfloat16: 10, torch.float64: 0}
+# Fewest bits for the largest magnitude in half-precision streams: x and v take two bytes each at rest then.
+HALF_BITS = 14
 # Where the state is narrow, a float32 stream has the precision that is documented for it up to this spread.
 NARROW_TYPICAL_BITS = 18
 # Values of a tensor that are looked at to tell what is typical.
@@ -51,16 +53,17 @@ def resolution_for(dtype: torch.dtype, blocks: int, gamma: Fraction, spread: flo
     if dtype == torch.float64:
         return Resolution(INT64, full_bits(INT64))
     spread_bits = math.log2(max(spread, 1.0))
-    typical_bits = TYPICAL_BITS[dtype]
-    if dtype != torch.float32:
-        is_narrow = spread_bits + typical_bits <= NARROW_BITS
+    needed = spread_bits + TYPICAL_BITS[dtype]
+    if dtype == torch.float32:
+        is_short = blocks <= NARROW_BLOCKS and gamma <= NARROW_GAMMA
+        if is_short and spread_bits + NARROW_TYPICAL_BITS <= NARROW_BITS:
+            return Resolution(INT32, NARROW_BITS)
     else:
-        is_narrow = (
-            blocks <= NARROW_BLOCKS and gamma <= NARROW_GAMMA and spread_bits + NARROW_TYPICAL_BITS <= NARROW_BITS
-        )
-    if is_narrow:
-        return Resolution(INT32, NARROW_BITS)
-    word = INT32 if spread_bits + typical_bits <= full_bits(INT32) else INT64
+        # What a branch adds to v is resolved 1/(1-gamma) times more coarsely than x.
+        needed += 0 if gamma == 1 else -math.log2(1 - gamma)
+        if needed <= NARROW_BITS:
+            return Resolution(INT32, max(HALF_BITS, math.ceil(needed)))
+    word = INT32 if needed <= full_bits(INT32) else INT64
     return Resolution(word, full_bits(word))
 
 

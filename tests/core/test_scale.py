@@ -15,6 +15,7 @@ from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import (
+    HALF_BITS,
     NARROW_BITS,
     NARROW_TYPICAL_BITS,
     TYPICAL_BITS,
@@ -56,7 +57,9 @@ def test_start_without_magnitude_takes_the_streams_own(start: torch.Tensor) -> N
 def test_short_streams_of_small_gamma_and_half_precision_are_narrow() -> None:
     narrow, whole = Resolution(INT32, NARROW_BITS), Resolution(INT32, 29)
     assert resolution_for(torch.float32, 8, EIGHTH) == resolution_for(torch.float32, 1, Fraction(1, 2)) == narrow
-    assert resolution_for(torch.bfloat16, 1000, Fraction(9, 10)) == narrow
+    assert resolution_for(torch.bfloat16, 1000, EIGHTH, spread=8) == Resolution(INT32, HALF_BITS)
+    assert resolution_for(torch.float16, 1000, EIGHTH, spread=8) == Resolution(INT32, 17)
+    assert resolution_for(torch.bfloat16, 1000, Fraction(9, 10), spread=8) == Resolution(INT32, 17)
     assert resolution_for(torch.float32, 9, EIGHTH) == resolution_for(torch.float32, 2, Fraction(9, 10)) == whole
     assert resolution_for(torch.float64, 1, EIGHTH) == Resolution(INT64, 61)
 
@@ -67,7 +70,7 @@ def test_values_far_below_the_largest_get_more_bits(dtype: torch.dtype) -> None:
     found = [resolution_for(dtype, 4, EIGHTH, spread=2.0**n) for n in range(24)]
     words = [resolution.word for resolution in found]
     assert [words[0], words[-1]] == [INT32, INT64]
-    assert found[0].bits == NARROW_BITS
+    assert found[0].bits == {torch.float32: NARROW_BITS}.get(dtype, HALF_BITS)
     for n, resolution in enumerate(found):
         is_narrow = resolution.bits == NARROW_BITS and dtype == torch.float32
         assert resolution.bits - n >= (NARROW_TYPICAL_BITS if is_narrow else TYPICAL_BITS[dtype])
