@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet.bench import networks
+from momentumnet.bench.language_models import CausalDecoder, LlamaDecoder
 from momentumnet.bench.networks import Network, family
 from momentumnet.cli.bench import step
+
+
+def _language_model(kind: type[CausalDecoder] | type[LlamaDecoder]) -> Network:
+    return Network(partial(kind, depth=3, width=64, length=8, vocabulary=20), partial(torch.randint, 20, (2, 8)))
 
 
 @pytest.fixture(autouse=True)
 def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {
         "mlp-200": family("mlp", 12),
-        "gpt-12": Network(
-            partial(networks.CausalDecoder, depth=3, width=64, length=8, vocabulary=20),
-            partial(torch.randint, 20, (2, 8)),
-        ),
+        "gpt-12": _language_model(CausalDecoder),
+        "llama-4": _language_model(LlamaDecoder),
     }
     monkeypatch.setattr(step, "NETWORKS", small)
 
@@ -33,8 +35,8 @@ def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]
     values = json.loads(done.out)
     assert json.loads(Path("out", "step.json").read_text()) == values
     rows = {(row["network"], row["method"]): row for row in values["rows"]}
-    assert len(rows) == 2 * 11
-    for network in ("gpt-12", "mlp-200"):
+    assert len(rows) == 3 * 11
+    for network in ("gpt-12", "llama-4", "mlp-200"):
         assert rows[network, "stored"]["time_to_stored"] == 1
         assert rows[network, "checkpoint"]["time_to_checkpoint"] == 1
         for method in (
