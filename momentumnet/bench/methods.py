@@ -7,21 +7,29 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
+from momentumnet.bench.compiled import BudgetedActivations, compile_each
 from momentumnet.bench.networks import Network
 from momentumnet.convert import convert, plan
 from momentumnet.memory import measure_memory
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
+OFFLOADED, HALF_KEPT = "offloaded", "compiled, half the activations"
 
 # What names say of a conversion that keeps more than it must: the modules outside the streams, or the last blocks.
 OTHERS_KEPT, LAST_KEPT = ", others kept", ", last kept"
 
+# What names say of a method whose blocks are compiled one by one.
+COMPILED_BLOCKS = ", compiled blocks"
+
 Build = Callable[[nn.Module, Tensor], nn.Module]
+Copy = Callable[[nn.Module], nn.Module]
 
 
 class Segment(nn.Module):
@@ -40,27 +48,70 @@ class Segment(nn.Module):
         return x
 
 
+class Offloaded(nn.Module):
+    """The network, with all that autograd saves in the host's memory between forward and backward."""
+
+    def __init__(self, model: nn.Module, *, pinned: bool) -> None:
+        super().__init__()
+        self.model, self._pinned = model, pinned
+
+    def forward(self, x: Tensor) -> Tensor:
+        with save_on_cpu(pin_memory=self._pinned):
+            output: Tensor = self.model(x)
+        return output
+
+
 def methods(
-    network: Network, gammas: Sequence[Fraction], *, arithmetics: Sequence[str], keeping: bool = False
+    network: Network,
+    gammas: Sequence[Fraction],
+    *,
+    arithmetics: Sequence[str],
+    keeping: bool = False,
+    offloading: bool = False,
+    compiling: bool = False,
 ) -> dict[str, Build]:
     """How to make the network's variants, by name, from the unconverted model and its input.
 
     Stored activations; ``torch.utils.checkpoint`` around every block, and around every √n of n blocks; converted at
     each gamma in each arithmetic, with the blocks outside the streams recomputed; with ``keeping``, in exact arithmetic
     also with those kept as they are, and with the last blocks kept, in as many bytes as checkpointing every block holds
-    more. The variants share their parameters.
+    more. With ``offloading``, activations in the host's memory. With ``compiling``, all but these and the float
+    arithmetic also with compiled blocks, and compiled as a whole in half of the activations (`compilation` must be
+    open where they run). The variants share their parameters.
     """
-    named: dict[str, Build] = {
-        STORED: lambda model, _: model,
-        CHECKPOINT: lambda model, _: checkpointed(model, network.containers, every=1),
-        CHECKPOINT_ROOT: lambda model, _: checkpointed(model, network.containers, every=None),
-    }
+    named = {STORED: _stored, **_checkpointing(network, twin)}
+    if offloading:
+        named[OFFLOADED] = lambda model, x: Offloaded(model, pinned=x.is_cuda)
     for gamma in gammas:
         for arithmetic in arithmetics:
             named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
         if keeping:
             named[momentum_name(gamma) + OTHERS_KEPT] = converter(gamma, "exact", others="keep")
             named[momentum_name(gamma) + LAST_KEPT] = _as_much_as_checkpointed(network, gamma)
+    return {**named, **_compiled(network, gammas)} if compiling else named
+
+
+def _stored(model: nn.Module, _: Tensor) -> nn.Module:
+    return model
+
+
+def _checkpointing(network: Network, duplicate: Copy) -> dict[str, Build]:
+    return {
+        name: lambda model, _, every=every: checkpointed(  # type: ignore[misc]
+            model, network.containers, every=every, duplicate=duplicate
+        )
+        for name, every in ((CHECKPOINT, 1), (CHECKPOINT_ROOT, None))
+    }
+
+
+def _compiled(network: Network, gammas: Sequence[Fraction]) -> dict[str, Build]:
+    """The blocks are compiled before they are checkpointed or converted: compiled code lies inside."""
+    duplicate = partial(compiled_twin, containers=network.containers)
+    builds: dict[str, Build] = {STORED: lambda model, _: duplicate(model), **_checkpointing(network, duplicate)}
+    for gamma in gammas:
+        builds[momentum_name(gamma)] = converter(gamma, "exact", duplicate=duplicate)
+    named = {name + COMPILED_BLOCKS: build for name, build in builds.items()}
+    named[HALF_KEPT] = lambda model, _: BudgetedActivations(twin(model), 0.5)
     return named
 
 
@@ -69,8 +120,31 @@ def momentum_name(gamma: Fraction, arithmetic: str = "exact") -> str:
     return f"momentum {gamma}" + ("" if arithmetic == "exact" else f" {arithmetic}")
 
 
+def twin(model: nn.Module) -> nn.Module:
+    """A copy with the same parameters, and buffers of its own."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def compiled_twin(model: nn.Module, containers: Sequence[str]) -> nn.Module:
+    """A twin with compiled blocks."""
+    model = twin(model)
+    compile_each(blocks_in(model, containers))
+    return model
+
+
+def blocks_in(model: nn.Module, containers: Sequence[str]) -> list[nn.Module]:
+    """The blocks of the containers, in the order in which they run."""
+    return [block for path in containers for block in model.get_submodule(path).children()]
+
+
 def converter(
-    gamma: Fraction, arithmetic: str, *, backward: str = "reversible", others: str = "checkpoint", spare: int = 0
+    gamma: Fraction,
+    arithmetic: str,
+    *,
+    backward: str = "reversible",
+    others: str = "checkpoint",
+    spare: int = 0,
+    duplicate: Copy = twin,
 ) -> Build:
     """Converts; by default with the blocks outside the streams checkpointed, as ``CHECKPOINT`` does it with them."""
 
@@ -79,7 +153,7 @@ def converter(
             # The float arithmetic's warning of its error; here the error itself is measured.
             warnings.simplefilter("ignore")
             return convert(
-                twin(model),
+                duplicate(model),
                 x,
                 gamma=gamma,
                 arithmetic=arithmetic,
@@ -104,15 +178,12 @@ def _as_much_as_checkpointed(network: Network, gamma: Fraction) -> Build:
     return build
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters, and buffers of its own."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-
-
-def checkpointed(model: nn.Module, containers: Sequence[str], *, every: int | None) -> nn.Module:
+def checkpointed(
+    model: nn.Module, containers: Sequence[str], *, every: int | None, duplicate: Copy = twin
+) -> nn.Module:
     """A twin whose blocks are recomputed in segments of ``every``, or of √n of its n blocks."""
-    model = twin(model)
-    blocks = [block for path in containers for block in model.get_submodule(path).children()]
+    model = duplicate(model)
+    blocks = blocks_in(model, containers)
     size = every or math.ceil(math.sqrt(len(blocks)))
     segments = [Segment(blocks[start : start + size]) for start in range(0, len(blocks), size)]
     for path in containers:

@@ -8,9 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from momentumnet.bench.compiled import COMPILE_ERRORS
 from momentumnet.bench.probe import step_memory, step_seconds, untouched
 from momentumnet.bench.results import Row
 from momentumnet.errors import MomentumNetError
+
+# With what a method may fail and have a row that says so; anything else is a fault of the benchmark.
+FAILURES: tuple[type[Exception], ...] = (MomentumNetError, torch.OutOfMemoryError, *COMPILE_ERRORS)
 
 
 class TrainingStep:
@@ -80,8 +84,8 @@ def step_rows(
             continue
         try:
             memory = step_memory(network, step)
-        except (MomentumNetError, torch.OutOfMemoryError) as error:
-            rows[name]["error"] = str(error).splitlines()[0]
+        except FAILURES as error:
+            rows[name]["error"] = reason(error)
             continue
         rows[name].update(peak_bytes=memory.peak_bytes, saved_bytes=memory.saved_bytes)
         if budget is not None and memory.peak_bytes > budget:
@@ -96,15 +100,23 @@ def step_rows(
 def built(
     builds: Mapping[str, Callable[[nn.Module, Tensor], nn.Module]], model: nn.Module, step: TrainingStep
 ) -> dict[str, nn.Module | str]:
-    """By method, the network made from the model and the step's input, or the reason why it cannot be converted."""
+    """By method, the network made from the model and the step's input, or the reason why it cannot be made."""
     found: dict[str, nn.Module | str] = {}
     with step.autocast():
         for name, build in builds.items():
             try:
                 found[name] = build(model, step.x)
-            except MomentumNetError as error:
-                found[name] = str(error).splitlines()[0]
+            except FAILURES as error:
+                found[name] = reason(error)
     return found
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, and the next where it ends with a colon; the error's name without any."""
+    lines = [line for line in str(error).splitlines() if line]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def ratio(rows: Mapping[str, Row], method: str, key: str, to: str) -> float | None:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
+from typing import NoReturn
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from momentumnet.bench import methods as ways
+from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
-from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, step_rows
+from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, reason, step_rows
 from momentumnet.convert import plan
 from momentumnet.errors import ConversionError
 from momentumnet.memory import measure_memory
@@ -97,3 +103,75 @@ def test_gradients_leave_the_running_statistics_alone() -> None:
     assert torch.equal(step.gradient(model), step.gradient(model))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_offloaded_activations_are_those_that_were_saved() -> None:
+    network = family("resnet", 3)
+    model, x = network.build(), network.example()
+    offloaded = ways.methods(network, [], arithmetics=(), offloading=True)["offloaded"](model, x)
+    assert gradient_error(TrainingStep(x, None), offloaded, model) == 0
+    assert set(offloaded.parameters()) == set(model.parameters())
+
+
+@pytest.fixture
+def room_for_graphs() -> Iterator[None]:
+    torch._dynamo.reset()
+    with compilation():
+        yield
+
+
+@pytest.mark.usefixtures("room_for_graphs")
+def test_compiled_variants_compute_what_the_others_do() -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler, and this machine has none")
+    torch.manual_seed(0)
+    network, gamma = family("mlp", 4), Fraction(1, 2)
+    model, x = network.build(), network.example()
+    builds = ways.methods(network, [gamma], arithmetics=("exact",), compiling=True)
+    names = {name for name in builds if "compiled" in name}
+    blocks = {f"{name}, compiled blocks" for name in ("stored", "checkpoint", "checkpoint √n", "momentum 1/2")}
+    assert names == blocks | {"compiled, half the activations"}
+    step = TrainingStep(x, None)
+    reference = ways.converter(gamma, "exact", backward="stored")(model, x)
+    for name in sorted(names):
+        variant = builds[name](model, x)
+        counters.clear()
+        error = gradient_error(step, variant, reference if name.startswith("momentum") else model)
+        assert 0 < error < 1e-5, f"{name}: compiled code adds in another order"
+        assert not counters["graph_break"]
+        assert set(variant.parameters()) == set(model.parameters())
+        assert all(block._compiled_call_impl is None for block in model.modules())  # the stored one stays as it is
+
+
+@pytest.mark.usefixtures("room_for_graphs")
+def test_all_shapes_of_a_resnet_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_block = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compile_block)
+    network = NETWORKS["resnet50-64"]
+    model = ways.compiled_twin(network.build(), network.containers)
+    counters.clear()
+    model(torch.randn(1, 3, 64, 64)).sum().backward()
+    # The first block of each of four stages, and the others of the stage.
+    assert counters["stats"]["unique_graphs"] == 8
+    assert not counters["graph_break"]
+    model.requires_grad_(False)(torch.randn(1, 3, 64, 64))
+    assert counters["stats"]["unique_graphs"] == 16
+
+
+@pytest.mark.usefixtures("room_for_graphs")
+def test_what_cannot_be_compiled_is_shown() -> None:
+    def refuses(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> NoReturn:
+        raise NotImplementedError("no such operation")
+
+    network = family("mlp", 2)
+    model = network.build()
+    model.blocks[1].compile(backend=refuses)
+    rows = step_rows({"compiled": model}, TrainingStep(network.example(), None), repeats=1)
+    assert rows["compiled"]["error"].endswith("raised: NotImplementedError: no such operation")
+    with pytest.raises(ZeroDivisionError):
+        step_rows({"wrong": model}, lambda network: 1 / 0, repeats=1)  # type: ignore[arg-type,return-value]
+
+
+def test_a_reason_is_never_empty() -> None:
+    assert reason(ValueError("\nfirst\nsecond")) == "first"
+    assert reason(ValueError()) == "ValueError"

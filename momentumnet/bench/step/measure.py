@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import torch
 from torch import nn
 
 from momentumnet.bench import methods as ways
+from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import Network
 from momentumnet.bench.results import Row
-from momentumnet.bench.training_step import TrainingStep, built, gradient_error, ratio, step_rows
-from momentumnet.errors import MomentumNetError
+from momentumnet.bench.training_step import FAILURES, TrainingStep, built, gradient_error, ratio, reason, step_rows
 
 ARITHMETICS = ("exact", "float")
 
 
+def step_methods(
+    network: Network, gammas: Sequence[Fraction], *, offloading: bool, compiling: bool
+) -> dict[str, ways.Build]:
+    """The methods that are compared: see `momentumnet.bench.methods.methods`."""
+    return ways.methods(
+        network, gammas, arithmetics=ARITHMETICS, keeping=True, offloading=offloading, compiling=compiling
+    )
+
+
 def measure(
     network: Network,
+    builds: Mapping[str, ways.Build],
     gammas: Sequence[Fraction],
     device: torch.device,
     *,
@@ -30,6 +40,7 @@ def measure(
 
     Args:
         network: What is trained.
+        builds: How to make it in each method, as `step_methods` has them.
         gammas: Momentum factors of the converted networks.
         device: Where.
         dtype: Type of autocast; None for none.
@@ -39,12 +50,13 @@ def measure(
     torch.manual_seed(0)
     model = network.build().to(device)
     step = TrainingStep(network.example().to(device), dtype)
-    variants = built(ways.methods(network, gammas, arithmetics=ARITHMETICS, keeping=True), model, step)
-    errors = {name: _gradient_error(step, variant, model, name, gammas) for name, variant in variants.items()}
-    for name, error in errors.items():
-        if isinstance(error, str):
-            variants[name] = error
-    rows = step_rows(variants, step, repeats=repeats, advance=advance)
+    with compilation():
+        variants = built(builds, model, step)
+        errors = {name: _gradient_error(step, variant, model, name, gammas) for name, variant in variants.items()}
+        for name, error in errors.items():
+            if isinstance(error, str):
+                variants[name] = error
+        rows = step_rows(variants, step, repeats=repeats, advance=advance)
     return [
         {
             "method": name,
@@ -68,8 +80,8 @@ def _gradient_error(
         return 0.0
     try:
         return gradient_error(step, variant, _reference(step, model, name, gammas))
-    except (MomentumNetError, torch.OutOfMemoryError) as error:
-        return str(error).splitlines()[0]
+    except FAILURES as error:
+        return reason(error)
 
 
 def _reference(step: TrainingStep, model: nn.Module, name: str, gammas: Sequence[Fraction]) -> nn.Module:

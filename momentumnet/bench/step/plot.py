@@ -9,7 +9,7 @@ from pathlib import Path
 from momentumnet.bench.plots import COLOURS, add_legend, figure_panels
 from momentumnet.bench.results import Row
 
-MARKS = "oxs^"
+MARKS = "oxs^v*"
 
 
 def plot_step(rows: Sequence[Row], path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from momentumnet.bench.networks import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS
 from momentumnet.bench.results import Results
-from momentumnet.bench.step.measure import measure
+from momentumnet.bench.step.measure import measure, step_methods
 from momentumnet.bench.step.table import table
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
@@ -23,12 +23,13 @@ Measure the peak memory and the time of one training step (forward and backward)
 torch.utils.checkpoint around every block and around every √n of n blocks, and converted at two values of gamma, exact
 and with the plain float inverse. The methods take turns; the converted networks recompute the blocks outside their
 streams too, as checkpointing does, but for 'others kept', which is what convert does by default. 'last kept' holds as
-much as checkpointing every block does: the last blocks keep their activations.""",
+much as checkpointing every block does: the last blocks keep their activations. On a GPU also with activations in the
+host's memory ('offloaded'); with --compiled also under torch.compile, block by block and as a whole.""",
     """\
 examples:
   momentumnet bench step
   momentumnet bench step --network resnet50-128 --network encoder-48
-  momentumnet bench step --network gpt-24 --device cuda --dtype bfloat16
+  momentumnet bench step --network llama-24 --device cuda --dtype bfloat16 --compiled
 
 Writes step.json, step.md and step.png to --output.""",
 )
@@ -44,6 +45,15 @@ def add_parser(benchmarks: Any) -> None:
         metavar="NAME",
         help=f"{', '.join(NETWORKS)}; once for each (default on a CPU: {len(CPU_NETWORKS)} of moderate size, on a GPU: "
         f"{', '.join(GPU_NETWORKS)}; with --quick: {', '.join(QUICK_NETWORKS)})",
+    )
+    command.add_argument(
+        "--compiled",
+        action="store_true",
+        help="also each method with its blocks compiled one by one, and the network compiled as a whole with a budget "
+        "of half its activations",
+    )
+    command.add_argument(
+        "--offloaded", action="store_true", help="also with activations in the host's memory (always on a GPU)"
     )
     common.add_gammas(command, "9/10,1/8")
     common.add_dtype(command)
@@ -61,16 +71,20 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.report import Report
 
     report, device = Report(as_json=options.json), chosen_device(options)
-    settings = {**common.step_settings(options), "repeats": common.chosen_repeats(options)}
+    chosen = {"offloading": options.offloaded or device.type == "cuda", "compiling": options.compiled}
+    settings = {**common.step_settings(options), "repeats": common.chosen_repeats(options), **chosen}
     path = options.output / "step.json"
     results = Results.begin(path, command="bench step", device=device, settings=settings, resume=options.resume)
     with report.progress() as progress:
         for name in options.network or _default_networks(options, device):
             if results.holds(network=name):
                 continue
-            task = progress.add_task(name, total=3 + 4 * len(options.gammas))
+            network = NETWORKS[name]
+            builds = step_methods(network, options.gammas, **chosen)
+            task = progress.add_task(name, total=len(builds))
             rows = measure(
-                NETWORKS[name],
+                network,
+                builds,
                 options.gammas,
                 device,
                 dtype=options.dtype,

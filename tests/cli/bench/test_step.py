@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,3 +64,19 @@ def test_chosen_networks_and_resume(command: Callable[..., Any]) -> None:
     assert {row["network"] for row in first} == {"mlp-200"}
     both = command(*options, "--network", "mlp-200", "--network", "gpt-12", "--resume")
     assert json.loads(both.out)["rows"][: len(first)] == first
+
+
+def test_compiled_and_offloaded_methods(command: Callable[..., Any]) -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler, and this machine has none")
+    options = ("--compiled", "--offloaded", "--network", "mlp-200", "--gammas", "1/2", "--repeats", "1")
+    done = command("bench", "step", "--output", "out", "--json", *options)
+    rows = {row["method"]: row for row in json.loads(done.out)["rows"]}
+    assert len(rows) == 3 + 4 + 1 + 4 + 1
+    assert rows["offloaded"]["gradient_error"] == 0
+    for method in ("stored, compiled blocks", "momentum 1/2, compiled blocks", "compiled, half the activations"):
+        assert 0 < rows[method]["gradient_error"] < 1e-5
+        assert rows[method]["step_seconds"] > 0
+    refused = command("bench", "step", "--output", "out", "--resume", *options[1:])
+    assert refused.status != 0
+    assert "was measured with other settings" in refused.err
