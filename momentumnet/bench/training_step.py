@@ -50,8 +50,12 @@ class TrainingStep:
 
 def gradient_error(step: TrainingStep, network: nn.Module, reference: nn.Module) -> float:
     """Relative L2 error of the network's gradient against that of the reference, which holds the same parameters."""
-    expected = step.gradient(reference)
-    return float(torch.linalg.vector_norm(step.gradient(network) - expected) / torch.linalg.vector_norm(expected))
+    return relative_error(step.gradient(network), step.gradient(reference))
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Relative L2 error."""
+    return float(torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected))
 
 
 def step_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
@@ -12,7 +13,8 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import Network
 from momentumnet.bench.results import Row
-from momentumnet.bench.training_step import FAILURES, TrainingStep, built, gradient_error, ratio, reason, step_rows
+from momentumnet.bench.training_step import FAILURES, TrainingStep, built, ratio, reason, relative_error, step_rows
+from momentumnet.streams.discover import find_streams
 
 ARITHMETICS = ("exact", "float")
 
@@ -57,29 +59,41 @@ def measure(
             if isinstance(error, str):
                 variants[name] = error
         rows = step_rows(variants, step, repeats=repeats, advance=advance)
+    elements = block_elements(step, model)
     return [
         {
             "method": name,
             **row,
-            "gradient_error": errors[name] if isinstance(errors[name], float) else None,
+            "gradient_error": None if isinstance(errors[name], str) else errors[name],
             "memory_to_stored": ratio(rows, name, "peak_bytes", ways.STORED),
             "time_to_stored": ratio(rows, name, "step_seconds", ways.STORED),
             "time_to_checkpoint": ratio(rows, name, "step_seconds", ways.CHECKPOINT),
+            "bytes_per_element_and_block": row["saved_bytes"] / elements if elements and row["saved_bytes"] else None,
         }
         for name, row in rows.items()
     ]
 
 
+def block_elements(step: TrainingStep, model: nn.Module) -> int:
+    """The elements of the tensors that the blocks of the streams pass on, one for each block; 0 without a stream."""
+    with step.autocast():
+        return sum(math.prod(stream.shape) * len(stream) for stream in find_streams(model, step.x))
+
+
 def _gradient_error(
     step: TrainingStep, variant: nn.Module | str, model: nn.Module, name: str, gammas: Sequence[Fraction]
-) -> float | str:
-    """The error against the same rule with stored activations; or why there is none."""
+) -> float | str | None:
+    """The error against the same rule with stored activations, None where these do not fit; or why there is none."""
     if isinstance(variant, str):
         return variant
     if variant is model:
         return 0.0
     try:
-        return gradient_error(step, variant, _reference(step, model, name, gammas))
+        expected = step.gradient(_reference(step, model, name, gammas))
+    except torch.OutOfMemoryError:
+        return None
+    try:
+        return relative_error(step.gradient(variant), expected)
     except FAILURES as error:
         return reason(error)
 

@@ -14,15 +14,19 @@ NOTES = (
     "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
     "the default of convert. 'last kept': the last blocks keep their activations, as many of them as fit into what "
     "checkpointing every block holds more between forward and backward (spare=...).",
-    "Gradient error: relative L2 against the same network and rule with stored activations. BatchNorm normalises with "
-    "the batch everywhere; torch.utils.checkpoint moves its running statistics twice a step, which changes no gradient "
-    "and takes no time to speak of.",
+    "Bytes an element and block: what is held between forward and backward, over the elements of the tensor that the "
+    "blocks of the residual streams pass on, times the blocks. What the rest of the network holds counts too.",
+    "Gradient error: relative L2 against the same network and rule with stored activations; empty where these do not "
+    "fit. BatchNorm normalises with the batch everywhere; torch.utils.checkpoint moves its running statistics twice a "
+    "step, which changes no gradient and takes no time to speak of.",
 )
+
+COLUMNS = ("peak memory", "×", "bytes an element and block", "step time", "×", "to checkpoint", "gradient error")
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Memory, time and gradient error, a line for each network and method."""
-    columns = ("network", "method", "peak memory", "×", "step time", "×", "to checkpoint", "gradient error")
+    columns = ("network", "method", *COLUMNS)
     cells = []
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1]["network"] != row["network"]
@@ -33,12 +37,18 @@ def table(rows: Sequence[Row]) -> Table:
 
 def _figures(row: Row) -> tuple[str, ...]:
     if "error" in row:
-        return ("fails", *[""] * 5)
+        return ("fails", *[""] * (len(COLUMNS) - 1))
     return (
         format_bytes(row["peak_bytes"]),
-        f"{row['memory_to_stored']:.2f}",
+        _decimal(row["memory_to_stored"]),
+        _decimal(row["bytes_per_element_and_block"]),
         f"{row['step_seconds'] * 1000:.0f} ms",
-        f"{row['time_to_stored']:.2f}",
-        f"{row['time_to_checkpoint']:.2f}",
-        f"{row['gradient_error']:.0e}" if row["gradient_error"] else "0",
+        _decimal(row["time_to_stored"]),
+        _decimal(row["time_to_checkpoint"]),
+        "" if row["gradient_error"] is None else f"{row['gradient_error']:.0e}" if row["gradient_error"] else "0",
     )
+
+
+def _decimal(value: float | None) -> str:
+    """Empty where there is no value, as where the method to compare with has failed."""
+    return "" if value is None else f"{value:.2f}"

@@ -50,10 +50,16 @@ def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]
         ):
             assert rows[network, method]["gradient_error"] == 0
         assert rows[network, "momentum 9/10 float"]["gradient_error"] > 0
+    for network, elements in (("gpt-12", 3 * 2 * 8 * 64), ("llama-4", 3 * 2 * 8 * 64), ("mlp-200", 12 * 256 * 64)):
+        row = rows[network, "checkpoint"]
+        assert row["bytes_per_element_and_block"] == row["saved_bytes"] / elements
     assert rows["mlp-200", "momentum 9/10"]["memory_to_stored"] < rows["mlp-200", "checkpoint"]["memory_to_stored"] < 1
     # 12 blocks at 3 bits each: float32's 24 bits are gone.
     failed = rows["mlp-200", "momentum 1/8 float"]
     assert "could not be reconstructed" in failed.get("error", "") or failed["gradient_error"] > 0.1
+    if not dtype:  # the input of every block, but of the first; the output and its gradient; the loss
+        kept = 4 * (11 * 256 * 64 + 2 * 256 * 64 + 2)
+        assert rows["mlp-200", "checkpoint"]["saved_bytes"] == pytest.approx(kept, rel=0.01)
     assert Path("out", "step.png").read_bytes().startswith(b"\x89PNG")
     assert "| mlp-200 | stored |" in Path("out", "step.md").read_text()
 
