@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call on a machine that has one: tests, memory checks, and the tables.
+# Everything that needs a GPU, by parts, on a machine that has one: tests, memory checks, and the tables.
 #
-#   benchmarks/gpu_check.sh                 results under benchmarks/results/, or under $OUT if it is set
-#   PYTHON=.venv/bin/python benchmarks/gpu_check.sh
-#   DEVICE=cpu QUICK=1 benchmarks/gpu_check.sh    the same commands in small, to try the script out
+#   benchmarks/gpu_check.sh [PART ...]      results under benchmarks/results/gpu/, or under $OUT/gpu if OUT is set
 #
-# A check that fails does not keep the later ones from running; the exit status is 1 then, and summary.txt says which.
+#   tests      the test suite, and the operators' opcheck
+#   kernel     bench kernel, and single operations under pytest-benchmark
+#   step       bench step; NETWORKS="llama-24 mlp-200" chooses networks, COMPILED=1 adds torch.compile
+#   depth      bench depth, ResNet and transformer blocks
+#   sanitizer  the CUDA kernels under compute-sanitizer
+#   all        all of these, one after the other (the default)
+#
+#   PYTHON=.venv/bin/python benchmarks/gpu_check.sh tests
+#   DEVICE=cpu QUICK=1 benchmarks/gpu_check.sh kernel step    the same commands in small, to try the script out
+#
+# The environment is shown and the kernels are built first, whatever the parts. A check that fails does not keep the
+# later ones from running; the exit status is 1 then, and summary-PART.txt says which.
 set -uo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -13,13 +22,18 @@ cd "$root" || exit 1
 python="${PYTHON:-python3}"
 device="${DEVICE:-cuda}"
 out="${OUT:-$root/benchmarks/results}/gpu"
-quick=()
-[[ -n "${QUICK:-}" ]] && quick=(--quick)
-mkdir -p "$out"
-: >"$out/summary.txt"
+all_parts=(tests kernel step depth sanitizer)
+quick=() dtype=()
+[[ -z "${QUICK:-}" ]] || quick=(--quick)
+[[ "$device" != cuda ]] || dtype=(--dtype bfloat16) # few CPUs have fast bfloat16
+part=environment
 failed=0
 
-# check NAME COMMAND...: runs it with its output in NAME.log, and notes how it ended.
+usage() {
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+}
+
+# check NAME COMMAND...: runs it with its output in NAME.log, and notes in the part's summary how it ended.
 check() {
     local name="$1" start="$SECONDS" status
     shift
@@ -27,18 +41,19 @@ check() {
     "$@" 2>&1 | tee "$out/$name.log"
     status="${PIPESTATUS[0]}"
     [[ "$status" -eq 0 ]] || failed=1
-    printf '%-20s status %s, %s s\n' "$name" "$status" "$((SECONDS - start))" | tee -a "$out/summary.txt"
+    printf '%-20s status %s, %s s\n' "$name" "$status" "$((SECONDS - start))" | tee -a "$out/summary-$part.txt"
 }
 
 skip() {
-    printf '%-20s skipped: %s\n' "$1" "$2" | tee -a "$out/summary.txt"
+    printf '%-20s skipped: %s\n' "$1" "$2" | tee -a "$out/summary-$part.txt"
 }
 
 bench() {
     "$python" -m momentumnet bench "$@" --device "$device" --output "$out" "${quick[@]}"
 }
 
-check environment "$python" - <<'PYTHON'
+environment() {
+    "$python" - <<'PYTHON'
 import platform
 
 import torch
@@ -50,37 +65,77 @@ print("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "non
 for device in ("cpu", "cuda"):
     print("native kernels,", device + ":", mn.native.reason(device) or "available")
 PYTHON
+}
 
-if [[ "$device" == cuda ]]; then
-    # In an editable installation or a source tree the kernels are built in place.
-    check build "$python" csrc/build.py
-fi
-if [[ -z "${QUICK:-}" ]]; then
-    check tests "$python" -m pytest -q
-    check opcheck "$python" -m pytest -q -rs tests/arithmetic/compiled -k opcheck
-else
-    skip tests "QUICK is set"
-fi
-if [[ "$device" != cuda ]]; then
-    skip compute-sanitizer "it checks CUDA kernels"
-elif command -v compute-sanitizer >/dev/null; then
-    check compute-sanitizer compute-sanitizer --error-exitcode 1 "$python" -m pytest -q -x tests/arithmetic/compiled -k cuda
-else
-    skip compute-sanitizer "not installed"
-fi
+part_tests() {
+    if [[ -n "${QUICK:-}" ]]; then
+        skip tests "QUICK is set"
+        return
+    fi
+    local workers=()
+    ! "$python" -c "import xdist" 2>/dev/null || workers=(-n auto)
+    # One thread each: the workers share the cores.
+    check tests env OMP_NUM_THREADS=1 "$python" -m pytest -q "${workers[@]}"
+    check opcheck env OMP_NUM_THREADS=1 "$python" -m pytest -q -rs "${workers[@]}" tests/arithmetic/compiled -k opcheck
+}
 
-sizes=() networks=() dtype=()
-[[ "$device" != cuda ]] || dtype=(--dtype bfloat16) # few CPUs have fast bfloat16
-if [[ -z "${QUICK:-}" ]]; then
-    sizes=(--elements 1048576,16777216,67108864)
-    networks=(--network resnet50-224 --network resnet101-224 --network gpt-24)
-fi
-check kernel bench kernel --gammas 9/10,1/8 "${sizes[@]}"
-check step bench step "${dtype[@]}" "${networks[@]}"
-check depth-resnet bench depth --family resnet --budget 2GiB "${dtype[@]}"
-check depth-transformer bench depth --family transformer --budget 2GiB "${dtype[@]}"
-check pytest-benchmark "$python" -m pytest -q -o addopts= benchmarks/test_kernel.py --benchmark-max-time=0.2
+part_kernel() {
+    local sizes=()
+    [[ -n "${QUICK:-}" ]] || sizes=(--elements 1048576,16777216,67108864)
+    check kernel bench kernel --gammas 9/10,1/8 "${sizes[@]}"
+    check pytest-benchmark "$python" -m pytest -q -o addopts= benchmarks/test_kernel.py --benchmark-max-time=0.2
+}
+
+part_step() {
+    local chosen=() name
+    for name in ${NETWORKS:-}; do
+        chosen+=(--network "$name")
+    done
+    [[ -z "${COMPILED:-}" ]] || chosen+=(--compiled)
+    check step bench step "${dtype[@]}" "${chosen[@]}"
+}
+
+part_depth() {
+    check depth-resnet bench depth --family resnet --budget 2GiB "${dtype[@]}"
+    check depth-transformer bench depth --family transformer --budget 2GiB "${dtype[@]}"
+}
+
+part_sanitizer() {
+    local kernels=("$python" -m pytest -q -x tests/arithmetic/compiled -k cuda)
+    if [[ "$device" != cuda ]]; then
+        skip compute-sanitizer "it checks CUDA kernels"
+    elif command -v compute-sanitizer >/dev/null; then
+        check compute-sanitizer compute-sanitizer --error-exitcode 1 "${kernels[@]}"
+    else
+        skip compute-sanitizer "not installed"
+    fi
+}
+
+parts=()
+for name in "${@:-all}"; do
+    case "$name" in
+        all) parts+=("${all_parts[@]}") ;;
+        tests | kernel | step | depth | sanitizer) parts+=("$name") ;;
+        *)
+            printf 'gpu_check.sh: no part %q\n\n' "$name" >&2
+            usage >&2
+            exit 2
+            ;;
+    esac
+done
+
+mkdir -p "$out"
+: >"$out/summary-environment.txt"
+check environment environment
+# In an editable installation or a source tree the kernels are built in place.
+[[ "$device" != cuda ]] || check build "$python" csrc/build.py
+for part in "${parts[@]}"; do
+    cp "$out/summary-environment.txt" "$out/summary-$part.txt"
+    "part_$part"
+done
 
 printf '\n'
-cat "$out/summary.txt"
+for part in "${parts[@]}"; do
+    printf '%s\n' "--- $part" && cat "$out/summary-$part.txt"
+done
 exit "$failed"
