@@ -14,6 +14,10 @@ NOTES = (
     "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
     "the default of convert. 'last kept': the last blocks keep their activations, as many of them as fit into what "
     "checkpointing every block holds more between forward and backward (spare=...).",
+    "'offloaded': what autograd saves lies in the host's memory (save_on_cpu), which on a GPU does not count. "
+    "'compiled blocks': torch.compile of every block, inside what the method does with it; 'compiled, half the "
+    "activations': of the whole network, with activation_memory_budget=0.5. Their gradients are compared with "
+    "uncompiled ones.",
     "Bytes an element and block: what is held between forward and backward, over the elements of the tensor that the "
     "blocks of the residual streams pass on, times the blocks. What the rest of the network holds counts too.",
     "Gradient error: relative L2 against the same network and rule with stored activations; empty where these do not "
