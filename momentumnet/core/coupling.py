@@ -47,8 +47,6 @@ class Undo:
 class State(Protocol):
     """The state (x, v) of a stream between two blocks."""
 
-    exponent: int
-    """The scale of integers; 0 for floats."""
     careful: bool
     """Whether it looks at every report at once; else nothing is read from the device."""
 
@@ -60,6 +58,10 @@ class State(Protocol):
 
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         """x + factor v, the same bits each time; a packed state stays packed."""
+
+    @property
+    def exponent(self) -> int:
+        """The scale of integers; 0 for floats."""
 
     @property
     def report(self) -> Tensor:

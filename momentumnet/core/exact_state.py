@@ -13,13 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import selection
-from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
+from momentumnet.arithmetic.exponent import HEADROOM_BITS, full_bits
 from momentumnet.arithmetic.layout import Layout
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale, fits, magnitude_of_floats
+from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale, magnitude_of_floats
 from momentumnet.arithmetic.reports import Reports, has_values
 from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
-from momentumnet.core.coupling import Undo, magnitude_of
+from momentumnet.core.coupling import Undo
+from momentumnet.core.range import Range
 from momentumnet.core.rest import AtRest
 
 
@@ -55,9 +56,8 @@ class ExactState:
         careful: bool = True,
     ) -> None:
         self.word = word or fp.word_for(x.dtype)
-        self.exponent = exponent
+        self.range = Range(self.word, exponent, full_bits(self.word) if bits is None else bits, name)
         self.steps = 0
-        self._name, self._bits = name, full_bits(self.word) if bits is None else bits
         self._schedule = fp.store_schedule(gamma, self.word)
         self.careful = careful
         self._kernels = selection.for_tensor(x)
@@ -68,7 +68,7 @@ class ExactState:
         self._report: Tensor | None = None  # of the present state; None where it has to be made first
         self._packed: AtRest | None = None  # the state, in place of the integers
         if careful:
-            self._fit_scale_to(x, v)
+            self.range.take_in(x, *(() if v is None else (v,)))
         scale = math.ldexp(1.0, self.exponent)
         start = fp.to_fixed(self._layout.flat(x), scale, self.word)
         velocity = torch.zeros_like(start) if v is None else fp.to_fixed(self._layout.flat(v), scale, self.word)
@@ -78,11 +78,10 @@ class ExactState:
         if v is not None:
             report[0] = torch.maximum(report[0], magnitude_of_floats(v.detach(), scale, self.word))
 
-    def _fit_scale_to(self, x: Tensor, v: Tensor | None) -> None:
-        magnitudes = [magnitude_of(value) for value in (x, v) if value is not None]
-        largest = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
-        if not largest < math.ldexp(self.word.limit, -self.exponent):
-            self.exponent = self._coarser_exponent(largest)
+    @property
+    def exponent(self) -> int:
+        """The scale k."""
+        return self.range.exponent
 
     @property
     def report(self) -> Tensor:
@@ -93,10 +92,10 @@ class ExactState:
         return self._report
 
     def unfit(self, magnitude: float) -> bool:
-        return not fits(int(magnitude), self.word)
+        return self.range.excludes(magnitude)
 
     def unfit_on_device(self, magnitudes: Tensor) -> Tensor:
-        return (magnitudes < 0) | (magnitudes >= self.word.limit)
+        return self.range.excludes_on_device(magnitudes)
 
     @property
     def x(self) -> Tensor:
@@ -114,17 +113,12 @@ class ExactState:
         return self._settled().s
 
     @property
-    def capacity(self) -> float:
-        """The magnitude for which the present scale would have been chosen, as a power of two."""
-        return math.ldexp(1.0, self._bits - self.exponent)
-
-    @property
     def packed_bytes(self) -> float | None:
         """Bytes an element at rest, in eighths; None while the state is in use."""
         return None if self._packed is None else self._packed.bytes_per_element
 
     def position(self, dtype: torch.dtype) -> Tensor:
-        return self._written(self.x, self._scale(), dtype)
+        return self._written(self.x, self.range.scale(), dtype)
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         velocity = self._layout.empty(dtype)
@@ -134,7 +128,7 @@ class ExactState:
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         output = self._layout.empty(dtype)
         rest = AtRest.as_they_are(self._settled()) if self._packed is None else self._packed
-        rest.write_output(self._layout.flat(output), factor, self._scale(), self._kernels)
+        rest.write_output(self._layout.flat(output), factor, self.range.scale(), self._kernels)
         return output
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
@@ -158,20 +152,16 @@ class ExactState:
                 return undo
             largest = coarsening.largest_of(self._settled(), branch, float(weight), self.exponent)
             self._undo(undo, branch, weight, ahead=False)
-            exponent = min(self._coarser_exponent(largest), exponent - 1)
+            exponent = min(self.range.coarser_exponent(largest), exponent - 1)
 
     def _step(self, branch: Branch, weight: Fraction) -> Tensor | None:
         ints, position = self._settled(), self._layout.empty(branch.y.dtype)
-        move = Move(branch, self._schedule[self.steps], self._scale(weight))
+        move = Move(branch, self._schedule[self.steps], self.range.scale(weight))
         self._report = self._reports.row()
         spilled = self._kernels.step(ints, move, self._layout.flat(position), self._report)
         self.steps += 1
         self._ready = position
         return spilled
-
-    def _scale(self, weight: Fraction | None = None) -> Scale:
-        factor = 1.0 if weight is None else math.ldexp(float(weight), self.exponent)
-        return Scale(self.word, self.exponent, factor)
 
     def _flat_branch(self, branch: Branch) -> Branch:
         return Branch(self._layout.flat(branch.y), None if branch.x is None else self._layout.flat(branch.x))
@@ -181,15 +171,8 @@ class ExactState:
         return self._schedule[self.steps].previous_bound
 
     def _rescale(self, bits: int) -> None:
-        self.exponent += bits
+        self.range.exponent += bits
         self._ready = self._report = None
-
-    def exponent_of(self, magnitude: float) -> int:
-        """The scale that would be chosen for values up to ``magnitude``."""
-        return choose_exponent(magnitude, self.word, self._bits)
-
-    def _coarser_exponent(self, largest: float) -> int:
-        return coarsening.coarser_exponent(largest, self.exponent, self.word, self._bits, self._name)
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         ints = self._opened()
@@ -199,7 +182,7 @@ class ExactState:
             return self._written(x, Scale(self.word, self.exponent + undo.widened_bits), dtype)
         if not self._ahead:
             self._go_ahead(dtype)
-        return self._written(ints.x, self._scale(), dtype)
+        return self._written(ints.x, self.range.scale(), dtype)
 
     def _written(self, x: Tensor, scale: Scale, dtype: torch.dtype) -> Tensor:
         """``x`` as floats: those that the last pass over the state has left, else in a pass of its own."""
@@ -232,7 +215,7 @@ class ExactState:
             return
         position = None if dtype is None else self._layout.empty(dtype)
         flat = None if position is None else self._layout.flat(position)
-        self._kernels.rewind(self._opened(), self._bound(), self._scale(), flat)
+        self._kernels.rewind(self._opened(), self._bound(), self.range.scale(), flat)
         self._ahead, self._ready = True, position
 
     def undo(self, undo: Undo, branch: Branch, weight: Fraction, *, ahead: bool = False) -> None:
@@ -241,7 +224,7 @@ class ExactState:
     def _undo(self, undo: Undo, branch: Branch, weight: Fraction, ahead: bool) -> None:
         self._go_ahead(None)
         self.steps -= 1
-        move = Move(branch, self._schedule[self.steps], self._scale(weight))
+        move = Move(branch, self._schedule[self.steps], self.range.scale(weight))
         self._report = self._reports.row()
         self._kernels.undo(self._opened(), move, undo.spilled, self._report, ahead=ahead)
         self._ahead, self._ready = ahead, None
@@ -268,7 +251,7 @@ class ExactState:
         if found is not None and has_values(found):
             extremes = found.tolist()
         if extremes is None and isinstance(ints.x, FakeTensor):
-            most = 1 << (self._bits + HEADROOM_BITS)
+            most = 1 << (self.range.bits + HEADROOM_BITS)
             extremes = (-most, most - 1) * 2
         if extremes is not None:
             self._packed = AtRest.of(ints, extremes, self._bound(), self._kernels)
@@ -278,6 +261,7 @@ class ExactState:
         ints = self._settled()
         self.pack()
         fork = copy.copy(self)
+        fork.range = copy.copy(self.range)
         fork._ints = (self._packed or AtRest.as_they_are(ints)).taken_over(ints)
         fork._packed = None
         return fork

@@ -136,13 +136,13 @@ class StreamScale:
                 self._start = start
         coarsest, tight = dict(self._coarsest), state.word.limit >> TIGHT_BITS
         for before, entry in itertools.pairwise(seen):
-            wanted = min(state.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
+            wanted = min(state.range.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
                 coarsest[entry.place] = min(wanted, coarsest.get(entry.place, wanted))
         self._coarsest = coarsest
         largest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
-        if self._magnitude is not None and state.capacity > 2 * self._magnitude:
-            self._widen(max(state.capacity / 2, largest))
+        if self._magnitude is not None and state.range.capacity > 2 * self._magnitude:
+            self._widen(max(state.range.capacity / 2, largest))
         elif self._magnitude is not None and any(entry.magnitude >= tight for entry in seen):
             self._magnitude = max(self._magnitude, largest)
 

@@ -27,24 +27,24 @@ class TestRange:
         state = ExactState(
             random_tensor(0, (40,), 0.005, dtype), None, gamma, choose_exponent(0.02, fp.word_for(dtype)), "growing"
         )
-        first, capacities, steps = state.capacity, [state.capacity], []
+        first, capacities, steps = state.range.capacity, [state.range.capacity], []
         x, v = state.position(torch.float64), torch.zeros(40, dtype=torch.float64)
         for layer in range(30):
             branch = random_tensor(layer, (40,), 0.005 * 10 ** (6 * layer / 29), dtype)
             steps.append(step_of(state, branch, 1 - gamma))
-            capacities.append(state.capacity)
+            capacities.append(state.range.capacity)
             v = v * 0.9 + branch.double() * 0.1
             x = x + v
         assert capacities == sorted(capacities)
         widened = [step.undo.widened_bits for step in steps]
         if fp.word_for(dtype) == fp.INT32:
             assert sum(bits > 0 for bits in widened) >= 3
-            assert state.capacity * 2**HEADROOM_BITS > x.abs().max() > first * 1000
-        assert state.capacity == first * 2 ** sum(widened)
+            assert state.range.capacity * 2**HEADROOM_BITS > x.abs().max() > first * 1000
+        assert state.range.capacity == first * 2 ** sum(widened)
         assert (state.position(torch.float64) - x).abs().max() <= 1e-6 * x.abs().max()
         assert (state.velocity(torch.float64) - v).abs().max() <= 1e-6 * x.abs().max()
         undo_all(state, steps)
-        assert state.capacity == first
+        assert state.range.capacity == first
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_a_jump_past_the_whole_word_is_undone(self, dtype: torch.dtype) -> None:
@@ -111,7 +111,7 @@ class TestRange:
         state = ExactState(x, v, Fraction(1, 2), fp.word_for(dtype).bits + 20, "stream")
         got = state.velocity(torch.float64) if in_velocity else state.position(torch.float64)
         assert (got - large.double()).abs().max() <= 2.0**-state.exponent <= 1e-6 * scale
-        assert state.capacity > large.abs().max()
+        assert state.range.capacity > large.abs().max()
 
     @given(st.floats(1e-300, 1e300), words)
     @exact(200)
@@ -128,8 +128,8 @@ class TestRange:
         state = ExactState(
             torch.zeros(1, dtype=word.compute_dtype), None, Fraction(1, 2), choose_exponent(3.0, word), "s"
         )
-        assert state.capacity == 4.0
-        assert choose_exponent(state.capacity / 2, word) == state.exponent
+        assert state.range.capacity == 4.0
+        assert choose_exponent(state.range.capacity / 2, word) == state.exponent
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_the_smallest_values_are_carried(self, dtype: torch.dtype) -> None:
