@@ -64,6 +64,9 @@ class Passages:
             self._places[block] = (*self._places.get(block, ()), place)
         self._carried: ByTensor[Passage] = ByTensor()
         self._unfinished: Callable[[], Unfinished | None] = _none
+        self._is_open = False  # a block has returned a tensor that no further one has received yet
+        # Whether a pass was left before its last block: others may be then, and nobody would look at their reports.
+        self.may_end_early = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unfinished": _none}
@@ -105,6 +108,7 @@ class Passages:
                 f"found in the example inputs was {list(self._blocks)}. Convert with example inputs that take this path"
             )
         unfinished = self._unfinished()
+        self.may_end_early |= passage is None and self._is_open
         if passage is None and place > 0 and unfinished is not None and not unfinished.over:
             raise ConversionError(
                 f"block {block!r} of stream {self._name!r} received a tensor that block "
@@ -141,6 +145,7 @@ class Passages:
     def carry(self, x: Tensor, passage: Passage) -> None:
         """``x``, which the block at ``passage.last`` returns, carries the pass on."""
         passage.unfinished.last = passage.last
+        self._is_open = True
         # The graph keeps the mark alive; without a graph nothing else would, and a lost velocity would go unseen.
         if x.grad_fn is not None:
             x.grad_fn.register_prehook(passage.unfinished.end)
@@ -152,6 +157,7 @@ class Passages:
 
     def finish(self) -> None:
         """A pass has come to the stream's end."""
+        self._is_open = False
         self._unfinished = _none
 
 

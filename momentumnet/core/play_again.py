@@ -27,11 +27,13 @@ def play_again(tape: Tape, watch: Watch) -> None:
     """
     steps = [passed.step for passed in watch.passed]
     if not watch.can_play_again or watch.begin is None or watch.start is None or None in steps:
-        raise StateRangeError(
-            f"stream {tape.name!r}: values outgrew their scale by more than its headroom in one pass, which cannot be "
-            "made over. The scale is wider now: run this step again from its forward."
-        )
-    logger.info("stream %r: values outgrew their scale; its forward is played again, nothing to do", tape.name)
+        raise cannot_be_made_over(tape.name)
+    logger.warning(
+        "stream %r: values outgrew their scale in one pass, so its forward was played again, exactly. Nothing to do, "
+        "unless the network computes something between the stream's blocks (an auxiliary loss): that has seen wrong "
+        "values in this one pass",
+        tape.name,
+    )
     for step in reversed(steps):
         step.call.take_back()
     passed, watch.passed = watch.passed, []
@@ -44,6 +46,15 @@ def play_again(tape: Tape, watch: Watch) -> None:
     watch.restart(tape.state)
     for index, entry in enumerate(passed):
         _make_over(tape, watch, index, entry)
+
+
+def cannot_be_made_over(stream: str) -> StateRangeError:
+    """The error for a pass that went wrong when others have gone on from its values."""
+    return StateRangeError(
+        f"stream {stream!r}: values outgrew their scale by more than its headroom in a pass that cannot be made over "
+        "any more (it was left before its last block, or a gradient was taken on the way). Nothing of it was used. "
+        "The next pass finds a wider scale: run this step again from its forward."
+    )
 
 
 def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
@@ -65,7 +76,7 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
         state.step(branch, step.weight)
     else:
         if tape.beyond is None:
-            step.undo = undo
+            step.made(undo, state.exponent)
             tape.position += 1
             watch.note(state, entry.place, entry.coarsest, step)
     watch.give_right_values(entry, state.position(branch.y.dtype), output)

@@ -30,8 +30,6 @@ UNSEEN_BITS = 1
 START_VARIES = 4
 # Values that leave no more bits of the word free are about to outgrow their scale: the next pass begins coarser.
 TIGHT_BITS = 1
-# With so many bits free a pass cannot go wrong but for values that grow 64-fold at once.
-ROOMY_BITS = 6
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,12 @@ class ScalePlan:
         resolution: the word, and its bits for which scales are chosen.
         coarsest: by place in the stream, the scale that earlier passes had to take there.
         careful: whether every step is to be looked at, because nothing is known yet.
-        roomy: whether the last pass has left so much of the word free that its steps need not be looked at even where
-            the pass could not be played again.
     """
 
     exponent: int
     resolution: Resolution
     coarsest: Mapping[int, int]
     careful: bool
-    roomy: bool
 
 
 class StreamScale:
@@ -76,7 +71,6 @@ class StreamScale:
         self._name, self._blocks = name, blocks
         self._magnitude, self._start, self._spread = magnitude, start, spread
         self._coarsest: Mapping[int, int] = {}
-        self._roomy = False
 
     def resolution_for(self, dtype: torch.dtype, gamma: Fraction) -> Resolution:
         """The resolution of a pass of ``dtype``."""
@@ -94,12 +88,12 @@ class StreamScale:
         if (start is None or self._magnitude is None) and has_values(x):
             exponent = self.exponent_for(x, gamma)
             found = self.resolution_for(x.dtype, gamma)
-            return ScalePlan(exponent, found, self._coarsest, careful=True, roomy=False)
+            return ScalePlan(exponent, found, self._coarsest, careful=True)
         largest, found = self._magnitude or 1.0, self.resolution_for(x.dtype, gamma)
         found = replace(found, bits=min(found.bits, full_bits(found.word) - UNSEEN_BITS))
         largest = largest if start is None else min(largest, GROWTH * start)
         exponent = choose_exponent(largest, found.word, found.bits)
-        return ScalePlan(exponent, found, self._coarsest, careful=False, roomy=self._roomy)
+        return ScalePlan(exponent, found, self._coarsest, careful=False)
 
     def exponent_for(self, x: Tensor, gamma: Fraction) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
@@ -129,7 +123,6 @@ class StreamScale:
         if any(state.unfit(entry.magnitude) for entry in seen):
             self._start = None  # the next pass is careful, if this one cannot be played again
             return
-        self._roomy = max(entry.magnitude for entry in seen) < state.word.limit >> ROOMY_BITS
         if from_start and seen[0].magnitude:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:

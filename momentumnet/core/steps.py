@@ -27,6 +27,11 @@ class TapeStep:
     branch_of: Callable[[object, Tensor], Branch]
     fingerprint: Fingerprint  # of the state before the step
     undo: Undo | None = None  # None while the step is not applied
+    exponent: int | None = None  # the scale behind the step: what it takes when it is made again
+
+    def made(self, undo: Undo, exponent: int) -> None:
+        """The step has been applied."""
+        self.undo, self.exponent = undo, exponent
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class MomentumStream(StreamSettings):
         place = self._passages.place_of(block, passage)
         from_the_middle = passage is None and place > 0 and _in_backward()
         if passage is None:
-            passage = self._start(x, from_start=place == 0)
+            passage = self._start(x, place)
             passage.rivals = rivals_of(x, args, kwargs)
         else:
             self._passages.check_handover(block, key, x, passage)
@@ -101,7 +101,7 @@ class MomentumStream(StreamSettings):
             entered = reversible.enter(x, tape)
             args, kwargs = replace_stream(args, kwargs, x, entered)
         if place >= len(self.blocks) - self.kept:
-            passage.tape = tape = tape.handed_on(careful=plan is None or not plan.roomy)
+            passage.tape = tape = tape.handed_on()
         coarsest = None if plan is None else plan.coarsest.get(place)
         run = reversible.BlockRun(block, module, function, self.branch_is_output, place, coarsest)
         weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
@@ -131,27 +131,31 @@ class MomentumStream(StreamSettings):
         ends.remember(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
         return x
 
-    def _start(self, x: Tensor, *, from_start: bool) -> Passage:
+    def _start(self, x: Tensor, place: int) -> Passage:
         velocity = None if self.velocity_module is None else self.velocity_module(x)
         if velocity is not None and velocity.shape != x.shape:
             raise ConversionError(
                 f"stream {self.name!r}: the initial velocity has shape {tuple(velocity.shape)}, the stream "
                 f"{tuple(x.shape)}; the module given as initial_velocity must keep the shape"
             )
-        tape, plan = self._new_tape(x, velocity, from_start=from_start)
+        tape, plan = self._new_tape(x, velocity, place)
         return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
 
-    def _new_tape(self, x: Tensor, v: Tensor | None, *, from_start: bool) -> tuple[Tape, ScalePlan | None]:
-        """A tape whose state starts from ``x`` and ``v``, and how its scale was chosen."""
+    def _new_tape(
+        self, x: Tensor, v: Tensor | None, place: int, *, from_start: bool = True
+    ) -> tuple[Tape, ScalePlan | None]:
+        """A tape whose state starts from ``x`` and ``v`` at ``place``, and how its scale was chosen."""
         graded = torch.is_grad_enabled()
         reversible_ = graded and self.backward == "reversible" and self.gamma > 0 and not x.is_nested
         state: State
         if not graded or self.gamma == 0 or x.is_nested:
             state = FloatState(x, v, self.gamma)
             return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded), None
-        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, self.gamma, from_start=from_start))
-        # Activations that are stored cannot be made over.
-        careful = plan.careful or self.backward == "stored"
+        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, self.gamma, from_start=from_start and place == 0))
+        # Activations that are stored cannot be made over, nor can a pass that may end before its last block.
+        is_stored = self.backward == "stored" or place >= len(self.blocks) - self.kept
+        careful = plan.careful or is_stored or self._passages.may_end_early
+        from_start = from_start and place == 0
         try:
             state = self._state(x, v, plan, careful=careful)
         except NonFiniteBranch:
@@ -182,7 +186,7 @@ class MomentumStream(StreamSettings):
         if torch.is_grad_enabled() and not passage.tape.graded:
             wide = reversible.accumulation_dtype(x.dtype)
             velocity = passage.tape.last_state().velocity(wide)
-            passage.tape, passage.plan = self._new_tape(x, velocity, from_start=False)
+            passage.tape, passage.plan = self._new_tape(x, velocity, passage.last + 1, from_start=False)
             passage.velocity = None
 
 

@@ -18,7 +18,7 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.play_again import play_again
+from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.watch import Watch
 from momentumnet.errors import ReconstructionError
@@ -87,7 +87,7 @@ class Tape:
                     if self.watch is not None:
                         self.watch.note(self.state, move.place, move.coarsest, move.step)
                     if move.step is not None:
-                        move.step.undo = undo
+                        move.step.made(undo, self.state.exponent)
                     return self.state.position(dtype)
             beyond = self.last_state()
             beyond.step(branch, move.weight)
@@ -97,25 +97,24 @@ class Tape:
         """From here on in floats."""
         self.beyond, self.frontier = state, self.position
 
-    def handed_on(self, *, careful: bool) -> Tape:
+    def handed_on(self) -> Tape:
         """A tape for blocks that keep their activations: goes on from the end of this one, which waits for backward.
 
-        Such blocks cannot be made over, so their steps are looked at one by one if ``careful``.
+        Such blocks cannot be made over, so their steps are looked at one by one.
         """
         with self.lock, torch.no_grad():
             self.play_to_end()
-            if self.recording and self.rewindable:
-                self.settle()
+            self.settle(standing=True)
             if self.recording and self.rewindable:
                 state = self.state.fork()
-                state.careful = careful and isinstance(state, ExactState)
+                state.careful = isinstance(state, ExactState)
                 watch = None if self.watch is None else self.watch.continued(state)
                 self.end_watch()
                 return Tape(self.name, self.gamma, state, reversible=False, graded=self.graded, watch=watch)
             self.reversible &= self.rewindable
             if self.watch is not None and not self.reversible:
                 self.watch.start = None
-                self.state.careful = careful
+                self.state.careful = True
             return self
 
     def play_to_end(self) -> None:
@@ -126,22 +125,32 @@ class Tape:
             while self.position < min(self.length, self.frontier):
                 self._redo()
 
-    def settle(self, *, ending: bool = False) -> Sequence[float] | None:
+    def settle(self, *, ending: bool = False, standing: bool = False) -> Sequence[float] | None:
         """Look at what the steps have reported: in one read, at the stream's end with the state's extremes.
 
-        A pass that went wrong is played again with care. Returns the extremes, where they are known now.
+        A pass that went wrong is played again with care, if that is in time: at the stream's end, or where its block
+        is ``standing`` ready to take what comes. Returns the extremes, where they are known now.
+
+        Raises:
+            StateRangeError: it went wrong, and others have gone on from its values already.
         """
         watch = self.watch
         if watch is None or not (watch.unread or ending):
             return None
         extremes = watch.read(self.state.extremes() if ending and self.rewindable else None)
-        if self.beyond is None and any(self.state.unfit(entry.magnitude) for entry in watch.seen):
-            watch.learn(watch.seen, self.state)
+        if self.beyond is None and self._is_unfit(watch):
+            if not (ending or standing) or not watch.can_play_again:
+                watch.learn(watch.seen, self.state)  # so that the next pass is careful
+                raise cannot_be_made_over(self.name)
             play_again(self, watch)
             extremes = watch.read(None)
-        if ending:
+        if ending and not self._is_unfit(watch):  # as a start of NaN or Inf is, which teaches nothing
             watch.learn(watch.seen, self.state)
         return extremes or None
+
+    def _is_unfit(self, watch: Watch) -> bool:
+        """Whether a value that has been read did not fit."""
+        return any(self.state.unfit(entry.magnitude) for entry in watch.seen)
 
     def float_state(self, branch: Branch, block: int | None = None) -> FloatState:
         """The state to go on with from a branch that no integer can carry."""
@@ -242,7 +251,7 @@ class Tape:
         x = self.state.position(step.call.dtype)
         with without_saved_tensors():
             output = step.call.again(x)
-        step.undo = self.state.step(step.branch_of(output, x), step.weight)
+        step.made(self.state.step(step.branch_of(output, x), step.weight, step.exponent), self.state.exponent)
         self.position += 1
         following = self.steps[self.position] if self.position < len(self.steps) else None
         if following is not None:

@@ -44,6 +44,7 @@ class _Buffers:
                     self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
         self._running: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._places: list[tuple[nn.Module, str, Tensor | None]] = []
 
     def kept_for_another_first_run(self) -> None:
         """Keep the running statistics, too: what `put_back` needs. Those of one type together, which is one launch."""
@@ -54,12 +55,15 @@ class _Buffers:
             for buffer in owner._buffers.values()
             if buffer is not None
         ]
+        self._places = [(owner, name, buffer) for owner in self._owners for name, buffer in owner._buffers.items()]
         for dtype in dict.fromkeys(buffer.dtype for buffer in moving):
             own = [buffer for buffer in moving if buffer.dtype == dtype]
             self._running.append((own, list(torch._foreach_add(own, 0))))
 
     def put_back(self) -> None:
-        """As if the call had not been: every buffer holds what it held before."""
+        """As if the call had not been: every buffer is the tensor that it was, and holds what it held before."""
+        for owner, name, buffer in self._places:
+            owner._buffers[name] = buffer
         for buffers, values in self._running:
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.data.copy_(value)
@@ -69,7 +73,7 @@ class _Buffers:
                 place.data.copy_(value)
 
     def forget_running(self) -> None:
-        self._running = []
+        self._running, self._places = [], []
 
     def forget_unchanged(self) -> None:
         for owner, name, buffer, counter, value in self._before:
