@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from momentumnet.core.coupling import FloatState, NonFiniteBranch
 from momentumnet.core.watch import Passed, Watch
@@ -42,7 +48,8 @@ def play_again(tape: Tape, watch: Watch) -> None:
         tape.state = watch.begin(watch.start)
     except NonFiniteBranch:
         logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", tape.name)
-        tape.go_beyond(FloatState(watch.start, None, tape.gamma))
+        tape.go_beyond(FloatState(watch.start, watch.velocity, tape.gamma))
+        watch.learn = _nothing  # such a start teaches nothing
     watch.restart(tape.state)
     for index, entry in enumerate(passed):
         _make_over(tape, watch, index, entry)
@@ -52,8 +59,9 @@ def cannot_be_made_over(stream: str) -> StateRangeError:
     """The error for a pass that went wrong when others have gone on from its values."""
     return StateRangeError(
         f"stream {stream!r}: values outgrew their scale by more than its headroom in a pass that cannot be made over "
-        "any more (it was left before its last block, or a gradient was taken on the way). Nothing of it was used. "
-        "The next pass finds a wider scale: run this step again from its forward."
+        "any more: it was left before its last block, a gradient was taken on the way, or a block holds an "
+        "autograd.Function, reads values into Python or contains a stream itself. The next pass finds a wider scale: "
+        "run this step again from its forward."
     )
 
 
@@ -65,9 +73,12 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
         step.fingerprint = tape.state.fingerprint()
     else:
         tape.inputs[index] = x
-    with without_saved_tensors():
+    with without_saved_tensors(), _Reads() as reads:
         output = step.call.anew(x)
     branch = step.branch_of(output, x)
+    if step.call.holds_streams or reads.found or _has_python_functions(output):
+        # Its graph may hold numbers of the run that went wrong, beside the saved tensors, which are filled in anew.
+        raise cannot_be_made_over(tape.name)
     try:
         undo = state.step(branch, step.weight, entry.coarsest)
     except NonFiniteBranch:
@@ -79,4 +90,36 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
             step.made(undo, state.exponent)
             tape.position += 1
             watch.note(state, entry.place, entry.coarsest, step)
-    watch.give_right_values(entry, state.position(branch.y.dtype), output)
+    try:
+        watch.give_right_values(entry, state.position(branch.y.dtype), output)
+    except RuntimeError as error:  # of another size, or without memory of their own
+        raise cannot_be_made_over(tape.name) from error
+
+
+class _Reads(TorchDispatchMode):
+    """Notices whether values are read into Python, from where they may get into a graph."""
+
+    found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def _has_python_functions(output: Any) -> bool:
+    """Whether the graph of a block's output holds functions written in Python, which keep what they like."""
+    pending = [leaf.grad_fn for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    seen: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if BackwardCFunction in type(node).__mro__:
+            return True
+        seen.add(node)
+        pending += [following for following, _ in node.next_functions]
+    return False
+
+
+def _nothing(seen: object, state: object) -> None:
+    """Nothing is learnt."""

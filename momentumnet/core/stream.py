@@ -165,7 +165,7 @@ class MomentumStream(StreamSettings):
         if isinstance(state, ExactState) or not careful:
             learn = _nothing_learnt if recomputing() else functools.partial(self._learn, from_start=from_start)
             begin = functools.partial(self._state, v=v, plan=plan, careful=True)
-            tape.watch = Watch(state, learn, None if careful else x, begin)
+            tape.watch = Watch(state, learn, None if careful else x, begin, v)
         return tape, plan
 
     def _learn(self, seen: Sequence[Seen], state: State, *, from_start: bool) -> None:

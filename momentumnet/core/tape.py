@@ -21,7 +21,7 @@ from momentumnet.core.exact_state import ExactState
 from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.watch import Watch
-from momentumnet.errors import ReconstructionError
+from momentumnet.errors import ReconstructionError, StateRangeError
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
 
 logger = logging.getLogger("momentumnet")
@@ -142,7 +142,12 @@ class Tape:
             if not (ending or standing) or not watch.can_play_again:
                 watch.learn(watch.seen, self.state)  # so that the next pass is careful
                 raise cannot_be_made_over(self.name)
-            play_again(self, watch)
+            seen = watch.seen
+            try:
+                play_again(self, watch)
+            except StateRangeError:
+                watch.learn(seen, self.state)  # so that the next pass is careful
+                raise
             extremes = watch.read(None)
         if ending and not self._is_unfit(watch):  # as a start of NaN or Inf is, which teaches nothing
             watch.learn(watch.seen, self.state)

@@ -62,6 +62,7 @@ class Watch:
         learn: takes what the steps have reported, once it is read, and the state at their end.
         start: the tensor that the stream starts from, if the pass can be played again from it.
         begin: a state at the start anew, one that is careful.
+        velocity: the one that the stream starts with.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Watch:
         learn: Callable[[list[Seen], State], None],
         start: Tensor | None = None,
         begin: Callable[[Tensor], State] | None = None,
+        velocity: Tensor | None = None,
     ) -> None:
+        self.velocity = velocity
         self.learn, self.begin, self._unfit = learn, begin, state.unfit_on_device
         self.start = None if start is None else start.detach()
         self._counter = 0 if start is None else version(start)

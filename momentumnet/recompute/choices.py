@@ -39,6 +39,11 @@ class Choices:
     def __init__(self) -> None:
         self._made: list[object] = []
 
+    @property
+    def any_made(self) -> bool:
+        """Whether a choice was made in the call."""
+        return bool(self._made)
+
     def recorded(self) -> AbstractContextManager[None]:
         """Context of the forward."""
         return _under(self._made)

@@ -217,6 +217,11 @@ class BlockCall:
         self._buffers.forget_unchanged()
         return output
 
+    @property
+    def holds_streams(self) -> bool:
+        """Whether a stream lies inside the block: it has chosen something."""
+        return self._choices.any_made
+
     def stands(self) -> None:
         """The first run will not be taken back."""
         self._buffers.forget_running()

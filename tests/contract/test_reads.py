@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
 from momentumnet.core import audit
-from tests.contract.reference import assert_same, loss_of, train_step
+from tests.contract.reference import assert_same, loss_of, relative_error, train_step
 from tests.contract.test_exact import Undetermined
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -215,6 +215,63 @@ def test_what_the_parent_kept_of_a_pass_that_is_made_over_is_put_right() -> None
         collected.append([tensor.detach().clone() for tensor in net(rows())[1]])
     assert collected[0][2].abs().max() > 1e4
     assert all(map(torch.equal, *collected))
+
+
+class Keeping(torch.autograd.Function):
+    """Multiplies, and keeps the factor where nobody can fill it in anew."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.factor = factor
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
+
+class WithFunction(Growing):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.factor * Keeping.apply(self.inner(x), x.detach().abs().mean())
+
+
+class ReadingValues(Growing):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.factor * self.inner(x) / float(x.detach().abs().mean())
+
+
+@pytest.mark.parametrize("kind", [WithFunction, ReadingValues])
+def test_a_graph_that_may_hold_wrong_numbers_is_refused_and_the_next_pass_is_right(kind: type[nn.Module]) -> None:
+    outcomes = []
+    for net in stored_and_reversible(5, kind):
+        train_step(net, (rows(),))
+        net.blocks[1].factor = 1e5
+        net.zero_grad(set_to_none=True)
+        if not outcomes:
+            train_step(net, (rows(),))
+            net.zero_grad(set_to_none=True)
+        else:
+            with pytest.raises(mn.StateRangeError, match="run this step again"):
+                net(rows())
+        outcomes.append(train_step(net, (rows(),)))
+    # The scales differ, and saturated branches feel it: against float64, one is as near as the other.
+    exact = mn.convert(blocks(5, kind).double(), rows().double(), arithmetic="float", backward="stored")
+    exact.blocks[1].factor = 1e5
+    expected = train_step(exact, (rows().double(),))
+    assert relative_error(outcomes[1], expected) <= 2 * relative_error(outcomes[0], expected) + 1e-4
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_a_pass_without_its_last_block_that_went_wrong_raises_in_backward(place: int) -> None:
+    _, net = stored_and_reversible(4)
+    train_step(net, (rows(),))
+    net.blocks[place - 1].factor = 1e6
+    last, net.blocks = net.blocks[3], net.blocks[:3]
+    loss = loss_of(net(rows()))
+    with pytest.raises(mn.StateRangeError, match="left before its last block"):
+        loss.backward()
+    loss_of(net(rows())).backward()  # with care now
+    net.blocks.append(last)
 
 
 def test_a_widened_scale_is_taken_from_the_start_in_later_passes() -> None:
