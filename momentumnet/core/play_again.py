@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -60,8 +61,8 @@ def cannot_be_made_over(stream: str) -> StateRangeError:
     return StateRangeError(
         f"stream {stream!r}: values outgrew their scale by more than its headroom in a pass that cannot be made over "
         "any more: it was left before its last block, a gradient was taken on the way, or a block holds an "
-        "autograd.Function, reads values into Python or contains a stream itself. The next pass finds a wider scale: "
-        "run this step again from its forward."
+        "autograd.Function or saved-tensor hooks, reads values into Python or contains a stream itself. The next pass "
+        "finds a wider scale: run this step again from its forward."
     )
 
 
@@ -73,10 +74,10 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
         step.fingerprint = tape.state.fingerprint()
     else:
         tape.inputs[index] = x
-    with without_saved_tensors(), _Reads() as reads:
+    with without_saved_tensors(), _Watcher() as watcher:
         output = step.call.anew(x)
     branch = step.branch_of(output, x)
-    if step.call.holds_streams or reads.found or _has_python_functions(output):
+    if step.call.holds_streams or watcher.found or _has_python_functions(output):
         # Its graph may hold numbers of the run that went wrong, beside the saved tensors, which are filled in anew.
         raise cannot_be_made_over(tape.name)
     try:
@@ -96,10 +97,29 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
         raise cannot_be_made_over(tape.name) from error
 
 
-class _Reads(TorchDispatchMode):
-    """Notices whether values are read into Python, from where they may get into a graph."""
+class _Watcher(TorchDispatchMode):
+    """Notices what a graph may keep beside the tensors that are filled in anew.
+
+    Values that are read into Python, and tensors that go to saved-tensor hooks of the block's own (`save_on_cpu`,
+    `torch.utils.checkpoint` without re-entry).
+    """
 
     found = False
+
+    def __enter__(self) -> _Watcher:
+        self._enter_hooks = enter = saved_tensors_hooks.__enter__
+
+        def noticed(hooks: saved_tensors_hooks) -> None:
+            self.found = True
+            enter(hooks)
+
+        saved_tensors_hooks.__enter__ = noticed  # type: ignore[method-assign]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        saved_tensors_hooks.__enter__ = self._enter_hooks  # type: ignore[method-assign]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.found |= func is torch.ops.aten._local_scalar_dense.default

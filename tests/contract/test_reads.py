@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from momentumnet.core import audit
@@ -240,7 +241,18 @@ class ReadingValues(Growing):
         return x + self.factor * self.inner(x) / float(x.detach().abs().mean())
 
 
-@pytest.mark.parametrize("kind", [WithFunction, ReadingValues])
+class KeepingElsewhere(Growing):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autograd.graph.save_on_cpu():
+            return x + self.factor * self.inner(x)
+
+
+class CheckpointedInside(Growing):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.factor * checkpoint(self.inner, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("kind", [WithFunction, ReadingValues, KeepingElsewhere, CheckpointedInside])
 def test_a_graph_that_may_hold_wrong_numbers_is_refused_and_the_next_pass_is_right(kind: type[nn.Module]) -> None:
     outcomes = []
     for net in stored_and_reversible(5, kind):
