@@ -139,11 +139,10 @@ class Tape:
             return None
         extremes = watch.read(self.state.extremes() if ending and self.rewindable else None)
         if self.beyond is None and self._is_unfit(watch):
-            if not (ending or standing) or not watch.can_play_again:
-                watch.learn(watch.seen, self.state)  # so that the next pass is careful
-                raise cannot_be_made_over(self.name)
             seen = watch.seen
             try:
+                if not (ending or standing):
+                    raise cannot_be_made_over(self.name)
                 play_again(self, watch)
             except StateRangeError:
                 watch.learn(seen, self.state)  # so that the next pass is careful

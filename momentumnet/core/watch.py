@@ -6,9 +6,8 @@ then the pass is played again from its start, with care, before anybody is given
 
 from __future__ import annotations
 
-import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +19,6 @@ from momentumnet.arithmetic.reports import has_values
 from momentumnet.core import ledger
 from momentumnet.core.coupling import State
 from momentumnet.recompute.arguments import version
-
-logger = logging.getLogger("momentumnet")
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,7 @@ class Watch:
 
     def hand_out(self, x: Tensor, output: Any) -> None:
         """The parent gets ``x`` now, and what the block returned beside the stream."""
-        others = () if isinstance(output, Tensor) else pytree.tree_leaves(output)[1:]
-        tensors = [x, *(leaf for leaf in others if isinstance(leaf, Tensor))]
-        self.passed[-1].handed_out = [weakref.ref(tensor) for tensor in tensors]
+        self.passed[-1].handed_out = [weakref.ref(tensor) for tensor in _handed_out(x, output)]
 
     def continued(self, state: State) -> Watch:
         """The watch of blocks that go on from here, and cannot be made over."""
@@ -114,10 +109,10 @@ class Watch:
     def read(self, beside: Tensor | None) -> list[float]:
         """Read all reports into ``seen``, and return the values ``beside`` them; nothing where nothing can be read."""
         entries = [self.first, *self.passed]
-        if not has_values(self.first.report):
-            ledger.note(self._unfit(torch.stack([entry.report for entry in entries])[:, 0]))
-            return []
         magnitudes = torch.stack([entry.report for entry in entries])[:, 0]
+        if not has_values(magnitudes):
+            ledger.note(self._unfit(magnitudes))
+            return []
         values = magnitudes if beside is None else torch.cat([magnitudes, beside.to(magnitudes.dtype)])
         numbers = values.tolist()
         self.unread = False
@@ -134,9 +129,13 @@ class Watch:
 
     def give_right_values(self, passed: Passed, x: Tensor, output: Any) -> None:
         """Put what a step has really returned into the tensors that the parent was given for it."""
-        others: Iterator[Any] = iter(() if isinstance(output, Tensor) else pytree.tree_leaves(output)[1:])
-        right = [x, *(leaf for leaf in others if isinstance(leaf, Tensor))]
-        for reference, value in zip(passed.handed_out, right, strict=False):
+        for reference, value in zip(passed.handed_out, _handed_out(x, output), strict=False):
             tensor = reference()
             if tensor is not None:
                 tensor.data.copy_(value)  # through .data: nobody has changed it
+
+
+def _handed_out(x: Tensor, output: Any) -> list[Tensor]:
+    """The stream tensor, and those that stand behind it in a block's output."""
+    others = () if isinstance(output, Tensor) else pytree.tree_leaves(output)[1:]
+    return [x, *(leaf for leaf in others if isinstance(leaf, Tensor))]
