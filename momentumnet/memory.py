@@ -25,10 +25,12 @@ class MemoryReport:
         peak_bytes: Largest number of bytes alive at once, of those allocated during the call.
         saved_bytes: Bytes held between forward and backward: allocated during the call and alive when the first
             backward pass in it starts, or when it returns if it runs none.
+        backward_peak_bytes: Largest number of bytes alive at once from then on.
     """
 
     peak_bytes: int
     saved_bytes: int
+    backward_peak_bytes: int
 
     def __str__(self) -> str:
         """Both figures, readable, e.g. ``peak 12.3 MiB, held between forward and backward 10.1 MiB``."""
@@ -114,17 +116,19 @@ def _read(profiler: profile) -> MemoryReport:
     if span is None:
         raise RuntimeError("measure_memory lost its events because the measured function ran a profiler of its own")
     alive: dict[tuple[str, int], int] = {}
-    total = peak = 0
+    total = peak = backward_peak = 0
     saved: int | None = None
     for event in events:
         if not span.start_time_ns <= event.start_time_ns <= span.end_time_ns:
             continue
         if saved is None and event.name.startswith(_BACKWARD):
-            saved = total
+            saved = backward_peak = total
         elif event.name == _ALLOCATION:
             total += _balance(alive, event.extra_fields)
             peak = max(peak, total)
-    return MemoryReport(peak_bytes=peak, saved_bytes=total if saved is None else saved)
+            backward_peak = max(backward_peak, total) if saved is not None else 0
+    saved = total if saved is None else saved
+    return MemoryReport(peak_bytes=peak, saved_bytes=saved, backward_peak_bytes=max(saved, backward_peak))
 
 
 def _balance(alive: dict[tuple[str, int], int], record: Any) -> int:

@@ -40,8 +40,8 @@ class Call:
     ``inputs`` holds the tensors that can be the stream: the first floating-point tensor among the positional
     arguments or, where there is none, the floating-point keyword arguments. ``keeps_shape`` says that one of them
     has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
-    ``saved`` are the storages that autograd kept for it, ``entered`` those of its arguments that it or what ran before
-    kept.
+    ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``entered``
+    those of its arguments that it or what ran before kept.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Call:
     entered_magnitude: float = 0.0
     spread: float = 1.0
     saved: list[int] = field(default_factory=list)
+    saved_at: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
 
     @property

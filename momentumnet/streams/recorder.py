@@ -103,6 +103,7 @@ class Recorder:
         if key is not None and key not in self._constants:
             self.trace.storages.setdefault(key, tensor.untyped_storage())
             self._stack[-1].saved.append(key)
+            self._stack[-1].saved_at.append(self._count)
 
     def _with_gradient(self, tensor: torch.Tensor) -> torch.Tensor:
         plain = type(tensor) in (torch.Tensor, nn.Parameter)

@@ -43,11 +43,12 @@ def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
     )
 
 
-def record(model: nn.Module, example_inputs: Any) -> Trace:
+def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> Trace:
     """Traces one forward pass of ``model`` and leaves the model, the inputs and the generators as they were.
 
     Args:
-        model: The module to trace; it runs in eval mode with gradients enabled.
+        model: The module to trace; it runs with gradients enabled.
+        eval_mode: Whether it runs in eval mode, or in its own.
         example_inputs: See :func:`call_with_example`.
 
     Returns:
@@ -56,7 +57,7 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs))))
+        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=eval_mode))
         recorder = Recorder(model)
         stack.enter_context(eager_functions())
         for module in model.modules():

@@ -1,0 +1,39 @@
+"""Budgets: numbers of bytes as users write them."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", start=1)}
+# The smallest peak that there is.
+LEAST = "least"
+
+
+def bytes_of(budget: int | str) -> int | None:
+    """A budget in bytes; None for ``"least"``.
+
+    Args:
+        budget: a number of bytes, a text with a unit (``"4GiB"``, ``"500 MB"``), or ``"least"``.
+
+    Raises:
+        ValueError: it is none of these.
+
+    Example:
+        >>> bytes_of("1.5GiB")
+        1610612736
+    """
+    if budget == LEAST:
+        return None
+    if isinstance(budget, int) and not isinstance(budget, bool) and budget > 0:
+        return budget
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", budget, re.IGNORECASE) if _is_text(budget) else None
+    if found is None or not float(found[1]) or found[2].upper() not in _UNITS:
+        raise ValueError(
+            f"budget must be a positive number of bytes, a text such as '4GiB' or '500MB', or 'least', got {budget!r}"
+        )
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _is_text(budget: object) -> bool:
+    return isinstance(budget, str)

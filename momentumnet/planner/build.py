@@ -1,0 +1,148 @@
+"""The profile of a network's training step: what its trace tells of bytes, and what its units were measured to cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from momentumnet.arithmetic.fixed_point import INT32
+from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.resolution import resolution_for
+from momentumnet.planner.measure import measured
+from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
+from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.discover import Discovery
+from momentumnet.streams.nested import tensors_in
+from momentumnet.streams.timeline import Stage
+from momentumnet.streams.trace import record
+
+
+def profile_of(
+    model: nn.Module,
+    example_inputs: Any,
+    found: Discovery,
+    *,
+    gamma: Fraction,
+    arithmetic: str,
+    loss: Callable[[Any], Tensor] | None,
+) -> Profile:
+    """Measure a training step of the model, in its own mode, on the example's device, under the caller's autocast.
+
+    Args:
+        model: the network, unconverted; it is left as it was found.
+        example_inputs: as `momentumnet.convert` takes them.
+        found: its streams, and the parts outside that can be recomputed.
+        gamma: of the streams.
+        arithmetic: of the streams.
+        loss: of the model's output; None for the output's own, or a sum.
+    """
+    trace = record(model, example_inputs, eval_mode=False)
+    stages = [stage for stage in found.timeline if not stage.repeated]
+    device = next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
+    costs, loss_cost = measured(model, example_inputs, [stage.names for stage in stages], loss, device)
+    calls = _calls_of(trace, stages)
+    given = set().union(*(call.entered for call in trace.root.children))
+    sizes = {key: 0 if key in given else storage.nbytes() for key, storage in trace.storages.items()}
+    units = [
+        Unit(
+            stage.names,
+            stage.stream,
+            frozenset(key for call in own for inner in call.walk() for key in inner.saved),
+            _entry(own[0], sizes, number),
+            own[0].takes_tensor and len(own[0].entered) <= 1,
+            cost,
+        )
+        for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
+    ]
+    units, glue = _parted(units, _glue(trace, calls))
+    streams = tuple(_stream_profile(stream, gamma, arithmetic, device) for stream in found.streams)
+    return Profile(tuple(units), glue, sizes, streams, loss_cost)
+
+
+def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tuple[tuple[int, frozenset[Key]], ...]]:
+    """The units without what glue keeps anyway, and glue with what units far from one another need."""
+    places: dict[Key, list[int]] = {}
+    for index, unit in enumerate(units):
+        for key in unit.saved | unit.entry:
+            places.setdefault(key, []).append(index)
+    for key, used in places.items():
+        if key in glue or used[-1] - used[0] > 1:
+            glue[key] = min(glue.get(key, len(units)), used[0] + 1)
+    by_place: dict[int, set[Key]] = {}
+    for key, place in glue.items():
+        by_place.setdefault(place, set()).add(key)
+    parted = [replace(unit, saved=unit.saved - glue.keys(), entry=unit.entry - glue.keys()) for unit in units]
+    return parted, tuple((place, frozenset(keys)) for place, keys in sorted(by_place.items()))
+
+
+def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:
+    """The calls of each stage: the first ones of these names."""
+    by_name: dict[str, Call] = {}
+    for call in trace.root.walk():
+        by_name.setdefault(call.name, call)
+    return [[by_name[name] for name in stage.names] for stage in stages]
+
+
+def _entry(call: Call, sizes: dict[Key, int], number: int) -> frozenset[Key]:
+    """The storages of a unit's arguments; a number of its own for one that nobody else keeps."""
+    if call.entered:
+        return frozenset(call.entered)
+    sizes[-1 - number] = sum(_endpoint_bytes(end.shape, end.dtype) for end in call.inputs[:1])
+    return frozenset({-1 - number})
+
+
+def _endpoint_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
+    return torch.Size(shape).numel() * dtype.itemsize
+
+
+def _glue(trace: Trace, calls: Sequence[Sequence[Call]]) -> dict[Key, int]:
+    """What calls outside of all units keep, and how many units had begun by then."""
+    within = {inner for own in calls for call in own for inner in call.walk()}
+    starts = [own[0].index for own in calls]
+    kept: dict[Key, int] = {}
+    for call in trace.root.walk():
+        for key, count in zip(call.saved, call.saved_at, strict=True) if call not in within else ():
+            place = sum(start < count for start in starts)
+            kept[key] = min(kept.get(key, place), place)
+    return kept
+
+
+def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, device: torch.device) -> StreamProfile:
+    elements = torch.Size(stream.shape).numel()
+    if not gamma or arithmetic == "float":
+        return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0, 0.0)
+    found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
+    step, undo = _step_seconds(stream, gamma, device) if found.word is INT32 else (0.0, 0.0)
+    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, step, undo)
+
+
+def _step_seconds(stream: ResidualStream, gamma: Fraction, device: torch.device) -> tuple[float, float]:
+    """Times of a step and of taking it back, on a stream of this size."""
+    x = torch.zeros(stream.shape, dtype=stream.dtype, device=device)
+    seconds: list[tuple[float, float]] = []
+    with torch.no_grad():
+        state = ExactState(x, None, gamma, 10, "planned", careful=False)
+        for _ in range(3):
+            _wait(device)
+            start = time.perf_counter()
+            undo = state.step(Branch(x, x), 1 - gamma)
+            _wait(device)
+            middle = time.perf_counter()
+            state.previous_position(undo, x.dtype)
+            state.undo(undo, Branch(x, x), 1 - gamma)
+            _wait(device)
+            seconds.append((middle - start, time.perf_counter() - middle))
+    return min(step for step, _ in seconds), min(undo for _, undo in seconds)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

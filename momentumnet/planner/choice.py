@@ -1,0 +1,41 @@
+"""How a unit's activations come to its backward: the ways there are, and a choice for each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Way(Enum):
+    """How the activations of units come to their backward."""
+
+    STORED = "stored"  # kept
+    CHECKPOINTED = "checkpointed"  # recomputed from an input that is kept
+    REVERSIBLE = "reversible"  # recomputed from an input that the stream's state gives again
+
+
+class Front(Enum):
+    """What stands in front of a unit."""
+
+    NOTHING = 0  # nobody keeps its input
+    STORED = 1  # a unit that is stored
+    GIVEN = 2  # a stream whose state gives its input again
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Units in a row, ``start`` to ``stop`` (exclusive), and how theirs come.
+
+    Those that are checkpointed are recomputed together, from the input of the first, or if they are blocks of a
+    momentum stream each from its own.
+    """
+
+    start: int
+    stop: int
+    way: Way
+
+
+def choice_of_each(choices: Sequence[Choice]) -> list[Choice]:
+    """For each unit, the choice that it belongs to."""
+    return [choice for choice in choices for _ in range(choice.start, choice.stop)]

@@ -1,0 +1,181 @@
+"""Measuring a training step, unit by unit: each runs alone, forward and backward, on the arguments that it gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from momentumnet.memory import measure_memory
+from momentumnet.planner.profile import Cost
+from momentumnet.streams.guard import left_as_found
+from momentumnet.streams.nested import copied, tensors_in
+from momentumnet.streams.trace import call_with_example
+
+# Timed runs of a unit, of which the quickest counts.
+REPEATS = 2
+Call = Callable[[], Any]
+
+
+class Measures:
+    """What units cost; units of the same make on arguments of the same shapes are measured once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: dict[Any, Cost] = {}
+
+    def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+        """The cost of the modules, called one after the other."""
+        make = _make(modules, args, kwargs)
+        if make not in self._known:
+            self._known[make] = self._measure(modules, args, kwargs)
+        return self._known[make]
+
+    def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+        def run() -> Any:
+            given_args, given = pytree.tree_map_only(Tensor, _leaf, (args, kwargs))
+            output = modules[0](*given_args, **given)
+            for module in modules[1:]:
+                output = module(output)
+            return output, [leaf for leaf in tensors_in([given_args, given]) if leaf.requires_grad]
+
+        parameters = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
+        return self.cost(run, parameters)
+
+    def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
+        """The cost of what returns an output and the leaves that it came from."""
+        with torch.enable_grad():
+            output, leaves = run()
+            outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
+            gradients = [torch.ones_like(leaf) for leaf in outputs]
+            output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
+            del output, outputs, leaves
+            forward, backward = self._seconds(run, parameters, gradients)
+
+            def forward_alone() -> Any:
+                return run()
+
+            def both() -> Any:
+                output, leaves = run()
+                return _differentiate(output, [*leaves, *parameters], gradients)
+
+            kept, whole = measure_memory(forward_alone), measure_memory(both)
+        with torch.no_grad():
+            free = measure_memory(run)
+        return Cost(
+            forward_seconds=forward,
+            backward_seconds=backward,
+            free_peak=free.peak_bytes,
+            forward_peak=kept.peak_bytes,
+            backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
+            output_bytes=output_bytes,
+            parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        )
+
+    def _seconds(self, run: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[float, float]:
+        forward, backward = [], []
+        for _ in range(REPEATS):
+            start = self._now()
+            output, leaves = run()
+            middle = self._now()
+            _differentiate(output, [*leaves, *parameters], gradients)
+            forward.append(middle - start)
+            backward.append(self._now() - middle)
+        return min(forward), min(backward)
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def measured(
+    model: nn.Module,
+    example_inputs: Any,
+    units: Sequence[Sequence[str]],
+    loss: Callable[[Any], Tensor] | None,
+    device: torch.device,
+) -> tuple[list[Cost], Cost]:
+    """The costs of the units, each measured when its first module is called, and that of the loss.
+
+    The model runs once without gradients, in its own mode, and is left as it was found.
+    """
+    measures, names = Measures(device), [tuple(unit) for unit in units]
+    costs: dict[tuple[str, ...], Cost] = {}
+    first = {unit[0]: unit for unit in names}
+    measuring = False
+
+    def enter(unit: tuple[str, ...]) -> Callable[..., None]:
+        modules = [model.get_submodule(name) for name in unit]
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal measuring
+            if not measuring and unit not in costs:
+                measuring = True
+                costs[unit] = measures.of(modules, args, kwargs)
+                measuring = False
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
+        for name, unit in first.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
+            stack.callback(hook.remove)
+        output = call_with_example(model, copied(example_inputs))
+        ending = measures.cost(lambda: _loss_run(output, loss), [])
+    return [costs.get(unit, Cost()) for unit in names], ending
+
+
+def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+    given = pytree.tree_map_only(Tensor, _leaf, output)
+    total = loss_of(given) if loss is None else loss(given)
+    return total, [leaf for leaf in _floats(given) if leaf.requires_grad]
+
+
+def loss_of(output: Any) -> Tensor:
+    """A loss of any output: its own, where it has one, else the sum of what it holds."""
+    own = getattr(output, "loss", None)
+    if isinstance(own, Tensor):
+        return own
+    return torch.stack([leaf.sum() for leaf in _floats(output)]).sum()
+
+
+def _floats(output: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.is_floating_point())
+
+
+def _differentiate(output: Any, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> Any:
+    outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
+    if not outputs or not leaves:
+        return None
+    return torch.autograd.grad(outputs, leaves, list(gradients), allow_unused=True)
+
+
+def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What tells units apart that may cost different."""
+    inside = tuple(
+        (
+            type(inner),
+            inner.training,
+            tuple((p.shape, p.dtype, p.requires_grad) for p in inner._parameters.values() if p is not None),
+        )
+        for module in modules
+        for inner in module.modules()
+    )
+    given = [
+        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else type(leaf)
+        for leaf in pytree.tree_leaves((args, kwargs))
+    ]
+    return inside, tuple(given)

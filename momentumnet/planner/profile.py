@@ -1,0 +1,150 @@
+"""What a training step consists of, as it was measured: units in call order, what each keeps, and what each costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from momentumnet.arithmetic.fixed_point import Word
+from momentumnet.arithmetic.state_bytes import resting_bytes
+
+# A storage that autograd keeps, by number.
+Key = int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run of a unit takes; bytes count from what was there before it.
+
+    Attributes:
+        forward_seconds: time of its forward.
+        backward_seconds: time of its backward.
+        free_peak: largest number of bytes in a forward that keeps nothing, its output included.
+        forward_peak: the same in one that keeps what backward needs.
+        backward_peak: the same in backward, above what was kept; gradients of its input and parameters included.
+        output_bytes: of what it returns, and so of the gradient that comes to it.
+        parameter_bytes: of the gradients that it leaves.
+    """
+
+    forward_seconds: float = 0.0
+    backward_seconds: float = 0.0
+    free_peak: int = 0
+    forward_peak: int = 0
+    backward_peak: int = 0
+    output_bytes: int = 0
+    parameter_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Calls whose activations live and die together: a stream's block, or a part outside the streams.
+
+    Attributes:
+        names: their modules.
+        stream: for a block, the index of its stream.
+        saved: the storages that its backward needs.
+        entry: the storages of its arguments.
+        alone: whether one tensor is all that it takes, so that it can be recomputed behind the unit before it.
+        cost: what it takes.
+    """
+
+    names: tuple[str, ...]
+    stream: int | None
+    saved: frozenset[Key]
+    entry: frozenset[Key]
+    alone: bool
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class StreamProfile:
+    """A stream's state: how many elements, in which type, and how its integers are kept.
+
+    Attributes:
+        path: the stream's path.
+        elements: of the stream tensor.
+        dtype: its type.
+        gamma: its momentum factor.
+        word: of its integers; None for float arithmetic.
+        bits: for which its scale is chosen.
+        step_seconds: of a step.
+        undo_seconds: of taking one back.
+    """
+
+    path: str
+    elements: int
+    dtype: torch.dtype
+    gamma: Fraction
+    word: Word | None
+    bits: int
+    step_seconds: float
+    undo_seconds: float
+
+    @property
+    def in_motion(self) -> int:
+        """Bytes of the state while its stream runs."""
+        if self.word is None:
+            return 2 * self.elements * max(4, self.dtype.itemsize)
+        return 3 * self.elements * self.word.bits // 8
+
+    def at_rest(self, steps: int) -> int:
+        """Bytes of the state while it waits for backward to undo so many steps."""
+        if self.word is None:
+            return self.in_motion
+        return int(self.elements * resting_bytes(self.gamma, self.word, self.bits, steps)) if steps else 0
+
+    def put_aside(self, steps: int) -> int:
+        """Those of them that the store has put aside on the way."""
+        if self.word is None or not steps:
+            return 0
+        whole, none = (resting_bytes(self.gamma, self.word, self.bits, count) for count in (steps, 0))
+        return int(self.elements * max(0.0, whole - none - 2))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A training step, measured.
+
+    Attributes:
+        units: in call order.
+        glue: the storages that code outside of all units keeps, with the number of units that run before.
+        sizes: bytes of each storage.
+        streams: those of the units.
+        loss: the cost of the loss, behind the last unit.
+    """
+
+    units: tuple[Unit, ...]
+    glue: tuple[tuple[int, frozenset[Key]], ...]
+    sizes: dict[Key, int]
+    streams: tuple[StreamProfile, ...]
+    loss: Cost
+
+    def glue_at(self, place: int) -> frozenset[Key]:
+        """The storages that glue keeps between the unit before ``place`` and the one there."""
+        return frozenset().union(*(keys for at, keys in self.glue if at == place))
+
+    def is_momentum(self, index: int) -> bool:
+        """Whether the unit is a block of a momentum stream."""
+        stream = self.units[index].stream
+        return stream is not None and bool(self.streams[stream].gamma)
+
+    def end_of_stream(self, start: int) -> int | None:
+        """Behind the last block of the momentum stream whose blocks begin here; None if none does."""
+        if not self.is_momentum(start):
+            return None
+        stop = start
+        while stop < len(self.units) and self.units[stop].stream == self.units[start].stream:
+            stop += 1
+        return stop
+
+    def bytes_of(self, keys: frozenset[Key]) -> int:
+        """Bytes of storages."""
+        return sum(self.sizes[key] for key in keys)
+
+    @property
+    def stored_seconds(self) -> float:
+        """Of a step that keeps all activations, without the steps of the streams' states."""
+        costs = [*(unit.cost for unit in self.units), self.loss]
+        return sum(cost.forward_seconds + cost.backward_seconds for cost in costs)

@@ -1,0 +1,174 @@
+"""The choice for each unit that takes the least time within a budget: dynamic programming over the units.
+
+Bytes that are held in front of a unit are counted in cells of a grid, rounded up, so that what is found always fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from momentumnet.planner.choice import Choice, Front, Way
+from momentumnet.planner.profile import Profile
+from momentumnet.planner.simulate import Simulation, peak_of, simulated
+
+CELLS = 2048
+# Units that are recomputed together from one input, at most.
+LONGEST_SEGMENT = 16
+# The least budget is found to this share of it.
+TOLERANCE = 1 / 256
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to treat units in a row, behind a certain front.
+
+    Attributes:
+        choices: for these units.
+        held: bytes that it holds until its backward.
+        need: most bytes in its forward and backward, beside those that are held in front of it.
+        seconds: that it takes more than keeping everything.
+        behind: what it is for the unit behind it.
+    """
+
+    choices: tuple[Choice, ...]
+    held: int
+    need: int
+    seconds: float
+    behind: Front
+
+
+class Options:
+    """All options for the units of a profile, by the unit that they begin at and what stands in front of it."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._found: dict[tuple[int, Front], list[Option]] = {}
+
+    def at(self, start: int, front: Front) -> list[Option]:
+        """Those that begin at a unit."""
+        if (start, front) not in self._found:
+            self._found[start, front] = [self._option(choices, front) for choices in self._choices(start)]
+        return self._found[start, front]
+
+    def _choices(self, start: int) -> Iterator[tuple[Choice, ...]]:
+        units = self.profile.units
+        stop = self.profile.end_of_stream(start)
+        if stop is not None:
+            for middle in range(start, stop + 1):
+                tail = (Choice(middle, stop, Way.STORED),) if middle < stop else ()
+                for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
+                    yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
+            return
+        yield (Choice(start, start + 1, Way.STORED),)
+        for end in range(start + 1, min(len(units), start + LONGEST_SEGMENT) + 1):
+            if end > start + 1 and (not units[end - 1].alone or self.profile.is_momentum(end - 1)):
+                break
+            yield (Choice(start, end, Way.CHECKPOINTED),)
+
+    def _option(self, choices: tuple[Choice, ...], front: Front) -> Option:
+        simulation = Simulation(self.profile, choices, front)
+        simulation.forward()
+        held = simulation.held.total - simulation.before + simulation.states
+        held -= sum(
+            self.profile.bytes_of(self.profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop)
+        )
+        simulation.backward()
+        last = choices[-1]
+        behind = Front.STORED if last.way is Way.STORED else Front.NOTHING
+        if simulation.gives_again(last.stop - 1):
+            behind = Front.GIVEN
+        seconds = sum(self.seconds(choice) for choice in choices)
+        return Option(choices, held, peak_of(simulation.moments).bytes, seconds, behind)
+
+    def held(self, choices: Sequence[Choice]) -> list[int]:
+        """For each unit the bytes that it adds to what is held when the forward ends."""
+        simulation = Simulation(self.profile, choices)
+        simulation.forward()
+        return simulation.added
+
+    def seconds(self, choice: Choice) -> float:
+        """What the choice takes more than keeping everything."""
+        if choice.way is Way.STORED:
+            return 0.0
+        seconds = 0.0
+        for unit in self.profile.units[choice.start : choice.stop]:
+            seconds += unit.cost.forward_seconds
+            if choice.way is Way.REVERSIBLE and unit.stream is not None:
+                seconds += self.profile.streams[unit.stream].undo_seconds
+        return seconds
+
+
+def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | None:
+    """The choices that take the least time in so many bytes; None if there are none."""
+    profile = options.profile
+    count, cell = len(profile.units), budget / cells
+    glue = np.cumsum([profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)])
+    best = {(0, Front.NOTHING): np.where(np.arange(cells) == 0, 0.0, np.inf)}
+    came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]] = {}
+    for start in range(count):
+        for front in Front:
+            times = best.get((start, front))
+            if times is None:
+                continue
+            for option in options.at(start, front):
+                fitting = int((budget - glue[start] - option.need) // cell) + 1
+                shift = int(np.ceil(option.held / cell))
+                reach = min(fitting, cells - shift, cells)
+                if reach <= 0:
+                    continue
+                key = (option.choices[-1].stop, option.behind)
+                target = best.setdefault(key, np.full(cells, np.inf))
+                offered = times[:reach] + option.seconds
+                better = offered < target[shift : shift + reach]
+                if better.any():
+                    target[shift : shift + reach][better] = offered[better]
+                    came.setdefault(key, []).append((np.flatnonzero(better) + shift, front, option, shift))
+    return _cheapest(profile, best, came, budget, glue, cell)
+
+
+def _cheapest(
+    profile: Profile,
+    best: dict[tuple[int, Front], np.ndarray],
+    came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]],
+    budget: int,
+    glue: np.ndarray,
+    cell: float,
+) -> list[Choice] | None:
+    """The choices that lead to the least time behind the last unit, where the loss fits, too."""
+    count, loss = len(profile.units), profile.loss
+    output = profile.units[-1].cost.output_bytes if profile.units else 0
+    need = output + loss.forward_peak + loss.backward_peak
+    fitting = max(0, int((budget - glue[count] - need) // cell) + 1)
+    ends = [
+        (times[:fitting].min(), front) for front in Front if (times := best.get((count, front))) is not None and fitting
+    ]
+    if not ends or not np.isfinite(min(ends, key=lambda end: end[0])[0]):
+        return None
+    _, front = min(ends, key=lambda end: end[0])
+    place, at = count, int(best[count, front][:fitting].argmin())
+    found: list[Choice] = []
+    while place:
+        # The last one that improved a cell is the one whose time stands there.
+        cells, before, option, shift = next(entry for entry in reversed(came[place, front]) if at in entry[0])
+        found = [*option.choices, *found]
+        place, front, at = option.choices[0].start, before, at - shift
+    return found
+
+
+def least(options: Options) -> tuple[int, list[Choice]]:
+    """The least budget that choices are found for, and those."""
+    profile = options.profile
+    stored = peak_of(simulated(profile, [Choice(0, len(profile.units), Way.STORED)])).bytes
+    low, high = 0, 2 * max(stored, 1)
+    found = within(options, high) or []
+    while high - low > high * TOLERANCE:
+        middle = (low + high) // 2
+        choices = within(options, middle)
+        if choices is None:
+            low = middle
+        else:
+            high, found = middle, choices
+    return min(high, peak_of(simulated(profile, found)).bytes), found

@@ -1,0 +1,190 @@
+"""The bytes of a training step over its timeline, forward and backward, for a choice for each unit.
+
+Counted is what the step allocates, as `momentumnet.measure_memory` does: activations, states, work space, gradients of
+activations, and gradients of parameters as they come; neither parameters nor what an optimizer keeps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from momentumnet.planner.choice import Choice, Front, Way, choice_of_each
+from momentumnet.planner.profile import Key, Profile, StreamProfile
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The most bytes at once while a unit runs: ``phase`` is "forward", "loss", "recompute" or "backward"."""
+
+    phase: str
+    unit: int
+    bytes: int
+
+
+def simulated(profile: Profile, choices: Sequence[Choice]) -> list[Moment]:
+    """The moments of a step, in order."""
+    simulation = Simulation(profile, choices)
+    simulation.forward()
+    simulation.loss()
+    simulation.backward()
+    return simulation.moments
+
+
+def peak_of(moments: Sequence[Moment]) -> Moment:
+    """The moment of the most bytes."""
+    return max(moments, key=lambda moment: moment.bytes)
+
+
+@dataclass
+class _Held:
+    """Storages that are held, each counted once."""
+
+    sizes: dict[Key, int]
+    counts: Counter[Key] = field(default_factory=Counter)
+    total: int = 0
+
+    def add(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if not self.counts[key]:
+                self.total += self.sizes[key]
+            self.counts[key] += 1
+
+    def remove(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.counts[key] -= 1
+            if not self.counts[key]:
+                self.total -= self.sizes[key]
+
+    def missing(self, keys: Iterable[Key]) -> int:
+        """Bytes of those that are not held."""
+        return sum(self.sizes[key] for key in keys if not self.counts[key])
+
+
+class Simulation:
+    """A step, or its part in some units: what is held moves with it.
+
+    Args:
+        profile: of the step.
+        choices: for units in a row.
+        front: what stands in front of the first of them; what that holds, and glue there, is not counted.
+    """
+
+    def __init__(self, profile: Profile, choices: Sequence[Choice], front: Front = Front.NOTHING) -> None:
+        self.profile, self.units = profile, profile.units
+        self.start, self.stop = (choices[0].start, choices[-1].stop) if choices else (0, 0)
+        self._choices = choice_of_each(choices)
+        self.held = _Held(profile.sizes)
+        if front is Front.STORED:
+            self.held.add(self.units[self.start - 1].saved)
+        self.before = self.held.total
+        self.states = 0  # bytes of streams' states
+        self.gradients = sum(unit.cost.parameter_bytes for unit in self.units[self.stop :])
+        self.moments: list[Moment] = []
+        self.added: list[int] = []  # by the forward of each unit to what is held
+        self._rewound = self._count_rewound()
+        self._given = {self.start} if front is Front.GIVEN else set()
+        self._given |= {index + 1 for index in range(self.start, self.stop) if self.gives_again(index)}
+
+    def _count_rewound(self) -> dict[int, tuple[int, int]]:
+        """For each block that is rewound, how many steps of its stream are, up to it and in all."""
+        of_stream: dict[int | None, list[int]] = {}
+        for index in range(self.start, self.stop):
+            if self.choice(index).way is Way.REVERSIBLE:
+                of_stream.setdefault(self.units[index].stream, []).append(index)
+        return {
+            index: (steps, len(places)) for places in of_stream.values() for steps, index in enumerate(places, start=1)
+        }
+
+    def choice(self, index: int) -> Choice:
+        """That of a unit."""
+        return self._choices[index - self.start]
+
+    def stream_of(self, index: int) -> StreamProfile | None:
+        """The momentum stream that the unit is a block of."""
+        place = self.units[index].stream
+        stream = None if place is None else self.profile.streams[place]
+        return stream if stream is not None and stream.gamma else None
+
+    def gives_again(self, index: int) -> bool:
+        """Whether the unit is a stream's last block, whose state gives what the stream returns again."""
+        stream = self.stream_of(index)
+        is_last = index + 1 == len(self.units) or self.units[index + 1].stream != self.units[index].stream
+        exact = stream is not None and stream.word is not None
+        return exact and is_last and self.choice(index).way is Way.REVERSIBLE
+
+    def note(self, phase: str, index: int, extra: int) -> None:
+        """A moment at which so many bytes are there beside those that are held."""
+        total = self.held.total - self.before + self.states + self.gradients + extra
+        self.moments.append(Moment(phase, index, total))
+
+    def forward(self) -> None:
+        """All units, in order."""
+        for index in range(self.start, self.stop):
+            self.held.add(self.profile.glue_at(index) if index > self.start else ())
+            unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
+            extra = self.held.missing(unit.entry)
+            steps, whole = self._rewound.get(index, (0, 0))
+            if stream is not None:
+                extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
+            stored, before = choice.way is Way.STORED, self.held.total + self.states
+            self.note("forward", index, extra + (unit.cost.forward_peak if stored else unit.cost.free_peak))
+            if stored:
+                self.held.add(unit.saved)
+            elif self._keeps_input(index):
+                self.held.add(unit.entry)
+            if stream is not None and steps and steps == whole:
+                self.states += stream.at_rest(whole)
+            self.added.append(self.held.total + self.states - before)
+
+    def _keeps_input(self, index: int) -> bool:
+        choice = self.choice(index)
+        # A momentum stream's blocks are recomputed one by one, each from its own input.
+        begins = choice.start == index or self.stream_of(index) is not None
+        return choice.way is Way.CHECKPOINTED and begins and index not in self._given
+
+    def loss(self) -> None:
+        """Behind the last unit."""
+        cost, output = self.profile.loss, self.units[-1].cost.output_bytes if self.units else 0
+        self.held.add(self.profile.glue_at(len(self.units)))
+        self.note("loss", len(self.units), output + cost.forward_peak)
+        self.note("loss", len(self.units), output + cost.forward_peak + cost.backward_peak)
+        self.held.remove(self.profile.glue_at(len(self.units)))
+
+    def backward(self) -> None:
+        """All units, the last one first."""
+        for index in reversed(range(self.start, self.stop)):
+            unit, choice = self.units[index], self.choice(index)
+            extra = unit.cost.output_bytes + self._of_stream(index)
+            if choice.way is not Way.STORED:
+                self._recompute(index, choice, extra)
+            self.note("backward", index, extra + unit.cost.backward_peak)
+            self.held.remove(unit.saved)
+            if self._keeps_input(index):
+                self.held.remove(unit.entry)
+            self.gradients += unit.cost.parameter_bytes
+            self.held.remove(self.profile.glue_at(index) if index > self.start else ())
+
+    def _of_stream(self, index: int) -> int:
+        """Bytes of a block's stream in backward: the gradient of its velocity, and its state, unpacked."""
+        stream = self.stream_of(index)
+        if stream is None:
+            return 0
+        gradient = stream.elements * (4 if stream.dtype.itemsize <= 4 else 8)
+        if index not in self._rewound:
+            return gradient
+        steps, whole = self._rewound[index]
+        if steps == whole:
+            self.states -= stream.at_rest(whole)
+        position = stream.elements * stream.dtype.itemsize
+        return gradient + stream.in_motion + stream.put_aside(steps) + position
+
+    def _recompute(self, index: int, choice: Choice, extra: int) -> None:
+        """The saved tensors of a unit, or of all that are recomputed with it, are there again."""
+        together = choice.way is Way.CHECKPOINTED and self.stream_of(index) is None
+        if together and index != choice.stop - 1:
+            return
+        for at in range(choice.start if together else index, index + 1):
+            self.note("recompute", at, extra + self.units[at].cost.forward_peak)
+            self.held.add(self.units[at].saved)

@@ -1,0 +1,175 @@
+"""What a plan says: for each unit how its activations come to backward, and what the step takes in bytes and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from momentumnet.errors import ConversionError
+from momentumnet.memory import format_bytes
+from momentumnet.planner.choice import Way
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A stream's block, or a part outside the streams.
+
+    Attributes:
+        names: its modules.
+        stream: path of its stream; None outside.
+        way: how its activations come to backward: "stored", "checkpointed" or "reversible".
+        group: number that units which are recomputed together share.
+        held: bytes that it adds to what is held between forward and backward.
+        seconds: that its recompute takes.
+    """
+
+    names: tuple[str, ...]
+    stream: str | None
+    way: str
+    group: int
+    held: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlannedStream:
+    """A stream as conversion needs to know it; see `momentumnet.ResidualStream`."""
+
+    path: str
+    blocks: tuple[str, ...]
+    magnitude: float
+    start_magnitude: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class PlannedMoment:
+    """The most bytes at once while a unit runs (``unit`` is its number; that behind the last is the loss)."""
+
+    phase: str
+    unit: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A choice for each block and part of a network, for a budget; ``print`` shows it as a table.
+
+    Attributes:
+        units: in call order.
+        streams: the momentum streams.
+        gamma: their momentum factor.
+        arithmetic: theirs.
+        budget: in bytes; None if the least was asked for.
+        peak: predicted bytes at the step's fullest moment, parameters and optimizer not counted.
+        stored_peak: the same where everything is stored.
+        seconds: predicted time of a step.
+        stored_seconds: the same where everything is stored.
+        moments: the bytes over the step.
+        stored_moments: the same where everything is stored.
+    """
+
+    units: tuple[PlannedUnit, ...]
+    streams: tuple[PlannedStream, ...]
+    gamma: Fraction
+    arithmetic: str
+    budget: int | None
+    peak: int
+    stored_peak: int
+    seconds: float
+    stored_seconds: float
+    moments: tuple[PlannedMoment, ...]
+    stored_moments: tuple[PlannedMoment, ...]
+
+    def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
+        """How the first blocks of a stream come to backward, and how many of its last are stored."""
+        ways = [unit.way for unit in self.units if unit.stream == stream.path]
+        kept = sum(way == Way.STORED.value for way in ways)
+        return (ways[0] if kept < len(ways) else Way.REVERSIBLE.value), kept
+
+    @property
+    def recomputed(self) -> list[list[PlannedUnit]]:
+        """What is checkpointed outside of momentum streams: units that are recomputed together."""
+        found: dict[int, list[PlannedUnit]] = {}
+        momentum = {stream.path for stream in self.streams}
+        for unit in self.units:
+            if unit.way == Way.CHECKPOINTED.value and unit.stream not in momentum:
+                found.setdefault(unit.group, []).append(unit)
+        return list(found.values())
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps({"momentumnet_plan": VERSION, **asdict(self), "gamma": str(self.gamma)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainingPlan:
+        """Read a plan that `save` has written.
+
+        Raises:
+            ConversionError: the file holds something else, or a plan of another version.
+        """
+        try:
+            found = json.loads(Path(path).read_text())
+            version = found.pop("momentumnet_plan")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConversionError(f"{path} holds no plan that TrainingPlan.save has written") from error
+        if version != VERSION:
+            raise ConversionError(f"{path} holds a plan of version {version}, this is version {VERSION}; plan again")
+        return cls(
+            units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
+            streams=tuple(
+                PlannedStream(**{**stream, "blocks": tuple(stream["blocks"])}) for stream in found.pop("streams")
+            ),
+            gamma=Fraction(found.pop("gamma")),
+            moments=_moments(found.pop("moments")),
+            stored_moments=_moments(found.pop("stored_moments")),
+            **found,
+        )
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the bytes over the step, those where everything is stored, and the budget; needs matplotlib."""
+        from momentumnet.planner.plot import draw
+
+        draw(self, path)
+
+    def __str__(self) -> str:
+        """A table in plain text: units that are treated alike share a row."""
+        lines = [f"{'what':<40} {'blocks':>6} {'choice':<13} {'held':>10} {'recompute':>10}"]
+        for units in _alike(self.units):
+            name = units[0].names[0] if len(units) == 1 else f"{units[0].names[0]} ... {units[-1].names[0]}"
+            held, seconds = sum(unit.held for unit in units), sum(unit.seconds for unit in units)
+            lines.append(
+                f"{name:<40} {len(units):>6} {units[0].way:<13} {format_bytes(held):>10} {_milliseconds(seconds):>10}"
+            )
+        asked = "the least" if self.budget is None else f"a budget of {format_bytes(self.budget)}"
+        lines.append(
+            f"peak {format_bytes(self.peak)} for {asked} (stored: {format_bytes(self.stored_peak)}), "
+            f"{self.seconds / self.stored_seconds:.2f} times the time of stored activations; gamma {self.gamma}. "
+            "Parameters and what an optimizer keeps are not counted."
+        )
+        return "\n".join(lines)
+
+
+def _alike(units: Sequence[PlannedUnit]) -> Iterator[list[PlannedUnit]]:
+    run: list[PlannedUnit] = []
+    for unit in units:
+        if run and (unit.stream, unit.way) != (run[-1].stream, run[-1].way):
+            yield run
+            run = []
+        run.append(unit)
+    if run:
+        yield run
+
+
+def _moments(found: Sequence[dict[str, Any]]) -> tuple[PlannedMoment, ...]:
+    return tuple(PlannedMoment(**moment) for moment in found)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds else "-"
