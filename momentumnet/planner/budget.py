@@ -27,13 +27,10 @@ def bytes_of(budget: int | str) -> int | None:
         return None
     if isinstance(budget, int) and not isinstance(budget, bool) and budget > 0:
         return budget
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", budget, re.IGNORECASE) if _is_text(budget) else None
+    text = budget if isinstance(budget, str) else ""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", text, re.IGNORECASE)
     if found is None or not float(found[1]) or found[2].upper() not in _UNITS:
         raise ValueError(
             f"budget must be a positive number of bytes, a text such as '4GiB' or '500MB', or 'least', got {budget!r}"
         )
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def _is_text(budget: object) -> bool:
-    return isinstance(budget, str)

@@ -165,17 +165,10 @@ def _differentiate(output: Any, leaves: Sequence[Tensor], gradients: Sequence[Te
 
 def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What tells units apart that may cost different."""
-    inside = tuple(
-        (
-            type(inner),
-            inner.training,
-            tuple((p.shape, p.dtype, p.requires_grad) for p in inner._parameters.values() if p is not None),
-        )
-        for module in modules
-        for inner in module.modules()
-    )
-    given = [
-        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else type(leaf)
-        for leaf in pytree.tree_leaves((args, kwargs))
-    ]
-    return inside, tuple(given)
+    layers = [layer for module in modules for layer in module.modules()]
+    inside = [(type(layer), layer.training, *map(_kind, layer._parameters.values())) for layer in layers]
+    return tuple(inside), tuple(map(_kind, pytree.tree_leaves((args, kwargs))))
+
+
+def _kind(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else type(leaf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -69,19 +70,14 @@ def _does_not_fit(options: Options, limit: int) -> ConversionError:
     smallest, choices = least(options)
     moment = peak_of(simulated(profile, choices))
     gradients = sum(unit.cost.parameter_bytes for unit in profile.units)
-    where = (
-        "the loss"
-        if moment.unit == len(profile.units)
-        else f"{moment.phase} of {profile.units[moment.unit].names[0]!r}"
-    )
+    in_loss = moment.unit == len(profile.units)
+    where = "the loss" if in_loss else f"{moment.phase} of {profile.units[moment.unit].names[0]!r}"
     share = (limit - gradients) / max(1, smallest - gradients)
-    smaller = (
-        f"a batch {share:.2f} times as large would" if share > 0 else "no batch would: the gradients alone take more"
-    )
+    advice = f"a batch of {share:.0%} of this size would fit" if share > 0 else "no batch is small enough"
     return ConversionError(
         f"no choice fits a budget of {format_bytes(limit)}. The least is about "
-        f"{format_bytes(int(smallest / (1 - MARGIN)))}, which {where} needs ({format_bytes(gradients)} of it at most are "
-        f"gradients of parameters). At this budget about {smaller} fit; or compute the loss in chunks, where it is the loss."
+        f"{format_bytes(math.ceil(smallest / (1 - MARGIN)))}, for {where}; gradients of parameters take up to "
+        f"{format_bytes(gradients)}. What would help: {advice}" + ("; or compute the loss in chunks" if in_loss else "")
     )
 
 

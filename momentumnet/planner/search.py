@@ -5,6 +5,7 @@ Bytes that are held in front of a unit are counted in cells of a grid, rounded u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -142,17 +143,15 @@ def _cheapest(
     output = profile.units[-1].cost.output_bytes if profile.units else 0
     need = output + loss.forward_peak + loss.backward_peak
     fitting = max(0, int((budget - glue[count] - need) // cell) + 1)
-    ends = [
-        (times[:fitting].min(), front) for front in Front if (times := best.get((count, front))) is not None and fitting
-    ]
-    if not ends or not np.isfinite(min(ends, key=lambda end: end[0])[0]):
+    times = {front: float(best[count, front][:fitting].min()) for front in Front if (count, front) in best and fitting}
+    front = min(times, key=lambda front: times[front], default=None)
+    if front is None or not math.isfinite(times[front]):
         return None
-    _, front = min(ends, key=lambda end: end[0])
     place, at = count, int(best[count, front][:fitting].argmin())
     found: list[Choice] = []
     while place:
         # The last one that improved a cell is the one whose time stands there.
-        cells, before, option, shift = next(entry for entry in reversed(came[place, front]) if at in entry[0])
+        _, before, option, shift = next(entry for entry in reversed(came[place, front]) if at in entry[0])
         found = [*option.choices, *found]
         place, front, at = option.choices[0].start, before, at - shift
     return found
