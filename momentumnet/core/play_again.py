@@ -73,7 +73,7 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
     x = state.position(step.call.dtype)
     if tape.beyond is None:
         step.fingerprint = tape.state.fingerprint()
-    else:
+    if tape.beyond is not None or tape.keeps_inputs:
         tape.inputs[index] = x
     step.values.begin(functools.partial(step.call.origins, x))
     with without_saved_tensors(step.call.name, step.values), _Watcher() as watcher:

@@ -178,6 +178,8 @@ def run_block(
     if tape.recording and (torch.is_grad_enabled() or tape.rewindable):
         step = _recorded_step(run, tape, x, args, kwargs, weight)
         saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length), step.values)
+        if tape.keeps_inputs:
+            saved.keep_input(x)
         with saved.dropping():
             output = step.call.first(args, kwargs, may_be_taken_back=tape.can_be_made_over)
         step.first_run_ends(output)
@@ -207,8 +209,9 @@ def _recorded_step(
     tape.play_to_end()
     call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
-    values = SavedValues(functools.partial(call.origins, x), exact=isinstance(tape.state, ExactState))
-    return TapeStep(call, tape.name, weight, branch, tape.state.fingerprint(), values)
+    exact = tape.keeps_inputs or isinstance(tape.state, ExactState)
+    values = SavedValues(functools.partial(call.origins, x), exact=exact)
+    return TapeStep(call, tape.name, weight, branch, tape.state.fingerprint(), values, whole=tape.keeps_inputs)
 
 
 def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:

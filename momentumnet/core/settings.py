@@ -15,7 +15,7 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 logger = logging.getLogger("momentumnet")
 
 ARITHMETICS = ("exact", "float")
-BACKWARDS = ("reversible", "stored")
+BACKWARDS = ("reversible", "checkpointed", "stored")
 FINAL_VELOCITIES = ("flush", "drop")
 # Relative gradient error of the float inverse past which the user is warned.
 FLOAT_WARNING = 1e-3
@@ -29,7 +29,8 @@ class StreamSettings:
         blocks: names of the blocks in call order; a block called several times stands several times.
         gamma: in [0, 1]; rounded to n/d with d <= 128. At 0 the blocks run as they are, with stored activations.
         arithmetic: "exact" (integers, bit for bit) or "float" (plain inverse, warns where it is no longer good).
-        backward: "reversible" or "stored" (ordinary autograd, same arithmetic).
+        backward: "reversible", "checkpointed" (each block is recomputed from its own input, which is kept) or "stored"
+            (ordinary autograd), all of the same arithmetic.
         branch_first: start the velocity from the first block's branch.
         final_velocity: "flush" adds gamma/(1-gamma) v at the end; "drop" does not.
         branch_is_output: the blocks return the branch f(x) itself, not x + f(x).

@@ -34,6 +34,7 @@ class TapeStep:
     branch_of: Callable[[object, Tensor], Branch]
     fingerprint: Fingerprint  # of the state before the step
     values: SavedValues  # of what its block saved for backward
+    whole: bool = False  # whether the stream tensor is compared, too: no state is rewound that would tell
     beside: list[Tensor] = field(default_factory=list)  # fingerprints of what the block returned beside the stream
     undo: Undo | None = None  # None while the step is not applied
     exponent: int | None = None  # the scale behind the step: what it takes when it is made again
@@ -83,6 +84,8 @@ class TapeStep:
 
     def _fingerprints(self, output: Any) -> list[Tensor]:
         beside = tensors_beside(output)
+        if self.whole:
+            beside = [pytree.tree_leaves(output)[0], *beside]
         if self.values.exact or not beside:
             return fingerprint(beside)
         return joint_norm([tensor.detach().reshape(-1) for tensor in beside])

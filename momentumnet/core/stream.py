@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.core import ends, reversible
+from momentumnet.core.checkpoint import Checkpoint
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of
@@ -85,6 +86,8 @@ class MomentumStream(StreamSettings):
             ReconstructionError: the block overwrites its input.
         """
         if self.gamma == 0 and not self.branch_is_output:
+            if self.backward == "checkpointed":
+                return Checkpoint().call(block, module, function, args, kwargs)
             return function(*args, **kwargs)
         key, x = self._passages.stream_argument(block, args, kwargs)
         passage = self._passages.take(x)
@@ -129,6 +132,7 @@ class MomentumStream(StreamSettings):
         if flushed:
             x = reversible.flush(x, velocity, tape)
         ends.remember(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
+        tape.end()
         return x
 
     def _start(self, x: Tensor, place: int) -> Passage:
@@ -147,7 +151,7 @@ class MomentumStream(StreamSettings):
     ) -> tuple[Tape, ScalePlan | None]:
         """A tape whose state starts from ``x`` and ``v`` at ``place``, and how its scale was chosen."""
         graded = torch.is_grad_enabled()
-        reversible_ = graded and self.backward == "reversible" and self.gamma > 0 and not x.is_nested
+        reversible_ = graded and self.backward != "stored" and self.gamma > 0 and not x.is_nested
         state: State
         if not graded or self.gamma == 0 or x.is_nested:
             state = FloatState(x, v, self.gamma)
@@ -162,7 +166,8 @@ class MomentumStream(StreamSettings):
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
             state, reversible_ = FloatState(x, v, self.gamma), False
-        tape = Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded)
+        keeps_inputs = self.backward == "checkpointed"
+        tape = Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded, keeps_inputs=keeps_inputs)
         if isinstance(state, ExactState) or not careful:
             learn = _nothing_learnt if recomputing() else functools.partial(self._learn, from_start=from_start)
             begin = functools.partial(self._state, v=v, plan=plan, careful=True)

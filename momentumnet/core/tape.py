@@ -38,12 +38,24 @@ class Tape:
     rewound, and a float state goes on from there with stored activations, so that NaN reaches the loss as it does in
     any network. Where that was seen only when the forward had ended, the blocks behind the frontier have no stored
     activations: their ``inputs`` are kept instead.
+
+    A tape that ``keeps_inputs`` is never rewound: the blocks' saved tensors own the inputs, and the state is forgotten
+    when the stream has ended.
     """
 
     def __init__(
-        self, name: str, gamma: Fraction, state: State, *, reversible: bool, graded: bool, watch: Watch | None = None
+        self,
+        name: str,
+        gamma: Fraction,
+        state: State,
+        *,
+        reversible: bool,
+        graded: bool,
+        watch: Watch | None = None,
+        keeps_inputs: bool = False,
     ) -> None:
         self.name, self.gamma, self.reversible, self.graded = name, gamma, reversible, graded
+        self.keeps_inputs = keeps_inputs
         self.watch = watch
         self.inputs: dict[int, Tensor] = {}
         self.state = state
@@ -86,7 +98,7 @@ class Tape:
                     self.position += 1
                     if self.watch is not None:
                         self.watch.note(self.state, move.place, move.coarsest, move.step)
-                    if move.step is not None:
+                    if move.step is not None and not self.keeps_inputs:
                         move.step.made(undo, self.state.exponent)
                     return self.state.position(dtype)
             beyond = self.last_state()
@@ -106,10 +118,11 @@ class Tape:
             self.play_to_end()
             self.settle(standing=True)
             if self.recording and self.rewindable:
-                state = self.state.fork()
+                state = self.state if self.keeps_inputs else self.state.fork()
                 state.careful = isinstance(state, ExactState)
                 watch = None if self.watch is None else self.watch.continued(state)
                 self.end_watch()
+                self.end()
                 return Tape(self.name, self.gamma, state, reversible=False, graded=self.graded, watch=watch)
             self.reversible &= self.rewindable
             if self.watch is not None and not self.reversible:
@@ -137,7 +150,7 @@ class Tape:
         watch = self.watch
         if watch is None or not (watch.unread or ending):
             return None
-        extremes = watch.read(self.state.extremes() if ending and self.rewindable else None)
+        extremes = watch.read(self.state.extremes() if ending and self._waits else None)
         if self.beyond is None and self._is_unfit(watch):
             seen = watch.seen
             try:
@@ -151,6 +164,11 @@ class Tape:
         if ending and not self._is_unfit(watch):  # as a start of NaN or Inf is, which teaches nothing
             watch.learn(watch.seen, self.state)
         return extremes or None
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the state will be rewound."""
+        return self.rewindable and not self.keeps_inputs
 
     def _is_unfit(self, watch: Watch) -> bool:
         """Whether a value that has been read did not fit."""
@@ -183,8 +201,13 @@ class Tape:
             extremes = self.settle(ending=True)
             self.end_watch()
             self.let_go()
-            if self.rewindable:
+            if self._waits:
                 self.state.pack(extremes)
+
+    def end(self) -> None:
+        """What the stream returns has been taken: a state that nobody rewinds is freed."""
+        if self.keeps_inputs and self.rewindable:
+            self.state = FloatState(torch.empty(0), None, self.gamma)
 
     def let_go(self) -> None:
         """Hold no argument object that holds what a block has returned: it would hold the graph, and that this tape."""
@@ -202,7 +225,7 @@ class Tape:
     @property
     def repeatable(self) -> bool:
         """Whether `output` returns the same bits again, and the graph keeps what that needs anyway."""
-        return self.rewindable and isinstance(self.state, ExactState)
+        return self._waits and isinstance(self.state, ExactState)
 
     def forget(self) -> None:
         """No gradient reaches the steps so far: free what would rewind them."""
@@ -227,11 +250,12 @@ class Tape:
             previous = self.filled() if self.filled is not None else None
             if previous is not None:
                 previous.empty()
-            x = self.inputs[index] if index in self.inputs else self.input_of(index)
             step = self._step(index)
+            x = self.inputs[index] if index in self.inputs else saved.input()
+            x = self.input_of(index) if x is None else x
             output, fill = step.again_for(saved, x)
             # At the frontier the state never moved past this block: there is nothing to rewind.
-            if self.position == index + 1:
+            if self.position == index + 1 and not self.keeps_inputs:
                 self._undo_with(step.branch_of(output, x))
             fill()
             self.filled = weakref.ref(saved)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.arguments import version
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.saved_values import Kind, SavedValues
 
@@ -69,6 +70,27 @@ class SavedTensors:
         self._values = values
         self._slots: list[weakref.ref[Slot]] = []
         self._kinds: list[Kind] = []
+        self._input: tuple[Tensor, int] | None = None
+
+    def keep_input(self, x: Tensor) -> None:
+        """Keep what the block was called on: as long as the graph may ask for its saved tensors."""
+        self._input = x.detach(), version(x)
+
+    def input(self) -> Tensor | None:
+        """What was kept.
+
+        Raises:
+            ReconstructionError: it has been changed since.
+        """
+        if self._input is None:
+            return None
+        x, counter = self._input
+        if version(x) != counter:
+            raise ReconstructionError(
+                f"block {self._name!r}: its input of shape {tuple(x.shape)} was changed in place after the block's "
+                "forward, so it cannot be recomputed from it; make that change out of place, or only after backward"
+            )
+        return x
 
     def dropping(self) -> saved_tensors_hooks:
         """Context of the first run: every saved tensor is dropped."""
