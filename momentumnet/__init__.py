@@ -23,6 +23,7 @@ from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import find_streams
+from momentumnet.training_state import load_training_state, training_state
 
 if TYPE_CHECKING:
     from momentumnet import init, landscape, optim, prune
@@ -45,6 +46,7 @@ __all__ = [
     "find_streams",
     "init",
     "landscape",
+    "load_training_state",
     "measure_memory",
     "native",
     "optim",
@@ -52,6 +54,7 @@ __all__ = [
     "prune",
     "revert",
     "set_gamma",
+    "training_state",
     "transform_to_momentumnet",
 ]
 

@@ -17,6 +17,7 @@ FLOORS = (
     ("native", "recompute"),
     ("core", "loss"),
     ("streams",),
+    ("description", "training_state"),
     ("convert",),
     ("init", "landscape", "momentum_net", "optim", "prune"),
     ("bench",),
