@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from momentumnet import native
 from momentumnet.convert import convert, plan, revert, set_gamma
 from momentumnet.core.ledger import check_replays
+from momentumnet.description import describe
 from momentumnet.errors import (
     CheckpointError,
     ConversionError,
     MomentumNetError,
+    MomentumNetWarning,
     PruningError,
     ReconstructionError,
     StateRangeError,
@@ -36,6 +38,7 @@ __all__ = [
     "MemoryReport",
     "MomentumNet",
     "MomentumNetError",
+    "MomentumNetWarning",
     "PruningError",
     "ReconstructionError",
     "ResidualStream",
@@ -43,6 +46,7 @@ __all__ = [
     "StepOrderError",
     "check_replays",
     "convert",
+    "describe",
     "find_streams",
     "init",
     "landscape",

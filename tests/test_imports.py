@@ -18,6 +18,7 @@ FLOORS = (
     ("core", "loss"),
     ("streams",),
     ("description", "training_state"),
+    ("model_config",),
     ("convert",),
     ("init", "landscape", "momentum_net", "optim", "prune"),
     ("bench",),

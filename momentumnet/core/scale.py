@@ -95,7 +95,8 @@ class StreamScale:
         measured = [state[name] for name in ("magnitude", "start", "spread")]
         if not all(value is None or _is_magnitude(value) for value in measured):
             raise CheckpointError(
-                f"stream {self._name!r}: magnitude, start and spread must be finite numbers, 0 or more, or None, got {measured}"
+                f"stream {self._name!r}: magnitude, start and spread must be finite numbers, 0 or more, or None, got "
+                f"{measured}"
             )
         if not _are_scales(state["coarsest"], self._blocks):
             raise CheckpointError(

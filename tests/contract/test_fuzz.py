@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.grammar import OPERATIONS, UNFINISHED, Block, Case, Net, Step, build, cases, inputs
+from tests.contract.grammar import HOSTILE, OPERATIONS, PARENTS, STEPS, Block, Case, Net, Step, build, cases, inputs
 
 EXAMPLES, AT_A_TIME, SECONDS = 150, 500, 60
 MINUTES = float(os.environ.get("MOMENTUMNET_FUZZ_MINUTES", "0"))
@@ -97,7 +97,7 @@ def check(case: Case) -> str:
                 found = _trained(reversible, case, index, step)
             except mn.MomentumNetError:
                 return "refused"
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 raise DifferentError(f"step {index}: {type(error).__name__}: {error}") from error
             try:
                 _compare(case, index, found, expected)
@@ -186,7 +186,9 @@ def _compare(case: Case, index: int, found: dict[str, Tensor | None], expected: 
         error, size = float((other.double() - value.double()).norm()), float(value.double().norm())
         # Of a gradient that is rounding alone, such as that of a bias in front of a norm, the others tell the size.
         if not error <= tolerance * (size + ("grad of" in name) * 1e-2 * whole):
-            raise DifferentError(f"step {index}: {name} is off by {error:.3g}, its norm is {size:.3g} (of all {whole:.3g})")
+            raise DifferentError(
+                f"step {index}: {name} is off by {error:.3g}, its norm is {size:.3g} (of all {whole:.3g})"
+            )
 
 
 def _search(first_seed: int, examples: int, until: float, tally: Tally) -> None:
@@ -244,18 +246,28 @@ def test_random_networks_train_as_with_stored_activations_or_are_refused() -> No
     assert not found, "\n\n".join(found)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", [*OPERATIONS, *HOSTILE])
 def test_each_operation_alone(name: str) -> None:
     """So that none of the grammar goes untried, and it is known which ones are refused."""
     outcome = check(Case(Net((Block(("linear", name)),) * 3), {}, (Step(), Step())))
-    refused = {"own generator", "python generator", "counting", "appending", "changing extra"}
-    assert outcome == ("refused" if name in refused else "equal")
+    assert outcome == ("refused" if name in HOSTILE else "equal")
+
+
+@pytest.mark.parametrize("parent", PARENTS)
+@pytest.mark.parametrize("kind", STEPS)
+def test_each_parent_and_step(parent: str, kind: str) -> None:
+    outcome = check(Case(Net((Block(("linear", "dropout")),) * 4, parent), {}, (Step(kind), Step(kind))))
+    assert outcome in ("equal", "refused")
+    assert outcome == "equal" or parent == "between"
 
 
 def test_the_search_finds_a_wrong_gradient() -> None:
     """A fault of the kind that is looked for is seen."""
     case = Case(Net((Block(("linear", "tanh")),) * 3), {}, (Step(),))
     right = _trained(_converted(case, "stored"), case, 0, Step())
-    wrong = {name: value * 1.001 if name == "grad of stem.weight" and value is not None else value for name, value in right.items()}
+    wrong = {
+        name: value * 1.001 if name == "grad of stem.weight" and value is not None else value
+        for name, value in right.items()
+    }
     with pytest.raises(DifferentError, match=r"stem\.weight is off"):
         _compare(case, 0, wrong, right)
