@@ -154,12 +154,7 @@ def _check(description: Mapping[str, Any]) -> None:
     if description.keys() != _FIELDS:
         raise ConversionError(f"a description holds {sorted(_FIELDS)}, got {sorted(map(str, description))}")
     streams, recomputed_there, containers = (description[field] for field in ("streams", "recomputed", "containers"))
-    if (
-        not _are_lists(streams)
-        or not streams
-        or not _are_lists(recomputed_there)
-        or not isinstance(containers, Mapping)
-    ):
+    if not _is_list(streams) or not streams or not _is_list(recomputed_there) or not isinstance(containers, Mapping):
         raise ConversionError(
             "a description holds a list of streams, at least one, a list of what is recomputed and the sizes of "
             f"containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
@@ -168,11 +163,11 @@ def _check(description: Mapping[str, Any]) -> None:
         if not isinstance(found, Mapping) or found.keys() != _STREAM_FIELDS:
             raise ConversionError(f"the description of a stream holds {sorted(_STREAM_FIELDS)}, got {found!r}")
     for names in [*recomputed_there, *(found["blocks"] for found in streams)]:
-        if not _are_lists(names) or not names or not all(isinstance(name, str) for name in names):
+        if not _is_list(names) or not names or not all(isinstance(name, str) for name in names):
             raise ConversionError(f"modules are described by a list of their names, got {names!r}")
 
 
-def _are_lists(value: Any) -> bool:
+def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 

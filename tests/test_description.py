@@ -1,4 +1,4 @@
-"""A converted model says what it is, and a stock one becomes the same again; a config that is saved with it tells, too."""
+"""A converted model says what it is, and a stock one becomes the same again; so does a config that is saved."""
 
 from __future__ import annotations
 

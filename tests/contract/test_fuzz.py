@@ -1,7 +1,7 @@
 """Random networks: gradients are those of stored activations, or the pass is refused. Never a different number.
 
 MOMENTUMNET_FUZZ_MINUTES=60 looks for an hour, at other networks each time, and goes on behind what it finds;
-MOMENTUMNET_FUZZ_SEED=7 begins elsewhere; MOMENTUMNET_FUZZ_UNFINISHED=1 takes what is known to be wrong into the grammar.
+MOMENTUMNET_FUZZ_SEED=7 begins elsewhere; MOMENTUMNET_FUZZ_UNFINISHED=1 takes in what is known to be wrong.
 """
 
 from __future__ import annotations
