@@ -17,6 +17,8 @@ FLOORS = (
     ("native", "recompute"),
     ("core", "loss"),
     ("streams",),
+    ("description", "training_state"),
+    ("model_config",),
     ("convert",),
     ("init", "landscape", "momentum_net", "optim", "prune"),
     ("bench",),

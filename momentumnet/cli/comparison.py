@@ -120,8 +120,13 @@ class Comparison:
         if not trainer.path.exists():
             self.report.line(f"{trainer.path} does not exist yet: starting with the first epoch")
             return
-        trainer.resume()
+        to_the_bit = trainer.resume()
         self.report.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.schedule.epochs}")
+        if not to_the_bit:
+            self.report.line(
+                "It is of an earlier version and does not hold the scales of the streams: these are learned anew, so "
+                "the last bits may differ from those of an uninterrupted run"
+            )
 
     def _run_epoch(self, name: str, trainer: Trainer) -> None:
         counter = f"{len(trainer.done) + 1}/{self.schedule.epochs}"
