@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from momentumnet import native
-from momentumnet.convert import convert, plan, revert, set_gamma
+from momentumnet.convert import convert, revert, set_gamma
 from momentumnet.core.ledger import check_replays
 from momentumnet.description import describe
 from momentumnet.errors import (
@@ -23,6 +23,8 @@ from momentumnet.errors import (
 )
 from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planning import plan
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import find_streams
 from momentumnet.training_state import load_training_state, training_state
@@ -44,6 +46,7 @@ __all__ = [
     "ResidualStream",
     "StateRangeError",
     "StepOrderError",
+    "TrainingPlan",
     "check_replays",
     "convert",
     "describe",

@@ -15,58 +15,14 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
+from momentumnet.planner.following import from_plan
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
 from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
-from momentumnet.streams.discover import discover
-from momentumnet.streams.plan import Plan
 from momentumnet.streams.roles import apply, recomputed
 
 Model = TypeVar("Model", bound=nn.Module)
-
-OTHERS = ("keep", "checkpoint")
-DEFAULT_GAMMA = 0.125
-
-
-def plan(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    gamma: float | Fraction = DEFAULT_GAMMA,
-    streams: Sequence[str] | None = None,
-    arithmetic: str = "exact",
-    backward: str = "reversible",
-    others: str = "keep",
-    spare: int = 0,
-) -> Plan:
-    """What `convert` with the same arguments will do; the model is left as it is.
-
-    Args:
-        model: the network.
-        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-        gamma: see `convert`.
-        streams: see `convert`.
-        arithmetic: see `convert`.
-        backward: see `convert`.
-        others: see `convert`.
-        spare: see `convert`.
-
-    Returns:
-        The plan: ``print`` it, or read ``rows``, ``saved_before`` and ``saved_after`` (bytes).
-
-    Raises:
-        ConversionError: no stream was found; the message says what was looked at.
-        ValueError: an option has a value that it does not take.
-
-    Example:
-        >>> import torch, torchvision
-        >>> from momentumnet.convert import plan
-        >>> print(plan(torchvision.models.resnet50(), torch.randn(1, 3, 64, 64)))  # doctest: +SKIP
-    """
-    _check_options(others, spare, backward)
-    found = discover(model, example_inputs, streams=streams)
-    if not found.streams:
-        raise ConversionError(_nothing_found(model, found.rejections))
-    return Plan(found, exact_gamma(gamma), backward, arithmetic, others, spare)
 
 
 def convert(
@@ -81,6 +37,8 @@ def convert(
     final_velocity: str = "flush",
     others: str = "keep",
     spare: int = 0,
+    budget: int | str | None = None,
+    plan: TrainingPlan | None = None,
     like: Mapping[str, Any] | None = None,
     inplace: bool = False,
 ) -> Model:
@@ -114,6 +72,10 @@ def convert(
         spare: bytes that a step with inputs like the example's may keep more than it must. The blocks and modules that
             run last keep their activations as long as these bytes suffice, which saves the time of their recompute;
             backward frees them first, so that the peak grows by ``spare`` at most.
+        budget: the most bytes that a step like the example may allocate at once, see `plan`: for each block and module
+            is chosen what takes the least time in them.
+        plan: a plan that ``plan(..., budget=...)`` has made for this model, to be followed. Without example inputs, and
+            with no other option but ``final_velocity`` and ``initial_velocity``.
         like: what `describe` returned of another converted model: the model is converted as that one was, without
             example inputs. It says all the rest, so give no other option (but a module as ``initial_velocity``, where
             it had one). `load_training_state` then gives the scales that the other one had.
@@ -146,12 +108,18 @@ def convert(
     if any(True for _ in converted_blocks(model)):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others, "spare": spare}
+    given = {**options, "example_inputs": example_inputs, "gamma": gamma, "streams": streams, "budget": budget}
     if like is not None:
-        _check_nothing_else(
-            {**options, "example_inputs": example_inputs, "gamma": gamma, "streams": streams}
-            | {"final_velocity": final_velocity}
-        )
+        _check_nothing_else("like", {**given, "final_velocity": final_velocity, "plan": plan})
         runners, roles = from_description(model, like, initial_velocity)
+    elif plan is not None or budget is not None:
+        if plan is None:
+            planned = {name: given[name] for name in ("gamma", "streams", "arithmetic", "backward", "others", "spare")}
+            plan = step_plan(model, example_inputs, budget, **planned)  # type: ignore[arg-type]
+        else:
+            _check_nothing_else("plan", given)
+        runners, roles = from_plan(model, plan, final_velocity)
+        _set_initial_velocity(runners, initial_velocity)
     else:
         runners, roles = _found(model, example_inputs, exact_gamma(gamma), streams, final_velocity, options)
         _set_initial_velocity(runners, initial_velocity)
@@ -170,14 +138,14 @@ def _found(
     options: dict[str, Any],
 ) -> tuple[list[MomentumStream], list[Role]]:
     """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them."""
-    _check_options(options["others"], options["spare"], options["backward"])
+    check_options(options["others"], options["spare"], options["backward"])
     found: list[tuple[str, tuple[str, ...], dict[str, Any]]]
     roles: list[Role] = []
     if example_inputs is None:
         paths = named_by_hand(streams, options["others"], options["spare"])
         found = [(path, children_of(model, path), {}) for path in paths]
     else:
-        planned = plan(model, example_inputs, gamma=gamma, streams=streams, **options)
+        planned = conversion_plan(model, example_inputs, gamma=gamma, streams=streams, **options)
         found = [
             (
                 stream.path,
@@ -187,14 +155,15 @@ def _found(
                     "start": stream.start_magnitude or None,
                     "spread": stream.spread,
                     "kept": kept,
+                    "backward": backward,
                 },
             )
-            for stream, kept in zip(planned.discovery.streams, planned.kept, strict=True)
+            for stream, kept, backward in zip(planned.discovery.streams, planned.kept, planned.backwards, strict=True)
         ]
         roles = recomputed(planned.recomputed)
-    settings = {name: options[name] for name in ("arithmetic", "backward")}
+    settings = {"arithmetic": options["arithmetic"], "final_velocity": final_velocity}
     runners = [
-        MomentumStream(path or "(root)", blocks, gamma, final_velocity=final_velocity, **measured, **settings)
+        MomentumStream(path or "(root)", blocks, gamma, **{"backward": options["backward"], **settings, **measured})
         for path, blocks, measured in found
     ]
     return runners, roles
@@ -245,24 +214,13 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
     model_config.renew(model)
 
 
-def _check_nothing_else(given: dict[str, Any]) -> None:
-    """Beside a description nothing is given: it would be ignored."""
+def _check_nothing_else(option: str, given: dict[str, Any]) -> None:
+    """Beside a description or a plan nothing is given: it would be ignored."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(convert).parameters.items()}
     others = [name for name, value in given.items() if value is not defaults[name] and value != defaults[name]]
     if others:
         raise ConversionError(
-            f"like= says how the model is converted, and {', '.join(others)} was given, too; leave out one of them"
-        )
-
-
-def _check_options(others: str, spare: int, backward: str) -> None:
-    if others not in OTHERS:
-        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
-    if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
-        raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
-    if spare and backward == "stored":
-        raise ValueError(
-            "backward='stored' keeps all activations, so there is nothing to spare; leave out one of the two"
+            f"{option}= says how the model is converted, and {', '.join(others)} was given, too; leave out one of them"
         )
 
 
@@ -276,15 +234,3 @@ def _set_initial_velocity(runners: Sequence[MomentumStream], initial_velocity: s
             runner.velocity_module = initial_velocity
         else:
             raise ValueError(f"initial_velocity must be None, 'branch' or an nn.Module, got {initial_velocity!r}")
-
-
-def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:
-    looked = "\n".join(
-        f"  - {r.path or '(root)'} ({', '.join(r.blocks[:4])}{', ...' if len(r.blocks) > 4 else ''}): {r.reason}"
-        for r in list(rejections)[:20]
-    )
-    return (
-        f"no residual stream found in {type(model).__name__}. A stream is two or more sibling modules, each mapping a "
-        "tensor to the same shape with a skip connection inside, the output of one being the input of the next. "
-        + (f"Looked at:\n{looked}" if looked else "No two sibling modules pass a tensor of one shape along.")
-    )

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from momentumnet.bench.compiled import BudgetedActivations, compile_each
 from momentumnet.bench.networks import Network
-from momentumnet.convert import convert, plan
+from momentumnet.convert import convert
 from momentumnet.memory import measure_memory
+from momentumnet.planning import plan
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
 OFFLOADED, HALF_KEPT = "offloaded", "compiled, half the activations"

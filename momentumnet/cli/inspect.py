@@ -9,8 +9,8 @@ from typing import Any
 from momentumnet.cli import arguments, models
 from momentumnet.cli.errors import CommandError
 from momentumnet.cli.options import CommandText, add_command, conversion
-from momentumnet.convert import plan
 from momentumnet.memory import format_bytes
+from momentumnet.planning import plan
 
 TEXT = CommandText(
     "show which blocks can be converted and what that saves",

@@ -62,9 +62,27 @@ def profile_of(
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
+    if gamma:
+        units = _with_own_inputs(units, sizes)
     units, glue = _parted(units, _glue(trace, calls))
     streams = tuple(_stream_profile(stream, gamma, arithmetic, device) for stream in found.streams)
     return Profile(tuple(units), glue, sizes, streams, loss_cost)
+
+
+def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]:
+    """The units, where a momentum stream hands its blocks, and whoever comes behind it, a tensor of its own.
+
+    In the trace a block's output is the input of the next one; in a momentum stream that is x after the step.
+    """
+    found: list[Unit] = []
+    for index, unit in enumerate(units):
+        streams = {unit.stream, units[index - 1].stream if index else None} - {None}
+        shared = unit.entry & units[index - 1].saved if index and streams else frozenset()
+        own = {key: -1 - len(units) - len(sizes) - number for number, key in enumerate(shared)}
+        sizes.update({new: sizes[key] for key, new in own.items()})
+        entry, saved = (frozenset(own.get(key, key) for key in keys) for keys in (unit.entry, unit.saved))
+        found.append(replace(unit, entry=entry, saved=saved))
+    return found
 
 
 def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tuple[tuple[int, frozenset[Key]], ...]]:

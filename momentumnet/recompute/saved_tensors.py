@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 

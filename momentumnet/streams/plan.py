@@ -57,7 +57,7 @@ class Plan:
                 s.shape,
                 s.saved_bytes,
                 self._saved_after(index, s),
-                len(s) * prod(s.shape) * s.dtype.itemsize,
+                len(s) * _stream_bytes(s),
             )
             for index, s in enumerate(self.discovery.streams)
         ]
@@ -77,6 +77,21 @@ class Plan:
             stages = self.discovery.timeline[: self._tail]
             outside -= sum(stage.freed(given_again=self._given_again) for stage in stages if stage.stream is None)
         return outside + sum(row.saved_after for row in self.rows)
+
+    @property
+    def backwards(self) -> list[str]:
+        """For each stream how its blocks come to backward.
+
+        A stream of few blocks is checkpointed rather than reversed, where a state would hold more than the inputs of
+        all blocks do: the same bits, in less memory and time.
+        """
+        return [self._backward_of(stream) for stream in self.discovery.streams]
+
+    def _backward_of(self, stream: ResidualStream) -> str:
+        if self._stored or self.backward != "reversible":
+            return self.backward
+        inputs = len(stream) * _stream_bytes(stream)
+        return "checkpointed" if inputs < self._state_bytes(stream, len(stream)) else "reversible"
 
     @property
     def kept(self) -> list[int]:
@@ -127,6 +142,12 @@ class Plan:
         return self._at_rest(stream, len(stream) - len(tail)) + sum(stage.saving for stage in tail)
 
     def _at_rest(self, stream: ResidualStream, steps: int) -> int:
+        """Bytes that wait for the backward of so many blocks: of the stream's state, or of their inputs."""
+        if self._backward_of(stream) == "checkpointed":
+            return steps * _stream_bytes(stream)
+        return self._state_bytes(stream, steps)
+
+    def _state_bytes(self, stream: ResidualStream, steps: int) -> int:
         """Bytes of the stream's state while it waits to be rewound by so many steps."""
         if not steps or not self.gamma:
             return 0
@@ -153,8 +174,20 @@ class Plan:
         )
         if self.spare:
             lines.append(self.kept_line)
+        checkpointed = [
+            s.path or "(root)"
+            for s, way in zip(self.discovery.streams, self.backwards, strict=True)
+            if way != self.backward
+        ]
+        if checkpointed:
+            lines.append(f"{', '.join(checkpointed)}: checkpointed, as a state would hold more")
         lines.append(
             f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
             "bytes held between forward and backward for the example inputs"
         )
         return "\n".join(lines)
+
+
+def _stream_bytes(stream: ResidualStream) -> int:
+    """Of the stream tensor."""
+    return prod(stream.shape) * stream.dtype.itemsize

@@ -14,9 +14,9 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
 from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, reason, step_rows
-from momentumnet.convert import plan
 from momentumnet.errors import ConversionError
 from momentumnet.memory import measure_memory
+from momentumnet.planning import plan
 from momentumnet.streams.converted import converted_blocks
 
 KEPT, LAST = "momentum 1/2, others kept", "momentum 1/2, last kept"

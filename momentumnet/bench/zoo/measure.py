@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from momentumnet.bench.zoo import models
-from momentumnet.convert import convert, plan
+from momentumnet.convert import convert
 from momentumnet.errors import ConversionError
+from momentumnet.planning import plan
 
 GAMMA = 1 / 8
 

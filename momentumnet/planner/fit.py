@@ -24,7 +24,7 @@ from momentumnet.streams.discover import Discovery
 MARGIN = 0.05
 
 
-def planned(
+def fitted(
     model: nn.Module,
     example_inputs: Any,
     found: Discovery,

@@ -1,0 +1,44 @@
+"""From a plan to who runs what in a converted model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from momentumnet.core.stream import MomentumStream
+from momentumnet.errors import ConversionError
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.streams.converted import Role
+from momentumnet.streams.roles import recomputed
+
+
+def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tuple[list[MomentumStream], list[Role]]:
+    """The streams and the other roles of a plan, for a model that is not converted.
+
+    Raises:
+        ConversionError: the model has not the modules that the plan names.
+    """
+    there = {name for name, _ in model.named_modules()}
+    missing = [name for unit in plan.units for name in unit.names if name not in there]
+    if missing:
+        raise ConversionError(
+            f"the plan was made for another model: {type(model).__name__} has no module "
+            f"{', '.join(map(repr, missing[:5]))}; plan again"
+        )
+    runners = []
+    for stream in plan.streams:
+        backward, kept = plan.ways_of(stream)
+        runners.append(
+            MomentumStream(
+                stream.path or "(root)",
+                stream.blocks,
+                plan.gamma,
+                magnitude=stream.magnitude,
+                start=stream.start_magnitude or None,
+                spread=stream.spread,
+                arithmetic=plan.arithmetic,
+                backward=backward,
+                kept=kept,
+                final_velocity=final_velocity,
+            )
+        )
+    return runners, recomputed([name for unit in units for name in unit.names] for units in plan.recomputed)

@@ -1,0 +1,196 @@
+"""What a conversion will do, before it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, overload
+
+from torch import Tensor, nn
+
+from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.errors import ConversionError
+from momentumnet.planner.fit import fitted
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.streams.discover import discover
+from momentumnet.streams.plan import Plan
+
+OTHERS = ("keep", "checkpoint")
+DEFAULT_GAMMA = 0.125
+
+
+@overload
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    gamma: float | Fraction = ...,
+    streams: Sequence[str] | None = ...,
+    arithmetic: str = ...,
+    backward: str = ...,
+    others: str = ...,
+    spare: int = ...,
+    budget: None = ...,
+    loss: None = ...,
+) -> Plan: ...
+
+
+@overload
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    gamma: float | Fraction = ...,
+    streams: Sequence[str] | None = ...,
+    arithmetic: str = ...,
+    backward: str = ...,
+    others: str = ...,
+    spare: int = ...,
+    budget: int | str,
+    loss: Callable[[Any], Tensor] | None = ...,
+) -> TrainingPlan: ...
+
+
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    gamma: float | Fraction = DEFAULT_GAMMA,
+    streams: Sequence[str] | None = None,
+    arithmetic: str = "exact",
+    backward: str = "reversible",
+    others: str = "keep",
+    spare: int = 0,
+    budget: int | str | None = None,
+    loss: Callable[[Any], Tensor] | None = None,
+) -> Plan | TrainingPlan:
+    """What `convert` with the same arguments will do; the model is left as it is.
+
+    With a ``budget`` every block of the streams and every part outside is measured (bytes, and time forward and
+    backward, on the example's device, under autocast where the call is), and for each is chosen whether its activations
+    are stored, recomputed from an input that is kept, or recomputed from an input that the stream gives back: the
+    choices that take the least time in so many bytes. They all compute the same bits. Networks without a stream
+    can be planned, too.
+
+    Args:
+        model: the network.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        gamma: see `convert`.
+        streams: see `convert`.
+        arithmetic: see `convert`.
+        backward: see `convert`.
+        others: see `convert`.
+        spare: see `convert`.
+        budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, or ``"least"`` for
+            as few as there can be. Parameters, and what an optimizer keeps, come on top; gradients are counted.
+        loss: the loss of the model's output, so that its bytes count; None for the output's own ``loss``, or a sum.
+
+    Returns:
+        The plan: ``print`` it, or read ``rows``, ``saved_before`` and ``saved_after`` (bytes). With a budget, a
+        `TrainingPlan`, for ``convert(plan=...)``.
+
+    Raises:
+        ConversionError: no stream was found; the message says what was looked at. Or no choice fits the budget; it
+            says what the least is, and what would help.
+        ValueError: an option has a value that it does not take.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from momentumnet.planning import plan
+        >>> print(plan(torchvision.models.resnet50(), torch.randn(1, 3, 64, 64)))  # doctest: +SKIP
+    """
+    if budget is None:
+        if loss is not None:
+            raise ValueError("loss= is measured for a budget; give one, e.g. budget='4GiB', or leave it out")
+        return conversion_plan(
+            model,
+            example_inputs,
+            gamma=gamma,
+            streams=streams,
+            arithmetic=arithmetic,
+            backward=backward,
+            others=others,
+            spare=spare,
+        )
+    return step_plan(
+        model,
+        example_inputs,
+        budget,
+        gamma=gamma,
+        streams=streams,
+        arithmetic=arithmetic,
+        backward=backward,
+        others=others,
+        spare=spare,
+        loss=loss,
+    )
+
+
+def conversion_plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    gamma: float | Fraction,
+    streams: Sequence[str] | None,
+    arithmetic: str,
+    backward: str,
+    others: str,
+    spare: int,
+) -> Plan:
+    """What a conversion with these options does; `plan` says what they mean."""
+    check_options(others, spare, backward)
+    found = discover(model, example_inputs, streams=streams)
+    if not found.streams:
+        raise ConversionError(_nothing_found(model, found.rejections))
+    return Plan(found, exact_gamma(gamma), backward, arithmetic, others, spare)
+
+
+def step_plan(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: int | str,
+    *,
+    gamma: float | Fraction,
+    streams: Sequence[str] | None,
+    arithmetic: str,
+    backward: str = "reversible",
+    others: str = "keep",
+    spare: int = 0,
+    loss: Callable[[Any], Tensor] | None = None,
+) -> TrainingPlan:
+    """The choices that fit a budget; `plan` says what the options mean.
+
+    Raises:
+        ValueError: an option is given that the plan itself has to choose.
+    """
+    chosen = {"backward": backward != "reversible", "others": others != "keep", "spare": bool(spare)}
+    if any(chosen.values()):
+        given = ", ".join(name for name, is_given in chosen.items() if is_given)
+        raise ValueError(f"with a budget, what is recomputed is chosen for each block and module; leave out {given}")
+    found = discover(model, example_inputs, streams=streams)
+    ratio = exact_gamma(gamma)
+    return fitted(model, example_inputs, found, budget, gamma=ratio, arithmetic=arithmetic, loss=loss)
+
+
+def check_options(others: str, spare: int, backward: str) -> None:
+    """These options have values that they take, and go together."""
+    if others not in OTHERS:
+        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
+    if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
+        raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
+    if spare and backward == "stored":
+        raise ValueError(
+            "backward='stored' keeps all activations, so there is nothing to spare; leave out one of the two"
+        )
+
+
+def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:
+    looked = "\n".join(
+        f"  - {r.path or '(root)'} ({', '.join(r.blocks[:4])}{', ...' if len(r.blocks) > 4 else ''}): {r.reason}"
+        for r in list(rejections)[:20]
+    )
+    return (
+        f"no residual stream found in {type(model).__name__}. A stream is two or more sibling modules, each mapping a "
+        "tensor to the same shape with a skip connection inside, the output of one being the input of the next. "
+        + (f"Looked at:\n{looked}" if looked else "No two sibling modules pass a tensor of one shape along.")
+    )
