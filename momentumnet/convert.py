@@ -20,6 +20,7 @@ from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
 from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
+from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,7 +33,7 @@ def convert(
     gamma: float | Fraction = DEFAULT_GAMMA,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
-    backward: str = "reversible",
+    backward: str = "auto",
     initial_velocity: str | nn.Module | None = None,
     final_velocity: str = "flush",
     others: str = "keep",
@@ -62,7 +63,11 @@ def convert(
             child of each container is taken as a block.
         arithmetic: "exact" (fixed point, bit for bit reversible) or "float" (plain inverse; warns where its error
             passes 1e-3).
-        backward: "reversible" or "stored" (ordinary autograd with the same arithmetic: the reference).
+        backward: how a block's activations come to its backward, all of the same bits: "reversible" (recomputed from an
+            input that the stream's state gives again), "checkpointed" (from an input that is kept), "stored" (ordinary
+            autograd with the same arithmetic: the reference), or "auto": reversible, but for streams of so few blocks
+            that a state would hold more than their inputs. (Streams that are named by
+            hand are reversible.)
         initial_velocity: None (zero), "branch" (the first block's branch), or a module v0 = module(x0), registered as
             ``initial_velocity`` of each stream's first block.
         final_velocity: "flush" adds gamma/(1-gamma) v at the end of the stream: what the velocity still holds back;
@@ -143,7 +148,8 @@ def _found(
     roles: list[Role] = []
     if example_inputs is None:
         paths = named_by_hand(streams, options["others"], options["spare"])
-        found = [(path, children_of(model, path), {}) for path in paths]
+        backward = "reversible" if options["backward"] == AUTO else options["backward"]
+        found = [(path, children_of(model, path), {"backward": backward}) for path in paths]
     else:
         planned = conversion_plan(model, example_inputs, gamma=gamma, streams=streams, **options)
         found = [
@@ -163,8 +169,7 @@ def _found(
         roles = recomputed(planned.recomputed)
     settings = {"arithmetic": options["arithmetic"], "final_velocity": final_velocity}
     runners = [
-        MomentumStream(path or "(root)", blocks, gamma, **{"backward": options["backward"], **settings, **measured})
-        for path, blocks, measured in found
+        MomentumStream(path or "(root)", blocks, gamma, **settings, **measured) for path, blocks, measured in found
     ]
     return runners, roles
 

@@ -13,7 +13,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.planner.fit import fitted
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.discover import discover
-from momentumnet.streams.plan import Plan
+from momentumnet.streams.plan import AUTO, Plan
 
 OTHERS = ("keep", "checkpoint")
 DEFAULT_GAMMA = 0.125
@@ -58,7 +58,7 @@ def plan(
     gamma: float | Fraction = DEFAULT_GAMMA,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
-    backward: str = "reversible",
+    backward: str = AUTO,
     others: str = "keep",
     spare: int = 0,
     budget: int | str | None = None,
@@ -153,7 +153,7 @@ def step_plan(
     gamma: float | Fraction,
     streams: Sequence[str] | None,
     arithmetic: str,
-    backward: str = "reversible",
+    backward: str = AUTO,
     others: str = "keep",
     spare: int = 0,
     loss: Callable[[Any], Tensor] | None = None,
@@ -163,7 +163,7 @@ def step_plan(
     Raises:
         ValueError: an option is given that the plan itself has to choose.
     """
-    chosen = {"backward": backward != "reversible", "others": others != "keep", "spare": bool(spare)}
+    chosen = {"backward": backward != AUTO, "others": others != "keep", "spare": bool(spare)}
     if any(chosen.values()):
         given = ", ".join(name for name, is_given in chosen.items() if is_given)
         raise ValueError(f"with a budget, what is recomputed is chosen for each block and module; leave out {given}")

@@ -142,7 +142,7 @@ def converter(
     gamma: Fraction,
     arithmetic: str,
     *,
-    backward: str = "reversible",
+    backward: str = "auto",
     others: str = "checkpoint",
     spare: int = 0,
     duplicate: Copy = twin,
@@ -159,7 +159,7 @@ def converter(
                 gamma=gamma,
                 arithmetic=arithmetic,
                 backward=backward,
-                others=others if backward == "reversible" else "keep",
+                others=others if backward != "stored" else "keep",
                 spare=spare,
                 inplace=True,
             )

@@ -52,7 +52,9 @@ def add_parser(commands: Any) -> None:
     _add_training_arguments(parser.add_argument_group("network and data"))
     _add_optimizer_arguments(parser.add_argument_group("optimizer"))
     group = parser.add_argument_group("engine")
-    add_choice(group, "--backward", ("reversible", "stored"), "compute activations again in backward, or store them")
+    add_choice(
+        group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
+    )
     add_choice(group, "--arithmetic", ("exact", "float"), "integers that invert bit for bit, or plain floats")
     add_device(group)
     group = parser.add_argument_group("run")

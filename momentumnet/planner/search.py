@@ -163,7 +163,7 @@ def least(options: Options) -> tuple[int, list[Choice]]:
     stored = peak_of(simulated(profile, [Choice(0, len(profile.units), Way.STORED)])).bytes
     low, high = 0, 2 * max(stored, 1)
     found = within(options, high) or []
-    while high - low > high * TOLERANCE:
+    while high - low > max(1, high * TOLERANCE):
         middle = (low + high) // 2
         choices = within(options, middle)
         if choices is None:

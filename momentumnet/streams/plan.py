@@ -15,6 +15,9 @@ from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.timeline import Stage, tail_of
 
+# Blocks are recomputed by rewinding, or from their inputs: whichever holds less.
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class PlanRow:
@@ -41,7 +44,7 @@ class Plan:
 
     discovery: Discovery
     gamma: Fraction
-    backward: str = "reversible"
+    backward: str = AUTO
     arithmetic: str = "exact"
     others: str = "keep"
     spare: int = 0
@@ -74,8 +77,8 @@ class Plan:
             return self.saved_before
         outside = self.discovery.elsewhere_bytes
         if self.others == "checkpoint":
-            stages = self.discovery.timeline[: self._tail]
-            outside -= sum(stage.freed(given_again=self._given_again) for stage in stages if stage.stream is None)
+            stages = zip(self.discovery.timeline[: self._tail], self._freed, strict=False)
+            outside -= sum(freed for stage, freed in stages if stage.stream is None)
         return outside + sum(row.saved_after for row in self.rows)
 
     @property
@@ -88,8 +91,8 @@ class Plan:
         return [self._backward_of(stream) for stream in self.discovery.streams]
 
     def _backward_of(self, stream: ResidualStream) -> str:
-        if self._stored or self.backward != "reversible":
-            return self.backward
+        if self.backward != AUTO or not self.gamma:
+            return "reversible" if self.backward == AUTO else self.backward
         inputs = len(stream) * _stream_bytes(stream)
         return "checkpointed" if inputs < self._state_bytes(stream, len(stream)) else "reversible"
 
@@ -116,10 +119,19 @@ class Plan:
     def _stored(self) -> bool:
         return self.backward == "stored" or self.gamma == 0
 
-    @property
-    def _given_again(self) -> bool:
-        """Whether streams give what they returned again."""
-        return self.arithmetic == "exact"
+    @cached_property
+    def _freed(self) -> list[int]:
+        """For each stage the bytes that its recompute frees.
+
+        Its input is among them where the stream before gives again what it returned.
+        """
+        found, given_again = [], False
+        for stage in self.discovery.timeline:
+            found.append(stage.freed(given_again=given_again))
+            if stage.stream is not None:
+                way = self._backward_of(self.discovery.streams[stage.stream])
+                given_again = self.arithmetic == "exact" and way == "reversible"
+        return found
 
     @cached_property
     def _tail(self) -> int:
@@ -129,7 +141,7 @@ class Plan:
             self.spare,
             waiting=[self._at_rest(stream, len(stream)) for stream in self.discovery.streams],
             others=self.others == "checkpoint",
-            given_again=self._given_again,
+            freed=self._freed,
         )
 
     def _tail_of(self, stream: int) -> list[Stage]:
@@ -177,7 +189,7 @@ class Plan:
         checkpointed = [
             s.path or "(root)"
             for s, way in zip(self.discovery.streams, self.backwards, strict=True)
-            if way != self.backward
+            if way == "checkpointed" and self.backward == AUTO
         ]
         if checkpointed:
             lines.append(f"{', '.join(checkpointed)}: checkpointed, as a state would hold more")

@@ -62,7 +62,7 @@ def gradient_error(model: nn.Module, name: str, batch: int) -> float:
     """Relative L2 difference of one training step's gradients, reversible against stored."""
     example, step = models.inputs(name, batch=batch), models.inputs(name, batch=batch, training=True)
     gradients = []
-    for backward in ("stored", "reversible"):
+    for backward in ("stored", "auto"):
         net = convert(model, example, gamma=GAMMA, backward=backward).train()
         gradients.append(models.gradient(net, step))
         del net

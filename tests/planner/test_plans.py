@@ -1,0 +1,172 @@
+"""Plans for a budget: what they predict is what is measured, they compute the same bits, and they say what they say."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18, resnet50
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, train_step
+from tests.models import Chain, ResidualMLP
+
+
+def images(batch: int = 8, size: int = 32) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def tokens(batch: int = 8) -> Tensor:
+    return torch.randn(batch, 48, 64, generator=torch.Generator().manual_seed(1))
+
+
+def encoder(dropout: float = 0.1) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=dropout)
+    return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+
+
+def narrow_resnet() -> nn.Module:
+    return resnet18(num_classes=10)
+
+
+class Plain(nn.Module):
+    """No stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
+        )
+        self.second = nn.Sequential(nn.Conv2d(16, 32, 3, 2, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "resnet18": (narrow_resnet, images),
+    "encoder": (encoder, tokens),
+    "plain": (Plain, images),
+}
+
+
+def built(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    build, example = NETWORKS[name]
+    return build().train(), example()
+
+
+def measured(net: nn.Module, x: Tensor, *, autocast: bool = False) -> mn.MemoryReport:
+    def step() -> None:
+        for parameter in net.parameters():
+            parameter.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = net(x)
+        output.sum().backward()
+
+    step()
+    for parameter in net.parameters():
+        parameter.grad = None
+    return mn.measure_memory(step)
+
+
+def budgets(model: nn.Module, x: Tensor) -> list[int | str]:
+    """The least, and two between it and what stored activations take."""
+    plan = mn.plan(model, x, budget="least")
+    low, high = plan.peak * 1.1, plan.stored_peak * 1.1
+    return ["least", *(int(low + share * (high - low)) for share in (0.2, 0.6))]
+
+
+@pytest.mark.parametrize(("name", "autocast"), [*((name, False) for name in NETWORKS), ("encoder", True)])
+def test_predicted_peak_is_what_is_measured(name: str, autocast: bool) -> None:
+    model, x = built(name)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        limits = budgets(model, x)
+    for budget in limits:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            plan = mn.plan(model, x, budget=budget)
+        report = measured(mn.convert(model, plan=plan), x, autocast=autocast)
+        assert plan.peak == pytest.approx(report.peak_bytes, rel=0.1)
+        # While the test holds the output, it is there as well.
+        held = sum(unit.held for unit in plan.units) + model(x).nbytes
+        assert held == pytest.approx(report.saved_bytes, rel=0.1)
+        assert budget == "least" or report.peak_bytes <= budget
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_equal_stored(name: str) -> None:
+    model, x = built(name)
+    expected = train_step(mn.convert(model, x, backward="stored") if name != "plain" else copy.deepcopy(model), (x,))
+    for budget in budgets(model, x):
+        net = mn.convert(model, x, budget=budget)
+        assert_same(train_step(net, (x,)), expected, tolerance=0.0)
+        assert_same(train_step(copy.deepcopy(net), (x,)), train_step(net, (x,)), tolerance=0.0)
+        assert mn.plan(model, x, budget=budget).units
+
+
+def test_less_memory_takes_more_time_and_holds_less() -> None:
+    model, x = built("encoder")
+    plans = [mn.plan(model, x, budget=budget) for budget in (*budgets(model, x), 1 << 40)]
+    assert plans[-1].seconds == plans[-1].stored_seconds
+    assert {unit.way for unit in plans[-1].units} == {"stored"}
+    kept = [sum(unit.way == "stored" for unit in plan.units) for plan in plans]
+    assert kept == sorted(kept)
+    assert plans[0].peak < plans[-1].peak
+    assert all(plan.seconds > plan.stored_seconds for plan in plans[:1])
+
+
+def test_a_plan_is_saved_loaded_and_followed(tmp_path: Path) -> None:
+    model, x = built("encoder")
+    plan = mn.plan(model, x, budget="least")
+    plan.save(tmp_path / "plan.json")
+    loaded = mn.TrainingPlan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    nets = [mn.convert(model, plan=made) for made in (plan, loaded)]
+    assert mn.describe(nets[0]) == mn.describe(nets[1])
+    plan.plot(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(mn.ConversionError, match=r"other\.json holds no plan"):
+        mn.TrainingPlan.load(tmp_path / "other.json")
+    with pytest.raises(mn.ConversionError, match="made for another model"):
+        mn.convert(resnet50(), plan=plan)
+
+
+def test_a_budget_that_is_too_small_says_what_is_needed() -> None:
+    model, x = built("encoder")
+    with pytest.raises(mn.ConversionError, match=r"no choice fits a budget of 1\.00 MiB\. The least is about .*B, for"):
+        mn.convert(model, x, budget="1MiB")
+
+
+@pytest.mark.parametrize("budget", ["4", "4 bytes", 0, -1, True, 1.5, "", "0GiB"])
+def test_what_a_budget_may_be(budget: Any) -> None:
+    with pytest.raises(ValueError, match=r"budget must be a positive number of bytes.*got"):
+        mn.plan(Chain([ResidualMLP()] * 2), torch.randn(2, 16), budget=budget)
+
+
+@pytest.mark.parametrize("option", [{"others": "checkpoint"}, {"spare": 5}, {"backward": "stored"}])
+def test_options_that_a_plan_chooses(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"leave out {next(iter(option))}"):
+        mn.plan(Chain([ResidualMLP(), ResidualMLP()]), torch.randn(2, 16), budget="least", **option)
+
+
+def test_a_plan_says_all_the_rest() -> None:
+    model, x = built("encoder")
+    plan = mn.plan(model, x, budget="least")
+    with pytest.raises(mn.ConversionError, match=r"plan= says how .* gamma was given, too"):
+        mn.convert(model, plan=plan, gamma=0.9)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model, x = built("resnet18")
+    before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    mn.plan(model, x, budget="least", loss=lambda output: output.square().mean())
+    assert torch.equal(generator, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())

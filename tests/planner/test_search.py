@@ -1,0 +1,113 @@
+"""The search finds what trying all choices finds, and what it finds fits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from fractions import Fraction
+
+import pytest
+import torch
+
+from momentumnet.arithmetic.fixed_point import INT32
+from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.profile import Cost, Profile, StreamProfile, Unit
+from momentumnet.planner.search import LONGEST_SEGMENT, TOLERANCE, Options, least, within
+from momentumnet.planner.simulate import peak_of, simulated
+
+
+def random_profile(seed: int, streams: int) -> Profile:
+    """Units whose inputs the unit before keeps, or nobody; glue between some; streams of two blocks and more."""
+    rng = random.Random(seed)
+    sizes: dict[int, int] = {}
+    units: list[Unit] = []
+    glue: list[tuple[int, frozenset[int]]] = []
+
+    def key(size: int) -> int:
+        sizes[len(sizes)] = size
+        return len(sizes) - 1
+
+    of_unit = [stream for stream in range(streams) for _ in range(rng.randint(2, 3))] if streams else []
+    of_unit = [
+        *([None] * rng.randint(0, 2)),
+        *of_unit,
+        *([None] * rng.randint(0 if streams else 4, 3 if streams else 6)),
+    ]
+    output = key(rng.randint(1, 9))
+    for index, stream in enumerate(of_unit):
+        entry, output = output, key(rng.randint(1, 9))
+        if stream is not None or (index and of_unit[index - 1] is not None):
+            entry = key(sizes[entry])
+        inside = {key(rng.randint(1, 20)) for _ in range(rng.randint(1, 3))}
+        saved = inside | ({entry} if rng.random() < 0.7 else set()) | ({output} if rng.random() < 0.5 else set())
+        work = rng.randint(1, 20)
+        cost = Cost(rng.random(), rng.random(), work, work + rng.randint(0, 20), rng.randint(1, 30), sizes[output], 2)
+        units.append(Unit((f"unit{index}",), stream, frozenset(saved), frozenset({entry}), rng.random() < 0.8, cost))
+        if rng.random() < 0.3:
+            glue.append((index + 1, frozenset({key(rng.randint(1, 9))})))
+    profiles = tuple(
+        StreamProfile(f"stream{n}", 4, torch.float32, Fraction(1, 8), INT32, 22, 0.1, 0.1) for n in range(streams)
+    )
+    return Profile(tuple(units), tuple(glue), sizes, profiles, Cost(0, 0, 1, 2, 3, 1, 0))
+
+
+def all_choices(profile: Profile, start: int = 0) -> Iterator[list[Choice]]:
+    """Every list of choices there is."""
+    units = profile.units
+    if start == len(units):
+        yield []
+        return
+    stop = start + 1
+    if units[start].stream is not None:
+        while stop < len(units) and units[stop].stream == units[start].stream:
+            stop += 1
+        heads: list[list[Choice]] = [[Choice(start, stop, Way.STORED)]]
+        for middle, way in itertools.product(range(start + 1, stop + 1), (Way.REVERSIBLE, Way.CHECKPOINTED)):
+            heads.append([Choice(start, middle, way)] + ([Choice(middle, stop, Way.STORED)] if middle < stop else []))
+    else:
+        heads = [[Choice(start, start + 1, Way.STORED)], [Choice(start, start + 1, Way.CHECKPOINTED)]]
+        for end in range(start + 2, min(len(units), start + LONGEST_SEGMENT) + 1):
+            if not units[end - 1].alone or units[end - 1].stream is not None:
+                break
+            heads.append([Choice(start, end, Way.CHECKPOINTED)])
+    for head in heads:
+        for rest in all_choices(profile, head[-1].stop):
+            yield head + rest
+
+
+def seconds(profile: Profile, choices: list[Choice]) -> float:
+    total = 0.0
+    for choice in choices:
+        for unit in profile.units[choice.start : choice.stop] if choice.way is not Way.STORED else ():
+            total += unit.cost.forward_seconds + (0.1 if choice.way is Way.REVERSIBLE else 0.0)
+    return total
+
+
+@pytest.mark.parametrize("streams", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(8))
+def test_as_good_as_trying_all(seed: int, streams: int) -> None:
+    profile = random_profile(seed, streams)
+    options = Options(profile)
+    tried = [
+        (peak_of(simulated(profile, choices)).bytes, seconds(profile, choices)) for choices in all_choices(profile)
+    ]
+    least_peak, most = min(peak for peak, _ in tried), max(peak for peak, _ in tried)
+    for budget in range(least_peak, most + 1, max(1, (most - least_peak) // 12)):
+        best = min(time for peak, time in tried if peak <= budget)
+        # Cells of the grid that are finer than bytes, so that rounding costs nothing.
+        found = within(options, budget, cells=16 * budget)
+        assert found is not None
+        assert peak_of(simulated(profile, found)).bytes <= budget
+        assert math.isclose(seconds(profile, found), best, abs_tol=1e-9)
+    assert within(options, least_peak - 1, cells=16 * least_peak) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_least_is_the_least(seed: int) -> None:
+    profile = random_profile(seed, 1)
+    smallest = min(peak_of(simulated(profile, choices)).bytes for choices in all_choices(profile))
+    budget, choices = least(Options(profile))
+    assert peak_of(simulated(profile, choices)).bytes <= budget
+    assert smallest <= budget <= smallest * (1 + 4 * TOLERANCE) + 1
