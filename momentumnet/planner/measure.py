@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from momentumnet.memory import measure_memory
@@ -38,6 +39,7 @@ class Measures:
 
     def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
         def run() -> Any:
+            torch.clear_autocast_cache()  # a recompute casts its weights again
             given_args, given = pytree.tree_map_only(Tensor, _leaf, (args, kwargs))
             output = modules[0](*given_args, **given)
             for module in modules[1:]:
@@ -49,7 +51,7 @@ class Measures:
 
     def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
         """The cost of what returns an output and the leaves that it came from."""
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(_unchanged, _unchanged):
             output, leaves = run()
             outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
             gradients = [torch.ones_like(leaf) for leaf in outputs]
@@ -103,7 +105,7 @@ def measured(
 ) -> tuple[list[Cost], Cost]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
-    The model runs once without gradients, in its own mode, and is left as it was found.
+    The model runs once, in its own mode, without keeping what backward would need, and is left as it was found.
     """
     measures, names = Measures(device), [tuple(unit) for unit in units]
     costs: dict[tuple[str, ...], Cost] = {}
@@ -124,7 +126,8 @@ def measured(
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(saved_tensors_hooks(_nothing, _nothing))
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
         for name, unit in first.items():
             hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
@@ -152,8 +155,16 @@ def _floats(output: Any) -> Iterator[Tensor]:
     return (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
 
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
 def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.is_floating_point())
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _differentiate(output: Any, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> Any:
