@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.grammar import HOSTILE, OPERATIONS, PARENTS, STEPS, Block, Case, Net, Step, build, cases, inputs
+from tests.contract.grammar import PARENTS, STEPS, Block, Case, Net, Step, build, cases, inputs
+from tests.contract.operations import HOSTILE, OPERATIONS
 
 EXAMPLES, AT_A_TIME, SECONDS = 150, 500, 60
 MINUTES = float(os.environ.get("MOMENTUMNET_FUZZ_MINUTES", "0"))
