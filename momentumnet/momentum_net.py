@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from momentumnet.convert import apply, children_of
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.streams.by_hand import children_of
+from momentumnet.streams.roles import apply
 
 
 class MomentumNet(nn.Module):

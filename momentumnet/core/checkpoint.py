@@ -60,11 +60,11 @@ class CheckpointChain:
     """
 
     def __init__(self, first: str, last: str) -> None:
-        self._ends = first, last
+        self.ends = first, last
         self._last = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CheckpointChain, self._ends  # a copy has not been called
+        return CheckpointChain, self.ends  # a copy has not been called
 
     def call(
         self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -72,7 +72,7 @@ class CheckpointChain:
         """Call ``function(*args, **kwargs)`` and return its output; raises what `Checkpoint.call` does."""
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
-        first, last = self._ends
+        first, last = self.ends
         passage = _Passage() if name == first else self._passage_behind(args, kwargs)
         if passage is None and any(True for _ in module.children()):
             passage = _Passage()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -26,7 +26,7 @@ from momentumnet.core.scale import ScalePlan, StreamScale
 from momentumnet.core.settings import StreamSettings
 from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
-from momentumnet.errors import ConversionError, ReconstructionError
+from momentumnet.errors import CheckpointError, ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.choices import chosen, recomputing
 
@@ -60,6 +60,30 @@ class MomentumStream(StreamSettings):
         super().__init__(name, blocks, gamma, **options)
         self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
         self._passages = Passages(name, blocks)
+
+    def learned(self) -> dict[str, Any]:
+        """What the stream has learned of its passes, as plain data."""
+        return {
+            "blocks": len(self.blocks),
+            "may_end_early": self._passages.may_end_early,
+            "scale": self._scale.state(),
+        }
+
+    def load_learned(self, learned: Mapping[str, Any]) -> None:
+        """Know of earlier passes what `learned` gave.
+
+        Raises:
+            CheckpointError: it is something else, or belongs to another stream.
+        """
+        fields = self.learned().keys()
+        if not isinstance(learned, Mapping) or learned.keys() != fields or type(learned["may_end_early"]) is not bool:
+            raise CheckpointError(f"stream {self.name!r}: expected a mapping of {', '.join(fields)}, got {learned!r}")
+        if learned["blocks"] != len(self.blocks):
+            raise CheckpointError(
+                f"stream {self.name!r} has {len(self.blocks)} blocks, and had {learned['blocks']} when this was saved"
+            )
+        self._scale.load_state(learned["scale"])
+        self._passages.may_end_early = learned["may_end_early"]
 
     @contextmanager
     def scale_kept(self) -> Iterator[None]:

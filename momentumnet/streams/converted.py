@@ -131,13 +131,21 @@ def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:
             yield module, module._momentumnet_role
 
 
+def named_streams(model: nn.Module) -> dict[str, MomentumStream]:
+    """The momentum streams in the model, each once, by the dotted name of the first module of theirs.
+
+    That is a stream's first block, or a `MomentumNet`. Names are those that ``model.named_modules()`` has now, as those
+    of a state dict are: they are different for each stream, wherever its model has been put since.
+    """
+    found: dict[int, tuple[str, MomentumStream]] = {}
+    for name, module in model.named_modules():
+        is_block = isinstance(module, ConvertedBlock)
+        runner = module._momentumnet_role.runner if is_block else module.__dict__.get("stream")
+        if isinstance(runner, MomentumStream):
+            found.setdefault(id(runner), (name, runner))
+    return dict(found.values())
+
+
 def streams_of(model: nn.Module) -> list[MomentumStream]:
     """The momentum streams in the model, each once, in order."""
-    found: dict[int, MomentumStream] = {}
-    for module in model.modules():
-        runner = (
-            module._momentumnet_role.runner if isinstance(module, ConvertedBlock) else module.__dict__.get("stream")
-        )
-        if isinstance(runner, MomentumStream):
-            found.setdefault(id(runner), runner)
-    return list(found.values())
+    return list(named_streams(model).values())

@@ -160,4 +160,6 @@ def _key(tensor: torch.Tensor) -> Key:
 
 
 def _edge(tensor: torch.Tensor) -> GradientEdge | None:
-    return get_gradient_edge(tensor) if tensor.requires_grad else None
+    # A view that was taken without gradients says that it requires one, and has no place in the graph.
+    is_cut_off = tensor.grad_fn is None and tensor._base is not None and tensor._base.requires_grad
+    return get_gradient_edge(tensor) if tensor.requires_grad and not is_cut_off else None

@@ -14,6 +14,7 @@ from momentumnet.streams.calls import Trace
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to
+from momentumnet.streams.training_norms import batches_measured
 
 
 def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
@@ -47,7 +48,8 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
     """Traces one forward pass of ``model`` and leaves the model, the inputs and the generators as they were.
 
     Args:
-        model: The module to trace; it runs in eval mode with gradients enabled.
+        model: The module to trace; it runs in eval mode with gradients enabled, its batch norms on the statistics of
+            the batch.
         example_inputs: See :func:`call_with_example`.
 
     Returns:
@@ -56,6 +58,7 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        norms = batches_measured(model)
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs))))
         recorder = Recorder(model)
         stack.enter_context(eager_functions())
@@ -68,5 +71,6 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
             stack.callback(after.remove)
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
+        stack.enter_context(norms)
         call_with_example(model, copied(example_inputs))
     return recorder.trace

@@ -1,7 +1,8 @@
-"""The scale of a stream: kept while values fit it, widened with a word in the log once they do not."""
+"""The scale of a stream: kept while values fit it, widened once they do not."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from fractions import Fraction
@@ -30,7 +31,7 @@ EIGHTH = Fraction(1, 8)
 
 def test_headroom_is_used_before_the_scale_is_widened(caplog: pytest.LogCaptureFixture) -> None:
     scale = StreamScale("s", 1.5, 20)  # 29 bits for up to 2, and one of headroom
-    with caplog.at_level("WARNING", logger="momentumnet"):
+    with caplog.at_level("INFO", logger="momentumnet"):
         assert scale.exponent_for(torch.tensor([-3.9, 0.1]), EIGHTH) == choose_exponent(1.5, INT32)
         assert scale.exponent_for(torch.tensor([0.5]), EIGHTH) == choose_exponent(1.5, INT32)
     assert not caplog.text
@@ -38,11 +39,22 @@ def test_headroom_is_used_before_the_scale_is_widened(caplog: pytest.LogCaptureF
 
 def test_start_past_the_headroom_widens_for_good_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     scale = StreamScale("s", 1.5, 20)
-    with caplog.at_level("WARNING", logger="momentumnet"):
+    with caplog.at_level("INFO", logger="momentumnet"):
         assert scale.exponent_for(torch.tensor([4.0]), EIGHTH) == choose_exponent(16.0, INT32)
     assert "'s'" in caplog.text
     assert "1.5" in caplog.text
     assert scale.exponent_for(torch.tensor([2.1]), EIGHTH) == choose_exponent(16.0, INT32)
+
+
+def test_widening_is_news_told_once_with_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    scale = StreamScale("s", 1.5, 20)
+    with caplog.at_level("INFO", logger="momentumnet"):
+        for size in (10.0, 100.0, 1000.0):
+            for known in (copy.copy(scale), scale):  # what is learned in passing is forgotten, what was told is not
+                known.exponent_for(torch.tensor([size]), EIGHTH)
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert "nothing to do" in record.getMessage()
 
 
 def test_first_pass_without_example_leaves_room_for_what_the_blocks_add() -> None:
