@@ -73,7 +73,7 @@ class Passages:
         return {**self.__dict__, "_unfinished": _none, "_latest": _none}
 
     def begin(self, tape: Tape) -> None:
-        """A pass begins on this tape. The one before lets go of what it was given, should it have come to hold a graph."""
+        """A pass begins on this tape. The one before lets go of argument objects that have come to hold a graph."""
         before = self._latest()
         if before is not None:
             before.let_go()

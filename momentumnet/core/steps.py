@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.fingerprint import fingerprint, joint_norm
+from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core import failures
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo

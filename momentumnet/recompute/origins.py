@@ -34,7 +34,7 @@ class Origins:
         for name, tensor in given:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                self._strided.setdefault(storage._cdata, (name, tensor.storage_offset(), storage))
+                self._strided.setdefault(storage._cdata, (name, int(tensor.storage_offset()), storage))
             else:
                 self._others.setdefault(id(tensor), (name, tensor))
 
@@ -44,4 +44,4 @@ class Origins:
             found = self._others.get(id(tensor))
             return None if found is None else Place(found[0], 0)
         place = self._strided.get(tensor.untyped_storage()._cdata)
-        return None if place is None else Place(place[0], tensor.storage_offset() - place[1])
+        return None if place is None else Place(place[0], int(tensor.storage_offset()) - place[1])

@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -194,7 +193,7 @@ class LeftBehind:
 
 
 def without_saved_tensors(name: str, values: SavedValues | None = None) -> saved_tensors_hooks:
-    """Context of a recompute of the block ``name`` of which only the output is wanted, and the ``values`` that it saves.
+    """Context of a recompute of the block ``name`` of which only the output is wanted, and what ``values`` take.
 
     Gradients stay enabled in it: without them PyTorch picks other kernels, whose last bits differ.
     """

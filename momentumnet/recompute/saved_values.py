@@ -76,6 +76,15 @@ class SavedValues:
         self.looks.append(look)
         if self._views is not None and isinstance(look, Look):
             self._views.add(tensor, look)
+            if self._are_running_statistics():
+                self.looks[-4:-2] = [Look.NOT, Look.NOT]
+                self._views.forget_last_two()
+
+    def _are_running_statistics(self) -> bool:
+        """Whether the last four are those of a batch norm in training: it moves the first two, and never reads them."""
+        shape, dtype = self.kinds[-1]
+        alike = len(shape) == 1 and dtype.is_floating_point and self.kinds[-4:] == 4 * [(shape, dtype)]
+        return alike and self.looks[-4:] == [Look.WHOLE, Look.WHOLE, Look.NOT, Look.NOT]
 
     def close(self) -> None:
         """The first run is over."""
@@ -134,6 +143,10 @@ class Views:
             elif part.numel():
                 self._small.append(_view(part, look))
 
+    def forget_last_two(self) -> None:
+        """The last two small ones need no look."""
+        del self._small[-2:]
+
     def reports(self) -> list[Tensor]:
         """One report for each large tensor, one for all small ones of a kind."""
         small, self._small = self._small, []
@@ -160,9 +173,10 @@ def _sample_of(tensor: Tensor) -> Look:
 
 def _parts(tensor: Tensor) -> list[Tensor]:
     """The strided tensors of which it consists."""
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-        return [part for name in names for part in _parts(getattr(tensor, name).detach())]
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [part for name in names for part in _parts(getattr(wrapper, name).detach())]
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
