@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -75,16 +76,24 @@ class SavedValues:
         look = self._look_at(tensor, references)
         self.looks.append(look)
         if self._views is not None and isinstance(look, Look):
-            self._views.add(tensor, look)
-            if self._are_running_statistics():
-                self.looks[-4:-2] = [Look.NOT, Look.NOT]
-                self._views.forget_last_two()
+            self._views.add(len(self.looks) - 1, tensor, look)
+            for number in self._running_statistics():
+                self.looks[number] = Look.NOT
+                self._views.forget(number)
 
-    def _are_running_statistics(self) -> bool:
-        """Whether the last four are those of a batch norm in training: it moves the first two, and never reads them."""
-        shape, dtype = self.kinds[-1]
-        alike = len(shape) == 1 and dtype.is_floating_point and self.kinds[-4:] == 4 * [(shape, dtype)]
-        return alike and self.looks[-4:] == [Look.WHOLE, Look.WHOLE, Look.NOT, Look.NOT]
+    def _running_statistics(self) -> range:
+        """Which of the last ones are running statistics that no module holds as buffers.
+
+        A batch norm in training saves (x, running mean, running variance, weight if any, mean, deviation). It moves the
+        running ones and its gradient does not read them.
+        """
+        kind, end = self.kinds[-1], len(self.looks)
+        if len(kind[0]) != 1 or not kind[1].is_floating_point or self.looks[-2:] != 2 * [Look.NOT]:
+            return range(0)
+        start = end - 4 if self.looks[-3:-2] == [Look.WHOLE] else end - 5
+        alike = start > 0 and self.kinds[start:] == (end - start) * [kind]
+        found = alike and self.looks[start : start + 2] == 2 * [Look.WHOLE]
+        return range(start, start + 2) if found else range(0)
 
     def close(self) -> None:
         """The first run is over."""
@@ -95,9 +104,9 @@ class SavedValues:
     def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The reports of other tensors, looked at in the same way."""
         views = Views(exact=self.exact)
-        for tensor, look in zip(tensors, self.looks, strict=True):
+        for number, (tensor, look) in enumerate(zip(tensors, self.looks, strict=True)):
             if isinstance(look, Look):
-                views.add(tensor, look)
+                views.add(number, tensor, look)
         return views.reports()
 
     def _look_at(self, tensor: Tensor, references: int) -> Look | Place:
@@ -130,10 +139,10 @@ class Views:
 
     def __init__(self, *, exact: bool) -> None:
         self._exact = exact
-        self._small: list[Tensor] = []
+        self._small: dict[int, list[Tensor]] = {}
         self._large: list[Tensor] = []
 
-    def add(self, tensor: Tensor, look: Look) -> None:
+    def add(self, number: int, tensor: Tensor, look: Look) -> None:
         """Have a part of the tensor, or the whole of it, looked at."""
         if look is Look.NOT:
             return
@@ -141,15 +150,15 @@ class Views:
             if look is Look.WHOLE and self._exact and part.numel() * part.element_size() > _SMALL:
                 self._large += fingerprint(part)
             elif part.numel():
-                self._small.append(_view(part, look))
+                self._small.setdefault(number, []).append(_view(part, look))
 
-    def forget_last_two(self) -> None:
-        """The last two small ones need no look."""
-        del self._small[-2:]
+    def forget(self, number: int) -> None:
+        """A small one needs no look."""
+        self._small.pop(number, None)
 
     def reports(self) -> list[Tensor]:
         """One report for each large tensor, one for all small ones of a kind."""
-        small, self._small = self._small, []
+        small, self._small = list(itertools.chain(*self._small.values())), {}
         return [*self._large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
 
 
