@@ -182,6 +182,8 @@ def _sample_of(tensor: Tensor) -> Look:
 
 def _parts(tensor: Tensor) -> list[Tensor]:
     """The strided tensors of which it consists."""
+    if type(tensor) in _PLAIN and tensor.layout == torch.strided:
+        return [tensor]
     wrapper: Any = tensor
     if is_traceable_wrapper_subclass(wrapper):
         names, _ = wrapper.__tensor_flatten__()
@@ -192,7 +194,7 @@ def _parts(tensor: Tensor) -> list[Tensor]:
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [tensor if type(tensor) in _PLAIN else tensor.as_subclass(Tensor)]
+    return [tensor.as_subclass(Tensor)]
 
 
 def _has_no_memory(tensor: Tensor) -> bool:

@@ -69,7 +69,9 @@ class Net(nn.Module):
 def nets(pack: str, change: Callable[[Tensor], Tensor], **options: Any) -> list[nn.Module]:
     torch.manual_seed(0)
     model = Net(PACKED[pack], change)
-    return [mn.convert(model, streams=["blocks"], backward=backward, **options) for backward in ("stored", "reversible")]
+    return [
+        mn.convert(model, streams=["blocks"], backward=backward, **options) for backward in ("stored", "reversible")
+    ]
 
 
 @pytest.mark.parametrize("pack", PACKED)
