@@ -1,4 +1,4 @@
-"""An exception in a recompute names block, stream and the likely cause; what is no fault of the block's stays as it is."""
+"""An exception in a recompute names block, stream and likely cause; what is no fault of the block stays as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that autograd saves are compared, not the stream alone: an index or a mask can be wrong where no output is."""
+"""The values that autograd saves are compared, too: an index or a mask can be wrong where no output is."""
 
 from __future__ import annotations
 
