@@ -5,6 +5,7 @@ The same replay as in a stream (generators, autocast, buffers), for modules outs
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -17,16 +18,21 @@ from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fingerprint import fingerprint
-from momentumnet.core import audit
-from momentumnet.core.audit import Fingerprint
+from momentumnet.core import audit, failures
 from momentumnet.core.ends import source_among
+from momentumnet.core.failures import Failures
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.argument_objects import LetGo
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors
+from momentumnet.recompute.saved_values import SavedValues
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
 _GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
+
+# The last passage that began with a module.
+_LATEST: weakref.WeakKeyDictionary[nn.Module, Callable[[], _Passage | None]] = weakref.WeakKeyDictionary()
 
 
 class Checkpoint:
@@ -94,28 +100,32 @@ class CheckpointChain:
 
 @dataclass(frozen=True)
 class _Link:
-    """A call, where its saved tensors go, and the fingerprint of what it returned, if that is to be compared."""
+    """A call, where its saved tensors go, what they were, and the fingerprint of its output, if that is compared."""
 
     call: BlockCall
     saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
+    values: SavedValues
     fingerprint: list[Tensor] | None
 
-    def check(self, output: Any) -> None:
-        """Have the output compared with that of the first run, when this backward ends."""
-        if self.fingerprint is None:
-            return
-        found = fingerprint(output)
-        if [report.dtype for report in found] != [report.dtype for report in self.fingerprint]:
-            raise self._differs()
-        for before, after in zip(self.fingerprint, found, strict=True):
-            audit.compare(audit.Comparison(Fingerprint(before), Fingerprint(after), self._differs))
+    def again(self, given: Tensor | None) -> tuple[Any, Collected]:
+        """What the call returns and saves this time; its output is compared with that of the first run."""
+        collected = Collected(self.call.name, lambda: self.call.origins(given))
+        with Failures(self.call).explained(), collected.collecting():
+            output = self.call.again(given)
+        if self.fingerprint is not None:
+            failures.compare(self.fingerprint, fingerprint(output), Failures(self.call).output)
+        return output, collected
 
-    def _differs(self) -> ReconstructionError:
-        return ReconstructionError(
-            f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
-            "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
-            "others='keep' if it has to stay so."
-        )
+    def fill(self, collected: Collected) -> None:
+        """Hand over what was saved, if somebody is waiting."""
+        saved = self.saved()
+        if saved is not None:
+            reports = saved.fill(collected, Failures(self.call).differ)
+            failures.compare(self.values.reports, reports, Failures(self.call).saved_values)
+
+
+def _none() -> None:
+    """There is no passage."""
 
 
 class _Passage:
@@ -143,10 +153,14 @@ class _Passage:
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
         call = BlockCall(name, module, function, given, args, kwargs)
-        saved = SavedTensors(name, self._refill)
+        values = SavedValues(functools.partial(call.origins, given), exact=True)
+        saved = SavedTensors(name, self._refill, values)
         with saved.dropping():
             output = call.first(args, kwargs)
-        self._links.append(_Link(call, weakref.ref(saved), fingerprint(output) if compared else None))
+        values.close()
+        self._links.append(_Link(call, weakref.ref(saved), values, fingerprint(output) if compared else None))
+        if not behind:
+            self._let_earlier_go(module)
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
@@ -162,19 +176,24 @@ class _Passage:
         tensor, self._source = end
         return tensor
 
+    def _let_earlier_go(self, module: nn.Module) -> None:
+        """An argument object may hold a graph by now that holds the passage to which it was given."""
+        earlier = _LATEST.get(module, _none)()
+        if earlier is not None:
+            done: dict[int, LetGo] = {}
+            for link in earlier._links:
+                link.call.let_go(done)
+        _LATEST[module] = weakref.ref(self)
+
     def _refill(self, _: SavedTensors) -> None:
         found = []
         with torch.no_grad(), audit.errors_explained():
             output = None if self._source is None else self._source()
             for link in self._links:
-                collected = Collected()
-                with collected.collecting():
-                    output = link.call.again(output)
-                link.check(output)
-                found.append((link.saved(), collected))
-        for saved, collected in found:
-            if saved is not None:
-                saved.fill(collected)
+                output, collected = link.again(output)
+                found.append((link, collected))
+            for link, collected in found:
+                link.fill(collected)
 
 
 def _is_known(module: nn.Module) -> bool:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
+from momentumnet.core.exact_state import ExactState
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import SavedTensors
+from momentumnet.recompute.saved_values import SavedValues
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -175,9 +177,10 @@ def run_block(
     step = None
     if tape.recording and (torch.is_grad_enabled() or tape.rewindable):
         step = _recorded_step(run, tape, x, args, kwargs, weight)
-        saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length))
+        saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length), step.values)
         with saved.dropping():
             output = step.call.first(args, kwargs, may_be_taken_back=tape.can_be_made_over)
+        step.first_run_ends(output)
     else:
         output = run.function(*args, **kwargs)
     _check_output(run, output, x, counter)
@@ -204,7 +207,8 @@ def _recorded_step(
     tape.play_to_end()
     call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
-    return TapeStep(call, weight, branch, tape.state.fingerprint())
+    values = SavedValues(functools.partial(call.origins, x), exact=isinstance(tape.state, ExactState))
+    return TapeStep(call, tape.name, weight, branch, tape.state.fingerprint(), values)
 
 
 def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:

@@ -163,6 +163,7 @@ class MomentumStream(StreamSettings):
                 f"{tuple(x.shape)}; the module given as initial_velocity must keep the shape"
             )
         tape, plan = self._new_tape(x, velocity, place)
+        self._passages.begin(tape)
         return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
 
     def _new_tape(
