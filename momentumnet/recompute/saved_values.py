@@ -9,16 +9,16 @@ output as it is, and make the gradient wrong. So, of what autograd saves,
   operation. What an operation keeps for itself (a pooling's indices, a dropout's mask) is a function of what it got and
   of torch's generators: small integers are compared whole, of many a sample; floats are not looked at, as some kernels
   leave room in them that nobody has written to;
-- of floats with a gradient a sample of values is compared: enough to see that all are others, where the output does not
-  tell because a factor behind them is zero (a gate at its start).
+- of the last floats with a gradient a sample of values is compared: enough to see that all are others, where the output
+  does not tell because a factor behind them is zero (a gate at its start) or too small for the stream to resolve.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-import itertools
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +36,8 @@ Kind = tuple[torch.Size, torch.dtype]
 
 # Values of a sample.
 _SAMPLE = 256
+# Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
+_SAMPLED = 4
 # Tensors up to these bytes are looked at together, larger ones each in a pass of its own.
 _SMALL = 1 << 18
 _PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})
@@ -68,6 +70,7 @@ class SavedValues:
         self.looks: list[Look | Place] = []
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
+        self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
         self._origins: Callable[[], Origins] | None = functools.cache(origins)
 
     def note(self, tensor: Tensor, references: int) -> None:
@@ -98,7 +101,11 @@ class SavedValues:
     def close(self) -> None:
         """The first run is over."""
         if self._views is not None:
+            for number, tensor in self._last:
+                self.looks[number] = look = _sample_of(tensor)
+                self._views.add(number, tensor, look)
             self.reports = self._views.reports()
+        self._last.clear()
         self._views = self._origins = None
 
     def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -110,22 +117,28 @@ class SavedValues:
         return views.reports()
 
     def _look_at(self, tensor: Tensor, references: int) -> Look | Place:
-        if _has_no_memory(tensor) or self._origins is None:
+        if self._origins is None or _has_no_memory(tensor):
+            return Look.NOT
+        integers = not (tensor.is_floating_point() or tensor.is_complex())
+        if tensor.requires_grad:
+            place = self._origins().starting_at(tensor)
+            if place is None and self.exact:
+                self._last.append((len(self.looks), tensor.detach()))
+            return Look.NOT if place is None else place
+        held = references > _references_of_own_results()
+        if not held and not integers:
             return Look.NOT
         place = self._origins().place_of(tensor)
         if place is not None:
             return place
-        integers = not (tensor.is_floating_point() or tensor.is_complex())
         if not self.exact:
-            return Look.WHOLE if integers and references > _references_of_own_results() else Look.NOT
+            return Look.WHOLE if integers and held else Look.NOT
         small = tensor.numel() * tensor.element_size() <= _SMALL
-        if tensor.requires_grad:
-            return _sample_of(tensor)
-        if references > _references_of_own_results():
+        if held:
             # What a function written in Python makes for its own backward (compiled code is one) is like its output.
             is_whole = integers or small or not _is_saved_by_python_function()
             return Look.WHOLE if is_whole else _sample_of(tensor)
-        if not integers or _is_scratch(tensor):
+        if _is_scratch(tensor):
             return Look.NOT
         return Look.WHOLE if small else _sample_of(tensor)
 
@@ -158,7 +171,8 @@ class Views:
 
     def reports(self) -> list[Tensor]:
         """One report for each large tensor, one for all small ones of a kind."""
-        small, self._small = list(itertools.chain(*self._small.values())), {}
+        small = [view for number in sorted(self._small) for view in self._small[number]]
+        self._small = {}
         return [*self._large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
 
 
