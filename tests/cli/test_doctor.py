@@ -28,7 +28,7 @@ class BrokenStep(NativeStep):
 
     def undo(self, ints: Any, *rest: Any, **options: Any) -> int:
         checksum = super().undo(ints, *rest, **options)
-        ints.v[7] += 1
+        ints.tensors[1][7] += 1
         return checksum
 
 
