@@ -14,8 +14,8 @@ HEADROOM_BITS = 1
 def choose_exponent(magnitude: float, word: fp.Word, bits: int | None = None) -> int:
     """The scale k for values up to ``magnitude``: ``magnitude * 2**k`` fits ``bits`` bits.
 
-    ``bits`` are by default those that leave HEADROOM_BITS below the word's limit. k is kept within the word's coarsest scale
-    (less headroom then, or none) and its finest. Magnitude 0 counts as 1.
+    ``bits`` are by default those that leave HEADROOM_BITS below the word's limit. k is kept within the word's coarsest
+    scale (less headroom then, or none) and its finest. Magnitude 0 counts as 1.
     """
     exponent = (full_bits(word) if bits is None else bits) - math.frexp(magnitude or 1.0)[1]
     return min(max(exponent, word.min_exponent), word.max_exponent)

@@ -5,8 +5,9 @@ r"""The momentum step on integers, in plain PyTorch: the readable reference for 
     x <- x + v + [2s >= B2]
 
 All tensors are 1-D and contiguous; a state is worked on in pieces, as it may lie in fewer bits than are computed with
-(`arithmetic.planes`). What passes the bits of the word wraps around, and comes back when it is undone. Rewinding is cut in two, because the earlier x is needed before the branch is known:
-`rewind` takes x back, `undo` then takes v and s back, and may take x back one step more (it goes *ahead*).
+(`arithmetic.planes`). What passes the bits of the word wraps around, and comes back when it is undone. Rewinding is cut
+in two, because the earlier x is needed before the branch is known: `rewind` takes x back, `undo` then takes v and s
+back, and may take x back one step more (it goes *ahead*).
 """
 
 from __future__ import annotations

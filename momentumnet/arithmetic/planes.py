@@ -122,7 +122,8 @@ class Integers:
             ValueError: the table has no such bits.
         """
         if bits not in _DTYPES:
-            raise ValueError(f"integers have {' or '.join(map(str, _DTYPES))} bits of a word and of the store, got {bits}")
+            known = " or ".join(map(str, _DTYPES))
+            raise ValueError(f"the bits of a word and of its store must be {known}, got {bits}")
         return cls(*(torch.empty(size, dtype=dtype, device=device) for dtype in _DTYPES[bits]))
 
     @property

@@ -77,9 +77,7 @@ def refine(ints: Integers, bound: int, bits: int, low_bits: tuple[Tensor, ...]) 
         piece.v.write(fp.join_low_bits(piece.v.read() + carry, low_v, bits).sub_(carry))
 
 
-def write_refined_position(
-    x: Plane, bits: int, low_bits: tuple[Tensor, ...], scale: Scale, position: Tensor
-) -> None:
+def write_refined_position(x: Plane, bits: int, low_bits: tuple[Tensor, ...], scale: Scale, position: Tensor) -> None:
     """Write x alone as it was before `coarsen`, at its ``scale`` then, to ``position`` as floats."""
     pieces = zip(x.split(PIECE), position.split(PIECE), *(part.split(PIECE) for part in low_bits), strict=True)
     for piece, floats, *packed in pieces:

@@ -27,8 +27,9 @@ NARROW_GAMMA = Fraction(1, 2)
 TYPICAL_BITS = {torch.float32: 22, torch.float16: 13, torch.bfloat16: 10, torch.float64: 0}
 # Fewest bits for the largest magnitude in half-precision streams: x and v take two bytes each at rest then.
 HALF_BITS = 14
-# Most bits for the largest magnitude where the word has 24, so that at least five are free above: few passes outgrow it.
-JOINT_BITS = 17
+# Most bits for the largest magnitude where the word has 24: two are free above then, as in float32 streams that use
+# the whole word. Most streams leave more: five to eight.
+JOINT_BITS = 20
 # Where the state is narrow, a float32 stream has the precision that is documented for it up to this spread.
 NARROW_TYPICAL_BITS = 18
 # Values of a tensor that are looked at to tell what is typical.

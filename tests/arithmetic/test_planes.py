@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -80,7 +81,7 @@ def test_pieces_are_few_and_cover_all(size: int) -> None:
     places = [where for where, _ in Integers(first, first).pieces()]
     assert len(places) <= MOST_PIECES
     assert sum(where.stop - where.start for where in places) == size
-    assert all(one.stop == other.start for one, other in zip(places, places[1:], strict=False))
+    assert all(one.stop == other.start for one, other in itertools.pairwise(places))
     assert sum(plane.size for plane in Integers(first, first).v.pieces()) == size
     assert piece_of(size) % 1024 == 0
 

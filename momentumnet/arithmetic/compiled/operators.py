@@ -47,12 +47,12 @@ def _check(
             raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
 
 
-def _state(
-    x: Tensor, v: Tensor, s: Tensor | None
-) -> tuple[tuple[str, Tensor | None, Collection[torch.dtype]], ...]:
+def _state(x: Tensor, v: Tensor, s: Tensor | None) -> tuple[tuple[str, Tensor | None, Collection[torch.dtype]], ...]:
     """v and s as they are to be beside x. Without s, x and v are the words of joint integers."""
     if s is None and x.dtype == torch.int64:
-        raise ValueError("s must be torch.int64 beside x of torch.int64, got none; only words of torch.int32 hold it, too")
+        raise ValueError(
+            "s must be torch.int64 beside x of torch.int64, got none; words of torch.int32 can hold it, too"
+        )
     stores = (x.dtype, torch.int16) if x.dtype == torch.int32 else (x.dtype,)
     return ("v", v, (x.dtype,)), ("s", s, stores)
 

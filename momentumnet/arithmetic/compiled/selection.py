@@ -67,7 +67,8 @@ class NativeStep:
 
     def _run_on(self, kernel: str, plane: Plane, words: Tensor, field: Field) -> None:
         constants = field_of(field.width, field.signed, plane.place)
-        launch(kernel, constants, *(*plane.tensors, None)[:2], words)
+        first, *second = plane.tensors
+        launch(kernel, constants, first, *(second or (None,)), words)
 
 
 def move_plan(move: Move, ints: Integers, position: torch.dtype, *, ahead: bool) -> libraries.Plan:

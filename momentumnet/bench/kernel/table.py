@@ -28,8 +28,9 @@ def table(rows: Sequence[Row], implementation: str) -> Table:
         cells,
         notes=(
             f"Kernels: {implementation}.",
-            "Every operation moves the same bytes, 28 for each element of the state (32 at a gamma whose store takes the "
-            "whole word); x.add_(v) runs over as many floats as that takes. 1 in the last column is the speed of memory.",
+            "Every operation moves the same bytes, 28 for each element of the state (32 at a gamma whose store takes "
+            "the whole word); x.add_(v) runs over as many floats as that takes. 1 in the last column is the speed of "
+            "memory.",
         ),
         left=1,
     )
