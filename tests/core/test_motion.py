@@ -119,12 +119,14 @@ def test_values_past_22_bits_are_seen(where: str) -> None:
 
 def test_what_32_bits_carry_24_bits_carry_in_coarser_units() -> None:
     state = joint(torch.ones(3, dtype=torch.bfloat16), Fraction(1, 2), 1.0)
+    first = step_of(state, torch.tensor([1.0, 2.0, 2e7], dtype=torch.bfloat16), Fraction(1, 2))
+    assert INT24.min_exponent < state.exponent < 0
     step = step_of(state, torch.tensor([1.0, -1.9e9, 2.0], dtype=torch.bfloat16), Fraction(1, 2))
     assert state.exponent == INT24.min_exponent == -8
     assert float(state.position(torch.float64)[1]) == pytest.approx(-0.95e9, rel=0.01)
     with pytest.raises(StateRangeError, match=r"below 1\.074e\+09"):
         state.step(Branch(torch.full((3,), 4e9, dtype=torch.bfloat16)), Fraction(1, 2))
-    undo_all(state, [step])
+    undo_all(state, [first, step])
 
 
 @pytest.mark.usefixtures("_implementation")
