@@ -118,7 +118,7 @@ def test_values_past_22_bits_are_seen(where: str) -> None:
 
 
 def test_what_32_bits_carry_24_bits_carry_in_coarser_units() -> None:
-    state = joint(torch.ones(3, dtype=torch.bfloat16), Fraction(1, 2), 1.0)
+    state = joint(torch.ones(3, dtype=torch.bfloat16), Fraction(1, 2), 1.0, bits=21)
     first = step_of(state, torch.tensor([1.0, 2.0, 2e7], dtype=torch.bfloat16), Fraction(1, 2))
     assert INT24.min_exponent < state.exponent < 0
     step = step_of(state, torch.tensor([1.0, -1.9e9, 2.0], dtype=torch.bfloat16), Fraction(1, 2))
