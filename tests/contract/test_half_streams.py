@@ -119,12 +119,11 @@ class Scaled(nn.Module):
         return x + torch.tanh(self.a * x)
 
 
-@pytest.mark.parametrize(("dtype", "state"), [(torch.bfloat16, 8), (torch.float16, 8), (torch.float32, 10)], ids=str)
-def test_bytes_of_a_forward_in_motion(dtype: torch.dtype, state: int) -> None:
-    """The state, and beside it a block's input and output, and what the block computes."""
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 20), (torch.float16, 20), (torch.float32, 29.5)], ids=str)
+def test_bytes_of_a_forward_in_motion(dtype: torch.dtype, most: float) -> None:
+    """The state, 8 bytes or 10, and beside it five tensors: a block's input and output, and what the block computes."""
     elements = 1 << 20
     net = mn.convert(nn.Sequential(*[Scaled().to(dtype)] * 4), streams=[""], gamma=1 / 8, final_velocity="drop")
     x = torch.randn(elements).to(dtype).requires_grad_()
     net(x).sum().backward()
-    peak = mn.measure_memory(lambda: net(x)).peak_bytes / elements
-    assert peak <= state + 5 * dtype.itemsize + 1.5
+    assert mn.measure_memory(lambda: net(x)).peak_bytes <= most * elements
