@@ -20,6 +20,8 @@ from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.ends import source_among
+from momentumnet.core.inference import gradients_on
+from momentumnet.core.transforms import at_work
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.replay import BlockCall
@@ -41,7 +43,7 @@ class Checkpoint:
             ReconstructionError: the module overwrites one of its inputs, in forward; or, in backward, it does not
                 compute again what it computed in forward.
         """
-        if not torch.is_grad_enabled():
+        if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
         return _Passage().add(name, module, function, args, kwargs, compared=True)
 
@@ -70,7 +72,7 @@ class CheckpointChain:
         self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call ``function(*args, **kwargs)`` and return its output; raises what `Checkpoint.call` does."""
-        if not torch.is_grad_enabled():
+        if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
         first, last = self._ends
         passage = _Passage() if name == first else self._passage_behind(args, kwargs)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from momentumnet.core.by_tensor import ByTensor
+from momentumnet.core.inference import NO_COUNTER
+from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError
@@ -25,7 +27,7 @@ from momentumnet.recompute.arguments import version
 class Passage:
     """Where one pass through the stream stands: carried by the identity of the tensor handed to the parent."""
 
-    tape: Tape
+    tape: Tape | PlainState
     last: int  # place of the block that returned the tensor; -1 before the first
     velocity: Tensor | None
     counter: int  # the tensor's in-place counter when it was handed out
@@ -117,13 +119,27 @@ class Passages:
             )
         return place
 
-    def check_handover(self, block: str, key: int | str, x: Tensor, passage: Passage) -> None:
+    def check_handover(
+        self, block: str, key: int | str, x: Tensor, passage: Passage, transform: str | None = None
+    ) -> None:
         """The tensor is as the last block returned it, and stands where the first block's did.
+
+        Nor has a ``transform`` begun since, to which the blocks before would be constants.
 
         Raises:
             ConversionError: it is not, or does not.
         """
         last = self._blocks[passage.last]
+        if transform is not None and not isinstance(passage.tape, PlainState):
+            raise ConversionError(
+                f"stream {self._name!r}: {transform} begins between block {last!r} and block {block!r}, which would "
+                "lose what the velocity has gathered; begin it before the stream's first block"
+            )
+        if passage.counter == NO_COUNTER:
+            raise ConversionError(
+                f"stream {self._name!r}: inference mode begins between two blocks, before block {last!r}, where a "
+                "change in place could not be seen any more; use torch.no_grad there, or begin it before the stream"
+            )
         if version(x) != passage.counter:
             raise ConversionError(
                 f"stream {self._name!r}: the tensor that block {last!r} returned was changed in place before block "
