@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
@@ -147,9 +148,9 @@ def convert(
                 stream.path,
                 stream.blocks,
                 {
-                    "magnitude": stream.magnitude,
+                    "magnitude": stream.magnitude or None,
                     "start": stream.start_magnitude or None,
-                    "spread": stream.spread,
+                    "spread": stream.spread if stream.magnitude else None,
                     "kept": kept,
                 },
             )
@@ -161,7 +162,7 @@ def convert(
         for path, blocks, measured in found
     ]
     _set_initial_velocity(runners, initial_velocity)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else _copy_of(model)
     apply(target, runners, recomputed)
     return target
 
@@ -207,7 +208,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
     Example:
         >>> original = mn.revert(converted)  # doctest: +SKIP
     """
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else _copy_of(model)
     blocks = [block for block, _ in converted_blocks(target)]
     if not blocks:
         raise ConversionError("the model holds no converted block; there is nothing to revert")
@@ -235,6 +236,12 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
         stream.set_gamma(gamma)
+
+
+def _copy_of(model: Model) -> Model:
+    if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ConversionError("the model's parameters are fake, and PyTorch cannot copy such tensors; pass inplace=True")
+    return copy.deepcopy(model)
 
 
 def _recomputed(planned: Plan) -> list[Role]:

@@ -21,7 +21,7 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.ends import source_among
 from momentumnet.core.inference import gradients_on
-from momentumnet.core.transforms import at_work
+from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.replay import BlockCall
@@ -166,7 +166,7 @@ class _Passage:
 
     def _refill(self, _: SavedTensors) -> None:
         found = []
-        with torch.no_grad(), audit.errors_explained():
+        with outside(), torch.no_grad(), audit.errors_explained():
             output = None if self._source is None else self._source()
             for link in self._links:
                 collected = Collected()

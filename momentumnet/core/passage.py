@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.core.by_tensor import ByTensor
+from momentumnet.core.carried import refusal, refusal_of_arguments
 from momentumnet.core.inference import NO_COUNTER
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
@@ -77,7 +78,7 @@ class Passages:
         """The stream tensor among a block's arguments, and where it stands: one that is carried, else the first float.
 
         Raises:
-            ConversionError: there is no floating-point tensor among them.
+            ConversionError: there is no floating-point tensor among them, or one that no stream can carry.
         """
         tensors = tensors_among(args, kwargs)
         for key, tensor in tensors.items():
@@ -85,10 +86,13 @@ class Passages:
                 return key, tensor
         for key, tensor in tensors.items():
             if tensor.is_floating_point():
+                reason = refusal(tensor)
+                if reason is not None:
+                    raise ConversionError(f"stream {self._name!r} cannot carry argument {key!r} of block {block!r}: {reason}")
                 return key, tensor
         raise ConversionError(
             f"block {block!r} of stream {self._name!r} was called without a floating-point tensor among its "
-            "arguments; a tensor inside a list or mapping cannot carry a stream"
+            f"arguments: {refusal_of_arguments(args, kwargs, tensors)}"
         )
 
     def take(self, x: Tensor) -> Passage | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core.carried import refusal_of_output
 from momentumnet.core.coupling import flush_factor
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.plain import PlainState
@@ -199,7 +200,7 @@ def run_block(
 def run_plainly(
     run: BlockRun, state: PlainState, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], weight: Fraction
 ) -> tuple[Any, Tensor]:
-    """`run_block` by the rule in ordinary operations: the block's output as it came, and the next x; raises the same."""
+    """`run_block` by the rule in ordinary operations: the block's output as it came and the next x; raises the same."""
     counter = version(x)
     output = run.function(*args, **kwargs)
     _check_output(run, output, x, counter)
@@ -234,6 +235,9 @@ def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:
             f"block {run.name!r} returned {got}; a block of a stream returns a floating-point tensor of its input's "
             f"shape {tuple(x.shape)}, alone or first in a tuple, list or mapping"
         )
+    refusal = refusal_of_output(y, x)
+    if refusal is not None:
+        raise ConversionError(f"block {run.name!r} returned a tensor that its stream cannot carry: {refusal}")
 
 
 __all__ = [

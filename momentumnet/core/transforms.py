@@ -9,6 +9,9 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +38,7 @@ def at_work(x: Tensor | None = None) -> str | None:
 
 def _found() -> str | None:
     # Private, as are the others below: no public function tells. Their tests go through all of them.
-    interpreter = torch._C._functorch.peek_interpreter_stack()
+    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
     if interpreter is not None:
         return f"torch.func ({interpreter.key().name.lower()})"
     if forward_ad._current_level >= 0:
@@ -53,6 +56,21 @@ def class_of(x: Tensor) -> str | None:
     if x.is_nested:
         return "a nested tensor"
     return None if type(x) in _MEMORY else f"a tensor of class {type(x).__name__}"
+
+
+def outside() -> AbstractContextManager[None]:
+    """Context of a recompute in a backward that is transformed itself: the forward was not, so its recompute is not."""
+    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
+        return nullcontext()
+    return _outside()
+
+
+@contextmanager
+def _outside() -> Iterator[None]:
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # takes a while to load
+
+    with forward_ad._set_fwd_grad_enabled(False), temporarily_clear_interpreter_stack():
+        yield
 
 
 def tell(stream: str, transform: str) -> None:

@@ -19,6 +19,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 
 VELOCITY_NAME = "initial_velocity"
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
 
 
 class Runner(Protocol):
@@ -44,11 +45,19 @@ class ConvertedBlock:
     _momentumnet_role: Role
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() and _is_exporting():
+            raise ConversionError("torch.export(..., strict=True) cannot see through converted blocks; pass strict=False")
         return _run(self._momentumnet_role, self, super().__call__, args, kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         get_state = getattr(self, "__getstate__", None)
         return _rebuild, (original_class(type(self)),), get_state() if get_state else self.__dict__
+
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError(
+            f"torch.jit.script would compile block {self._momentumnet_role.name!r} without its stream, as a block that "
+            "was never converted; use torch.jit.trace or torch.export, or script momentumnet.revert(model)"
+        )
 
     def _get_name(self) -> str:
         return f"Momentum({super()._get_name()})"  # type: ignore[misc]

@@ -6,13 +6,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.compiled.launching import launch, plan_of, state_plan
 from momentumnet.arithmetic.momentum_step import Integers, Move, Scale
 from momentumnet.arithmetic.packing import Codec, Field, words_for
+from momentumnet.arithmetic.reports import is_hollow
 
 
 class MomentumStep(Codec, Protocol):
@@ -86,5 +86,5 @@ def for_device(device: torch.device) -> MomentumStep:
 
 
 def for_tensor(tensor: Tensor) -> MomentumStep:
-    """The fastest implementation there is for tensors like this one: a fake tensor has no memory for a kernel."""
-    return momentum_step if isinstance(tensor, FakeTensor) else for_device(tensor.device)
+    """The fastest implementation there is for tensors like this one: a fake or meta tensor has no memory for a kernel."""
+    return momentum_step if is_hollow(tensor) else for_device(tensor.device)
