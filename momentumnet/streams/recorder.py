@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
 from momentumnet.arithmetic.reports import is_hollow
+from momentumnet.core.carried import refusal
 from momentumnet.core.resolution import spread_of
 from momentumnet.streams.calls import Call, Endpoint, Key, Trace, storage_key
 from momentumnet.streams.nested import floating, stream_output, tensors_in
@@ -72,6 +73,8 @@ class Recorder:
         candidates = [value for value in args if floating(value)][:1]
         candidates = candidates or [value for value in kwargs.values() if floating(value)]
         arguments = list(tensors_in([args, kwargs]))
+        call.refusal = next(filter(None, map(_refusal, candidates or arguments)), "")
+        candidates = [] if call.refusal else candidates
         call.takes_tensor = bool(arguments)
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {id(value): self._with_gradient(value) for value in candidates}
@@ -151,9 +154,9 @@ def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
 
 
 def _largest_magnitude(tensor: torch.Tensor) -> float:
-    """The largest finite absolute value in ``tensor``, 0 where there is none, or none that can be looked at."""
+    """The largest finite absolute value in ``tensor``, 0 where there is none."""
     values = tensor.detach()
-    if is_hollow(values) or values.layout != torch.strided or values.is_nested or values.numel() == 0:
+    if is_hollow(values) or values.numel() == 0:
         return 0.0
     low, high = torch.aminmax(values)
     top = max(-float(low), float(high))
@@ -161,6 +164,15 @@ def _largest_magnitude(tensor: torch.Tensor) -> float:
         values = values[values.isfinite()]
         return float(values.abs().amax()) if values.numel() else 0.0
     return top
+
+
+def _refusal(tensor: torch.Tensor) -> str | None:
+    if tensor.is_nested:
+        return (
+            "it is nested, so that sizes cannot be told; give a padded example (what is converted with it takes nested "
+            "tensors as well, with stored activations)"
+        )
+    return refusal(tensor)
 
 
 def _key(tensor: torch.Tensor) -> Key:
