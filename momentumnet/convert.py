@@ -240,7 +240,9 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
 
 def _copy_of(model: Model) -> Model:
     if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise ConversionError("the model's parameters are fake, and PyTorch cannot copy such tensors; pass inplace=True")
+        raise ConversionError(
+            "the model's parameters are fake, and PyTorch cannot copy such tensors; pass inplace=True"
+        )
     return copy.deepcopy(model)
 
 

@@ -48,3 +48,15 @@ def refusal_of_output(y: Tensor, x: Tensor) -> str | None:
     if class_of(x) is None and not has_memory:
         return f"it is {class_of(y)}, but the block's input a plain one; return its plain value (to_local, wait)"
     return refusal(y)
+
+
+def same_shape(first: Tensor, second: Tensor) -> bool:
+    """Whether the shapes agree. While torch.jit traces they would be tensors, and it warn that they are compared."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        return first.shape == second.shape
+    torch._C._set_tracing_state(None)
+    try:
+        return first.shape == second.shape
+    finally:
+        torch._C._set_tracing_state(state)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.core.by_tensor import ByTensor
-from momentumnet.core.carried import refusal, refusal_of_arguments
+from momentumnet.core.carried import refusal, refusal_of_arguments, same_shape
 from momentumnet.core.inference import NO_COUNTER
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
@@ -88,7 +88,9 @@ class Passages:
             if tensor.is_floating_point():
                 reason = refusal(tensor)
                 if reason is not None:
-                    raise ConversionError(f"stream {self._name!r} cannot carry argument {key!r} of block {block!r}: {reason}")
+                    raise ConversionError(
+                        f"stream {self._name!r} cannot carry argument {key!r} of block {block!r}: {reason}"
+                    )
                 return key, tensor
         raise ConversionError(
             f"block {block!r} of stream {self._name!r} was called without a floating-point tensor among its "
@@ -197,5 +199,5 @@ def rivals_of(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> froze
     return frozenset(
         key
         for key, value in tensors_among(args, kwargs).items()
-        if value is not x and value.is_floating_point() and not value.is_nested and value.shape == x.shape
+        if value is not x and value.is_floating_point() and not value.is_nested and same_shape(value, x)
     )

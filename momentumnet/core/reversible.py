@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.carried import refusal_of_output
+from momentumnet.core.carried import refusal_of_output, same_shape
 from momentumnet.core.coupling import flush_factor
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.plain import PlainState
@@ -229,7 +229,7 @@ def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:
     y = stream_of(output)
     if isinstance(y, Tensor) and y.is_nested and x.is_nested:
         return  # has no shape to compare
-    if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
+    if not isinstance(y, Tensor) or not same_shape(y, x) or not y.is_floating_point():
         got = f"a tensor of shape {tuple(y.shape)}, {y.dtype}" if isinstance(y, Tensor) else type(output).__name__
         raise ConversionError(
             f"block {run.name!r} returned {got}; a block of a stream returns a floating-point tensor of its input's "

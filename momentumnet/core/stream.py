@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.core import ends, reversible, transforms
+from momentumnet.core.carried import same_shape
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
@@ -160,7 +161,7 @@ class MomentumStream(StreamSettings):
 
     def _start(self, x: Tensor, place: int, transform: str | None) -> Passage:
         velocity = None if self.velocity_module is None else self.velocity_module(x)
-        if velocity is not None and velocity.shape != x.shape:
+        if velocity is not None and not same_shape(velocity, x):
             raise ConversionError(
                 f"stream {self.name!r}: the initial velocity has shape {tuple(velocity.shape)}, the stream "
                 f"{tuple(x.shape)}; the module given as initial_velocity must keep the shape"

@@ -46,7 +46,9 @@ class ConvertedBlock:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_dynamo_compiling() and _is_exporting():
-            raise ConversionError("torch.export(..., strict=True) cannot see through converted blocks; pass strict=False")
+            raise ConversionError(
+                "torch.export(..., strict=True) cannot see through converted blocks; pass strict=False"
+            )
         return _run(self._momentumnet_role, self, super().__call__, args, kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -54,7 +54,15 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
 
     Returns:
         The trace, which holds the pass's activations and autograd graph until it is dropped.
+
+    Raises:
+        ConversionError: a parameter was made in inference mode.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ConversionError(
+            "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or copy "
+            "it outside"
+        )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
