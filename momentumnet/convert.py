@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
 
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
-from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, release, streams_of
+from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, copy_of, release, streams_of
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import Plan
 
@@ -162,7 +160,7 @@ def convert(
         for path, blocks, measured in found
     ]
     _set_initial_velocity(runners, initial_velocity)
-    target = model if inplace else _copy_of(model)
+    target = model if inplace else copy_of(model)
     apply(target, runners, recomputed)
     return target
 
@@ -208,7 +206,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
     Example:
         >>> original = mn.revert(converted)  # doctest: +SKIP
     """
-    target = model if inplace else _copy_of(model)
+    target = model if inplace else copy_of(model)
     blocks = [block for block, _ in converted_blocks(target)]
     if not blocks:
         raise ConversionError("the model holds no converted block; there is nothing to revert")
@@ -236,14 +234,6 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
         stream.set_gamma(gamma)
-
-
-def _copy_of(model: Model) -> Model:
-    if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise ConversionError(
-            "the model's parameters are fake, and PyTorch cannot copy such tensors; pass inplace=True"
-        )
-    return copy.deepcopy(model)
 
 
 def _recomputed(planned: Plan) -> list[Role]:

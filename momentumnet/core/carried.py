@@ -18,7 +18,7 @@ NESTED = "a tensor inside a list or mapping cannot carry a stream"
 
 
 def refusal(x: Tensor) -> str | None:
-    """Why a stream cannot carry ``x``, and the cure; None if it can. Without gradients it is as lenient as PyTorch is."""
+    """Why a stream cannot carry ``x``, and the cure; None if it can. Without gradients, what PyTorch adds will do."""
     if x.is_complex():
         return f"it is complex ({x.dtype}); let the blocks pass torch.view_as_real(z) along"
     if x.is_quantized:
@@ -52,11 +52,12 @@ def refusal_of_output(y: Tensor, x: Tensor) -> str | None:
 
 def same_shape(first: Tensor, second: Tensor) -> bool:
     """Whether the shapes agree. While torch.jit traces they would be tensors, and it warn that they are compared."""
-    state = torch._C._get_tracing_state()
+    internals: Any = torch._C  # some of it has no types
+    state = internals._get_tracing_state()
     if state is None:
         return first.shape == second.shape
-    torch._C._set_tracing_state(None)
+    internals._set_tracing_state(None)
     try:
         return first.shape == second.shape
     finally:
-        torch._C._set_tracing_state(state)
+        internals._set_tracing_state(state)

@@ -43,7 +43,7 @@ def _found() -> str | None:
         return f"torch.func ({interpreter.key().name.lower()})"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation"
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return "torch.jit.trace"
     if torch.compiler.is_compiling():
         return "torch.export"

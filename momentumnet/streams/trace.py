@@ -60,8 +60,8 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
     """
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ConversionError(
-            "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or copy "
-            "it outside"
+            "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
+            "copy it outside"
         )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

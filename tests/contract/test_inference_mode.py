@@ -203,6 +203,6 @@ def test_conversion_inside_inference_mode() -> None:
     with torch.inference_mode():
         x = torch.randn(3, WIDTH)
         net = mn.convert(model, x, inplace=True)
-        with pytest.raises(mn.ConversionError, match="made in torch.inference_mode"):
+        with pytest.raises(mn.ConversionError, match=r"made in torch\.inference_mode"):
             mn.plan(Fiddling([ResidualMLP() for _ in range(3)]), x)
     net(torch.randn(3, WIDTH)).sum().backward()

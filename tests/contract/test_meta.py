@@ -1,4 +1,4 @@
-"""Models and examples without values, on the meta device or fake: planned, converted, loaded, and exact from there on."""
+"""Models and examples without values, on the meta device or fake: planned, converted, loaded, and exact then."""
 
 from __future__ import annotations
 

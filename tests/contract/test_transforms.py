@@ -260,8 +260,8 @@ def test_a_transform_is_told_once_and_only_where_memory_was_to_be_saved(caplog: 
         for _ in range(2):
             torch.func.grad(loss(net))(rows())
     assert [record.message for record in caplog.records] == [
-        "stream 'blocks' runs under torch.func (grad): gradients and tangents are right, but such a pass runs in floats "
-        "with stored activations and saves no memory"
+        "stream 'blocks' runs under torch.func (grad): gradients and tangents are right, but such a pass runs in "
+        "floats with stored activations and saves no memory"
     ]
 
 

@@ -86,5 +86,5 @@ def for_device(device: torch.device) -> MomentumStep:
 
 
 def for_tensor(tensor: Tensor) -> MomentumStep:
-    """The fastest implementation there is for tensors like this one: a fake or meta tensor has no memory for a kernel."""
+    """The fastest implementation for tensors like this one: a fake or meta tensor has no memory for a kernel."""
     return momentum_step if is_hollow(tensor) else for_device(tensor.device)
