@@ -335,6 +335,28 @@ def test_stream_inside_a_block_that_differentiates_it_itself() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["backward of duals", "vmap over backward", "jvp over backward", "batched grads"])
+def test_stream_inside_a_block_whose_backward_is_transformed(name: str) -> None:
+    """Its forward was an ordinary pass, so its recompute is one, too."""
+
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            branches = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(3)]
+            self.inner = mn.MomentumNet(branches, gamma=0.9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.inner(x)
+
+    found = []
+    for backward in ("stored", "reversible"):
+        torch.manual_seed(0)
+        model = Chain([Nested() for _ in range(3)]).double()
+        net = mn.convert(model, streams=["blocks"], gamma=GAMMA, backward=backward)
+        found.append(TRANSFORMS[name](net))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
+
+
 def test_dropout_in_a_recompute_under_vmap() -> None:
     class Dropping(ResidualMLP):
         def __init__(self) -> None:
