@@ -16,8 +16,6 @@ from tests.contract.reference import assert_same, train_step
 from tests.contract.test_reads import reads
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
-transformers = pytest.importorskip("transformers")
-
 
 def on_meta(values: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda value: value.to("meta"), values)
@@ -110,6 +108,7 @@ def test_values_far_from_one_after_loading() -> None:
 
 
 def test_decoder_of_transformers_whose_forward_reads_values() -> None:
+    transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         hidden_size=32,
         num_hidden_layers=4,
