@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import selection
@@ -17,7 +16,7 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS, full_bits
 from momentumnet.arithmetic.layout import Layout
 from momentumnet.arithmetic.momentum_step import Branch, Move, Scale, advance, magnitude_of_floats
 from momentumnet.arithmetic.planes import Integers
-from momentumnet.arithmetic.reports import Reports, has_values
+from momentumnet.arithmetic.reports import Reports, has_values, is_hollow
 from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
@@ -265,7 +264,7 @@ class ExactState:
         found = self.extremes() if extremes is None else None
         if found is not None and has_values(found):
             extremes = found.tolist()
-        if extremes is None and isinstance(ints.tensors[0], FakeTensor):
+        if extremes is None and is_hollow(ints.tensors[0]):
             most = 1 << (self.range.bits + HEADROOM_BITS)
             extremes = (-most, most - 1) * 2
         if extremes is not None:

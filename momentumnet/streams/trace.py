@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Trace
@@ -54,7 +56,15 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
 
     Returns:
         The trace, which holds the pass's activations and autograd graph until it is dropped.
+
+    Raises:
+        ConversionError: a parameter was made in inference mode.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ConversionError(
+            "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
+            "copy it outside"
+        )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -72,5 +82,20 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
-        call_with_example(model, copied(example_inputs))
+        call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
     return recorder.trace
+
+
+def _hollow(example_inputs: Any, recorder: Recorder, stack: ExitStack) -> Any:
+    """The example, of fake tensors where it or the model lies on the meta device.
+
+    Many models read values of what they have made themselves, such as positions; where these are fake they know that
+    there are none, as compilers and exporters have taught them. On the meta device they fail.
+    """
+    tensors = [*recorder.constants, *tensors_in(example_inputs)]
+    modes = [tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)]
+    if not modes and not any(tensor.is_meta for tensor in tensors):
+        return example_inputs
+    mode = stack.enter_context(modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True))
+    recorder.constants += [mode.from_tensor(tensor) for tensor in recorder.constants]
+    return pytree.tree_map_only(torch.Tensor, mode.from_tensor, example_inputs)

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries
@@ -14,6 +13,7 @@ from momentumnet.arithmetic.compiled.launching import field_of, launch, launch_o
 from momentumnet.arithmetic.momentum_step import Move, Scale
 from momentumnet.arithmetic.packing import Codec, Field, words_for
 from momentumnet.arithmetic.planes import Integers, Plane
+from momentumnet.arithmetic.reports import is_hollow
 
 
 class MomentumStep(Codec, Protocol):
@@ -89,5 +89,5 @@ def for_device(device: torch.device) -> MomentumStep:
 
 
 def for_tensor(tensor: Tensor) -> MomentumStep:
-    """The fastest implementation there is for tensors like this one: a fake tensor has no memory for a kernel."""
-    return momentum_step if isinstance(tensor, FakeTensor) else for_device(tensor.device)
+    """The fastest implementation for tensors like this one: a fake or meta tensor has no memory for a kernel."""
+    return momentum_step if is_hollow(tensor) else for_device(tensor.device)
