@@ -7,7 +7,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from momentumnet import native
+from momentumnet import log, native
 from momentumnet.convert import convert, revert, set_gamma
 from momentumnet.core.ledger import check_replays
 from momentumnet.description import describe
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from momentumnet import init, landscape, optim, prune
 
 __version__ = "1.0.0.dev0"
+
+log.name_the_package()
 
 __all__ = [
     "CheckpointError",

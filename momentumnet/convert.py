@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -19,7 +18,7 @@ from momentumnet.planner.following import from_plan
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
+from momentumnet.streams.converted import Role, converted_blocks, copy_of, release, streams_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
 
@@ -128,7 +127,7 @@ def convert(
     else:
         runners, roles = _found(model, example_inputs, exact_gamma(gamma), streams, final_velocity, options)
         _set_initial_velocity(runners, initial_velocity)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     apply(target, runners, roles)
     model_config.note(target)
     return target
@@ -157,9 +156,9 @@ def _found(
                 stream.path,
                 stream.blocks,
                 {
-                    "magnitude": stream.magnitude,
+                    "magnitude": stream.magnitude or None,
                     "start": stream.start_magnitude or None,
-                    "spread": stream.spread,
+                    "spread": stream.spread if stream.magnitude else None,
                     "kept": kept,
                     "backward": backward,
                 },
@@ -187,7 +186,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
     Example:
         >>> original = mn.revert(converted)  # doctest: +SKIP
     """
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     blocks = [block for block, _ in converted_blocks(target)]
     if not blocks:
         raise ConversionError("the model holds no converted block; there is nothing to revert")

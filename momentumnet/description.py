@@ -42,8 +42,9 @@ def describe(model: nn.Module) -> dict[str, Any]:
     Example:
         >>> import torch
         >>> import momentumnet as mn
-        >>> encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16), 3)
-        >>> description = mn.describe(mn.convert(encoder, torch.zeros(4, 1, 8), gamma=0.9))
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> encoder = torch.nn.TransformerEncoder(layer, 3)
+        >>> description = mn.describe(mn.convert(encoder, torch.zeros(1, 4, 8), gamma=0.9))
         >>> description["streams"][0]["gamma"]
         '9/10'
         >>> again = mn.convert(encoder, like=description)

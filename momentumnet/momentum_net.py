@@ -78,6 +78,9 @@ class MomentumNet(nn.Module):
         if init_speed:
             self.stream.velocity_module = init_function
 
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError("torch.jit.script cannot compile a momentum stream; use torch.jit.trace or torch.export")
+
     @property
     def gamma(self) -> float:
         """The momentum term."""

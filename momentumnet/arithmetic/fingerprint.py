@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.layout import Layout
-from momentumnet.arithmetic.momentum_step import Integers
+from momentumnet.arithmetic.planes import Integers
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

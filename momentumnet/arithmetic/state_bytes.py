@@ -9,6 +9,11 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS
 from momentumnet.arithmetic.packing import Field
 
 
+def moving_bytes(gamma: Fraction, word: fp.Word) -> int:
+    """Bytes an element of a state in motion (see `momentumnet.arithmetic.planes`)."""
+    return (2 * word.bits + fp.store_schedule(gamma, word).store_bits) // 8
+
+
 def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> float:
     """Bytes an element, in eighths, that a state keeps between forward and backward of ``steps`` steps.
 
@@ -17,7 +22,7 @@ def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> floa
     """
     schedule = fp.store_schedule(gamma, word)
     spilled = sum(schedule[step].spills for step in range(steps))
-    if word is not fp.INT32:
+    if word is fp.INT64:
         return 3 * word.bits // 8 + spilled
     store = Field.of(0, schedule[steps].previous_bound - 1)
     return (2 * (bits + HEADROOM_BITS + 1) + store.width) / 8 + spilled

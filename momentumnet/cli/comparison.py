@@ -18,6 +18,7 @@ from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import CommandError
 from momentumnet.cli.training import Epoch, Schedule, Trainer, evaluate
+from momentumnet.description import describe
 from momentumnet.memory import format_bytes
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Comparison:
             self._run_epoch(name, trainer)
         weights = {key: value.cpu() for key, value in network.state_dict().items()}
         torch.save(weights, self.output / f"{name}.pt")
+        if name == MOMENTUM:
+            (self.output / f"{name}.json").write_text(json.dumps(describe(network), indent=2) + "\n")
         return trainer.done
 
     def _resume(self, trainer: Trainer) -> None:
@@ -157,7 +160,10 @@ class Comparison:
             f"Converted at gamma {self.settings['gamma']}, others {self.settings['others']}. Memory and time are those "
             f"of one forward and backward pass over {self.schedule.batch_size} images, beside parameters and gradients."
         )
-        self.report.line(f"The fine-tuned weights, which fit the unconverted network too: {self.output / MOMENTUM}.pt")
+        self.report.line(
+            f"The fine-tuned weights, which fit the unconverted network too: {self.output / MOMENTUM}.pt. The network "
+            f"that was trained: momentumnet.convert(model, like=...) with what {self.output / MOMENTUM}.json holds"
+        )
         values = {
             "command": "finetune",
             "settings": dict(self.settings),

@@ -21,6 +21,8 @@ from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit, failures
 from momentumnet.core.ends import source_among
 from momentumnet.core.failures import Failures
+from momentumnet.core.inference import gradients_on
+from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.argument_objects import LetGo
 from momentumnet.recompute.arguments import version
@@ -47,7 +49,7 @@ class Checkpoint:
             ReconstructionError: the module overwrites one of its inputs, in forward; or, in backward, it does not
                 compute again what it computed in forward.
         """
-        if not torch.is_grad_enabled():
+        if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
         return _Passage().add(name, module, function, args, kwargs, compared=True)
 
@@ -76,7 +78,7 @@ class CheckpointChain:
         self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call ``function(*args, **kwargs)`` and return its output; raises what `Checkpoint.call` does."""
-        if not torch.is_grad_enabled():
+        if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
         first, last = self.ends
         passage = _Passage() if name == first else self._passage_behind(args, kwargs)
@@ -187,7 +189,7 @@ class _Passage:
 
     def _refill(self, _: SavedTensors) -> None:
         found = []
-        with torch.no_grad(), audit.errors_explained():
+        with outside(), torch.no_grad(), audit.errors_explained():
             output = None if self._source is None else self._source()
             for link in self._links:
                 output, collected = link.again(output)

@@ -73,6 +73,7 @@ class StreamScale:
         self._name, self._blocks = name, blocks
         self._magnitude, self._start, self._spread = magnitude, start, spread
         self._coarsest: Mapping[int, int] = {}
+        self._told: list[float] = []  # the magnitude that the log was told of; copies of this scale share it
 
     def state(self) -> dict[str, Any]:
         """All that has been learned, as numbers: ``coarsest`` as pairs of place and scale."""
@@ -174,12 +175,15 @@ class StreamScale:
             self._magnitude = max(self._magnitude, largest)
 
     def _widen(self, magnitude: float) -> None:
-        logger.warning(
-            "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g (no value was lost)",
-            self._name,
-            self._magnitude,
-            magnitude,
-        )
+        if not self._told:
+            self._told.append(magnitude)
+            logger.info(
+                "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g. No value was lost, "
+                "and there is nothing to do; this is told once",
+                self._name,
+                self._magnitude,
+                magnitude,
+            )
         self._magnitude = magnitude
 
 

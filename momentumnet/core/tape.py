@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core import audit
+from momentumnet.core import audit, transforms
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
@@ -245,7 +245,7 @@ class Tape:
 
     def refill(self, index: int, saved: SavedTensors) -> None:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
-        with self.lock, torch.no_grad(), audit.errors_explained():
+        with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
             self.settle()
             previous = self.filled() if self.filled is not None else None
             if previous is not None:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.resolution import resolution_for
+from momentumnet.core.resolution import Resolution, resolution_for
 from momentumnet.planner.measure import measured
 from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
 from momentumnet.streams.block import ResidualStream
@@ -138,16 +137,18 @@ def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, de
     if not gamma or arithmetic == "float":
         return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0, 0.0)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
-    step, undo = _step_seconds(stream, gamma, device) if found.word is INT32 else (0.0, 0.0)
+    step, undo = _step_seconds(stream, gamma, found, device)
     return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, step, undo)
 
 
-def _step_seconds(stream: ResidualStream, gamma: Fraction, device: torch.device) -> tuple[float, float]:
+def _step_seconds(
+    stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device
+) -> tuple[float, float]:
     """Times of a step and of taking it back, on a stream of this size."""
     x = torch.zeros(stream.shape, dtype=stream.dtype, device=device)
     seconds: list[tuple[float, float]] = []
     with torch.no_grad():
-        state = ExactState(x, None, gamma, 10, "planned", careful=False)
+        state = ExactState(x, None, gamma, 10, "planned", found.bits, word=found.word, careful=False)
         for _ in range(3):
             _wait(device)
             start = time.perf_counter()

@@ -73,7 +73,8 @@ def _does_not_fit(options: Options, limit: int) -> ConversionError:
     in_loss = moment.unit == len(profile.units)
     where = "the loss" if in_loss else f"{moment.phase} of {profile.units[moment.unit].names[0]!r}"
     share = min(1.0, (limit * (1 - MARGIN) - gradients) / max(1, smallest - gradients))
-    advice = f"a batch of about {math.floor(100 * share)} % of this size" if share > 0 else "nothing: no batch is small enough"
+    smaller = f"a batch of about {math.floor(100 * share)} % of this size"
+    advice = smaller if share > 0 else "nothing: no batch is small enough"
     return ConversionError(
         f"no choice fits a budget of {format_bytes(limit)}. The least is about "
         f"{format_bytes(math.ceil(smallest / (1 - MARGIN)))}, for {where}; gradients of parameters take up to "

@@ -159,7 +159,7 @@ def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _nothing(_: object) -> None:
+def _nothing(_: object) -> Any:
     return None
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import torch
 
 from momentumnet.arithmetic.fixed_point import Word
-from momentumnet.arithmetic.state_bytes import resting_bytes
+from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
 
 # A storage that autograd keeps, by number.
 Key = int
@@ -87,7 +87,7 @@ class StreamProfile:
         """Bytes of the state while its stream runs."""
         if self.word is None:
             return 2 * self.elements * max(4, self.dtype.itemsize)
-        return 3 * self.elements * self.word.bits // 8
+        return self.elements * moving_bytes(self.gamma, self.word)
 
     def at_rest(self, steps: int) -> int:
         """Bytes of the state while it waits for backward to undo so many steps."""

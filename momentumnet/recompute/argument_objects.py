@@ -90,7 +90,8 @@ def _children(value: Any) -> Iterator[Any]:
 
 def _parts(value: Any, most: int) -> Iterator[Any]:
     """The object and all that it holds, each once."""
-    pending, seen = [value], set()
+    pending: list[Any] = [value]
+    seen: set[int] = set()
     while pending and len(seen) < most:
         part = pending.pop()
         if isinstance(part, (bool, int, float, str, type(None))):
@@ -115,9 +116,10 @@ def _without_history(value: Any, done: dict[int, Any]) -> Any:
         copied = done[id(value)] = {}
         copied |= {key: _without_history(part, done) for key, part in value.items()}
     elif type(value) in (tuple, set, frozenset):
-        copied = type(value)(_without_history(part, done) for part in value)
+        kind: Any = type(value)
+        copied = kind(_without_history(part, done) for part in value)
     elif _is_plain(value):
-        copied = done[id(value)] = type(value).__new__(type(value))
+        copied = done[id(value)] = object.__new__(type(value))
         copied.__dict__.update({key: _without_history(part, done) for key, part in vars(value).items()})
     done[id(value)] = copied
     return copied

@@ -49,7 +49,7 @@ class Arguments:
         self._objects: list[tuple[int | str, Any]] = []
         self._changed: list[tuple[int | str, str]] = []
         if not flat:
-            named = (*enumerate(args), *kwargs.items())
+            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
             self._objects = [(key, (leaf, signature(leaf))) for key, leaf in found]
 

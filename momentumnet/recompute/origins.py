@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_PLAIN = (Tensor, nn.Parameter)
 
 
 class Place(NamedTuple):
@@ -28,20 +30,39 @@ class Origins:
     """
 
     def __init__(self, given: Iterable[tuple[str, Tensor]]) -> None:
-        # The storage is held, so that nobody else gets its address while this lives.
-        self._strided: dict[int, tuple[str, int, Any]] = {}
-        self._others: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in given:
+        # The tensors are held, so that nobody else gets their addresses while this lives.
+        self._given = list(given)
+        self._starts: dict[int, str] = {}
+        for name, tensor in self._given:
+            if type(tensor) in _PLAIN and tensor.layout == torch.strided:
+                self._starts.setdefault(tensor.data_ptr(), name)
+        self._strided: dict[int, tuple[str, int, Any]] | None = None
+        self._others: dict[int, str] = {}
+
+    def starting_at(self, tensor: Tensor) -> Place | None:
+        """Where the tensor lies, if it begins where a given one begins; that is found with little on the host."""
+        if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
+            return self.place_of(tensor)
+        name = self._starts.get(tensor.data_ptr())
+        return None if name is None else Place(name, 0)
+
+    def _look_closer(self) -> dict[int, tuple[str, int, Any]]:
+        """The given tensors by their storages."""
+        found: dict[int, tuple[str, int, Any]] = {}
+        for name, tensor in self._given:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                self._strided.setdefault(storage._cdata, (name, tensor.storage_offset(), storage))
+                found.setdefault(storage._cdata, (name, int(tensor.storage_offset()), storage))
             else:
-                self._others.setdefault(id(tensor), (name, tensor))
+                self._others.setdefault(id(tensor), name)
+        return found
 
     def place_of(self, tensor: Tensor) -> Place | None:
         """Where the tensor lies; None if it was not given."""
+        if self._strided is None:
+            self._strided = self._look_closer()
         if tensor.layout != torch.strided:
             found = self._others.get(id(tensor))
-            return None if found is None else Place(found[0], 0)
+            return None if found is None else Place(found, 0)
         place = self._strided.get(tensor.untyped_storage()._cdata)
-        return None if place is None else Place(place[0], tensor.storage_offset() - place[1])
+        return None if place is None else Place(place[0], int(tensor.storage_offset()) - place[1])

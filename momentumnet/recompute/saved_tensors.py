@@ -7,7 +7,6 @@ owns it, so a recomputed tensor is freed as soon as it has been used.
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
 import weakref
@@ -68,7 +67,6 @@ class SavedTensors:
         self._refill = refill
         self._values = values
         self._slots: list[weakref.ref[Slot]] = []
-        self._kinds: list[Kind] = []
         self._input: tuple[Tensor, int] | None = None
 
     def keep_input(self, x: Tensor) -> None:
@@ -101,7 +99,6 @@ class SavedTensors:
         if _WATCHERS.stack:
             _WATCHERS.stack[-1].append(tensor)
         self._slots.append(weakref.ref(slot))
-        self._kinds.append((tensor.shape, tensor.dtype))
         self._values.note(tensor, references)
         return slot
 
@@ -121,10 +118,11 @@ class SavedTensors:
         """
         tensors = collected.checked(self._name)
         kinds = [(tensor.shape, tensor.dtype) for tensor in tensors]
-        if kinds != self._kinds:
-            raise differ(f"saved other tensors for backward when it was recomputed ({_difference(self._kinds, kinds)})")
-        for place, other in zip(self._values.looks, collected.places, strict=True):
-            if isinstance(place, Place) and place != other:
+        expected = self._values.kinds
+        if kinds != expected:
+            raise differ(f"saved other tensors for backward when it was recomputed ({_difference(expected, kinds)})")
+        for place, tensor in zip(self._values.looks, tensors, strict=True):
+            if isinstance(place, Place) and (other := collected.place_of(tensor)) != place:
                 raise differ(f"saved {_told(place)} in forward and {_told(other)} when it was recomputed")
         for reference, tensor in zip(self._slots, tensors, strict=True):
             slot = reference()
@@ -181,8 +179,8 @@ class Collected:
     def __init__(self, name: str, origins: Callable[[], Origins]) -> None:
         self._tensors: list[tuple[Tensor, int]] = []
         self._left = LeftBehind(name)
-        self._origins = functools.cache(origins)
-        self.places: list[Place | None] = []
+        self._find_origins = origins
+        self._origins: Origins | None = None
 
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
@@ -191,8 +189,15 @@ class Collected:
     def _collect(self, tensor: Tensor) -> LeftBehind:
         alias = tensor.detach()
         self._tensors.append((alias, alias._version))
-        self.places.append(self._origins().place_of(tensor))
+        if self._origins is None:
+            self._origins = self._find_origins()
         return self._left
+
+    def place_of(self, tensor: Tensor) -> Place | None:
+        """Where one of the tensors lies, among those that the recompute was given."""
+        if self._origins is None:
+            return None
+        return self._origins.starting_at(tensor) or self._origins.place_of(tensor)
 
     def checked(self, name: str) -> list[Tensor]:
         """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well)."""
@@ -215,7 +220,7 @@ class LeftBehind:
 
 
 def without_saved_tensors(name: str, values: SavedValues | None = None) -> saved_tensors_hooks:
-    """Context of a recompute of the block ``name`` of which only the output is wanted, and the ``values`` that it saves.
+    """Context of a recompute of the block ``name`` of which only the output is wanted, and what ``values`` take.
 
     Gradients stay enabled in it: without them PyTorch picks other kernels, whose last bits differ.
     """

@@ -9,8 +9,8 @@ output as it is, and make the gradient wrong. So, of what autograd saves,
   operation. What an operation keeps for itself (a pooling's indices, a dropout's mask) is a function of what it got and
   of torch's generators: small integers are compared whole, of many a sample; floats are not looked at, as some kernels
   leave room in them that nobody has written to;
-- of floats with a gradient a sample of values is compared: enough to see that all are others, where the output does not
-  tell because a factor behind them is zero (a gate at its start).
+- of the last floats with a gradient a sample of values is compared: enough to see that all are others, where the output
+  does not tell because a factor behind them is zero (a gate at its start) or too small for the stream to resolve.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ Kind = tuple[torch.Size, torch.dtype]
 
 # Values of a sample.
 _SAMPLE = 256
+# Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
+_SAMPLED = 4
 # Tensors up to these bytes are looked at together, larger ones each in a pass of its own.
 _SMALL = 1 << 18
 _PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})
@@ -67,6 +70,7 @@ class SavedValues:
         self.looks: list[Look | Place] = []
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
+        self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
         self._origins: Callable[[], Origins] | None = functools.cache(origins)
 
     def note(self, tensor: Tensor, references: int) -> None:
@@ -75,39 +79,66 @@ class SavedValues:
         look = self._look_at(tensor, references)
         self.looks.append(look)
         if self._views is not None and isinstance(look, Look):
-            self._views.add(tensor, look)
+            self._views.add(len(self.looks) - 1, tensor, look)
+            for number in self._running_statistics():
+                self.looks[number] = Look.NOT
+                self._views.forget(number)
+
+    def _running_statistics(self) -> range:
+        """Which of the last ones are running statistics that no module holds as buffers.
+
+        A batch norm in training saves (x, running mean, running variance, weight if any, mean, deviation). It moves the
+        running ones and its gradient does not read them.
+        """
+        kind, end = self.kinds[-1], len(self.looks)
+        if len(kind[0]) != 1 or not kind[1].is_floating_point or self.looks[-2:] != 2 * [Look.NOT]:
+            return range(0)
+        start = end - 4 if self.looks[-3:-2] == [Look.WHOLE] else end - 5
+        alike = start > 0 and self.kinds[start:] == (end - start) * [kind]
+        found = alike and self.looks[start : start + 2] == 2 * [Look.WHOLE]
+        return range(start, start + 2) if found else range(0)
 
     def close(self) -> None:
         """The first run is over."""
         if self._views is not None:
+            for number, tensor in self._last:
+                self.looks[number] = look = _sample_of(tensor)
+                self._views.add(number, tensor, look)
             self.reports = self._views.reports()
+        self._last.clear()
         self._views = self._origins = None
 
     def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The reports of other tensors, looked at in the same way."""
         views = Views(exact=self.exact)
-        for tensor, look in zip(tensors, self.looks, strict=True):
+        for number, (tensor, look) in enumerate(zip(tensors, self.looks, strict=True)):
             if isinstance(look, Look):
-                views.add(tensor, look)
+                views.add(number, tensor, look)
         return views.reports()
 
     def _look_at(self, tensor: Tensor, references: int) -> Look | Place:
-        if _has_no_memory(tensor) or self._origins is None:
+        if self._origins is None or _has_no_memory(tensor):
+            return Look.NOT
+        integers = not (tensor.is_floating_point() or tensor.is_complex())
+        if tensor.requires_grad:
+            place = self._origins().starting_at(tensor)
+            if place is None and self.exact:
+                self._last.append((len(self.looks), tensor.detach()))
+            return Look.NOT if place is None else place
+        held = references > _references_of_own_results()
+        if not held and not integers:
             return Look.NOT
         place = self._origins().place_of(tensor)
         if place is not None:
             return place
-        integers = not (tensor.is_floating_point() or tensor.is_complex())
         if not self.exact:
-            return Look.WHOLE if integers and references > _references_of_own_results() else Look.NOT
+            return Look.WHOLE if integers and held else Look.NOT
         small = tensor.numel() * tensor.element_size() <= _SMALL
-        if tensor.requires_grad:
-            return _sample_of(tensor)
-        if references > _references_of_own_results():
+        if held:
             # What a function written in Python makes for its own backward (compiled code is one) is like its output.
             is_whole = integers or small or not _is_saved_by_python_function()
             return Look.WHOLE if is_whole else _sample_of(tensor)
-        if not integers or _is_scratch(tensor):
+        if _is_scratch(tensor):
             return Look.NOT
         return Look.WHOLE if small else _sample_of(tensor)
 
@@ -121,10 +152,10 @@ class Views:
 
     def __init__(self, *, exact: bool) -> None:
         self._exact = exact
-        self._small: list[Tensor] = []
+        self._small: dict[int, list[Tensor]] = {}
         self._large: list[Tensor] = []
 
-    def add(self, tensor: Tensor, look: Look) -> None:
+    def add(self, number: int, tensor: Tensor, look: Look) -> None:
         """Have a part of the tensor, or the whole of it, looked at."""
         if look is Look.NOT:
             return
@@ -132,11 +163,16 @@ class Views:
             if look is Look.WHOLE and self._exact and part.numel() * part.element_size() > _SMALL:
                 self._large += fingerprint(part)
             elif part.numel():
-                self._small.append(_view(part, look))
+                self._small.setdefault(number, []).append(_view(part, look))
+
+    def forget(self, number: int) -> None:
+        """A small one needs no look."""
+        self._small.pop(number, None)
 
     def reports(self) -> list[Tensor]:
         """One report for each large tensor, one for all small ones of a kind."""
-        small, self._small = self._small, []
+        small = [view for number in sorted(self._small) for view in self._small[number]]
+        self._small = {}
         return [*self._large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
 
 
@@ -160,16 +196,19 @@ def _sample_of(tensor: Tensor) -> Look:
 
 def _parts(tensor: Tensor) -> list[Tensor]:
     """The strided tensors of which it consists."""
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-        return [part for name in names for part in _parts(getattr(tensor, name).detach())]
+    if type(tensor) in _PLAIN and tensor.layout == torch.strided:
+        return [tensor]
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [part for name in names for part in _parts(getattr(wrapper, name).detach())]
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [tensor if type(tensor) in _PLAIN else tensor.as_subclass(Tensor)]
+    return [tensor.as_subclass(Tensor)]
 
 
 def _has_no_memory(tensor: Tensor) -> bool:
@@ -179,7 +218,8 @@ def _has_no_memory(tensor: Tensor) -> bool:
 
 def _is_scratch(tensor: Tensor) -> bool:
     """Whether it may hold what nobody wrote: seeds of a fused attention that drew nothing, cuDNN's reserved bytes."""
-    return tensor.dtype in (torch.uint64, torch.uint8) or not tensor.dim()
+    seeds = not tensor.dim() or (tensor.numel() <= 2 and _is_saved_by_python_function())
+    return seeds or tensor.dtype in (torch.uint64, torch.uint8)
 
 
 def _is_saved_by_python_function() -> bool:

@@ -6,19 +6,24 @@ attributes and ``isinstance`` stay as they are, and code that reads a container'
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler with this module
+from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 
+Model = TypeVar("Model", bound=nn.Module)
+
 VELOCITY_NAME = "initial_velocity"
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
 
 
 class Runner(Protocol):
@@ -44,11 +49,21 @@ class ConvertedBlock:
     _momentumnet_role: Role
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() and _is_exporting():
+            raise ConversionError(
+                "torch.export(..., strict=True) cannot see through converted blocks; pass strict=False"
+            )
         return _run(self._momentumnet_role, self, super().__call__, args, kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         get_state = getattr(self, "__getstate__", None)
         return _rebuild, (original_class(type(self)),), get_state() if get_state else self.__dict__
+
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError(
+            f"torch.jit.script would compile block {self._momentumnet_role.name!r} without its stream, as a block that "
+            "was never converted; use torch.jit.trace or torch.export, or script momentumnet.revert(model)"
+        )
 
     def _get_name(self) -> str:
         return f"Momentum({super()._get_name()})"  # type: ignore[misc]
@@ -109,6 +124,17 @@ def release(block: nn.Module) -> None:
     block.__class__ = original_class(type(block))
     del block.__dict__["_momentumnet_role"]
     block._modules.pop(VELOCITY_NAME, None)
+
+
+def copy_of(model: Model) -> Model:
+    """A deep copy.
+
+    Raises:
+        ConversionError: PyTorch cannot copy the model's tensors.
+    """
+    if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ConversionError("the model's tensors are fake, and PyTorch cannot copy such tensors; pass inplace=True")
+    return copy.deepcopy(model)
 
 
 @contextmanager

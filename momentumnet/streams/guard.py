@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from momentumnet.arithmetic.reports import is_hollow
+
 _DROPOUTS: set[Callable[..., Any]] = {
     F.dropout,
     F.dropout1d,
@@ -43,7 +45,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     ]
     copies = {id(buffer): (buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()}
     tensors = [*model.parameters(), *model.buffers(), *inputs]
-    devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
+    devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
     with torch.random.fork_rng(devices=devices):
         try:
             for module in modules:
@@ -62,7 +64,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
 
 
 def _restore(buffer: torch.Tensor, copy: torch.Tensor, version: int) -> None:
-    if buffer._version == version and torch.equal(buffer.detach(), copy):
+    if buffer._version == version and (is_hollow(buffer) or torch.equal(buffer.detach(), copy)):
         return
     if buffer.grad_fn is not None:
         buffer.detach_()

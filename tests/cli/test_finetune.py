@@ -226,6 +226,9 @@ def test_checkpoint_holds_what_the_streams_learned_and_older_ones_say_that_they_
     content = torch.load(path, weights_only=True)
     names = list(content["streams"]["streams"])
     assert names
+    description = json.loads(Path("out", "momentum.json").read_text())
+    assert [stream["blocks"][0] for stream in description["streams"]] == names
+    assert {stream["gamma"] for stream in description["streams"]} == {"1/8"}
     done = finetune("--epochs", "1", "--output", "out", "--resume")
     assert "earlier version" not in done.out
     torch.save({key: value for key, value in content.items() if key != "streams"}, path)
