@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from momentumnet.memory import measure_memory
@@ -51,7 +51,7 @@ class Measures:
 
     def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
         """The cost of what returns an output and the leaves that it came from."""
-        with torch.enable_grad(), saved_tensors_hooks(_unchanged, _unchanged):
+        with torch.enable_grad(), saved_tensors_hooks(_without_history, _as_it_is):
             output, leaves = run()
             outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
             gradients = [torch.ones_like(leaf) for leaf in outputs]
@@ -64,9 +64,15 @@ class Measures:
 
             def both() -> Any:
                 output, leaves = run()
-                return _differentiate(output, [*leaves, *parameters], gradients)
+                edges = _edges(output)
+                del output  # in the step nobody holds it
+                return _differentiate(edges, [*leaves, *parameters], gradients)
+
+            def cast() -> None:
+                run()
 
             kept, whole = measure_memory(forward_alone), measure_memory(both)
+            cast_bytes = measure_memory(cast).saved_bytes if torch.is_autocast_enabled(self._device.type) else 0
         with torch.no_grad():
             free = measure_memory(run)
         return Cost(
@@ -77,6 +83,7 @@ class Measures:
             backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
             output_bytes=output_bytes,
             parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+            cast_bytes=cast_bytes,
         )
 
     def _seconds(self, run: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[float, float]:
@@ -85,7 +92,7 @@ class Measures:
             start = self._now()
             output, leaves = run()
             middle = self._now()
-            _differentiate(output, [*leaves, *parameters], gradients)
+            _differentiate(_edges(output), [*leaves, *parameters], gradients)
             forward.append(middle - start)
             backward.append(self._now() - middle)
         return min(forward), min(backward)
@@ -155,7 +162,11 @@ def _floats(output: Any) -> Iterator[Tensor]:
     return (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
+def _without_history(tensor: Tensor) -> Tensor:
+    return tensor.detach()  # with its history it would keep itself alive
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
@@ -167,11 +178,15 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-def _differentiate(output: Any, leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> Any:
-    outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
-    if not outputs or not leaves:
+def _edges(output: Any) -> list[GradientEdge]:
+    """Where the gradients of an output begin."""
+    return [get_gradient_edge(leaf) for leaf in tensors_in([output]) if leaf.requires_grad]
+
+
+def _differentiate(edges: Sequence[GradientEdge], leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> Any:
+    if not edges or not leaves:
         return None
-    return torch.autograd.grad(outputs, leaves, list(gradients), allow_unused=True)
+    return torch.autograd.grad(edges, leaves, list(gradients), allow_unused=True)
 
 
 def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

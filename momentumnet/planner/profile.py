@@ -26,6 +26,7 @@ class Cost:
         backward_peak: the same in backward, above what was kept; gradients of its input and parameters included.
         output_bytes: of what it returns, and so of the gradient that comes to it.
         parameter_bytes: of the gradients that it leaves.
+        cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
     """
 
     forward_seconds: float = 0.0
@@ -35,6 +36,7 @@ class Cost:
     backward_peak: int = 0
     output_bytes: int = 0
     parameter_bytes: int = 0
+    cast_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -121,10 +121,12 @@ class Simulation:
 
     def forward(self) -> None:
         """All units, in order."""
+        # Weights that autocast has cast wait for the forward's end; a unit that is stored has them among what it keeps.
+        casts = sum(unit.cost.cast_bytes for unit in self.units[: self.start])
         for index in range(self.start, self.stop):
             self.held.add(self.profile.glue_at(index) if index > self.start else ())
             unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
-            extra = self.held.missing(unit.entry)
+            extra = self.held.missing(unit.entry) + casts
             steps, whole = self._rewound.get(index, (0, 0))
             if stream is not None:
                 extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
@@ -136,6 +138,7 @@ class Simulation:
                 self.held.add(unit.entry)
             if stream is not None and steps and steps == whole:
                 self.states += stream.at_rest(whole)
+            casts += 0 if stored else unit.cost.cast_bytes
             self.added.append(self.held.total + self.states - before)
 
     def _keeps_input(self, index: int) -> bool:
