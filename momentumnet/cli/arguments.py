@@ -12,6 +12,8 @@ import torch
 import torchvision
 from torchvision.models import list_models
 
+from momentumnet.planner.budget import LEAST
+
 
 def gamma(text: str) -> Fraction:
     """A momentum factor in [0, 1), as a decimal or a fraction: ``0.9``, ``1/8``."""
@@ -85,6 +87,11 @@ def byte_count(text: str) -> int:
         if text.endswith(unit):
             return positive(text.removesuffix(unit).strip()) * 1024**exponent
     raise argparse.ArgumentTypeError(f"{text!r} has no unit; write for example 512MiB or 2GiB")
+
+
+def budget(text: str) -> int | str:
+    """A number of bytes with a unit, or ``least``."""
+    return text if text == LEAST else byte_count(text)
 
 
 def autocast_dtype(text: str) -> torch.dtype:

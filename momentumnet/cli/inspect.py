@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from momentumnet.cli import arguments, models
 from momentumnet.cli.errors import CommandError
 from momentumnet.cli.options import CommandText, add_command, conversion
 from momentumnet.memory import format_bytes
 from momentumnet.planning import plan
+
+if TYPE_CHECKING:
+    from momentumnet.cli.report import Report
 
 TEXT = CommandText(
     "show which blocks can be converted and what that saves",
@@ -22,6 +28,7 @@ examples:
   momentumnet inspect resnet50
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint --spare 1GiB
+  momentumnet inspect resnet101 --input 32,3,224,224 --budget 2GiB
   momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128""",
 )
 
@@ -30,8 +37,13 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     parser = add_command(commands, "inspect", TEXT, run, conversion(others="keep"))
     parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help="name of a torchvision model")
-    meaning = "shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)"
-    parser.add_argument("--input", type=arguments.shape, action="append", metavar="SHAPE", help=meaning)
+    shapes = "shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)"
+    meaning = (
+        "choose for each block and module what takes the least time within this memory, e.g. 4GiB, gradients "
+        "included and parameters not, or 'least'; measures a training step"
+    )
+    parser.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
+    parser.add_argument("--input", type=arguments.shape, action="append", metavar="SHAPE", help=shapes)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -46,6 +58,9 @@ def run(options: argparse.Namespace) -> None:
     report = Report(as_json=options.json)
     model = models.untrained(options.model)
     inputs = models.example_inputs(options.model, options.input)
+    if options.budget is not None:
+        _within_budget(report, model, inputs, options)
+        return
     try:
         planned = plan(model, inputs, gamma=options.gamma, others=options.others, spare=options.spare)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -98,5 +113,27 @@ def run(options: argparse.Namespace) -> None:
             ],
             "saved_before": planned.saved_before,
             "saved_after": planned.saved_after,
+        }
+    )
+
+
+def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespace) -> None:
+    """Shows the choices that fit a budget."""
+    if options.others != "keep" or options.spare:
+        raise CommandError("--budget chooses for each block and module; leave out --others and --spare")
+    planned = plan(model.train(), inputs, gamma=options.gamma, budget=options.budget)
+    for line in str(planned).splitlines():
+        report.line(line)
+    report.result(
+        {
+            "command": "inspect",
+            "model": options.model,
+            "gamma": str(planned.gamma),
+            "budget": planned.budget,
+            "peak": planned.peak,
+            "stored_peak": planned.stored_peak,
+            "seconds": planned.seconds,
+            "stored_seconds": planned.stored_seconds,
+            "units": [asdict(unit) for unit in planned.units],
         }
     )

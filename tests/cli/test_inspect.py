@@ -64,3 +64,21 @@ def test_memory_to_spare_keeps_the_last_blocks(command: Callable[..., Any]) -> N
     assert spared["streams"][-1]["blocks_kept"] == 2
     assert 0 < spared["saved_after"] - least["saved_after"] <= spared["spare"] == 2**20
     assert "keep their activations, with 1.00 MiB to spare" in command(*options, "--spare", "1MiB").out
+
+
+def test_choices_for_a_budget(command: Callable[..., Any]) -> None:
+    done = command("inspect", "resnet18", "--input", "2,3,32,32", "--budget", "least", "--json")
+    assert done.status == 0
+    values = json.loads(done.out)
+    assert values["peak"] <= values["stored_peak"]
+    assert [unit["names"] for unit in values["units"]][-2:] == [["layer3"], ["layer4"]]
+    assert "reversible" in done.err or "checkpointed" in done.err or "stored" in done.err
+
+
+def test_a_budget_that_nothing_fits(command: Callable[..., Any]) -> None:
+    done = command("inspect", "resnet18", "--input", "2,3,32,32", "--budget", "1MiB")
+    assert done.status != 0
+    assert "no choice fits a budget of 1.00 MiB" in done.err
+    done = command("inspect", "resnet18", "--budget", "1GiB", "--spare", "1MiB")
+    assert done.status != 0
+    assert "leave out --others and --spare" in done.err
