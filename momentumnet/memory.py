@@ -25,12 +25,12 @@ class MemoryReport:
         peak_bytes: Largest number of bytes alive at once, of those allocated during the call.
         saved_bytes: Bytes held between forward and backward: allocated during the call and alive when the first
             backward pass in it starts, or when it returns if it runs none.
-        backward_peak_bytes: Largest number of bytes alive at once from then on.
+        backward_peak_bytes: Largest number of bytes alive at once from the start of that backward pass on; 0 without one.
     """
 
     peak_bytes: int
     saved_bytes: int
-    backward_peak_bytes: int
+    backward_peak_bytes: int = 0
 
     def __str__(self) -> str:
         """Both figures, readable, e.g. ``peak 12.3 MiB, held between forward and backward 10.1 MiB``."""
@@ -127,8 +127,7 @@ def _read(profiler: profile) -> MemoryReport:
             total += _balance(alive, event.extra_fields)
             peak = max(peak, total)
             backward_peak = max(backward_peak, total) if saved is not None else 0
-    saved = total if saved is None else saved
-    return MemoryReport(peak_bytes=peak, saved_bytes=saved, backward_peak_bytes=max(saved, backward_peak))
+    return MemoryReport(peak, total if saved is None else saved, backward_peak)
 
 
 def _balance(alive: dict[tuple[str, int], int], record: Any) -> int:

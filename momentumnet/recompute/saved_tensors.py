@@ -121,8 +121,8 @@ class SavedTensors:
         expected = self._values.kinds
         if kinds != expected:
             raise differ(f"saved other tensors for backward when it was recomputed ({_difference(expected, kinds)})")
-        for place, tensor in zip(self._values.looks, tensors, strict=True):
-            if isinstance(place, Place) and (other := collected.place_of(tensor)) != place:
+        for number, place in enumerate(self._values.looks):
+            if isinstance(place, Place) and (other := collected.place_of(number)) != place:
                 raise differ(f"saved {_told(place)} in forward and {_told(other)} when it was recomputed")
         for reference, tensor in zip(self._slots, tensors, strict=True):
             slot = reference()
@@ -181,6 +181,7 @@ class Collected:
         self._left = LeftBehind(name)
         self._find_origins = origins
         self._origins: Origins | None = None
+        self._starts: list[Place | None] = []
 
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
@@ -191,13 +192,14 @@ class Collected:
         self._tensors.append((alias, alias._version))
         if self._origins is None:
             self._origins = self._find_origins()
+        self._starts.append(self._origins.starting_at(tensor))
         return self._left
 
-    def place_of(self, tensor: Tensor) -> Place | None:
+    def place_of(self, number: int) -> Place | None:
         """Where one of the tensors lies, among those that the recompute was given."""
         if self._origins is None:
             return None
-        return self._origins.starting_at(tensor) or self._origins.place_of(tensor)
+        return self._starts[number] or self._origins.place_of(self._tensors[number][0])
 
     def checked(self, name: str) -> list[Tensor]:
         """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well)."""
