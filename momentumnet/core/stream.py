@@ -28,6 +28,7 @@ from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
+from momentumnet.recompute.caches import read_only
 from momentumnet.recompute.choices import chosen, recomputing
 
 logger = logging.getLogger("momentumnet")
@@ -86,6 +87,8 @@ class MomentumStream(StreamSettings):
         """
         if self.gamma == 0 and not self.branch_is_output:
             return function(*args, **kwargs)
+        if self.backward == "reversible":
+            args, kwargs = read_only(module, args, kwargs)
         key, x = self._passages.stream_argument(block, args, kwargs)
         passage = self._passages.take(x)
         place = self._passages.place_of(block, passage)

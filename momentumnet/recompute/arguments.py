@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.objects import copied, has_state
 
 
 def version(tensor: Tensor) -> int:
@@ -16,11 +17,8 @@ def version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-class _Stream:
-    """Stands in the kept arguments where the stream tensor stood."""
-
-
-_STREAM = _Stream()
+# Stands in the kept arguments, and in the objects among them, where the stream tensor stood.
+_STREAM = torch.empty(0)
 # Arguments of these very types hold nothing, so that there is nothing to walk.
 _SINGLE = frozenset({type(None), bool, int, float, str, Tensor, nn.Parameter})
 
@@ -30,6 +28,9 @@ class Arguments:
 
     A non-leaf tensor that needs a gradient is kept as a detached alias: the block's own graph, which holds the real
     one, delivers the gradient; a reference here would tie the graph and the tape into a cycle.
+
+    An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
+    it may write to it. Its tensors are kept as if they were arguments themselves.
     """
 
     def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -42,6 +43,23 @@ class Arguments:
         aliases: dict[int, Tensor] = {}
         self._leaves = [_STREAM if stream is not None and leaf is stream else kept(leaf, aliases) for leaf in leaves]
         self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
+        self._objects: dict[int, Any] = {}
+        self._held: list[tuple[Tensor, int]] = []
+        objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
+        if objects:
+            self._keep_objects(objects, stream, aliases)
+
+    def _keep_objects(self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor]) -> None:
+        def held(tensor: Tensor) -> Tensor:
+            if tensor is stream:
+                return _STREAM
+            tensor = kept(tensor, aliases)
+            self._held.append((tensor, version(tensor)))
+            return tensor
+
+        self._objects = copied(objects, held)
+        for place in objects:
+            self._leaves[place] = None
 
     @property
     def device(self) -> torch.device:
@@ -57,12 +75,33 @@ class Arguments:
                     f"block {name!r}: a tensor argument of shape {tuple(leaf.shape)} was changed in place after the "
                     "block's forward; pass a copy, or change it only after backward"
                 )
+        for tensor, seen in self._held:
+            if version(tensor) != seen:
+                raise self._written_in_place(tensor, name)
         leaves = [stream if leaf is _STREAM else leaf for leaf in self._leaves]
+        for place, found in self._found_again(stream).items():
+            leaves[place] = found
         if self._spec is None:
             count = len(leaves) - len(self._names)
             return tuple(leaves[:count]), dict(zip(self._names, leaves[count:], strict=True))
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return args, kwargs
+
+    def _found_again(self, stream: Tensor | None) -> dict[int, Any]:
+        """The objects as the first run found them. Copies again: the call may write to them."""
+        if not self._objects:
+            return {}
+        again: dict[int, Any] = copied(self._objects, lambda tensor: stream if tensor is _STREAM else tensor)
+        return again
+
+    def _written_in_place(self, tensor: Tensor, name: str) -> ReconstructionError:
+        kinds = " or ".join(sorted({type(found).__name__ for found in self._objects.values()}))
+        return ReconstructionError(
+            f"block {name!r}: a tensor of shape {tuple(tensor.shape)} in an argument object ({kinds}) was changed in "
+            "place, in the block's forward or after it, so the object cannot be shown to the recompute as it was. If it "
+            "is a key-value cache, train without (use_cache=False) or with one that makes new tensors (DynamicCache); "
+            "else let the object take a new tensor"
+        )
 
 
 def kept(leaf: Any, aliases: dict[int, Tensor]) -> Any:
