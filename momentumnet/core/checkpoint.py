@@ -22,6 +22,7 @@ from momentumnet.core.audit import Fingerprint
 from momentumnet.core.ends import source_among
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
+from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors
 
@@ -139,6 +140,8 @@ class _Passage:
         compared: bool,
     ) -> Any:
         """Make a call for the first time, without its saved tensors, and return its output."""
+        lent = Lent(name, module, args, kwargs)
+        args, kwargs = lent.args, lent.kwargs
         behind = bool(self._links)
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
@@ -146,6 +149,7 @@ class _Passage:
         saved = SavedTensors(name, self._refill)
         with saved.dropping():
             output = call.first(args, kwargs)
+        lent.tell()
         self._links.append(_Link(call, weakref.ref(saved), fingerprint(output) if compared else None))
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(

@@ -28,7 +28,7 @@ from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
-from momentumnet.recompute.caches import read_only
+from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.choices import chosen, recomputing
 
 logger = logging.getLogger("momentumnet")
@@ -87,8 +87,9 @@ class MomentumStream(StreamSettings):
         """
         if self.gamma == 0 and not self.branch_is_output:
             return function(*args, **kwargs)
-        if self.backward == "reversible":
-            args, kwargs = read_only(module, args, kwargs)
+        lent = Lent(block, module, args, kwargs) if self.backward == "reversible" else None
+        if lent is not None:
+            args, kwargs = lent.args, lent.kwargs
         key, x = self._passages.stream_argument(block, args, kwargs)
         passage = self._passages.take(x)
         place = self._passages.place_of(block, passage)
@@ -109,6 +110,8 @@ class MomentumStream(StreamSettings):
         run = reversible.BlockRun(block, module, function, self.branch_is_output, place, coarsest)
         weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
         output, x, velocity = reversible.run_block(run, tape, entered, velocity, args, kwargs, weight)
+        if lent is not None:
+            lent.tell()
         if from_the_middle:
             # Only now: a checkpoint that needs no more than the block's inside has stopped by itself.
             raise ReconstructionError(

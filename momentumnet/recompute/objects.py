@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import functools
 import sys
 import types
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
@@ -22,21 +23,38 @@ _STATES_OF_THE_LIBRARY = (types.SimpleNamespace, UserDict, UserList)
 _NO_STATES = (Tensor, nn.Module, type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType)
 # Objects of these packages are machinery (loggers, locks, generators, process groups), not a network's state.
 _MACHINERY = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
-_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes})
+_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype})
 # What reaches more objects than this is no state of a network but a part of the program around it.
 _LARGEST = 20_000
 
 
 def has_state(value: Any) -> bool:
     """Whether ``value`` is an object or a container of Python that holds something; tensors and modules are none."""
-    kind = type(value)
-    if kind in _SIMPLE:
-        return False
-    if kind in _CONTAINERS or isinstance(value, _STATES_OF_THE_LIBRARY):
-        return True
-    if isinstance(value, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
-        return False
-    return hasattr(value, "__dict__") or isinstance(value, (list, dict, tuple, deque)) or bool(_slots(kind))
+    return _of_kind(type(value)) is not _Copying.NONE
+
+
+class _Copying(enum.Enum):
+    """How objects of a class are copied: not at all, as the class itself does it, or their attributes alone."""
+
+    NONE = enum.auto()
+    ITS_OWN = enum.auto()
+    ATTRIBUTES = enum.auto()
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_kind(kind: type) -> _Copying:
+    if kind in _CONTAINERS or issubclass(kind, _STATES_OF_THE_LIBRARY):
+        return _Copying.ITS_OWN
+    if kind in _SIMPLE or issubclass(kind, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
+        return _Copying.NONE
+    slots, container = _slots(kind), issubclass(kind, (list, dict, tuple, deque, set))
+    if not (kind.__dictoffset__ or slots or container):
+        return _Copying.NONE
+    usual = all(getattr(kind, name, None) is getattr(object, name, None) for name in _COPY_PROTOCOL)
+    return _Copying.ITS_OWN if slots or container or not usual else _Copying.ATTRIBUTES
+
+
+_COPY_PROTOCOL = ("__copy__", "__new__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
 
 
 class _Contents(NamedTuple):
@@ -110,7 +128,8 @@ def _put(owner: Any, contents: _Contents) -> None:
         owner.update(contents.items or ())
 
 
-def _slots(kind: type) -> list[str]:
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: type) -> tuple[str, ...]:
     found = []
     for base in kind.__mro__:
         names = base.__dict__.get("__slots__", ())
@@ -118,7 +137,7 @@ def _slots(kind: type) -> list[str]:
             if name not in ("__dict__", "__weakref__"):
                 hidden = name.startswith("__") and not name.endswith("__")
                 found.append(f"_{base.__name__.lstrip('_')}{name}" if hidden else name)
-    return found
+    return tuple(found)
 
 
 def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) -> Any:
@@ -156,18 +175,29 @@ class _Copies:
         self._originals: list[Any] = []  # an id means something only while its object lives
 
     def of(self, value: Any) -> Any:
+        if type(value) in _SIMPLE:
+            return value
         if isinstance(value, Tensor):
             return self._tensor(value)
-        if not has_state(value):
+        copying = _of_kind(type(value))
+        if copying is _Copying.NONE:
             return value
         if id(value) not in self._made:
             if len(self._originals) >= _LARGEST:
                 raise _TooLargeError
             self._originals.append(value)
-            self._made[id(value)] = self._copy(value)
+            usual = copying is _Copying.ATTRIBUTES
+            self._made[id(value)] = self._with_attributes(value) if usual else self._as_its_class_does(value)
         return self._made[id(value)]
 
-    def _copy(self, value: Any) -> Any:
+    def _with_attributes(self, value: Any) -> Any:
+        made = self._made[id(value)] = object.__new__(type(value))  # known before what it holds, which may hold it
+        attributes = vars(made)
+        for name, item in vars(value).items():
+            attributes[name] = self.of(item)
+        return made
+
+    def _as_its_class_does(self, value: Any) -> Any:
         if isinstance(value, tuple):
             items = [self.of(item) for item in value]
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
@@ -176,23 +206,26 @@ class _Copies:
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
             return value
         if made is not value:
-            self._made[id(value)] = made  # before what it holds, which may hold it
+            self._made[id(value)] = made
             # What the copy holds, not what the original does: its class may have copied parts that know their owner.
             _put(made, _contents_of(made).replaced(self.of))
         return made
 
 
-class AsFound:
-    """What objects and containers hold, and the values of the tensors in them, to be put back.
+class Held:
+    """What objects and containers hold, and those in them, to be compared or put back.
 
     Args:
         values: where to look. What has no state is passed over.
-        constants: tensors whose values are somebody else's affair.
+        constants: tensors that are somebody else's affair.
+
+    Attributes:
+        tensors: all other tensors that were met.
     """
 
     def __init__(self, values: Iterable[Any], constants: Iterable[Tensor] = ()) -> None:
         self._held: list[tuple[Any, _Contents]] = []
-        self._tensors: list[tuple[Tensor, int, bool, Tensor]] = []
+        self.tensors: list[Tensor] = []
         seen = set(map(id, constants))
         pending = list(values)
         while pending:
@@ -201,20 +234,42 @@ class AsFound:
             if id(value) in seen or not (is_tensor or has_state(value)):
                 continue
             seen.add(id(value))
-            if not is_tensor:
-                contents = _contents_of(value)
-                self._held.append((value, contents))
-                pending.extend(contents.values())
-            elif not (value.is_inference() or value.is_meta):
-                has_history = value.grad_fn is not None
-                self._tensors.append((value, value._version, has_history, value.detach().clone()))
+            if is_tensor:
+                self.tensors.append(value)
+                continue
+            contents = _contents_of(value)
+            self._held.append((value, contents))
+            pending.extend(contents.values())
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether everything holds the very objects that it held."""
+        return all(contents.is_same(_contents_of(owner)) for owner, contents in self._held)
 
     def put_back(self) -> None:
         """Everything holds again what it held."""
         for owner, contents in self._held:
-            if not isinstance(owner, tuple) and not contents.is_same(_contents_of(owner)):
+            if not contents.is_same(_contents_of(owner)):
                 _put(owner, contents)
-        for tensor, version, had_history, values in self._tensors:
+
+
+class Values:
+    """The values of tensors, to be put back.
+
+    Args:
+        tensors: those whose values can be read are cloned.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._kept = [
+            (tensor, tensor._version, tensor.grad_fn is not None, tensor.detach().clone())
+            for tensor in tensors
+            if not (tensor.is_inference() or tensor.is_meta)
+        ]
+
+    def put_back(self) -> None:
+        """The tensors have their values again, and no history that they did not have."""
+        for tensor, version, had_history, values in self._kept:
             if tensor._version == version and torch.equal(tensor.detach(), values):
                 continue
             if tensor.grad_fn is not None and not had_history:

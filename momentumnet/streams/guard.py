@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from momentumnet.recompute.objects import AsFound
+from momentumnet.recompute.objects import Held, Values
 
 _DROPOUTS: set[Callable[..., Any]] = {
     F.dropout,
@@ -44,7 +44,8 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
         for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    inside = AsFound(_attributes(module for module, _, _ in held), constants=model.parameters())
+    inside = Held(_attributes(module for module, _, _ in held), constants=model.parameters())
+    values = Values(inside.tensors)
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
     with torch.random.fork_rng(devices=devices):
@@ -62,6 +63,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
             inside.put_back()
+            values.put_back()
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
