@@ -98,9 +98,9 @@ class Arguments:
         kinds = " or ".join(sorted({type(found).__name__ for found in self._objects.values()}))
         return ReconstructionError(
             f"block {name!r}: a tensor of shape {tuple(tensor.shape)} in an argument object ({kinds}) was changed in "
-            "place, in the block's forward or after it, so the object cannot be shown to the recompute as it was. If it "
-            "is a key-value cache, train without (use_cache=False) or with one that makes new tensors (DynamicCache); "
-            "else let the object take a new tensor"
+            "place, in the block's forward or after it, so the object cannot be shown to the recompute as it was. If "
+            "it is a key-value cache, train without one (use_cache=False), or with one that makes new tensors "
+            "(DynamicCache); else let the object take a new tensor, or convert with backward='stored'"
         )
 
 

@@ -54,8 +54,8 @@ class Lent:
         made, kind = copied(cache), type(cache).__name__
         if made is cache:
             raise ConversionError(
-                f"block {block!r} is given the cache {name!r} ({kind}), which refuses to be copied, so that a recompute "
-                f"could not be shown what the block saw; call the model with use_cache=False in training"
+                f"block {block!r} is given the cache {name!r} ({kind}), which refuses to be copied, so that a "
+                "recompute could not be shown what the block saw; call the model with use_cache=False in training"
             )
         if (name, kind) not in _TOLD:
             self._watched.append((name, kind, Held([made])))
@@ -67,9 +67,9 @@ class Lent:
             if not held.is_unchanged and (name, kind) not in _TOLD:
                 _TOLD.add((name, kind))
                 logger.warning(
-                    "in training, blocks read the key-value cache that they are given (%s, of class %s) and do not fill "
-                    "it. Nothing to do; use_cache=False saves the making of an empty one. Calls without gradients and "
-                    "in eval mode fill it as ever",
+                    "in training, blocks read the key-value cache that they are given (%s, of class %s) and do not "
+                    "fill it. Nothing to do; use_cache=False saves the making of an empty one. Calls without gradients "
+                    "and in eval mode fill it as ever",
                     name,
                     kind,
                 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import enum
-import functools
 import sys
 import types
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
@@ -41,8 +40,16 @@ class _Copying(enum.Enum):
     ATTRIBUTES = enum.auto()
 
 
-@functools.lru_cache(maxsize=1024)
+_COPYING: dict[type, _Copying] = {}
+
+
 def _of_kind(kind: type) -> _Copying:
+    if kind not in _COPYING:
+        _COPYING[kind] = _judged(kind)
+    return _COPYING[kind]
+
+
+def _judged(kind: type) -> _Copying:
     if kind in _CONTAINERS or issubclass(kind, _STATES_OF_THE_LIBRARY):
         return _Copying.ITS_OWN
     if kind in _SIMPLE or issubclass(kind, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
@@ -128,8 +135,7 @@ def _put(owner: Any, contents: _Contents) -> None:
         owner.update(contents.items or ())
 
 
-@functools.lru_cache(maxsize=1024)
-def _slots(kind: type) -> tuple[str, ...]:
+def _slots(kind: type) -> list[str]:
     found = []
     for base in kind.__mro__:
         names = base.__dict__.get("__slots__", ())
@@ -137,7 +143,7 @@ def _slots(kind: type) -> tuple[str, ...]:
             if name not in ("__dict__", "__weakref__"):
                 hidden = name.startswith("__") and not name.endswith("__")
                 found.append(f"_{base.__name__.lstrip('_')}{name}" if hidden else name)
-    return tuple(found)
+    return found
 
 
 def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) -> Any:
