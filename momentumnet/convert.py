@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, release, streams_of
+from momentumnet.streams.copies import copy_of
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import Plan
 
@@ -161,7 +161,7 @@ def convert(
         for path, blocks, measured in found
     ]
     _set_initial_velocity(runners, initial_velocity)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     apply(target, runners, recomputed)
     return target
 
@@ -207,7 +207,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
     Example:
         >>> original = mn.revert(converted)  # doctest: +SKIP
     """
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     blocks = [block for block, _ in converted_blocks(target)]
     if not blocks:
         raise ConversionError("the model holds no converted block; there is nothing to revert")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.objects import copied, has_state
+from momentumnet.recompute.objects import copied, has_state, is_small, with_small_ones_cloned
 
 
 def version(tensor: Tensor) -> int:
@@ -30,7 +30,8 @@ class Arguments:
     one, delivers the gradient; a reference here would tie the graph and the tape into a cycle.
 
     An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
-    it may write to it. Its tensors are kept as if they were arguments themselves.
+    it may write to it. Its tensors are kept as if they were arguments themselves, but for small ones (counters), which
+    are cloned.
     """
 
     def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -53,6 +54,8 @@ class Arguments:
         def held(tensor: Tensor) -> Tensor:
             if tensor is stream:
                 return _STREAM
+            if is_small(tensor):
+                return tensor.clone()
             tensor = kept(tensor, aliases)
             self._held.append((tensor, version(tensor)))
             return tensor
@@ -91,8 +94,12 @@ class Arguments:
         """The objects as the first run found them. Copies again: the call may write to them."""
         if not self._objects:
             return {}
-        again: dict[int, Any] = copied(self._objects, lambda tensor: stream if tensor is _STREAM else tensor)
-        return again
+
+        def again(tensor: Tensor) -> Tensor | None:
+            return stream if tensor is _STREAM else with_small_ones_cloned(tensor)
+
+        found: dict[int, Any] = copied(self._objects, again)
+        return found
 
     def _written_in_place(self, tensor: Tensor, name: str) -> ReconstructionError:
         kinds = " or ".join(sorted({type(found).__name__ for found in self._objects.values()}))

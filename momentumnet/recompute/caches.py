@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.recompute.objects import Held, copied, has_state
+from momentumnet.recompute.objects import Held, copied, has_state, with_small_ones_cloned
 
 logger = logging.getLogger("momentumnet")
 
@@ -51,7 +51,7 @@ class Lent:
             self.kwargs = {name: copies.get(id(value), value) for name, value in kwargs.items()}
 
     def _copy(self, block: str, name: str, cache: Any) -> Any:
-        made, kind = copied(cache), type(cache).__name__
+        made, kind = copied(cache, with_small_ones_cloned), type(cache).__name__
         if made is cache:
             raise ConversionError(
                 f"block {block!r} is given the cache {name!r} ({kind}), which refuses to be copied, so that a "

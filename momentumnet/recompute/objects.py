@@ -25,6 +25,7 @@ _MACHINERY = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype})
 # What reaches more objects than this is no state of a network but a part of the program around it.
 _LARGEST = 20_000
+_SMALL = 4096  # bytes
 
 
 def has_state(value: Any) -> bool:
@@ -105,7 +106,7 @@ def _contents_of(owner: Any) -> _Contents:
         if hasattr(owner, name):
             attributes[name] = getattr(owner, name)
     if isinstance(owner, dict):
-        return _Contents(attributes, dict(dict.items(owner)))
+        return _Contents(attributes, dict(_table(owner).items(owner)))
     if isinstance(owner, (list, deque, tuple)):
         return _Contents(attributes, list(owner))
     return _Contents(attributes, set(owner) if isinstance(owner, set) else None)
@@ -123,16 +124,21 @@ def _put(owner: Any, contents: _Contents) -> None:
         elif hasattr(owner, name):
             object.__delattr__(owner, name)
     if isinstance(owner, dict):
-        base = OrderedDict if isinstance(owner, OrderedDict) else dict
-        base.clear(owner)
+        table = _table(owner)
+        table.clear(owner)
         for key, value in contents.items.items():  # type: ignore[union-attr]
-            base.__setitem__(owner, key, value)
+            table.__setitem__(owner, key, value)
     elif isinstance(owner, (list, deque)):
         owner.clear()
         owner.extend(contents.items)  # type: ignore[arg-type]
     elif isinstance(owner, set):
         owner.clear()
         owner.update(contents.items or ())
+
+
+def _table(owner: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """The class whose methods know all of the entries, and do nothing more."""
+    return OrderedDict if isinstance(owner, OrderedDict) else dict
 
 
 def _slots(kind: type) -> list[str]:
@@ -168,6 +174,16 @@ def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) ->
         return value
 
 
+def is_small(tensor: Tensor) -> bool:
+    """Whether a tensor is a counter or the like: objects change those in place, and they cost nothing to clone."""
+    return not tensor.requires_grad and tensor.layout is torch.strided and tensor.nbytes <= _SMALL
+
+
+def with_small_ones_cloned(tensor: Tensor) -> Tensor:
+    """What stands for a tensor in a copy that is going to be written to."""
+    return tensor.clone() if is_small(tensor) else tensor
+
+
 class _TooLargeError(Exception):
     """A walk has met more than the state of a network. It ends the walk, and no caller sees it."""
 
@@ -183,17 +199,20 @@ class _Copies:
     def of(self, value: Any) -> Any:
         if type(value) in _SIMPLE:
             return value
-        if isinstance(value, Tensor):
-            return self._tensor(value)
-        copying = _of_kind(type(value))
-        if copying is _Copying.NONE:
+        is_tensor = isinstance(value, Tensor)
+        copying = _Copying.NONE if is_tensor else _of_kind(type(value))
+        if copying is _Copying.NONE and not is_tensor:
             return value
         if id(value) not in self._made:
             if len(self._originals) >= _LARGEST:
                 raise _TooLargeError
             self._originals.append(value)
-            usual = copying is _Copying.ATTRIBUTES
-            self._made[id(value)] = self._with_attributes(value) if usual else self._as_its_class_does(value)
+            if is_tensor:
+                self._made[id(value)] = self._tensor(value)
+            elif copying is _Copying.ATTRIBUTES:
+                self._made[id(value)] = self._with_attributes(value)
+            else:
+                self._made[id(value)] = self._as_its_class_does(value)
         return self._made[id(value)]
 
     def _with_attributes(self, value: Any) -> Any:
@@ -212,7 +231,7 @@ class _Copies:
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
             return value
         if made is not value:
-            self._made[id(value)] = made
+            self._made[id(value)] = self._made[id(made)] = made
             # What the copy holds, not what the original does: its class may have copied parts that know their owner.
             _put(made, _contents_of(made).replaced(self.of))
         return made
