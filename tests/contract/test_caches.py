@@ -284,7 +284,7 @@ def test_a_pass_without_a_backward_is_freed_though_an_object_holds_its_tensors()
     try:
         net = mn.convert(OtherName(types.SimpleNamespace, Carries), tokens())
         output = net(tokens())
-        mark = weakref.ref(net.given.bias)
+        mark = weakref.ref(net.given.seen[1])
         del output
         net.given = None
         assert mark() is None
@@ -310,7 +310,8 @@ class WithHead(Decoder):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
-        return self.whole(x, KeyCache(1))
+        self.own = KeyCache(1)
+        return self.whole(2 * x, self.own)
 
 
 def test_modules_outside_that_are_recomputed() -> None:
@@ -319,3 +320,4 @@ def test_modules_outside_that_are_recomputed() -> None:
     stored = mn.convert(model, tokens(), backward="stored")
     reversible = mn.convert(model, tokens(), others="checkpoint")
     assert_same(train_step(reversible, (tokens(),)), train_step(stored, (tokens(),)))
+    assert reversible.own.layers[0].keys is None
