@@ -35,14 +35,18 @@ struct PlainDivisor {
     static PlainDivisor of(int64_t divisor) { return {uint64_t(divisor)}; }
 };
 
-struct Word32 {
+// An int32 of which the low `kept` bits are those of x and v; `Store_` is what holds s in memory.
+template <int kept, class Store_>
+struct WordOf32 {
     using Unsigned = uint32_t;
     using Signed = int32_t;
     using Float = float;  // in which values are scaled and rounded
+    using Store = Store_;
     using Divisor = Reciprocal;
-    using Scalar = Word32;
-    static constexpr int bits = 32, width = 1;
-    static constexpr float limit = 1073741824.0f;  // 2^30: magnitudes from here on count as overflow
+    using Scalar = WordOf32;
+    static constexpr int bits = 32, kept_bits = kept, width = 1;
+    static constexpr bool is_joint = kept < bits;  // x, v and s lie in two words (planes.h)
+    static constexpr float limit = float(uint32_t(1) << (kept - 2));  // magnitudes from here on count as overflow
 
     MN_HD static uint32_t quotient(uint32_t t, const Reciprocal& by) {
         return uint32_t((uint64_t(t + t) * by.multiplier) >> 32) >> by.shift;
@@ -58,13 +62,19 @@ struct Word32 {
     MN_HD static bool is_beyond(float value) { return !(fabsf(value) < limit); }
 };
 
+using Word32 = WordOf32<32, uint32_t>;
+using Word32Short = WordOf32<32, uint16_t>;
+using Word24 = WordOf32<24, uint16_t>;
+
 struct Word64 {
     using Unsigned = uint64_t;
     using Signed = int64_t;
     using Float = double;
+    using Store = uint64_t;
     using Divisor = PlainDivisor;
     using Scalar = Word64;
-    static constexpr int bits = 64, width = 1;
+    static constexpr int bits = 64, kept_bits = 64, width = 1;
+    static constexpr bool is_joint = false;
     static constexpr double limit = 4611686018427387904.0;  // 2^62
 
     MN_HD static uint64_t quotient(uint64_t t, const PlainDivisor& by) { return t / by.divisor; }
@@ -85,10 +95,15 @@ struct Arithmetic {
     using Float = typename Word::Float;
     using Divisor = typename Word::Divisor;
     using Number = typename Word::Scalar::Unsigned;  // one integer, whatever the word
-    static constexpr int bits = Word::bits;
-    static constexpr Number overflow_bit = Number(1) << (bits - 2);
+    static constexpr int bits = Word::bits, kept_bits = Word::Scalar::kept_bits;
+    static constexpr Number overflow_bit = Number(1) << (kept_bits - 2);
 
     MN_HD static Unsigned shift_signed(Unsigned value, int by) { return (Unsigned)((Signed)value >> by); }
+
+    // The integer that is left of a value in the bits that are kept: two's complement.
+    MN_HD static Unsigned wrapped(Unsigned value) {
+        return kept_bits == bits ? value : shift_signed(value << (bits - kept_bits), bits - kept_bits);
+    }
 
     // All ones where the value is negative.
     MN_HD static Unsigned sign(Unsigned value) { return shift_signed(value, bits - 1); }

@@ -49,7 +49,7 @@ std::atomic<const Variant*> chosen{best()};
 void write_report(const MnPlan& plan, const Totals& totals, void* report) {
     if (!report) return;
     const uint64_t words[2] = {totals.magnitudes, totals.checksum};
-    if (plan.word_bits == 32) {
+    if (plan.word_bits < 64) {
         const uint32_t low[2] = {uint32_t(words[0]), uint32_t(words[1])};
         memcpy(report, low, sizeof low);
     } else {
@@ -69,8 +69,9 @@ int32_t run(Loop loop, const MnPlan* plan, int64_t size, int threads, const MnTe
     return 0;
 }
 
-int32_t run(PackingLoop loop, const MnField* field, int64_t size, int threads, uint32_t* value, uint32_t* words) {
-    share(size, BLOCK, threads, [&](int64_t begin, int64_t end) { loop(*field, value, words, begin, end); });
+int32_t run(PackingLoop loop, const MnField* field, int64_t size, int threads, uint32_t* first, uint32_t* second,
+            uint32_t* words) {
+    share(size, BLOCK, threads, [&](int64_t begin, int64_t end) { loop(*field, first, second, words, begin, end); });
     return 0;
 }
 
@@ -119,12 +120,14 @@ int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t threads, void*, vo
     return run(loops().checksum, plan, size, threads, {x, v, s, nullptr, nullptr, nullptr, report});
 }
 
-int32_t mn_pack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* value, uint32_t* words) {
-    return run(loops().pack, field, size, threads, value, words);
+int32_t mn_pack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* first, uint32_t* second,
+                uint32_t* words) {
+    return run(loops().pack, field, size, threads, first, second, words);
 }
 
-int32_t mn_unpack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* value, uint32_t* words) {
-    return run(loops().unpack, field, size, threads, value, words);
+int32_t mn_unpack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* first, uint32_t* second,
+                  uint32_t* words) {
+    return run(loops().unpack, field, size, threads, first, second, words);
 }
 
 int32_t mn_adjoint(const MnAdjoint* adjoint, int64_t size, int32_t threads, void*, const void* grad_x, const void* grad_v,

@@ -98,23 +98,19 @@ private:
 };
 
 void step(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
-    if (plan.word_bits == 32) Range<Word32>::step(plan, tensors, begin, end, totals);
-    else Range<Word64>::step(plan, tensors, begin, end, totals);
+    with_word(plan, [&](auto word) { Range<decltype(word)>::step(plan, tensors, begin, end, totals); });
 }
 
 void undo(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
-    if (plan.word_bits == 32) Range<Word32>::undo(plan, tensors, begin, end, totals);
-    else Range<Word64>::undo(plan, tensors, begin, end, totals);
+    with_word(plan, [&](auto word) { Range<decltype(word)>::undo(plan, tensors, begin, end, totals); });
 }
 
 void rewind(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals&) {
-    if (plan.word_bits == 32) Range<Word32>::rewind(plan, tensors, begin, end);
-    else Range<Word64>::rewind(plan, tensors, begin, end);
+    with_word(plan, [&](auto word) { Range<decltype(word)>::rewind(plan, tensors, begin, end); });
 }
 
 void checksum(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
-    if (plan.word_bits == 32) Range<Word32>::checksum(tensors, begin, end, totals);
-    else Range<Word64>::checksum(tensors, begin, end, totals);
+    with_word(plan, [&](auto word) { Range<decltype(word)>::checksum(tensors, begin, end, totals); });
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ struct MnGradients {
 using Loop = void (*)(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals);
 
 // `begin` is that of a block.
-using PackingLoop = void (*)(const MnField& field, uint32_t* value, uint32_t* words, int64_t begin, int64_t end);
+using PackingLoop = void (*)(const MnField& field, uint32_t* first, uint32_t* second, uint32_t* words, int64_t begin,
+                             int64_t end);
 using AdjointLoop = void (*)(const MnAdjoint& adjoint, const MnGradients& gradients, int64_t begin, int64_t end);
 
 struct Loops {

@@ -13,41 +13,57 @@ void copy_rows(const uint32_t* from, int64_t stride, uint32_t* to, int64_t to_st
     }
 }
 
-void pack_block(const MnField& field, const uint32_t* value, uint32_t* words) {
+template <class Place>
+void pack_block(const MnField& field, const Place& plane, int64_t begin, uint32_t* words) {
     pack_columns<COLUMNS>(
-        field.width, [=](int row, int column) { return value[row * COLUMNS + column]; },
+        field.width, [=](int row, int column) { return plane.load(begin + row * COLUMNS + column); },
         [=](int index, int column, uint32_t word) { words[index * COLUMNS + column] = word; });
 }
 
-void unpack_block(const MnField& field, uint32_t* value, const uint32_t* words) {
+template <class Place>
+void unpack_block(const MnField& field, const Place& plane, int64_t begin, const uint32_t* words) {
     unpack_columns<COLUMNS>(
         field, [=](int index, int column) { return words[index * COLUMNS + column]; },
-        [=](int row, int column, uint32_t number) { value[row * COLUMNS + column] = number; });
+        [=](int row, int column, uint32_t number) { plane.keep(begin + row * COLUMNS + column, number); });
 }
 
-void pack(const MnField& field, uint32_t* value, uint32_t* words, int64_t begin, int64_t end) {
-    value += begin, words += begin / ROWS * field.width;
-    int64_t left = end - begin;
-    for (; left >= BLOCK; left -= BLOCK, value += BLOCK, words += COLUMNS * field.width) pack_block(field, value, words);
-    if (!left) return;
-    // The columns that are cut off, through a whole block.
-    const int64_t columns = columns_of(left);
-    uint32_t values[BLOCK] = {}, packed[BLOCK];
-    copy_rows(value, columns, values, COLUMNS, columns, left);
-    pack_block(field, values, packed);
+// The last block, cut off: what is there of its columns goes through a whole block of memory.
+template <class Place>
+void pack_rest(const MnField& field, const Place& plane, int64_t begin, int64_t size, uint32_t* words) {
+    const int64_t columns = columns_of(size);
+    uint32_t rest[BLOCK], values[BLOCK] = {}, packed[BLOCK];
+    for (int64_t i = 0; i < size; ++i) rest[i] = plane.load(begin + i);
+    copy_rows(rest, columns, values, COLUMNS, columns, size);
+    pack_block(field, Plane<MN_WHOLE>{values, nullptr}, 0, packed);
     copy_rows(packed, COLUMNS, words, columns, columns, columns * field.width);
 }
 
-void unpack(const MnField& field, uint32_t* value, uint32_t* words, int64_t begin, int64_t end) {
-    value += begin, words += begin / ROWS * field.width;
-    int64_t left = end - begin;
-    for (; left >= BLOCK; left -= BLOCK, value += BLOCK, words += COLUMNS * field.width) unpack_block(field, value, words);
-    if (!left) return;
-    const int64_t columns = columns_of(left);
-    uint32_t values[BLOCK], packed[BLOCK] = {};
+template <class Place>
+void unpack_rest(const MnField& field, const Place& plane, int64_t begin, int64_t size, const uint32_t* words) {
+    const int64_t columns = columns_of(size);
+    uint32_t rest[BLOCK], values[BLOCK], packed[BLOCK] = {};
     copy_rows(words, columns, packed, COLUMNS, columns, columns * field.width);
-    unpack_block(field, values, packed);
-    copy_rows(values, COLUMNS, value, columns, columns, left);
+    unpack_block(field, Plane<MN_WHOLE>{values, nullptr}, 0, packed);
+    copy_rows(values, COLUMNS, rest, columns, columns, size);
+    for (int64_t i = 0; i < size; ++i) plane.keep(begin + i, rest[i]);
+}
+
+void pack(const MnField& field, uint32_t* first, uint32_t* second, uint32_t* words, int64_t begin, int64_t end) {
+    with_plane(field, first, second, [=, &field](const auto& plane) {
+        uint32_t* to = words + begin / ROWS * field.width;
+        int64_t at = begin;
+        for (; end - at >= BLOCK; at += BLOCK, to += COLUMNS * field.width) pack_block(field, plane, at, to);
+        if (at < end) pack_rest(field, plane, at, end - at, to);
+    });
+}
+
+void unpack(const MnField& field, uint32_t* first, uint32_t* second, uint32_t* words, int64_t begin, int64_t end) {
+    with_plane(field, first, second, [=, &field](const auto& plane) {
+        const uint32_t* from = words + begin / ROWS * field.width;
+        int64_t at = begin;
+        for (; end - at >= BLOCK; at += BLOCK, from += COLUMNS * field.width) unpack_block(field, plane, at, from);
+        if (at < end) unpack_rest(field, plane, at, end - at, from);
+    });
 }
 
 }  // namespace

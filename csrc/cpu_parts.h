@@ -28,6 +28,23 @@ MN_HD void keep_bytes(uint8_t* bytes, typename Word::Unsigned value) {
     else Word::store_bytes(bytes, value);
 }
 
+// The store's word from element i on; 0 where it lies beside x and v.
+template <class Word>
+MN_HD typename Word::Unsigned load_store(const typename Word::Scalar::Store* s, int64_t i) {
+    if constexpr (Word::Scalar::is_joint) return typename Word::Unsigned{};
+    else if constexpr (Word::width == 1) return s[i];
+    else if constexpr (sizeof *s == 2) return Word::load_halves(s + i);
+    else return load<typename Word::Unsigned>(s + i);
+}
+
+template <class Word>
+MN_HD void keep_store(typename Word::Scalar::Store* s, int64_t i, typename Word::Unsigned value) {
+    if constexpr (Word::Scalar::is_joint) return;
+    else if constexpr (Word::width == 1) s[i] = typename Word::Scalar::Store(value);
+    else if constexpr (sizeof *s == 2) Word::store_halves(s + i, value);
+    else keep(s + i, value);
+}
+
 // Asks for the memory of words to come: the hardware stops looking ahead at the end of each page. Once in 64 bytes.
 template <class Word, class... Data>
 MN_HD void fetch_ahead(int64_t i, const Data*... data) {
@@ -84,11 +101,22 @@ template <class Word>
 struct Part {
     using Scalar = typename Word::Scalar;
     using Number = typename Scalar::Unsigned;
+    using Store = typename Scalar::Store;
     using Real = typename Scalar::Float;
     using Unsigned = typename Word::Unsigned;
     using Float = typename Word::Float;
     using M = Momentum<Word>;
     using C = Constants<Scalar>;
+
+    MN_HD static Element<Word> load_element(const Number* x, const Number* v, const Store* s, int64_t i) {
+        return opened<Word>({load<Unsigned>(x + i), load<Unsigned>(v + i), load_store<Word>(s, i)});
+    }
+
+    template <class... Data>
+    MN_HD static void fetch(int64_t i, const Number* x, const Number* v, const Store* s, const Data*... data) {
+        if constexpr (Scalar::is_joint) fetch_ahead<Word>(i, x, v, data...);
+        else fetch_ahead<Word>(i, x, v, s, data...);
+    }
 
     // The scaled branch: of y itself, or of y less x where the block has a skip.
     template <bool skip>
@@ -100,15 +128,17 @@ struct Part {
     template <bool skip, bool spills>
     static void step(const Tile<Scalar> tile, const Real* MN_RESTRICT y, Real* MN_RESTRICT position, int64_t begin,
                      int64_t end, const C c, Totals& totals) {
-        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
+        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v;
+        Store* MN_RESTRICT s = tile.s;
         uint8_t* MN_RESTRICT spilled = tile.spilled;
         Sums<Word> sums(tile.begin + begin);
         for (int64_t i = begin; i < end; i += Word::width) {
-            fetch_ahead<Word>(i, x, v, s, y);
-            Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
+            fetch(i, x, v, s, y);
+            Element<Word> e = load_element(x, v, s, i);
             const Unsigned byte = M::template step<spills>(e, branch<skip>(y + i, e.x, c), sums.magnitudes, c);
             if (spills) keep_bytes<Word>(spilled + i, byte);
-            keep(x + i, e.x), keep(v + i, e.v), keep(s + i, e.s);
+            const Element<Word> kept = closed(e);
+            keep(x + i, kept.x), keep(v + i, kept.v), keep_store<Word>(s, i, kept.s);
             keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
             sums.add(e);
         }
@@ -118,32 +148,34 @@ struct Part {
     template <bool skip, bool spills, bool ahead>
     static void undo(const Tile<Scalar> tile, const Real* MN_RESTRICT y, Real* MN_RESTRICT position, int64_t begin,
                      int64_t end, const C c, Totals& totals) {
-        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
+        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v;
+        Store* MN_RESTRICT s = tile.s;
         const uint8_t* MN_RESTRICT spilled = tile.spilled;
         Sums<Word> sums(tile.begin + begin);
         for (int64_t i = begin; i < end; i += Word::width) {
-            fetch_ahead<Word>(i, x, v, s, y);
-            Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
+            fetch(i, x, v, s, y);
+            Element<Word> e = load_element(x, v, s, i);
             const Unsigned byte = spills ? load_bytes<Word>(spilled + i) : Unsigned{};
             M::template undo<spills>(e, branch<skip>(y + i, e.x, c), byte, c);
-            keep(v + i, e.v), keep(s + i, e.s);
             sums.add(e);
-            if (!ahead) continue;
-            M::rewind(e, c);
-            keep(x + i, e.x);
-            if (position) keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
+            if (ahead) M::rewind(e, c);
+            const Element<Word> kept = closed(e);
+            keep(v + i, kept.v), keep_store<Word>(s, i, kept.s);
+            if (ahead || Scalar::is_joint) keep(x + i, kept.x);
+            if (ahead && position) keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
         }
         sums.into(totals);
     }
 
     static void rewind(const Tile<Scalar> tile, Real* MN_RESTRICT position, int64_t begin, int64_t end, const C c) {
         Number* MN_RESTRICT x = tile.x;
-        const Number *MN_RESTRICT v = tile.v, *MN_RESTRICT s = tile.s;
+        const Number* MN_RESTRICT v = tile.v;
+        const Store* MN_RESTRICT s = tile.s;
         for (int64_t i = begin; i < end; i += Word::width) {
-            fetch_ahead<Word>(i, x, v, s);
-            Element<Word> e{load<Unsigned>(x + i), load<Unsigned>(v + i), load<Unsigned>(s + i)};
+            fetch(i, x, v, s);
+            Element<Word> e = load_element(x, v, s, i);
             M::rewind(e, c);
-            keep(x + i, e.x);
+            keep(x + i, closed(e).x);
             if (position) keep_position<Word>(position + i, M::to_float(e.x, c.scale), tile.around);
         }
     }
@@ -151,7 +183,7 @@ struct Part {
     static void checksum(const Tile<Scalar> tile, int64_t begin, int64_t end, Totals& totals) {
         Sums<Word> sums(tile.begin + begin);
         for (int64_t i = begin; i < end; i += Word::width) {
-            sums.add({load<Unsigned>(tile.x + i), load<Unsigned>(tile.v + i), load<Unsigned>(tile.s + i)});
+            sums.add(load_element(tile.x, tile.v, tile.s, i));
         }
         sums.into(totals);
     }
@@ -159,7 +191,8 @@ struct Part {
 
 #ifdef MN_HAS_LANES
 template <class Scalar> struct WidestOf { using type = Scalar; };
-template <> struct WidestOf<Word32> { using type = Lanes32; };
+template <int kept, class Store>
+struct WidestOf<WordOf32<kept, Store>> { using type = Lanes32<WordOf32<kept, Store>>; };
 template <class Scalar> using Widest = typename WidestOf<Scalar>::type;
 #else
 template <class Scalar> using Widest = Scalar;

@@ -13,14 +13,15 @@ template <class Scalar>
 struct Tile {
     using Number = typename Scalar::Unsigned;
 
-    Number *x, *v, *s;
+    Number *x, *v;
+    typename Scalar::Store* s;
     uint8_t* spilled;
     int64_t begin, size;  // its place in the tensors
     bool around = false;  // whether positions are written past the caches
 
     Tile(const MnTensors& tensors, int64_t begin, int64_t end)
         : x(static_cast<Number*>(tensors.x) + begin), v(static_cast<Number*>(tensors.v) + begin),
-          s(static_cast<Number*>(tensors.s) + begin), spilled(tensors.spilled ? tensors.spilled + begin : nullptr),
+          s(tensors.s ? static_cast<typename Scalar::Store*>(tensors.s) + begin : nullptr), spilled(tensors.spilled ? tensors.spilled + begin : nullptr),
           begin(begin), size(end - begin) {}
 };
 
@@ -33,7 +34,7 @@ void convert_branches(const Tile<Scalar>& tile, const void* y, typename Scalar::
                       typename Scalar::Float* MN_RESTRICT branches) {
     constexpr bool wide = y_dtype == MN_FLOAT64 || skip_dtype == MN_FLOAT64;
     for (int64_t i = 0; i < tile.size; ++i) {
-        const auto position = Arithmetic<Scalar>::to_float(tile.x[i], scale);
+        const auto position = Arithmetic<Scalar>::to_float(x_of<Scalar>(tile.x[i]), scale);
         if constexpr (wide) {
             branches[i] = branch_of(load_double(y_dtype, y, tile.begin + i), skip_dtype, true, position);
         } else {

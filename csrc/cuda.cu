@@ -91,8 +91,9 @@ private:
 template <class Word>
 __device__ __forceinline__ Element<Word> load_element(const MnTensors& tensors, int64_t i) {
     using Number = typename Word::Unsigned;
-    return {static_cast<const Number*>(tensors.x)[i], static_cast<const Number*>(tensors.v)[i],
-            static_cast<const Number*>(tensors.s)[i]};
+    Element<Word> kept{static_cast<const Number*>(tensors.x)[i], static_cast<const Number*>(tensors.v)[i], 0};
+    if constexpr (!Word::is_joint) kept.s = static_cast<const typename Word::Store*>(tensors.s)[i];
+    return opened(kept);
 }
 
 // The operations at one element. Each says what it reads and writes; `run` below moves the data.
@@ -156,24 +157,31 @@ __device__ __forceinline__ void run_group(int64_t group, Sums<Word>& sums, const
     using Number = typename Word::Unsigned;
     using Op = Operation<Word, Loaded>;
     const MnTensors& t = launch.tensors;
-    Four<Number> x = four<Number>(t.x, group), v = four<Number>(t.v, group), s = four<Number>(t.s, group);
+    using Store = typename Word::Store;
+    Four<Number> x = four<Number>(t.x, group), v = four<Number>(t.v, group);
+    Four<Store> s{};
     Four<uint8_t> bytes{};
+    if constexpr (!Word::is_joint) s = four<Store>(t.s, group);
     Loaded y[4] = {};
     typename Word::Float positions[4];
     if (Op::has_branch) load_group(launch.y_dtype, t.y, group, y);
     if (Op::has_branch && t.spilled) bytes = four<uint8_t>(t.spilled, group);
 #pragma unroll
     for (int lane = 0; lane < 4; ++lane) {
-        Element<Word> e{x.at[lane], v.at[lane], s.at[lane]};
+        Element<Word> e = opened<Word>({x.at[lane], v.at[lane], s.at[lane]});
         Op::apply(e, y[lane], bytes.at[lane], 4 * group + lane, sums, launch, c);
-        x.at[lane] = e.x, v.at[lane] = e.v, s.at[lane] = e.s;
+        const Element<Word> kept = closed(e);
+        x.at[lane] = kept.x, v.at[lane] = kept.v, s.at[lane] = Store(kept.s);
         positions[lane] = Arithmetic<Word>::to_float(e.x, c.scale);
     }
-    if (Op::writes_velocity) four<Number>(t.v, group) = v, four<Number>(t.s, group) = s;
-    if (Op::writes_velocity && t.spilled) four<uint8_t>(t.spilled, group) = bytes;
-    if (!Op::moves_x(launch)) return;
-    four<Number>(t.x, group) = x;
-    if (t.position) store_group(launch.position_dtype, t.position, group, positions);
+    if (Op::writes_velocity) {
+        four<Number>(t.v, group) = v;
+        if constexpr (!Word::is_joint) four<Store>(t.s, group) = s;
+        if (t.spilled) four<uint8_t>(t.spilled, group) = bytes;
+    }
+    const bool moves_x = Op::moves_x(launch);
+    if (moves_x || (Op::writes_velocity && Word::is_joint)) four<Number>(t.x, group) = x;
+    if (moves_x && t.position) store_group(launch.position_dtype, t.position, group, positions);
 }
 
 template <template <class, class> class Operation, class Word, class Loaded>
@@ -186,11 +194,15 @@ __device__ __forceinline__ void run_element(int64_t i, Sums<Word>& sums, const L
     Loaded y = 0;
     if (Op::has_branch) y = sizeof(Loaded) == 8 ? Loaded(load_double(launch.y_dtype, t.y, i)) : load_float(launch.y_dtype, t.y, i);
     Op::apply(e, y, byte, i, sums, launch, c);
-    if (Op::writes_velocity) static_cast<Number*>(t.v)[i] = e.v, static_cast<Number*>(t.s)[i] = e.s;
-    if (Op::writes_velocity && t.spilled) t.spilled[i] = byte;
-    if (!Op::moves_x(launch)) return;
-    static_cast<Number*>(t.x)[i] = e.x;
-    if (t.position) store(launch.position_dtype, t.position, i, Arithmetic<Word>::to_float(e.x, c.scale));
+    const Element<Word> kept = closed(e);
+    if (Op::writes_velocity) {
+        static_cast<Number*>(t.v)[i] = kept.v;
+        if constexpr (!Word::is_joint) static_cast<typename Word::Store*>(t.s)[i] = typename Word::Store(kept.s);
+        if (t.spilled) t.spilled[i] = byte;
+    }
+    const bool moves_x = Op::moves_x(launch);
+    if (moves_x || (Op::writes_velocity && Word::is_joint)) static_cast<Number*>(t.x)[i] = kept.x;
+    if (moves_x && t.position) store(launch.position_dtype, t.position, i, Arithmetic<Word>::to_float(e.x, c.scale));
 }
 
 template <template <class, class> class Operation, class Word, class Loaded>
@@ -227,9 +239,11 @@ int32_t run(const MnPlan* plan, int64_t size, int32_t device, void* stream, cons
     const int64_t groups = goes_in_groups(tensors) ? size / 4 : 0;
     const Launch launch{tensors, size, groups, plan->y_dtype, plan->skip_dtype, plan->position_dtype, plan->ahead != 0};
     const bool wide = plan->y_dtype == MN_FLOAT64 || plan->skip_dtype == MN_FLOAT64;
-    if (plan->word_bits == 64) return launch_as<Operation, Word64, double>(*plan, launch, device, on);
-    if (wide) return launch_as<Operation, Word32, double>(*plan, launch, device, on);
-    return launch_as<Operation, Word32, float>(*plan, launch, device, on);
+    return with_word(*plan, [&](auto word) -> int32_t {
+        using Word = decltype(word);
+        if (wide || Word::bits == 64) return launch_as<Operation, Word, double>(*plan, launch, device, on);
+        if constexpr (Word::bits == 32) return launch_as<Operation, Word, float>(*plan, launch, device, on);
+    });
 }
 
 }  // namespace
@@ -264,15 +278,21 @@ int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t device, void* stre
     return run<Checksum>(plan, size, device, stream, {x, v, s, nullptr, nullptr, nullptr, report});
 }
 
-int32_t mn_pack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* value, uint32_t* words) {
-    return run_on(device, packing_threads(size), [=](dim3 grid) {
-        pack<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*field, size, value, words);
+int32_t mn_pack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* first, uint32_t* second,
+                uint32_t* words) {
+    return with_plane(*field, first, second, [=](auto plane) {
+        return run_on(device, packing_threads(size), [=](dim3 grid) {
+            pack<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*field, size, plane, words);
+        });
     });
 }
 
-int32_t mn_unpack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* value, uint32_t* words) {
-    return run_on(device, packing_threads(size), [=](dim3 grid) {
-        unpack<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*field, size, value, words);
+int32_t mn_unpack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* first, uint32_t* second,
+                  uint32_t* words) {
+    return with_plane(*field, first, second, [=](auto plane) {
+        return run_on(device, packing_threads(size), [=](dim3 grid) {
+            unpack<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*field, size, plane, words);
+        });
     });
 }
 

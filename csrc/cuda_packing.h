@@ -29,21 +29,23 @@ __device__ void for_each_column(int64_t size, int width, Run run) {
     }
 }
 
-__global__ void __launch_bounds__(THREADS) pack(MnField field, int64_t size, const uint32_t* value, uint32_t* words) {
+template <class Place>
+__global__ void __launch_bounds__(THREADS) pack(MnField field, int64_t size, Place plane, uint32_t* words) {
     for_each_column(size, field.width, [=](const Column& at) {
         pack_columns<1>(
             field.width,
-            [=](int row, int) { return at.holds(row) ? value[at.first_value + row * at.stride] : 0u; },
+            [=](int row, int) { return at.holds(row) ? plane.load(at.first_value + row * at.stride) : 0u; },
             [=](int index, int, uint32_t word) { words[at.first_word + index * at.stride] = word; });
     });
 }
 
-__global__ void __launch_bounds__(THREADS) unpack(MnField field, int64_t size, uint32_t* value, const uint32_t* words) {
+template <class Place>
+__global__ void __launch_bounds__(THREADS) unpack(MnField field, int64_t size, Place plane, const uint32_t* words) {
     for_each_column(size, field.width, [=](const Column& at) {
         unpack_columns<1>(
             field, [=](int index, int) { return words[at.first_word + index * at.stride]; },
             [=](int row, int, uint32_t number) {
-                if (at.holds(row)) value[at.first_value + row * at.stride] = number;
+                if (at.holds(row)) plane.keep(at.first_value + row * at.stride, number);
             });
     });
 }

@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 3
+#define MN_ABI 4
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -19,12 +19,12 @@ struct MnPlan {
     int64_t n, d, previous_bound, bound, next_bound, offset;
     int64_t exponent;        // a value is integer * 2^-exponent
     double factor;           // weight * 2^exponent
-    int32_t word_bits;       // 32 or 64: the integers of x, v and s
+    int32_t word_bits;       // 24, 32 or 64: the integers of x and v
+    int32_t store_bits;      // 16, 32 or 64: those of s. With words of 24 bits all three lie in two words of 32 (planes.h)
     int32_t y_dtype;
     int32_t skip_dtype;      // type in which the block saw x, where y = x + f; MN_NO_SKIP where y is the branch f
     int32_t position_dtype;
     int32_t ahead;           // whether an undo takes x on to the input of the block before
-    int32_t reserved;
 };
 
 // The tensors of one step, each with as many elements; null where an operation does not use one.
@@ -38,9 +38,12 @@ struct MnTensors {
     void* report;            // two words: magnitude bits, checksum
 };
 
+// What integers are packed from: int32, a store of 16 bits, or x, v and s where all three lie in two words.
+enum : int32_t { MN_WHOLE = 0, MN_SHORT_STORE = 1, MN_JOINT_X = 2, MN_JOINT_V = 3, MN_JOINT_STORE = 4 };
+
 // The low bits of an int32 that are kept: 1 to 32, the top one being its sign where it is signed.
 struct MnField {
-    int32_t width, is_signed;
+    int32_t width, is_signed, plane;
 };
 
 // The constants of a step's adjoint, and the types of its gradients: `dtype` for all but those of v. Both are the same, or
@@ -54,7 +57,8 @@ struct MnAdjoint {
 //   where:  the number of threads on the CPU, the index of the device on CUDA
 //   stream: the CUDA stream; unused on the CPU
 // A position may be null in mn_undo and mn_rewind, mn_rewind goes by previous_bound; a grad_position may be null; grad_velocity
-// may be grad_v. A report is zero when it is handed over.
+// may be grad_v. A report is zero when it is handed over. What is packed lies in `first`, a joint v in `second`, too;
+// unpacking one of three that are joint leaves the others as they are.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
@@ -65,8 +69,9 @@ MN_EXPORT int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t where, voi
                             void* position);
 MN_EXPORT int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
                               void* report);
-MN_EXPORT int32_t mn_pack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* value, uint32_t* words);
-MN_EXPORT int32_t mn_unpack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* value,
-                            uint32_t* words);
+MN_EXPORT int32_t mn_pack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* first,
+                          uint32_t* second, uint32_t* words);
+MN_EXPORT int32_t mn_unpack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* first,
+                            uint32_t* second, uint32_t* words);
 MN_EXPORT int32_t mn_adjoint(const MnAdjoint* adjoint, int64_t size, int32_t where, void* stream, const void* grad_x,
                              const void* grad_v, void* grad_branch, void* grad_velocity, void* grad_position);

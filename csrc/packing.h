@@ -3,8 +3,7 @@
 // A block is 32 rows of integers. Each column is packed by itself, its 32 fields of `width` bits one behind the other into `width`
 // words; so a vector, or a warp, packs as many columns at once as it has lanes, and all of them shift alike.
 #pragma once
-#include "arithmetic.h"
-#include "interface.h"
+#include "planes.h"
 
 namespace {
 

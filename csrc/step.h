@@ -1,13 +1,9 @@
 // The momentum step and its inverse at one word: the whole rule, once, for host and device.
 #pragma once
 #include "floats.h"
+#include "planes.h"
 
 namespace {
-
-template <class Word>
-struct Element {
-    typename Word::Unsigned x, v, s;
-};
 
 // What a plan comes down to for one integer type.
 template <class Scalar>
@@ -39,7 +35,8 @@ struct Momentum : Arithmetic<Word> {
     using C = Constants<typename Word::Scalar>;
     using E = Element<Word>;
 
-    // Takes the scaled branch; returns the store's low byte, which `spills` puts aside.
+    // Takes the scaled branch; returns the store's low byte, which `spills` puts aside. The magnitudes are those of what
+    // was to be kept, before it wraps around.
     template <bool spills>
     MN_HD static Unsigned step(E& e, Float branch, Unsigned& magnitudes, const C& c) {
         const Unsigned byte = e.s & 255u;
@@ -48,9 +45,11 @@ struct Momentum : Arithmetic<Word> {
         const Unsigned t = (e.v - q * c.d) * c.bound + s + c.offset;
         const Unsigned b = Base::floor_divide_store(t, c.by_next_bound);
         e.s = t - b * c.next_bound;
-        e.v = q * c.n + b + Base::to_fixed(branch, magnitudes);
-        e.x += e.v + Base::carry(e.s, c.next_threshold);
-        magnitudes |= Base::magnitude_bits(e.v) | Base::magnitude_bits(e.x);
+        const Unsigned v = q * c.n + b + Base::to_fixed(branch, magnitudes);
+        e.v = Base::wrapped(v);
+        const Unsigned x = e.x + e.v + Base::carry(e.s, c.next_threshold);
+        e.x = Base::wrapped(x);
+        magnitudes |= Base::magnitude_bits(v) | Base::magnitude_bits(x);
         return byte;
     }
 
@@ -58,18 +57,28 @@ struct Momentum : Arithmetic<Word> {
     template <bool spills>
     MN_HD static void undo(E& e, Float branch, Unsigned byte, const C& c) {
         Unsigned overflow{};  // was reported by the step
-        const Unsigned v = e.v - Base::to_fixed(branch, overflow);
+        const Unsigned v = Base::wrapped(e.v - Base::to_fixed(branch, overflow));
         const Unsigned q = Base::floor_divide(v, c.by_n);
         const Unsigned t = (v - q * c.n) * c.next_bound + e.s - c.offset;
         const Unsigned r = Base::floor_divide_store(t, c.by_bound);
         const Unsigned s = t - r * c.bound;
         e.s = spills ? (s << 8) | byte : s;
-        e.v = q * c.d + r;
+        e.v = Base::wrapped(q * c.d + r);
     }
 
     // Takes x back to the input of the block that led to this v and s.
-    MN_HD static void rewind(E& e, const C& c) { e.x -= e.v + Base::carry(e.s, c.previous_threshold); }
+    MN_HD static void rewind(E& e, const C& c) {
+        e.x = Base::wrapped(e.x - (e.v + Base::carry(e.s, c.previous_threshold)));
+    }
 };
+
+// Calls run(word) with the word of a plan.
+template <class Run>
+auto with_word(const MnPlan& plan, Run run) {
+    if (plan.word_bits == 64) return run(Word64());
+    if (plan.word_bits == 24) return run(Word24());
+    return plan.store_bits == 16 ? run(Word32Short()) : run(Word32());
+}
 
 // f = y - x in the type to which PyTorch promotes the two, or y itself where the block has no skip; `position` is x before it
 // was rounded to the type in which the block saw it. `wide`: one of the two is float64.

@@ -7,13 +7,15 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from momentumnet import native
+from momentumnet import log, native
 from momentumnet.convert import convert, plan, revert, set_gamma
 from momentumnet.core.ledger import check_replays
+from momentumnet.description import describe
 from momentumnet.errors import (
     CheckpointError,
     ConversionError,
     MomentumNetError,
+    MomentumNetWarning,
     PruningError,
     ReconstructionError,
     StateRangeError,
@@ -23,11 +25,14 @@ from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import find_streams
+from momentumnet.training_state import load_training_state, training_state
 
 if TYPE_CHECKING:
     from momentumnet import init, landscape, optim, prune
 
 __version__ = "1.0.0.dev0"
+
+log.name_the_package()
 
 __all__ = [
     "CheckpointError",
@@ -35,6 +40,7 @@ __all__ = [
     "MemoryReport",
     "MomentumNet",
     "MomentumNetError",
+    "MomentumNetWarning",
     "PruningError",
     "ReconstructionError",
     "ResidualStream",
@@ -42,9 +48,11 @@ __all__ = [
     "StepOrderError",
     "check_replays",
     "convert",
+    "describe",
     "find_streams",
     "init",
     "landscape",
+    "load_training_state",
     "measure_memory",
     "native",
     "optim",
@@ -52,6 +60,7 @@ __all__ = [
     "prune",
     "revert",
     "set_gamma",
+    "training_state",
     "transform_to_momentumnet",
 ]
 

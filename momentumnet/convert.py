@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
 
 from torch import nn
 
+from momentumnet import model_config
 from momentumnet.arithmetic.fixed_point import exact_gamma
-from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
 from momentumnet.core.stream import MomentumStream
+from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
-from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, converted_blocks, release, streams_of
+from momentumnet.streams.by_hand import children_of, named_by_hand
+from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import Plan
+from momentumnet.streams.roles import apply, recomputed
 
 Model = TypeVar("Model", bound=nn.Module)
 
 OTHERS = ("keep", "checkpoint")
+DEFAULT_GAMMA = 0.125
 
 
 def plan(
     model: nn.Module,
     example_inputs: Any,
     *,
-    gamma: float | Fraction = 0.125,
+    gamma: float | Fraction = DEFAULT_GAMMA,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     backward: str = "reversible",
@@ -68,7 +73,7 @@ def convert(
     model: Model,
     example_inputs: Any = None,
     *,
-    gamma: float | Fraction = 0.125,
+    gamma: float | Fraction = DEFAULT_GAMMA,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     backward: str = "reversible",
@@ -76,6 +81,7 @@ def convert(
     final_velocity: str = "flush",
     others: str = "keep",
     spare: int = 0,
+    like: Mapping[str, Any] | None = None,
     inplace: bool = False,
 ) -> Model:
     r"""Turn every residual stream of the model into a momentum stream.
@@ -108,13 +114,20 @@ def convert(
         spare: bytes that a step with inputs like the example's may keep more than it must. The blocks and modules that
             run last keep their activations as long as these bytes suffice, which saves the time of their recompute;
             backward frees them first, so that the peak grows by ``spare`` at most.
-        inplace: change this model instead of a copy.
+        like: what `describe` returned of another converted model: the model is converted as that one was, without
+            example inputs. It says all the rest, so give no other option (but a module as ``initial_velocity``, where
+            it had one). `load_training_state` then gives the scales that the other one had.
+        inplace: change this model (and its ``config``, see below) instead of a copy.
+
+    A model with a ``config`` that is saved beside its weights, as those of transformers have, gets its description
+    there, as ``config.momentumnet``, so that a saved checkpoint says what it is; `revert` takes it out.
 
     Returns:
         The converted model: a deep copy unless ``inplace``.
 
     Raises:
-        ConversionError: no stream found, or one that cannot be carried; says what was looked at and why.
+        ConversionError: no stream found, or one that cannot be carried; says what was looked at and why. Or the model
+            does not fit the description.
         ValueError: an option has a value that it does not take.
 
     Example:
@@ -130,68 +143,61 @@ def convert(
     References:
         Sander, Ablin, Blondel, Peyre: Momentum Residual Neural Networks, ICML 2021, arXiv 2102.07870, equation 4.
     """
-    settings: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward}
-    ratio = exact_gamma(gamma)
-    _check_options(others, spare, backward)
     if any(True for _ in converted_blocks(model)):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
-    if example_inputs is None:
-        found: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-            (path, children_of(model, path), {}) for path in _named_by_hand(streams, others, spare)
-        ]
-        recomputed: list[Role] = []
+    options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others, "spare": spare}
+    if like is not None:
+        _check_nothing_else(
+            {**options, "example_inputs": example_inputs, "gamma": gamma, "streams": streams}
+            | {"final_velocity": final_velocity}
+        )
+        runners, roles = from_description(model, like, initial_velocity)
     else:
-        planned = plan(model, example_inputs, gamma=ratio, streams=streams, **settings, others=others, spare=spare)
+        runners, roles = _found(model, example_inputs, exact_gamma(gamma), streams, final_velocity, options)
+        _set_initial_velocity(runners, initial_velocity)
+    target = model if inplace else copy_of(model)
+    apply(target, runners, roles)
+    model_config.note(target)
+    return target
+
+
+def _found(
+    model: nn.Module,
+    example_inputs: Any,
+    gamma: Fraction,
+    streams: Sequence[str] | None,
+    final_velocity: str,
+    options: dict[str, Any],
+) -> tuple[list[MomentumStream], list[Role]]:
+    """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them."""
+    _check_options(options["others"], options["spare"], options["backward"])
+    found: list[tuple[str, tuple[str, ...], dict[str, Any]]]
+    roles: list[Role] = []
+    if example_inputs is None:
+        paths = named_by_hand(streams, options["others"], options["spare"])
+        found = [(path, children_of(model, path), {}) for path in paths]
+    else:
+        planned = plan(model, example_inputs, gamma=gamma, streams=streams, **options)
         found = [
             (
                 stream.path,
                 stream.blocks,
                 {
-                    "magnitude": stream.magnitude,
+                    "magnitude": stream.magnitude or None,
                     "start": stream.start_magnitude or None,
-                    "spread": stream.spread,
+                    "spread": stream.spread if stream.magnitude else None,
                     "kept": kept,
                 },
             )
             for stream, kept in zip(planned.discovery.streams, planned.kept, strict=True)
         ]
-        recomputed = _recomputed(planned)
+        roles = recomputed(planned.recomputed)
+    settings = {name: options[name] for name in ("arithmetic", "backward")}
     runners = [
-        MomentumStream(path or "(root)", blocks, ratio, final_velocity=final_velocity, **measured, **settings)
+        MomentumStream(path or "(root)", blocks, gamma, final_velocity=final_velocity, **measured, **settings)
         for path, blocks, measured in found
     ]
-    _set_initial_velocity(runners, initial_velocity)
-    target = model if inplace else copy_of(model)
-    apply(target, runners, recomputed)
-    return target
-
-
-def apply(model: nn.Module, runners: Sequence[MomentumStream], recomputed: Sequence[Role] = ()) -> None:
-    """Give every block of the streams its role, and every module outside that is to be recomputed."""
-    taken: dict[str, str] = {}
-    for runner in runners:
-        for name in dict.fromkeys(runner.blocks):
-            if name in taken:
-                raise ConversionError(f"block {name!r} stands in two streams, {taken[name]!r} and {runner.name!r}")
-            taken[name] = runner.name
-        if runner.velocity_module is not None and isinstance(model.get_submodule(runner.blocks[0]), nn.Sequential):
-            raise ConversionError(
-                f"the first block {runner.blocks[0]!r} of stream {runner.name!r} is an nn.Sequential, which would call "
-                "the module given as initial_velocity as one of its own; wrap the block in a module with a forward of "
-                "its own"
-            )
-    roles = [Role(name, runner) for runner in runners for name in dict.fromkeys(runner.blocks)]
-    roles += recomputed
-    for index, role in enumerate(roles):
-        try:
-            assign(model.get_submodule(role.name), role)
-        except ConversionError:
-            for earlier in roles[:index]:
-                release(model.get_submodule(earlier.name))
-            raise
-    for runner in runners:
-        if runner.velocity_module is not None:
-            model.get_submodule(runner.blocks[0]).add_module(VELOCITY_NAME, runner.velocity_module)
+    return runners, roles
 
 
 def revert(model: Model, *, inplace: bool = False) -> Model:
@@ -213,6 +219,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         raise ConversionError("the model holds no converted block; there is nothing to revert")
     for block in blocks:
         release(block)
+    model_config.forget(target)
     return target
 
 
@@ -235,14 +242,17 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
         stream.set_gamma(gamma)
+    model_config.renew(model)
 
 
-def _recomputed(planned: Plan) -> list[Role]:
-    checkpoint, roles = Checkpoint(), []
-    for names in planned.recomputed:
-        runner = checkpoint if len(names) == 1 else CheckpointChain(names[0], names[-1])
-        roles += [Role(name, runner) for name in names]
-    return roles
+def _check_nothing_else(given: dict[str, Any]) -> None:
+    """Beside a description nothing is given: it would be ignored."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(convert).parameters.items()}
+    others = [name for name, value in given.items() if value is not defaults[name] and value != defaults[name]]
+    if others:
+        raise ConversionError(
+            f"like= says how the model is converted, and {', '.join(others)} was given, too; leave out one of them"
+        )
 
 
 def _check_options(others: str, spare: int, backward: str) -> None:
@@ -254,38 +264,6 @@ def _check_options(others: str, spare: int, backward: str) -> None:
         raise ValueError(
             "backward='stored' keeps all activations, so there is nothing to spare; leave out one of the two"
         )
-
-
-def _named_by_hand(streams: Sequence[str] | None, others: str, spare: int) -> Sequence[str]:
-    if not streams:
-        raise ConversionError(
-            "convert needs example_inputs to find the residual streams, or streams=[...] that names their containers"
-        )
-    if others == "checkpoint":
-        raise ConversionError("others='checkpoint' needs example_inputs, to see which modules lie outside the streams")
-    if spare:
-        raise ConversionError("spare needs example_inputs, to see how much the blocks keep")
-    return streams
-
-
-def children_of(model: nn.Module, path: str) -> tuple[str, ...]:
-    """The names of the container's children, as blocks of a stream named by hand.
-
-    A module that stands in several places has one name, its first, as in ``named_modules``.
-    """
-    try:
-        container = model.get_submodule(path)
-    except AttributeError as error:
-        names = [name for name, module in model.named_modules() if len(list(module.children())) > 1]
-        raise ConversionError(f"the model has no module {path!r}; containers are {names[:20]}") from error
-    first_names: dict[int, str] = {}
-    for name, child in container._modules.items():
-        if child is not None:
-            first_names.setdefault(id(child), f"{path}.{name}" if path else name)
-    children = tuple(first_names[id(child)] for child in container._modules.values() if child is not None)
-    if not children:
-        raise ConversionError(f"module {path!r} ({type(container).__name__}) has no children that could be blocks")
-    return children
 
 
 def _set_initial_velocity(runners: Sequence[MomentumStream], initial_velocity: str | nn.Module | None) -> None:

@@ -1,4 +1,4 @@
-"""The exceptions that momentumnet raises on purpose."""
+"""The exceptions that momentumnet raises on purpose, and the category of its warnings."""
 
 from __future__ import annotations
 
@@ -36,3 +36,7 @@ class CheckpointError(MomentumNetError):
 
 class PruningError(MomentumNetError):
     """A network holds nothing that can be pruned as asked, or computes something else once it is smaller."""
+
+
+class MomentumNetWarning(UserWarning):
+    """What momentumnet warns of; its name puts the package's name into the line."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from momentumnet.convert import apply, children_of
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.streams.by_hand import children_of
+from momentumnet.streams.roles import apply
 
 
 class MomentumNet(nn.Module):
@@ -76,6 +77,9 @@ class MomentumNet(nn.Module):
         )
         if init_speed:
             self.stream.velocity_module = init_function
+
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError("torch.jit.script cannot compile a momentum stream; use torch.jit.trace or torch.export")
 
     @property
     def gamma(self) -> float:

@@ -12,11 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "momentumnet"
 
 # From the ground up. A room may import those below it, and itself; rooms of one row know nothing of each other.
 FLOORS = (
-    ("errors", "figures", "memory", "progress"),
+    ("errors", "figures", "log", "memory", "progress"),
     ("arithmetic", "checkpoint_file"),
     ("native", "recompute"),
     ("core", "loss"),
     ("streams",),
+    ("description", "training_state"),
+    ("model_config",),
     ("convert",),
     ("init", "landscape", "momentum_net", "optim", "prune"),
     ("bench",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.compiled.launching import DTYPES, launch
@@ -83,6 +84,7 @@ def _fit_the_kernel(grad_x: Tensor, grad_v: Tensor) -> bool:
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and forward_ad._current_level < 0  # gradients may have tangents
         and _is_plain_memory(grad_x)
         and _is_plain_memory(grad_v)
         and (grad_x.device, grad_x.shape) == (grad_v.device, grad_v.shape)

@@ -35,8 +35,8 @@ SHORT_STORE_NOISE = 128
 class Word:
     """An integer type of the state. Magnitudes stay below ``limit``, so that ``x + v + 1`` cannot wrap."""
 
-    dtype: torch.dtype
-    bits: int
+    dtype: torch.dtype  # in which is computed
+    bits: int  # that are kept of x and v
     compute_dtype: torch.dtype  # float type in which values are scaled and rounded
 
     @property
@@ -47,14 +47,25 @@ class Word:
     @property
     def store_limit(self) -> int:
         """Largest value that the store's arithmetic may reach."""
-        return (1 << (self.bits - 1)) - 1
+        return (1 << (8 * self.dtype.itemsize - 1)) - 1
 
     @property
     def max_exponent(self) -> int:
         """Finest scale: both 2**k and 2**-k are normal numbers of the compute type."""
         return 1 - math.frexp(torch.finfo(self.compute_dtype).tiny)[1]
 
+    @property
+    def min_exponent(self) -> int:
+        """Coarsest scale: units of 1, or where bits are missing, of as much as makes up for them."""
+        return self.bits - 8 * self.dtype.itemsize
 
+    def wrap_(self, value: Tensor) -> Tensor:
+        """What is left of ``value`` in the bits that are kept, in two's complement. In place."""
+        missing = 8 * self.dtype.itemsize - self.bits
+        return value.bitwise_left_shift_(missing).bitwise_right_shift_(missing) if missing else value
+
+
+INT24 = Word(torch.int32, 24, torch.float32)
 INT32 = Word(torch.int32, 32, torch.float32)
 INT64 = Word(torch.int64, 64, torch.float64)
 
@@ -108,32 +119,41 @@ class Digits:
         return self.n, self.d, self.previous_bound, self.bound, self.next_bound, self.offset
 
 
+def has_short_store(gamma: Fraction) -> bool:
+    """Whether bounds up to 2**16 do: n/(1 - gamma) is small."""
+    return gamma == 1 or gamma.numerator / (1 - gamma) <= SHORT_STORE_NOISE
+
+
 class StoreSchedule:
     """The deterministic sequence of bounds and spills of a stream: step i has the same digits in every pass.
 
     One step is exact to n/(2 B2) units of v, and an error of v comes to 1/(1 - gamma) times as much in x. Where
-    n/(1 - gamma) is small, bounds up to 2**16 do (a store of two bytes then); else the word is used to its end.
+    n/(1 - gamma) is small, bounds up to 2**16 do (it ``is_short``, two bytes then); else the word is used to its end.
     """
 
     def __init__(self, gamma: Fraction, word: Word) -> None:
         self._n, self._d, self._word = gamma.numerator, gamma.denominator, word
-        noise = 0 if gamma == 1 else self._n / (1 - gamma)
-        self._short = word is INT32 and noise <= SHORT_STORE_NOISE
+        self.is_short = word.dtype == torch.int32 and has_short_store(gamma)
         self._steps = [self._after(self._first_bound())]
+
+    @property
+    def store_bits(self) -> int:
+        """Bits that the store of a state in motion is kept in."""
+        return SHORT_STORE_BITS if self.is_short else 8 * self._word.dtype.itemsize
 
     def _first_bound(self) -> int:
         """With n = 1 nothing is lost to rounding B2 up; else a wider bound makes that negligible, at once."""
         if self._n == 1:
             return 1
-        if self._short:
+        if self.is_short:
             return 1 << (SHORT_STORE_BITS - 8)
-        return min(1 << (self._word.bits - 11), self._word.store_limit * self._n // (2 * self._d))
+        return min(1 << (8 * self._word.dtype.itemsize - 11), self._word.store_limit * self._n // (2 * self._d))
 
     def _fits(self, bound: int) -> bool:
         """Whether B2 stays in the store and t in the word."""
         next_bound = -(-bound * self._d // self._n)
         largest = self._d * bound + (self._n * next_bound - self._d * bound) // 2
-        return largest <= self._word.store_limit and (not self._short or next_bound <= 1 << SHORT_STORE_BITS)
+        return largest <= self._word.store_limit and (not self.is_short or next_bound <= 1 << SHORT_STORE_BITS)
 
     def __getitem__(self, index: int) -> Digits:
         """The digits of step ``index``, counted from the stream's start."""
@@ -187,7 +207,7 @@ def to_float(value: Tensor, exponent: int, word: Word, dtype: torch.dtype) -> Te
 
 def write_float(value: Tensor, exponent: int, word: Word, into: Tensor) -> None:
     """`to_float` into a tensor that is there already."""
-    if value.is_cuda and word is INT32 and torch.get_default_dtype() == torch.float32:
+    if value.is_cuda and word.dtype == torch.int32 and torch.get_default_dtype() == torch.float32:
         # One pass that computes in float32; on the CPU the types would be changed in passes of their own.
         torch.mul(value, math.ldexp(1.0, -exponent), out=into)
     elif into.dtype == word.compute_dtype:
@@ -227,8 +247,8 @@ def carry(s: Tensor, bound: int) -> Tensor:
     return (threshold - s).bitwise_right_shift_(8 * s.element_size() - 1).neg_()
 
 
-def checksum(x: Tensor, v: Tensor, s: Tensor) -> Tensor:
-    """One integer that tells this state from another.
+def checksum(x: Tensor, v: Tensor, s: Tensor, first: int = 0) -> Tensor:
+    """One integer that tells this state from another; ``first`` is the position of the first element of a piece.
 
     The sum over the elements, modulo 2**bits, of ``mix(x*X + v*V + s + i*I)`` with i the element's position and odd
     constants. ``mix`` is a bijection that is not linear: any change of one of x, v, s at one element is seen for
@@ -236,7 +256,8 @@ def checksum(x: Tensor, v: Tensor, s: Tensor) -> Tensor:
     2**bits.
     """
     mixed = (x * 0x27D4EB2F).add_(v * 0x165667B1).add_(s)
-    mixed.add_(torch.arange(x.numel(), dtype=x.dtype, device=x.device).view(x.shape), alpha=0x1E3779B1)
+    places = torch.arange(first, first + x.numel(), dtype=x.dtype, device=x.device)
+    mixed.add_(places.view(x.shape), alpha=0x1E3779B1)
     mixed = _fold(_fold(mixed).mul_(0x2C1B3C6D))
     return mixed.sum(dtype=mixed.dtype)
 

@@ -4,8 +4,10 @@ r"""The momentum step on integers, in plain PyTorch: the readable reference for 
     v <- v + F
     x <- x + v + [2s >= B2]
 
-All tensors are 1-D and contiguous. Rewinding is cut in two, because the earlier x is needed before the branch is known:
-`rewind` takes x back, `undo` then takes v and s back, and may take x back one step more (it goes *ahead*).
+All tensors are 1-D and contiguous; a state is worked on in pieces, as it may lie in fewer bits than are computed with
+(`arithmetic.planes`). What passes the bits of the word wraps around, and comes back when it is undone. Rewinding is cut
+in two, because the earlier x is needed before the branch is known: `rewind` takes x back, `undo` then takes v and s
+back, and may take x back one step more (it goes *ahead*).
 """
 
 from __future__ import annotations
@@ -18,15 +20,7 @@ from torch import Tensor
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic import packing
 from momentumnet.arithmetic.fixed_point import Digits, Word
-
-
-@dataclass
-class Integers:
-    """x, v and the store s of a stream: 1-D, of one word."""
-
-    x: Tensor
-    v: Tensor
-    s: Tensor
+from momentumnet.arithmetic.planes import Integers, Plane
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,10 @@ class Branch:
         wide = torch.promote_types(torch.promote_types(self.y.dtype, self.x.dtype), torch.float32)
         return self.y.to(wide) - self.x.to(wide)
 
+    def at(self, where: slice) -> Branch:
+        """A piece of it."""
+        return Branch(self.y[where], None if self.x is None else self.x[where])
+
 
 @dataclass(frozen=True)
 class Move:
@@ -61,9 +59,9 @@ class Move:
     digits: Digits
     scale: Scale
 
-    def branch_integers(self) -> Tensor:
-        """F, the weighted branch."""
-        return fp.to_fixed(self.branch.value(), self.scale.factor, self.scale.word)
+    def branch_integers(self, where: slice) -> Tensor:
+        """F, the weighted branch, of a piece."""
+        return fp.to_fixed(self.branch.at(where).value(), self.scale.factor, self.scale.word)
 
 
 def step(ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor | None:
@@ -76,21 +74,38 @@ def step(ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor
     Returns:
         The store's byte that was put aside, if the digits say so.
     """
-    branch_integers = move.branch_integers()
-    v, ints.s, spilled = fp.multiply(ints.v, ints.s, move.digits)
-    ints.v = v.add_(branch_integers)
-    ints.x = ints.x.add_(ints.v).add_(fp.carry(ints.s, move.digits.next_bound))
-    write_position(ints.x, move.scale, position)
-    report[0] = _magnitude(ints, move)
-    report[1] = fp.checksum(ints.x, ints.v, ints.s)
-    return spilled[0] if spilled else None
+    word, digits = move.scale.word, move.digits
+    spilled = torch.empty(ints.size, dtype=torch.uint8, device=report.device) if digits.spills else None
+    report.zero_()
+    for where, piece in ints.pieces():
+        x, v, s = piece.read()
+        v, s, low_bytes = fp.multiply(v, s, digits)
+        if spilled is not None:
+            spilled[where] = low_bytes[0]
+        v = v.add_(move.branch_integers(where))
+        largest = torch.maximum(_magnitude_of_branch(move, where), _magnitude(v))
+        x = x.add_(word.wrap_(v)).add_(fp.carry(s, digits.next_bound))
+        report[0] = torch.maximum(report[0], torch.maximum(largest, _magnitude(x)))
+        fp.write_float(word.wrap_(x), move.scale.exponent, word, position[where])
+        report[1] += fp.checksum(x, v, s, where.start)
+        piece.write(x, v, s)
+    return spilled
 
 
 def rewind(ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
     """Take x back by one step; ``bound`` is the present bound of the store."""
-    ints.x = ints.x.sub_(ints.v).sub_(fp.carry(ints.s, bound))
-    if position is not None:
-        write_position(ints.x, scale, position)
+    for where, piece in ints.pieces():
+        x, v, s = piece.read()
+        piece.x.write(scale.word.wrap_(x.sub_(v).sub_(fp.carry(s, bound))))
+        if position is not None:
+            fp.write_float(x, scale.exponent, scale.word, position[where])
+
+
+def advance(ints: Integers, bound: int) -> None:
+    """The inverse of `rewind`: take x on by the v and s that are there."""
+    for _, piece in ints.pieces():
+        x, v, s = piece.read()
+        piece.x.write(x.add_(v).add_(fp.carry(s, bound)))
 
 
 def undo(ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
@@ -98,32 +113,53 @@ def undo(ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, 
 
     ``report`` receives 0 and the checksum of the state before x went ahead.
     """
-    v = ints.v.sub_(move.branch_integers())
-    ints.v, ints.s = fp.divide(v, ints.s, move.digits, () if spilled is None else (spilled,))
-    checksum(ints, report)
-    if ahead:
-        rewind(ints, move.digits.previous_bound, move.scale, None)
+    word, digits = move.scale.word, move.digits
+    report.zero_()
+    for where, piece in ints.pieces():
+        x, v, s = piece.read()
+        v = word.wrap_(v.sub_(move.branch_integers(where)))
+        v, s = fp.divide(v, s, digits, () if spilled is None else (spilled[where],))
+        report[1] += fp.checksum(x, word.wrap_(v), s, where.start)
+        if ahead:
+            x = word.wrap_(x.sub_(v).sub_(fp.carry(s, digits.previous_bound)))
+        piece.write(x, v, s)
 
 
 def checksum(ints: Integers, report: Tensor) -> None:
     """0 and one integer that tells this state from another (see `fixed_point.checksum`) into ``report``."""
-    report[0] = 0
-    report[1] = fp.checksum(ints.x, ints.v, ints.s)
+    report.zero_()
+    for where, piece in ints.pieces():
+        report[1] += fp.checksum(*piece.read(), where.start)
 
 
-def write_position(x: Tensor, scale: Scale, position: Tensor) -> None:
-    """Write x to ``position`` as floats of its dtype."""
-    fp.write_float(x, scale.exponent, scale.word, position)
+def write_position(x: Plane, scale: Scale, position: Tensor) -> None:
+    """Write x (or v) to ``position`` as floats of its dtype."""
+    first = 0
+    for piece in x.pieces():
+        fp.write_float(piece.read(), scale.exponent, scale.word, position[first : first + piece.size])
+        first += piece.size
 
 
-def pack(value: Tensor, field: packing.Field) -> Tensor:
-    """The words that hold the fields of 1-D int32 integers (see `momentumnet.arithmetic.packing`)."""
-    return packing.pack(value, field)
+def pack(plane: Plane, field: packing.Field) -> Tensor:
+    """The words that hold the fields of int32 integers (see `momentumnet.arithmetic.packing`)."""
+    pieces = plane.pieces()
+    if len(pieces) == 1:
+        return packing.pack(plane.read(), field)
+    words, first = plane.tensors[0].new_empty(packing.words_for(plane.size, field.width), dtype=torch.int32), 0
+    for piece in pieces:
+        packed = packing.pack(piece.read(), field)
+        words[first : first + packed.numel()] = packed
+        first += packed.numel()
+    return words
 
 
-def unpack(words: Tensor, size: int, field: packing.Field) -> Tensor:
-    """The integers from the words that hold their fields."""
-    return packing.unpack(words, size, field)
+def unpack(words: Tensor, plane: Plane, field: packing.Field) -> None:
+    """The integers from the words that hold their fields into ``plane``."""
+    first = 0
+    for piece in plane.pieces():
+        following = first + packing.words_for(piece.size, field.width)
+        piece.write(packing.unpack(words[first:following], piece.size, field))
+        first = following
 
 
 def magnitude_of_floats(value: Tensor, factor: float, word: Word) -> Tensor:
@@ -140,11 +176,10 @@ def fits(magnitude: int, word: Word) -> bool:
     return 0 <= magnitude < word.limit
 
 
-def _magnitude(ints: Integers, move: Move) -> Tensor:
-    largest = magnitude_of_floats(move.branch.value(), move.scale.factor, move.scale.word)
-    if not move.branch.y.numel():
-        return largest
-    for value in (ints.x, ints.v):
-        low, high = torch.aminmax(value)
-        largest = torch.maximum(largest, torch.maximum(high, low.bitwise_not_()))
-    return largest
+def _magnitude_of_branch(move: Move, where: slice) -> Tensor:
+    return magnitude_of_floats(move.branch.at(where).value(), move.scale.factor, move.scale.word)
+
+
+def _magnitude(value: Tensor) -> Tensor:
+    low, high = torch.aminmax(value)
+    return torch.maximum(high, low.bitwise_not_())

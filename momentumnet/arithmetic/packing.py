@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from momentumnet.arithmetic.planes import Place, Plane
+
 ROWS = COLUMNS = 32
 BLOCK = ROWS * COLUMNS
 
@@ -37,11 +39,11 @@ class Field:
 
 
 class Codec(Protocol):
-    """What packs: `pack` and `unpack` of this module, or the native kernels, which agree to the bit."""
+    """What packs: `pack` and `unpack` of `momentum_step`, or the native kernels, which agree to the bit."""
 
-    def pack(self, value: Tensor, field: Field) -> Tensor: ...
+    def pack(self, plane: Plane, field: Field) -> Tensor: ...
 
-    def unpack(self, words: Tensor, size: int, field: Field) -> Tensor: ...
+    def unpack(self, words: Tensor, plane: Plane, field: Field) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,29 +72,41 @@ class Packed:
 
     def unpacked(self, codec: Codec) -> Tensor:
         """The integers, in a new tensor (or the very tensor that was to be packed, if nothing could be saved)."""
-        return self.words if self.field is None else codec.unpack(self.words, self.size, self.field)
+        if self.field is None:
+            return self.words
+        value = self.words.new_empty(self.size)
+        codec.unpack(self.words, Plane.whole(value), self.field)
+        return value
+
+    def unpack_to(self, plane: Plane, codec: Codec) -> None:
+        """The integers into ``plane``."""
+        if self.field is None:
+            plane.write(self.words)
+        else:
+            codec.unpack(self.words, plane, self.field)
 
 
-def as_it_is(value: Tensor) -> Packed:
-    """The tensor in as many bytes as it has."""
-    return Packed(value, value.numel(), None)
+def as_it_is(plane: Plane) -> Packed:
+    """The integers in as many bytes as they are read in."""
+    return Packed(plane.read(), plane.size, None)
 
 
-def at_rest(value: Tensor, smallest: int, largest: int, codec: Codec) -> Packed:
-    """The 1-D tensor ``value``, whose integers lie in [smallest, largest], in few bits.
+def at_rest(plane: Plane, smallest: int, largest: int, codec: Codec) -> Packed:
+    """The integers of ``plane``, which lie in [smallest, largest], in few bits.
 
-    Only int32 is packed, and only where that is smaller; else the tensor itself is kept.
+    Those of 64 bits are not packed, nor where that would not be smaller; the tensor itself is kept then.
 
     Example:
         ::
 
             value = torch.arange(-1000, 1000, dtype=torch.int32)
-            at_rest(value, -1000, 999, packing).bytes_per_element    # 11 / 8
+            at_rest(Plane.whole(value), -1000, 999, momentum_step).bytes_per_element    # 11 / 8
     """
-    field, size = Field.of(smallest, largest), value.numel()
-    if value.dtype != torch.int32 or words_for(size, field.width) >= size:
-        return as_it_is(value)
-    return Packed(codec.pack(value, field), size, field)
+    field, size = Field.of(smallest, largest), plane.size
+    is_long = plane.place is Place.WHOLE and plane.tensors[0].dtype == torch.int64
+    if is_long or words_for(size, field.width) >= size:
+        return as_it_is(plane)
+    return Packed(codec.pack(plane, field), size, field)
 
 
 def words_for(size: int, width: int) -> int:

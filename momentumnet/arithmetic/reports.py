@@ -33,8 +33,11 @@ class Reports:
         return self._rows.pop()
 
 
+def is_hollow(tensor: Tensor) -> bool:
+    """Whether the tensor has sizes and never values: a fake one, or one on the meta device."""
+    return isinstance(tensor, FakeTensor) or tensor.is_meta
+
+
 def has_values(tensor: Tensor) -> bool:
     """Whether the tensor's values may be read now: not if it has none (fake, meta), nor while CUDA records a graph."""
-    if isinstance(tensor, FakeTensor) or tensor.is_meta:
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not is_hollow(tensor) and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

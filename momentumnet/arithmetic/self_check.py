@@ -18,9 +18,10 @@ from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.adjoint import by_operations, in_one_pass
 from momentumnet.arithmetic.compiled.launching import DTYPES
 from momentumnet.arithmetic.compiled.selection import MomentumStep, NativeStep
-from momentumnet.arithmetic.fixed_point import INT32, INT64, Word
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale
+from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64, Word
+from momentumnet.arithmetic.momentum_step import Branch, Move, Scale
 from momentumnet.arithmetic.packing import Field
+from momentumnet.arithmetic.planes import Integers, Plane
 
 # Enough that two threads share it; odd, so that no vector and no group of elements comes out even.
 ELEMENTS = 40_001
@@ -35,17 +36,20 @@ Values = Sequence[Tensor | int | None]
 @dataclass(frozen=True)
 class _Case:
     word: Word
+    store_bits: int
     y: torch.dtype
     skip: torch.dtype | None  # type in which blocks see x, where their output contains it
     exponent: int
 
 
 _CASES = (
-    _Case(INT32, torch.float32, None, 20),
-    _Case(INT32, torch.float32, torch.float32, 20),
-    _Case(INT32, torch.bfloat16, torch.bfloat16, 20),
-    _Case(INT32, torch.float16, torch.float32, 20),
-    _Case(INT64, torch.float64, torch.float64, 48),
+    _Case(INT32, 16, torch.float32, None, 20),
+    _Case(INT32, 16, torch.float32, torch.float32, 20),
+    _Case(INT32, 32, torch.bfloat16, torch.bfloat16, 20),
+    _Case(INT32, 32, torch.float16, torch.float32, 20),
+    _Case(INT24, 16, torch.bfloat16, None, 14),
+    _Case(INT24, 16, torch.float16, torch.float16, 14),
+    _Case(INT64, 64, torch.float64, torch.float64, 48),
 )
 
 
@@ -104,13 +108,13 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             kernels.write_position(ints.x, scale, seen)
             yield "position", [seen]
         branch, position = Branch(y, seen), torch.empty_like(y)
-        report = ints.x.new_zeros(2)
+        report = ints.tensors[0].new_zeros(2)
         spilled = kernels.step(ints, Move(branch, schedule[index], scale), position, report)
         magnitude, checksum = report.tolist()
         yield "step", [int(momentum_step.fits(magnitude, case.word)), spilled, position, *_copies(ints)]
         yield "checksum", [checksum]
         undos.append((branch, schedule[index], spilled))
-    if case.word is INT32:
+    if case.word is not INT64:
         yield from _pack(kernels, ints)
     ahead = False
     for index, (branch, digits, spilled) in reversed(list(enumerate(undos))):
@@ -119,27 +123,32 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             kernels.rewind(ints, digits.next_bound, scale, floats)
             yield "rewind", [floats, *_copies(ints)]
         ahead = index % 2 == 1
-        report = ints.x.new_zeros(2)
+        report = ints.tensors[0].new_zeros(2)
         kernels.undo(ints, Move(branch, digits, scale), spilled, report, ahead=ahead)
         yield "undo", [*_copies(ints)]
         yield "checksum", [report]
 
 
 def _checksum(kernels: MomentumStep, ints: Integers) -> Tensor:
-    report = ints.x.new_zeros(2)
+    report = ints.tensors[0].new_zeros(2)
     kernels.checksum(ints, report)
     return report
 
 
 def _pack(kernels: MomentumStep, ints: Integers) -> Iterator[tuple[str, Values]]:
     for field in FIELDS:
-        words = kernels.pack(ints.v, field)
-        yield "pack", [words]
-        yield "unpack", [kernels.unpack(words, ELEMENTS, field)]
+        for index, plane in enumerate(ints.planes):
+            words, value = kernels.pack(plane, field), torch.empty_like(ints.tensors[0])
+            yield "pack", [words]
+            kernels.unpack(words, Plane.whole(value), field)
+            yield "unpack", [value]
+            copies = ints.clone()
+            kernels.unpack(words, copies.planes[index], field)
+            yield "unpack", [*copies.tensors]
 
 
 def _copies(ints: Integers) -> tuple[Tensor, ...]:
-    return ints.x.clone(), ints.v.clone(), ints.s.clone()
+    return ints.clone().tensors
 
 
 def _start(case: _Case, device: torch.device) -> tuple[Integers, list[Tensor]]:
@@ -147,6 +156,8 @@ def _start(case: _Case, device: torch.device) -> tuple[Integers, list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     most = 1 << (case.exponent + 4)
     x, v = (torch.randint(-most, most, (ELEMENTS,), generator=generator).to(device, case.word.dtype) for _ in range(2))
+    ints = Integers.empty((case.word.bits, case.store_bits), ELEMENTS, device)
+    ints.write(x, v, torch.zeros_like(x))
     branches = [torch.randn(ELEMENTS, generator=generator) for _ in range(STEPS)]
     branches[-1][: len(SPECIAL)] = torch.tensor(SPECIAL)
-    return Integers(x, v, torch.zeros_like(x)), [branch.to(device, case.y) for branch in branches]
+    return ints, [branch.to(device, case.y) for branch in branches]

@@ -17,7 +17,7 @@ def resting_bytes(gamma: Fraction, word: fp.Word, bits: int, steps: int) -> floa
     """
     schedule = fp.store_schedule(gamma, word)
     spilled = sum(schedule[step].spills for step in range(steps))
-    if word is not fp.INT32:
+    if word is fp.INT64:
         return 3 * word.bits // 8 + spilled
     store = Field.of(0, schedule[steps].previous_bound - 1)
     return (2 * (bits + HEADROOM_BITS + 1) + store.width) / 8 + spilled

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from momentumnet import checkpoint_file
 from momentumnet.checkpoint_file import save
 from momentumnet.cli.errors import CommandError
 from momentumnet.errors import CheckpointError
+from momentumnet.training_state import load_training_state
 
-__all__ = ["load", "save"]
+__all__ = ["load", "load_streams", "save"]
 
 
 def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
@@ -23,4 +26,20 @@ def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
     try:
         return checkpoint_file.load(path, settings)
     except CheckpointError as error:
-        raise CommandError(f"{error}; start without --resume, or choose another --output") from error
+        raise _unusable(str(error)) from error
+
+
+def load_streams(path: Path, model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Gives the model's streams the training state that a checkpoint holds.
+
+    Raises:
+        CommandError: It belongs to other streams.
+    """
+    try:
+        load_training_state(model, state)
+    except CheckpointError as error:
+        raise _unusable(f"{path} cannot be resumed: {error}") from error
+
+
+def _unusable(reason: str) -> CommandError:
+    return CommandError(f"{reason}; start without --resume, or choose another --output")

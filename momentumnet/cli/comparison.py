@@ -18,6 +18,7 @@ from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import CommandError
 from momentumnet.cli.training import Epoch, Schedule, Trainer, evaluate
+from momentumnet.description import describe
 from momentumnet.memory import format_bytes
 
 if TYPE_CHECKING:
@@ -114,14 +115,21 @@ class Comparison:
             self._run_epoch(name, trainer)
         weights = {key: value.cpu() for key, value in network.state_dict().items()}
         torch.save(weights, self.output / f"{name}.pt")
+        if name == MOMENTUM:
+            (self.output / f"{name}.json").write_text(json.dumps(describe(network), indent=2) + "\n")
         return trainer.done
 
     def _resume(self, trainer: Trainer) -> None:
         if not trainer.path.exists():
             self.report.line(f"{trainer.path} does not exist yet: starting with the first epoch")
             return
-        trainer.resume()
+        to_the_bit = trainer.resume()
         self.report.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.schedule.epochs}")
+        if not to_the_bit:
+            self.report.line(
+                "It is of an earlier version and does not hold the scales of the streams: these are learned anew, so "
+                "the last bits may differ from those of an uninterrupted run"
+            )
 
     def _run_epoch(self, name: str, trainer: Trainer) -> None:
         counter = f"{len(trainer.done) + 1}/{self.schedule.epochs}"
@@ -152,7 +160,10 @@ class Comparison:
             f"Converted at gamma {self.settings['gamma']}, others {self.settings['others']}. Memory and time are those "
             f"of one forward and backward pass over {self.schedule.batch_size} images, beside parameters and gradients."
         )
-        self.report.line(f"The fine-tuned weights, which fit the unconverted network too: {self.output / MOMENTUM}.pt")
+        self.report.line(
+            f"The fine-tuned weights, which fit the unconverted network too: {self.output / MOMENTUM}.pt. The network "
+            f"that was trained: momentumnet.convert(model, like=...) with what {self.output / MOMENTUM}.json holds"
+        )
         values = {
             "command": "finetune",
             "settings": dict(self.settings),

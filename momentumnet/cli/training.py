@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from momentumnet.cli import checkpoint
 from momentumnet.cli.data import ImageData
 from momentumnet.optim import SAM
+from momentumnet.training_state import training_state
 
 WEIGHT_DECAY = 0.05
 
@@ -83,18 +84,24 @@ class Trainer:
         self._scheduler = OneCycleLR(self._optimizer, schedule.lr, total_steps=schedule.epochs * self.steps_per_epoch)
         torch.manual_seed(schedule.seed)
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Goes on from the checkpoint.
+
+        Returns:
+            Whether to the bit: a checkpoint of an earlier version does not say what the streams had learned.
 
         Raises:
             CommandError: It is damaged or belongs to another run.
         """
         state = checkpoint.load(self.path, self.settings)
+        if "streams" in state:
+            checkpoint.load_streams(self.path, self.model, state["streams"])
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self.done = [Epoch(*values) for values in state["epochs"]]
         _set_random_state(state["random"])
+        return "streams" in state
 
     def run_epoch(self, advance: Callable[[], object]) -> Epoch:
         """Trains one epoch, evaluates, and writes the checkpoint; ``advance`` is called after each step."""
@@ -107,6 +114,7 @@ class Trainer:
             self.settings,
             {
                 "model": self.model.state_dict(),
+                "streams": training_state(self.model),
                 "optimizer": self._optimizer.state_dict(),
                 "scheduler": self._scheduler.state_dict(),
                 "epochs": [(epoch.number, epoch.loss, epoch.accuracy) for epoch in self.done],

@@ -143,11 +143,13 @@ def errors_explained() -> Iterator[None]:
     """
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
         audit = _AUDITS.get(torch._C._current_graph_task_id())
         if audit is not None:
             try:
                 audit.close()
             except ReconstructionError as cause:
-                raise cause from error
+                raise cause from error.__cause__ or error
         raise

@@ -5,6 +5,7 @@ The same replay as in a stream (generators, autocast, buffers), for modules outs
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -17,14 +18,17 @@ from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fingerprint import fingerprint
-from momentumnet.core import audit
-from momentumnet.core.audit import Fingerprint
+from momentumnet.core import audit, failures
 from momentumnet.core.ends import source_among
+from momentumnet.core.failures import Failures
+from momentumnet.core.inference import gradients_on
+from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors
+from momentumnet.recompute.saved_values import SavedValues
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
 _GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
@@ -42,7 +46,7 @@ class Checkpoint:
             ReconstructionError: the module overwrites one of its inputs, in forward; or, in backward, it does not
                 compute again what it computed in forward.
         """
-        if not torch.is_grad_enabled():
+        if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
         return _Passage().add(name, module, function, args, kwargs, compared=True)
 
@@ -61,19 +65,19 @@ class CheckpointChain:
     """
 
     def __init__(self, first: str, last: str) -> None:
-        self._ends = first, last
+        self.ends = first, last
         self._last = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CheckpointChain, self._ends  # a copy has not been called
+        return CheckpointChain, self.ends  # a copy has not been called
 
     def call(
         self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call ``function(*args, **kwargs)`` and return its output; raises what `Checkpoint.call` does."""
-        if not torch.is_grad_enabled():
+        if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
-        first, last = self._ends
+        first, last = self.ends
         passage = _Passage() if name == first else self._passage_behind(args, kwargs)
         if passage is None and any(True for _ in module.children()):
             passage = _Passage()
@@ -95,28 +99,28 @@ class CheckpointChain:
 
 @dataclass(frozen=True)
 class _Link:
-    """A call, where its saved tensors go, and the fingerprint of what it returned, if that is to be compared."""
+    """A call, where its saved tensors go, what they were, and the fingerprint of its output, if that is compared."""
 
     call: BlockCall
     saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
+    values: SavedValues
     fingerprint: list[Tensor] | None
 
-    def check(self, output: Any) -> None:
-        """Have the output compared with that of the first run, when this backward ends."""
-        if self.fingerprint is None:
-            return
-        found = fingerprint(output)
-        if [report.dtype for report in found] != [report.dtype for report in self.fingerprint]:
-            raise self._differs()
-        for before, after in zip(self.fingerprint, found, strict=True):
-            audit.compare(audit.Comparison(Fingerprint(before), Fingerprint(after), self._differs))
+    def again(self, given: Tensor | None) -> tuple[Any, Collected]:
+        """What the call returns and saves this time; its output is compared with that of the first run."""
+        collected = Collected(self.call.name, lambda: self.call.origins(given))
+        with Failures(self.call).explained(), collected.collecting():
+            output = self.call.again(given)
+        if self.fingerprint is not None:
+            failures.compare(self.fingerprint, fingerprint(output), Failures(self.call).output)
+        return output, collected
 
-    def _differs(self) -> ReconstructionError:
-        return ReconstructionError(
-            f"module {self.call.name!r} did not compute the same in backward as in forward, so its gradient would "
-            "be wrong: it is not deterministic, or depends on something that changed in between. Convert with "
-            "others='keep' if it has to stay so."
-        )
+    def fill(self, collected: Collected) -> None:
+        """Hand over what was saved, if somebody is waiting."""
+        saved = self.saved()
+        if saved is not None:
+            reports = saved.fill(collected, Failures(self.call).differ)
+            failures.compare(self.values.reports, reports, Failures(self.call).saved_values)
 
 
 class _Passage:
@@ -146,11 +150,13 @@ class _Passage:
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
         call = BlockCall(name, module, function, given, args, kwargs)
-        saved = SavedTensors(name, self._refill)
+        values = SavedValues(functools.partial(call.origins, given), exact=True)
+        saved = SavedTensors(name, self._refill, values)
         with saved.dropping():
             output = call.first(args, kwargs)
         lent.tell()
-        self._links.append(_Link(call, weakref.ref(saved), fingerprint(output) if compared else None))
+        values.close()
+        self._links.append(_Link(call, weakref.ref(saved), values, fingerprint(output) if compared else None))
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
@@ -168,17 +174,13 @@ class _Passage:
 
     def _refill(self, _: SavedTensors) -> None:
         found = []
-        with torch.no_grad(), audit.errors_explained():
+        with outside(), torch.no_grad(), audit.errors_explained():
             output = None if self._source is None else self._source()
             for link in self._links:
-                collected = Collected()
-                with collected.collecting():
-                    output = link.call.again(output)
-                link.check(output)
-                found.append((link.saved(), collected))
-        for saved, collected in found:
-            if saved is not None:
-                saved.fill(collected)
+                output, collected = link.again(output)
+                found.append((link, collected))
+            for link, collected in found:
+                link.fill(collected)
 
 
 def _is_known(module: nn.Module) -> bool:

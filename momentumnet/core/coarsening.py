@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
-from momentumnet.arithmetic.exponent import MIN_EXPONENT, choose_exponent
-from momentumnet.arithmetic.momentum_step import Branch, Integers
+from momentumnet.arithmetic.exponent import choose_exponent
+from momentumnet.arithmetic.momentum_step import Branch, Scale
+from momentumnet.arithmetic.planes import Integers, Plane
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.errors import StateRangeError
 
@@ -31,8 +32,8 @@ def coarser_exponent(largest: float, exponent: int, word: fp.Word, bits: int, st
     """
     if not math.isfinite(largest):
         raise NonFiniteBranch
-    limit = math.ldexp(word.limit, -MIN_EXPONENT)
-    if largest >= limit or exponent <= MIN_EXPONENT:
+    limit = math.ldexp(word.limit, -word.min_exponent)
+    if largest >= limit or exponent <= word.min_exponent:
         raise StateRangeError(
             f"stream {stream!r}: the largest magnitude, {largest:.4g}, does not fit the exact state "
             f"(below {limit:.4g} with {word.dtype}). "
@@ -44,7 +45,7 @@ def coarser_exponent(largest: float, exponent: int, word: fp.Word, bits: int, st
 
 def largest_of(ints: Integers, branch: Branch, weight: float, exponent: int) -> float:
     """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
-    extremes = [*torch.aminmax(branch.value()), *torch.aminmax(ints.x), *torch.aminmax(ints.v)]
+    extremes = [*torch.aminmax(branch.value()), *ints.x.extremes(), *ints.v.extremes()]
     low, high, *integers = torch.stack([extreme.double() for extreme in extremes]).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         return math.inf
@@ -58,11 +59,11 @@ def coarsen(ints: Integers, bound: int, bits: int) -> tuple[Tensor, ...]:
     bias, which a gamma near 1 carries on for many steps. ``bound`` is the present bound B of the store.
     """
     packed = []
-    for x, v, carry in _pieces(ints, bound):
-        high_x, low_x = fp.split_low_bits(x, bits)
-        high_v, low_v = fp.split_low_bits(v.add_(carry), bits)
-        x.copy_(high_x)
-        torch.sub(high_v, carry, out=v)
+    for piece, carry in _pieces(ints, bound):
+        high_x, low_x = fp.split_low_bits(piece.x.read(), bits)
+        high_v, low_v = fp.split_low_bits(piece.v.read() + carry, bits)
+        piece.x.write(high_x)
+        piece.v.write(high_v.sub_(carry))
         packed.append(fp.pack_low_bits(low_x, low_v, bits))
     return tuple(map(torch.cat, zip(*packed, strict=True)))
 
@@ -70,19 +71,21 @@ def coarsen(ints: Integers, bound: int, bits: int) -> tuple[Tensor, ...]:
 def refine(ints: Integers, bound: int, bits: int, low_bits: tuple[Tensor, ...]) -> None:
     """The inverse of `coarsen`."""
     pieces = zip(*(part.split(PIECE) for part in low_bits), strict=True)
-    for (x, v, carry), packed in zip(_pieces(ints, bound), pieces, strict=True):
+    for (piece, carry), packed in zip(_pieces(ints, bound), pieces, strict=True):
         low_x, low_v = fp.unpack_low_bits(packed, bits)
-        x.copy_(fp.join_low_bits(x, low_x, bits))
-        torch.sub(fp.join_low_bits(v.add_(carry), low_v, bits), carry, out=v)
+        piece.x.write(fp.join_low_bits(piece.x.read(), low_x, bits))
+        piece.v.write(fp.join_low_bits(piece.v.read() + carry, low_v, bits).sub_(carry))
 
 
-def refined_position(x: Tensor, bits: int, low_bits: tuple[Tensor, ...]) -> Tensor:
-    """x alone as it was before `coarsen`, in a new tensor."""
-    low_x, _ = fp.unpack_low_bits(low_bits, bits)
-    return fp.join_low_bits(x, low_x, bits)
+def write_refined_position(x: Plane, bits: int, low_bits: tuple[Tensor, ...], scale: Scale, position: Tensor) -> None:
+    """Write x alone as it was before `coarsen`, at its ``scale`` then, to ``position`` as floats."""
+    pieces = zip(x.split(PIECE), position.split(PIECE), *(part.split(PIECE) for part in low_bits), strict=True)
+    for piece, floats, *packed in pieces:
+        low_x, _ = fp.unpack_low_bits(tuple(packed), bits)
+        fp.write_float(fp.join_low_bits(piece.read(), low_x, bits), scale.exponent, scale.word, floats)
 
 
-def _pieces(ints: Integers, bound: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """x, v and the carry."""
-    for x, v, s in zip(*(value.split(PIECE) for value in (ints.x, ints.v, ints.s)), strict=True):
-        yield x, v, fp.carry(s, bound)
+def _pieces(ints: Integers, bound: int) -> Iterator[tuple[Integers, Tensor]]:
+    """The integers, and the carry."""
+    for piece in ints.split(PIECE):
+        yield piece, fp.carry(piece.s.read(), bound)

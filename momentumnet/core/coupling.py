@@ -23,6 +23,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.audit import Fingerprint
+from momentumnet.core.inference import counted, gradients_on
 
 # Relative difference of the norms at which a float reconstruction counts as wrong.
 FLOAT_TOLERANCE = 1e-2
@@ -109,15 +110,17 @@ class FloatState:
 
     def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction, *, finite_only: bool = False) -> None:
         self._gamma, self.careful = float(gamma), finite_only
-        self._alias = not torch.is_grad_enabled()
+        self._alias = not gradients_on()
         self._dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-        self.x = x.detach().to(self._dtype)
+        with counted():
+            self.x = x.detach().to(self._dtype, copy=x.is_inference())
         self.v = None if v is None else v.detach().to(self._dtype)
         self._report: Tensor | None = None
 
     def position(self, dtype: torch.dtype) -> Tensor:
         # A copy where gradients flow: the tensor handed out becomes part of a graph, the state must not.
-        return self.x.detach() if self._alias and dtype == self._dtype else self.x.to(dtype, copy=True)
+        with counted():
+            return self.x.detach() if self._alias and dtype == self._dtype else self.x.to(dtype, copy=True)
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros_like(self.x, dtype=dtype) if self.v is None else self.v.to(dtype)
@@ -146,8 +149,9 @@ class FloatState:
         if self.careful and not math.isfinite(magnitude_of(f)):
             raise NonFiniteBranch
         f = f.to(self._dtype)
-        self.v = f * float(weight) if self.v is None else (self.v * self._gamma).add_(f, alpha=float(weight))
-        self.x = self.x + self.v
+        with counted():
+            self.v = f * float(weight) if self.v is None else (self.v * self._gamma).add_(f, alpha=float(weight))
+            self.x = self.x + self.v
         self._report = None
         return Undo()
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, full_bits
 from momentumnet.arithmetic.layout import Layout
-from momentumnet.arithmetic.momentum_step import Branch, Integers, Move, Scale, magnitude_of_floats
-from momentumnet.arithmetic.reports import Reports, has_values
+from momentumnet.arithmetic.momentum_step import Branch, Move, Scale, advance, magnitude_of_floats
+from momentumnet.arithmetic.planes import Integers
+from momentumnet.arithmetic.reports import Reports, has_values, is_hollow
 from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
 from momentumnet.core.range import Range
-from momentumnet.core.rest import AtRest
+from momentumnet.core.rest import OUTPUT_PIECE, AtRest, write_output
 
 
 class ExactState:
@@ -70,13 +70,21 @@ class ExactState:
         if careful:
             self.range.take_in(x, *(() if v is None else (v,)))
         scale = math.ldexp(1.0, self.exponent)
-        start = fp.to_fixed(self._layout.flat(x), scale, self.word)
-        velocity = torch.zeros_like(start) if v is None else fp.to_fixed(self._layout.flat(v), scale, self.word)
-        self._ints: Integers | None = Integers(start, velocity, torch.zeros_like(start))
+        self._ints: Integers | None = self._started(x, v, scale)
         report = self.report
         report[0] = magnitude_of_floats(x.detach(), scale, self.word)
         if v is not None:
             report[0] = torch.maximum(report[0], magnitude_of_floats(v.detach(), scale, self.word))
+
+    def _started(self, x: Tensor, v: Tensor | None, scale: float) -> Integers:
+        """The integers of floats, and a store of zeros."""
+        ints = Integers.empty((self.word.bits, self._schedule.store_bits), x.numel(), x.device)
+        x, v = self._layout.flat(x), None if v is None else self._layout.flat(v)
+        for where, piece in ints.pieces():
+            start = fp.to_fixed(x[where], scale, self.word)
+            zeros = torch.zeros_like(start)
+            piece.write(start, zeros if v is None else fp.to_fixed(v[where], scale, self.word), zeros)
+        return ints
 
     @property
     def exponent(self) -> int:
@@ -100,17 +108,17 @@ class ExactState:
     @property
     def x(self) -> Tensor:
         """The integers of the position, 1-D."""
-        return self._settled().x
+        return self._settled().x.read()
 
     @property
     def v(self) -> Tensor:
         """The integers of the velocity, 1-D."""
-        return self._settled().v
+        return self._settled().v.read()
 
     @property
     def s(self) -> Tensor:
         """The store, 1-D."""
-        return self._settled().s
+        return self._settled().s.read()
 
     @property
     def packed_bytes(self) -> float | None:
@@ -118,17 +126,21 @@ class ExactState:
         return None if self._packed is None else self._packed.bytes_per_element
 
     def position(self, dtype: torch.dtype) -> Tensor:
-        return self._written(self.x, self.range.scale(), dtype)
+        return self._written(self._settled(), dtype)
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         velocity = self._layout.empty(dtype)
-        fp.write_float(self.v, self.exponent, self.word, self._layout.flat(velocity))
+        self._kernels.write_position(self._settled().v, self.range.scale(), self._layout.flat(velocity))
         return velocity
 
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         output = self._layout.empty(dtype)
-        rest = AtRest.as_they_are(self._settled()) if self._packed is None else self._packed
-        rest.write_output(self._layout.flat(output), factor, self.range.scale(), self._kernels)
+        pieces: Iterable[AtRest]
+        if self._packed is None:
+            pieces = map(AtRest.as_they_are, self._settled().split(OUTPUT_PIECE))
+        else:
+            pieces = self._packed.split(OUTPUT_PIECE)
+        write_output(pieces, self._layout.flat(output), factor, self.range.scale(), self._kernels)
         return output
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
@@ -178,19 +190,21 @@ class ExactState:
         ints = self._opened()
         if undo.low_bits is not None:
             self._go_ahead(None)
-            x = coarsening.refined_position(ints.x, undo.widened_bits, undo.low_bits)
-            return self._written(x, Scale(self.word, self.exponent + undo.widened_bits), dtype)
+            position, scale = self._layout.empty(dtype), Scale(self.word, self.exponent + undo.widened_bits)
+            low_bits, flat = undo.low_bits, self._layout.flat(position)
+            coarsening.write_refined_position(ints.x, undo.widened_bits, low_bits, scale, flat)
+            return position
         if not self._ahead:
             self._go_ahead(dtype)
-        return self._written(ints.x, self.range.scale(), dtype)
+        return self._written(ints, dtype)
 
-    def _written(self, x: Tensor, scale: Scale, dtype: torch.dtype) -> Tensor:
-        """``x`` as floats: those that the last pass over the state has left, else in a pass of its own."""
+    def _written(self, ints: Integers, dtype: torch.dtype) -> Tensor:
+        """x as floats: those that the last pass over the state has left, else in a pass of its own."""
         ready, self._ready = self._ready, None
         if ready is not None and ready.dtype == dtype:
             return ready
         position = self._layout.empty(dtype)
-        self._kernels.write_position(x, scale, self._layout.flat(position))
+        self._kernels.write_position(ints.x, self.range.scale(), self._layout.flat(position))
         return position
 
     def _opened(self) -> Integers:
@@ -205,7 +219,7 @@ class ExactState:
         """The integers of one and the same step."""
         ints = self._opened()
         if self._ahead:
-            ints.x = ints.x.add_(ints.v).add_(fp.carry(ints.s, self._bound()))
+            advance(ints, self._bound())
             self._ahead, self._ready = False, None
         return ints
 
@@ -236,7 +250,7 @@ class ExactState:
         if self._packed is not None:
             return None
         ints = self._settled()
-        return torch.stack([*torch.aminmax(ints.x), *torch.aminmax(ints.v)]) if ints.x.numel() else None
+        return torch.stack([*ints.x.extremes(), *ints.v.extremes()]) if ints.size else None
 
     def pack(self, extremes: Sequence[float] | None = None) -> None:
         """Keep the state in as few bits as its values need until it is asked for again.
@@ -244,13 +258,13 @@ class ExactState:
         Of values that cannot be read it is assumed that they fill the bits for which the scale was chosen; where they
         will be there, but are not known yet (CUDA records a graph), the state stays as it is.
         """
-        if self._packed is not None or not self._settled().x.numel():
+        if self._packed is not None or not self._settled().size:
             return
         ints = self._settled()
         found = self.extremes() if extremes is None else None
         if found is not None and has_values(found):
             extremes = found.tolist()
-        if extremes is None and isinstance(ints.x, FakeTensor):
+        if extremes is None and is_hollow(ints.tensors[0]):
             most = 1 << (self.range.bits + HEADROOM_BITS)
             extremes = (-most, most - 1) * 2
         if extremes is not None:
@@ -262,7 +276,7 @@ class ExactState:
         self.pack()
         fork = copy.copy(self)
         fork.range = copy.copy(self.range)
-        fork._ints = (self._packed or AtRest.as_they_are(ints)).taken_over(ints)
+        fork._ints = ints if self._packed is not None and self._packed.is_apart else ints.clone()
         fork._packed = None
         return fork
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
+from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.errors import ReconstructionError
 
 _FLAGS: dict[torch.device, Tensor] = {}
@@ -17,7 +17,7 @@ _FLAGS: dict[torch.device, Tensor] = {}
 
 def note(wrong: Tensor) -> None:
     """Remember whether any of the booleans ``wrong`` is set; of a fake tensor nothing can be remembered."""
-    if isinstance(wrong, FakeTensor) or wrong.is_meta:
+    if is_hollow(wrong):
         return
     flag_on(wrong.device).logical_or_(wrong.any())
 

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from momentumnet.core.by_tensor import ByTensor
+from momentumnet.core.carried import refusal, refusal_of_arguments, same_shape
+from momentumnet.core.inference import NO_COUNTER
+from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError
@@ -25,7 +28,7 @@ from momentumnet.recompute.arguments import version
 class Passage:
     """Where one pass through the stream stands: carried by the identity of the tensor handed to the parent."""
 
-    tape: Tape
+    tape: Tape | PlainState
     last: int  # place of the block that returned the tensor; -1 before the first
     velocity: Tensor | None
     counter: int  # the tensor's in-place counter when it was handed out
@@ -75,7 +78,7 @@ class Passages:
         """The stream tensor among a block's arguments, and where it stands: one that is carried, else the first float.
 
         Raises:
-            ConversionError: there is no floating-point tensor among them.
+            ConversionError: there is no floating-point tensor among them, or one that no stream can carry.
         """
         tensors = tensors_among(args, kwargs)
         for key, tensor in tensors.items():
@@ -83,10 +86,15 @@ class Passages:
                 return key, tensor
         for key, tensor in tensors.items():
             if tensor.is_floating_point():
+                reason = refusal(tensor)
+                if reason is not None:
+                    raise ConversionError(
+                        f"stream {self._name!r} cannot carry argument {key!r} of block {block!r}: {reason}"
+                    )
                 return key, tensor
         raise ConversionError(
             f"block {block!r} of stream {self._name!r} was called without a floating-point tensor among its "
-            "arguments; a tensor inside a list or mapping cannot carry a stream"
+            f"arguments: {refusal_of_arguments(args, kwargs, tensors)}"
         )
 
     def take(self, x: Tensor) -> Passage | None:
@@ -117,13 +125,27 @@ class Passages:
             )
         return place
 
-    def check_handover(self, block: str, key: int | str, x: Tensor, passage: Passage) -> None:
+    def check_handover(
+        self, block: str, key: int | str, x: Tensor, passage: Passage, transform: str | None = None
+    ) -> None:
         """The tensor is as the last block returned it, and stands where the first block's did.
+
+        Nor has a ``transform`` begun since, to which the blocks before would be constants.
 
         Raises:
             ConversionError: it is not, or does not.
         """
         last = self._blocks[passage.last]
+        if transform is not None and not isinstance(passage.tape, PlainState):
+            raise ConversionError(
+                f"stream {self._name!r}: {transform} begins between block {last!r} and block {block!r}, which would "
+                "lose what the velocity has gathered; begin it before the stream's first block"
+            )
+        if passage.counter == NO_COUNTER:
+            raise ConversionError(
+                f"stream {self._name!r}: inference mode begins between two blocks, before block {last!r}, where a "
+                "change in place could not be seen any more; use torch.no_grad there, or begin it before the stream"
+            )
         if version(x) != passage.counter:
             raise ConversionError(
                 f"stream {self._name!r}: the tensor that block {last!r} returned was changed in place before block "
@@ -177,5 +199,5 @@ def rivals_of(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> froze
     return frozenset(
         key
         for key, value in tensors_among(args, kwargs).items()
-        if value is not x and value.is_floating_point() and not value.is_nested and value.shape == x.shape
+        if value is not x and value.is_floating_point() and not value.is_nested and same_shape(value, x)
     )

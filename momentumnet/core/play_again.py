@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,10 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
         step.fingerprint = tape.state.fingerprint()
     else:
         tape.inputs[index] = x
-    with without_saved_tensors(), _Watcher() as watcher:
+    step.values.begin(functools.partial(step.call.origins, x))
+    with without_saved_tensors(step.call.name, step.values), _Watcher() as watcher:
         output = step.call.anew(x)
+    step.first_run_ends(output)
     branch = step.branch_of(output, x)
     if step.call.holds_streams or watcher.found or _has_python_functions(output):
         # Its graph may hold numbers of the run that went wrong, beside the saved tensors, which are filled in anew.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.exponent import full_bits
-from momentumnet.arithmetic.fixed_point import INT32, INT64, Word
+from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64, Word, has_short_store
 
 # With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
 # floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
@@ -27,6 +27,9 @@ NARROW_GAMMA = Fraction(1, 2)
 TYPICAL_BITS = {torch.float32: 22, torch.float16: 13, torch.bfloat16: 10, torch.float64: 0}
 # Fewest bits for the largest magnitude in half-precision streams: x and v take two bytes each at rest then.
 HALF_BITS = 14
+# Most bits for the largest magnitude where the word has 24: two are free above then, as in float32 streams that use
+# the whole word. Most streams leave more: five to eight.
+JOINT_BITS = 20
 # Where the state is narrow, a float32 stream has the precision that is documented for it up to this spread.
 NARROW_TYPICAL_BITS = 18
 # Values of a tensor that are looked at to tell what is typical.
@@ -62,7 +65,8 @@ def resolution_for(dtype: torch.dtype, blocks: int, gamma: Fraction, spread: flo
         # What a branch adds to v is resolved 1/(1-gamma) times more coarsely than x.
         needed += 0 if gamma == 1 else -math.log2(1 - gamma)
         if needed <= NARROW_BITS:
-            return Resolution(INT32, max(HALF_BITS, math.ceil(needed)))
+            bits = max(HALF_BITS, math.ceil(needed))
+            return Resolution(INT24 if bits <= JOINT_BITS and has_short_store(gamma) else INT32, bits)
     word = INT32 if needed <= full_bits(INT32) else INT64
     return Resolution(word, full_bits(word))
 

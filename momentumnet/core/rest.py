@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.compiled.selection import MomentumStep
-from momentumnet.arithmetic.momentum_step import Integers, Scale
+from momentumnet.arithmetic.momentum_step import Scale
 from momentumnet.arithmetic.packing import Codec, Packed, as_it_is, at_rest
+from momentumnet.arithmetic.planes import Integers, Plane
 
 # Elements of the output that are computed at a time.
 OUTPUT_PIECE = 1 << 18
@@ -18,8 +19,9 @@ OUTPUT_PIECE = 1 << 18
 
 @dataclass(frozen=True)
 class AtRest:
-    """x, v and the store, packed."""
+    """x, v and the store, packed; ``bits`` are those of the integers in motion (`arithmetic.planes`)."""
 
+    bits: tuple[int, int]
     x: Packed
     v: Packed
     s: Packed
@@ -32,6 +34,7 @@ class AtRest:
         """
         lowest_x, highest_x, lowest_v, highest_v = map(int, extremes)
         return cls(
+            ints.bits,
             at_rest(ints.x, lowest_x, highest_x, codec),
             at_rest(ints.v, lowest_v, highest_v, codec),
             at_rest(ints.s, 0, bound - 1, codec),
@@ -40,7 +43,7 @@ class AtRest:
     @classmethod
     def as_they_are(cls, ints: Integers) -> AtRest:
         """The integers themselves."""
-        return cls(as_it_is(ints.x), as_it_is(ints.v), as_it_is(ints.s))
+        return cls(ints.bits, *map(as_it_is, ints.planes))
 
     @property
     def parts(self) -> tuple[Packed, Packed, Packed]:
@@ -52,25 +55,36 @@ class AtRest:
         """In eighths."""
         return sum(part.bytes_per_element for part in self.parts)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether the integers that this was made of share no memory with it."""
+        return all(part.field is not None for part in self.parts)
+
+    def split(self, size: int) -> list[AtRest]:
+        """Views of it, ``size`` elements each, the last one shorter."""
+        return [AtRest(self.bits, *parts) for parts in zip(*(part.split(size) for part in self.parts), strict=True)]
+
     def unpacked(self, codec: Codec) -> Integers:
-        """The integers, in new tensors where they were packed."""
-        return Integers(*(part.unpacked(codec) for part in self.parts))
+        """The integers in motion, in new tensors where they were packed."""
+        words = self.x.words
+        if self.bits == (64, 64):
+            return Integers(words, self.v.words, self.s.words)
+        ints = Integers.empty(self.bits, self.x.size, words.device)
+        for part, plane in zip(self.parts, ints.planes, strict=True):
+            part.unpack_to(plane, codec)
+        return ints
 
-    def write_output(self, into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
-        """Write x + factor v to ``into``, 1-D floats; in pieces: a packed state is never unpacked as a whole."""
-        pieces = zip(self.x.split(OUTPUT_PIECE), self.v.split(OUTPUT_PIECE), into.split(OUTPUT_PIECE), strict=True)
-        for x, v, piece in pieces:
-            if not factor:
-                kernels.write_position(x.unpacked(kernels), scale, piece)
-                continue
-            total = torch.empty_like(piece, dtype=scale.word.compute_dtype)
-            velocity = torch.empty_like(total)
-            kernels.write_position(x.unpacked(kernels), scale, total)
-            kernels.write_position(v.unpacked(kernels), scale, velocity)
-            # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
-            piece.copy_(total.add_(velocity.mul_(factor)))
 
-    def taken_over(self, ints: Integers) -> Integers:
-        """The integers that this was made of, for a state that goes on: copies of those that rest as they are."""
-        values = zip((ints.x, ints.v, ints.s), self.parts, strict=True)
-        return Integers(*(value.clone() if part.field is None else value for value, part in values))
+def write_output(pieces: Iterable[AtRest], into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
+    """Write x + factor v to ``into``, 1-D floats, in pieces of OUTPUT_PIECE: no state is ever unpacked as a whole."""
+    for rest, piece in zip(pieces, into.split(OUTPUT_PIECE), strict=True):
+        x = Plane.whole(rest.x.unpacked(kernels))
+        if not factor:
+            kernels.write_position(x, scale, piece)
+            continue
+        total = torch.empty_like(piece, dtype=scale.word.compute_dtype)
+        velocity = torch.empty_like(total)
+        kernels.write_position(x, scale, total)
+        kernels.write_position(Plane.whole(rest.v.unpacked(kernels)), scale, velocity)
+        # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
+        piece.copy_(total.add_(velocity.mul_(factor)))

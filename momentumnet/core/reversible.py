@@ -18,13 +18,18 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core.carried import refusal_of_output, same_shape
 from momentumnet.core.coupling import flush_factor
+from momentumnet.core.exact_state import ExactState
+from momentumnet.core.inference import gradients_on
+from momentumnet.core.plain import PlainState
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import SavedTensors
+from momentumnet.recompute.saved_values import SavedValues
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -173,16 +178,17 @@ def run_block(
     """
     counter = version(x)
     step = None
-    if tape.recording and (torch.is_grad_enabled() or tape.rewindable):
+    if tape.recording and (gradients_on() or tape.rewindable):
         step = _recorded_step(run, tape, x, args, kwargs, weight)
-        saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length))
+        saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length), step.values)
         with saved.dropping():
             output = step.call.first(args, kwargs, may_be_taken_back=tape.can_be_made_over)
+        step.first_run_ends(output)
     else:
         output = run.function(*args, **kwargs)
     _check_output(run, output, x, counter)
     y = stream_of(output)
-    if not torch.is_grad_enabled() and not tape.rewindable:
+    if not gradients_on() and not tape.rewindable:
         branch = branch_of(output, x, branch_is_output=run.branch_is_output)
         return output, tape.advance(branch, y.dtype, _move(run, tape, None, weight)), None
     wanted = y.requires_grad or x.requires_grad or (v is not None and v.requires_grad) or tape.rewindable
@@ -192,6 +198,16 @@ def run_block(
     if not wanted:
         tape.forget()
     return output, x, v
+
+
+def run_plainly(
+    run: BlockRun, state: PlainState, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], weight: Fraction
+) -> tuple[Any, Tensor]:
+    """`run_block` by the rule in ordinary operations: the block's output as it came and the next x; raises the same."""
+    counter = version(x)
+    output = run.function(*args, **kwargs)
+    _check_output(run, output, x, counter)
+    return output, state.step(Branch(stream_of(output), None if run.branch_is_output else x), weight)
 
 
 def _move(run: BlockRun, tape: Tape, step: TapeStep | None, weight: Fraction) -> StepMove:
@@ -204,7 +220,8 @@ def _recorded_step(
     tape.play_to_end()
     call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
-    return TapeStep(call, weight, branch, tape.state.fingerprint())
+    values = SavedValues(functools.partial(call.origins, x), exact=isinstance(tape.state, ExactState))
+    return TapeStep(call, tape.name, weight, branch, tape.state.fingerprint(), values)
 
 
 def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:
@@ -216,12 +233,25 @@ def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:
     y = stream_of(output)
     if isinstance(y, Tensor) and y.is_nested and x.is_nested:
         return  # has no shape to compare
-    if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
+    if not isinstance(y, Tensor) or not same_shape(y, x) or not y.is_floating_point():
         got = f"a tensor of shape {tuple(y.shape)}, {y.dtype}" if isinstance(y, Tensor) else type(output).__name__
         raise ConversionError(
             f"block {run.name!r} returned {got}; a block of a stream returns a floating-point tensor of its input's "
             f"shape {tuple(x.shape)}, alone or first in a tuple, list or mapping"
         )
+    refusal = refusal_of_output(y, x)
+    if refusal is not None:
+        raise ConversionError(f"block {run.name!r} returned a tensor that its stream cannot carry: {refusal}")
 
 
-__all__ = ["BlockRun", "branch_of", "enter", "flush", "replace_stream", "run_block", "stream_of", "with_stream"]
+__all__ = [
+    "BlockRun",
+    "branch_of",
+    "enter",
+    "flush",
+    "replace_stream",
+    "run_block",
+    "run_plainly",
+    "stream_of",
+    "with_stream",
+]

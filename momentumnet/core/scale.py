@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from momentumnet.core.coupling import State
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for, spread_of
 from momentumnet.core.watch import Seen
+from momentumnet.errors import CheckpointError
 
 logger = logging.getLogger("momentumnet")
 
@@ -71,6 +73,39 @@ class StreamScale:
         self._name, self._blocks = name, blocks
         self._magnitude, self._start, self._spread = magnitude, start, spread
         self._coarsest: Mapping[int, int] = {}
+        self._told: list[float] = []  # the magnitude that the log was told of; copies of this scale share it
+
+    def state(self) -> dict[str, Any]:
+        """All that has been learned, as numbers: ``coarsest`` as pairs of place and scale."""
+        return {
+            "magnitude": self._magnitude,
+            "start": self._start,
+            "spread": self._spread,
+            "coarsest": [[place, exponent] for place, exponent in sorted(self._coarsest.items())],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know what `state` gave, and nothing else.
+
+        Raises:
+            CheckpointError: it is no such state, or that of a stream with fewer or more blocks.
+        """
+        fields = self.state().keys()
+        if not isinstance(state, Mapping) or state.keys() != fields:
+            raise CheckpointError(f"stream {self._name!r}: expected a mapping of {', '.join(fields)}, got {state!r}")
+        measured = [state[name] for name in ("magnitude", "start", "spread")]
+        if not all(value is None or _is_magnitude(value) for value in measured):
+            raise CheckpointError(
+                f"stream {self._name!r}: magnitude, start and spread must be finite numbers, 0 or more, or None, got "
+                f"{measured}"
+            )
+        if not _are_scales(state["coarsest"], self._blocks):
+            raise CheckpointError(
+                f"stream {self._name!r}: coarsest must hold pairs of a place among {self._blocks} blocks and a scale, "
+                f"got {state['coarsest']!r}"
+            )
+        self._magnitude, self._start, self._spread = measured
+        self._coarsest = dict(state["coarsest"])
 
     def resolution_for(self, dtype: torch.dtype, gamma: Fraction) -> Resolution:
         """The resolution of a pass of ``dtype``."""
@@ -140,10 +175,26 @@ class StreamScale:
             self._magnitude = max(self._magnitude, largest)
 
     def _widen(self, magnitude: float) -> None:
-        logger.warning(
-            "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g (no value was lost)",
-            self._name,
-            self._magnitude,
-            magnitude,
-        )
+        if not self._told:
+            self._told.append(magnitude)
+            logger.info(
+                "stream %r: values outgrew the scale chosen for magnitude %.4g; widened to %.4g. No value was lost, "
+                "and there is nothing to do; this is told once",
+                self._name,
+                self._magnitude,
+                magnitude,
+            )
         self._magnitude = magnitude
+
+
+def _is_magnitude(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf
+
+
+def _are_scales(pairs: Any, blocks: int) -> bool:
+    """Whether these are pairs of a place in a stream and a scale."""
+    if not isinstance(pairs, Sequence):
+        return False
+    numbers = [list(pair) if isinstance(pair, Sequence) else [] for pair in pairs]
+    return all(len(pair) == 2 and all(type(n) is int for n in pair) and 0 <= pair[0] < blocks for pair in numbers)

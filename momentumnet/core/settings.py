@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.errors import MomentumNetWarning
 
 logger = logging.getLogger("momentumnet")
 
@@ -81,6 +82,7 @@ class StreamSettings:
                 f"stream {self.name!r}: arithmetic='float' at gamma={float(self.gamma):.4g} over {len(self.blocks)} "
                 f"blocks loses about {digits_lost:.0f} of float32's 7 digits on the way back, so gradients are off by "
                 f"more than {FLOAT_WARNING:g}; use arithmetic='exact'",
+                MomentumNetWarning,
                 stacklevel=4,
             )
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from momentumnet.arithmetic.fingerprint import fingerprint, joint_norm
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core import failures
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
+from momentumnet.core.failures import Failures
 from momentumnet.recompute.replay import BlockCall
+from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
+from momentumnet.recompute.saved_values import SavedValues
 
 if TYPE_CHECKING:
     from momentumnet.core.tape import Tape
@@ -23,15 +29,71 @@ class TapeStep:
     """One step as it was made: enough to make it again, and to undo it."""
 
     call: BlockCall
+    stream: str
     weight: Fraction
     branch_of: Callable[[object, Tensor], Branch]
     fingerprint: Fingerprint  # of the state before the step
+    values: SavedValues  # of what its block saved for backward
+    beside: list[Tensor] = field(default_factory=list)  # fingerprints of what the block returned beside the stream
     undo: Undo | None = None  # None while the step is not applied
     exponent: int | None = None  # the scale behind the step: what it takes when it is made again
+
+    @property
+    def failures(self) -> Failures:
+        """Its errors."""
+        return Failures(self.call, self.stream, self.values.exact)
 
     def made(self, undo: Undo, exponent: int) -> None:
         """The step has been applied."""
         self.undo, self.exponent = undo, exponent
+
+    def first_run_ends(self, output: Any) -> None:
+        """The block has returned ``output`` for the first time: what recomputes have to return and save, too."""
+        self.values.close()
+        self.beside = self._fingerprints(output)
+
+    def again(self, x: Tensor) -> Any:
+        """What the block returns when it is called again on ``x``; without its saved tensors.
+
+        Raises:
+            ReconstructionError: the block raised an exception.
+        """
+        with self.failures.explained(), without_saved_tensors(self.call.name):
+            output = self.call.again(x)
+        self._compare(output)
+        return output
+
+    def again_for(self, saved: SavedTensors, x: Tensor) -> tuple[Any, Callable[[], None]]:
+        """The same, and what hands the tensors that it saves over to ``saved``."""
+        collected = Collected(self.call.name, lambda: self.call.origins(x))
+        with self.failures.explained(), collected.collecting():
+            output = self.call.again(x)
+        self._compare(output)
+
+        def fill() -> None:
+            reports = saved.fill(collected, self.failures.differ)
+            failures.compare(self.values.reports, reports, self.failures.saved_values, exact=self.values.exact)
+
+        return output, fill
+
+    def _compare(self, output: Any) -> None:
+        """Have what stands beside the stream compared with that of the first run."""
+        found = self._fingerprints(output)
+        failures.compare(self.beside, found, self.failures.side_output, exact=self.values.exact)
+
+    def _fingerprints(self, output: Any) -> list[Tensor]:
+        beside = tensors_beside(output)
+        if self.values.exact or not beside:
+            return fingerprint(beside)
+        return joint_norm([tensor.detach().reshape(-1) for tensor in beside])
+
+
+def tensors_beside(output: Any) -> list[Tensor]:
+    """What a block returns beside the stream and a gradient may reach: each tensor once, unless it is the stream's."""
+    if isinstance(output, Tensor):
+        return []
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    return list({id(leaf): leaf for leaf in leaves[1:] if leaf is not leaves[0] and leaf.requires_grad}.values())
 
 
 @dataclass(frozen=True)

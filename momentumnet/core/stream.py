@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -18,15 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core import ends, reversible
+from momentumnet.core import ends, reversible, transforms
+from momentumnet.core.carried import same_shape
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
+from momentumnet.core.inference import gradients_on
 from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of
+from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan, StreamScale
 from momentumnet.core.settings import StreamSettings
 from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
-from momentumnet.errors import ConversionError, ReconstructionError
+from momentumnet.errors import CheckpointError, ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.choices import chosen, recomputing
@@ -62,6 +65,30 @@ class MomentumStream(StreamSettings):
         self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
         self._passages = Passages(name, blocks)
 
+    def learned(self) -> dict[str, Any]:
+        """What the stream has learned of its passes, as plain data."""
+        return {
+            "blocks": len(self.blocks),
+            "may_end_early": self._passages.may_end_early,
+            "scale": self._scale.state(),
+        }
+
+    def load_learned(self, learned: Mapping[str, Any]) -> None:
+        """Know of earlier passes what `learned` gave.
+
+        Raises:
+            CheckpointError: it is something else, or belongs to another stream.
+        """
+        fields = self.learned().keys()
+        if not isinstance(learned, Mapping) or learned.keys() != fields or type(learned["may_end_early"]) is not bool:
+            raise CheckpointError(f"stream {self.name!r}: expected a mapping of {', '.join(fields)}, got {learned!r}")
+        if learned["blocks"] != len(self.blocks):
+            raise CheckpointError(
+                f"stream {self.name!r} has {len(self.blocks)} blocks, and had {learned['blocks']} when this was saved"
+            )
+        self._scale.load_state(learned["scale"])
+        self._passages.may_end_early = learned["may_end_early"]
+
     @contextmanager
     def scale_kept(self) -> Iterator[None]:
         """At the end, the stream knows of its magnitude what it knew before: the passes inside teach it nothing."""
@@ -87,31 +114,22 @@ class MomentumStream(StreamSettings):
         """
         if self.gamma == 0 and not self.branch_is_output:
             return function(*args, **kwargs)
-        lent = Lent(block, module, args, kwargs) if self.backward == "reversible" else None
-        if lent is not None:
-            args, kwargs = lent.args, lent.kwargs
         key, x = self._passages.stream_argument(block, args, kwargs)
         passage = self._passages.take(x)
         place = self._passages.place_of(block, passage)
         from_the_middle = passage is None and place > 0 and _in_backward()
+        transform = transforms.at_work(x)
         if passage is None:
-            passage = self._start(x, place)
+            passage = self._start(x, place, transform)
             passage.rivals = rivals_of(x, args, kwargs)
         else:
-            self._passages.check_handover(block, key, x, passage)
-        self._resume_gradients(x, passage)
-        tape, velocity, plan, entered = passage.tape, passage.velocity, passage.plan, x
-        if tape.length == 0 and isinstance(tape.state, ExactState):
-            entered = reversible.enter(x, tape)
-            args, kwargs = replace_stream(args, kwargs, x, entered)
-        if place >= len(self.blocks) - self.kept:
-            passage.tape = tape = tape.handed_on()
-        coarsest = None if plan is None else plan.coarsest.get(place)
-        run = reversible.BlockRun(block, module, function, self.branch_is_output, place, coarsest)
-        weight = Fraction(1) if self.branch_first and passage.last < 0 else 1 - tape.gamma
-        output, x, velocity = reversible.run_block(run, tape, entered, velocity, args, kwargs, weight)
-        if lent is not None:
-            lent.tell()
+            self._passages.check_handover(block, key, x, passage, transform)
+        run = reversible.BlockRun(block, module, function, self.branch_is_output, place)
+        velocity = None
+        if isinstance(passage.tape, PlainState):
+            output, x = reversible.run_plainly(run, passage.tape, x, args, kwargs, self._weight(passage))
+        else:
+            output, x, velocity = self._run(run, passage, passage.tape, x, args, kwargs)
         if from_the_middle:
             # Only now: a checkpoint that needs no more than the block's inside has stopped by itself.
             raise ReconstructionError(
@@ -120,6 +138,39 @@ class MomentumStream(StreamSettings):
                 "away, as the stream's blocks are recomputed anyway, or put the whole stream in one"
             )
         return reversible.with_stream(output, self._finish(passage, place, x, velocity))
+
+    def _run(
+        self,
+        run: reversible.BlockRun,
+        passage: Passage,
+        tape: Tape,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        """The block's output as it came, the next x, and what carries the gradients of the next v."""
+        tape = self._resume_gradients(x, passage, tape)
+        lent = Lent(run.name, run.module, args, kwargs) if self.backward == "reversible" else None
+        if lent is not None:
+            args, kwargs = lent.args, lent.kwargs
+        entered = x
+        if tape.length == 0 and isinstance(tape.state, ExactState):
+            entered = reversible.enter(x, tape)
+        elif tape.length == 0 and x.is_inference():
+            entered = tape.state.position(x.dtype)
+        if entered is not x:
+            args, kwargs = replace_stream(args, kwargs, x, entered)
+        if run.place >= len(self.blocks) - self.kept:
+            passage.tape = tape = tape.handed_on()
+        run.coarsest = None if passage.plan is None else passage.plan.coarsest.get(run.place)
+        found = reversible.run_block(run, tape, entered, passage.velocity, args, kwargs, self._weight(passage))
+        if lent is not None:
+            lent.tell()
+        return found
+
+    def _weight(self, passage: Passage) -> Fraction:
+        """That of the branch in the rule."""
+        return Fraction(1) if self.branch_first and passage.last < 0 else 1 - passage.tape.gamma
 
     def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
         tape = passage.tape
@@ -130,31 +181,39 @@ class MomentumStream(StreamSettings):
             self._passages.carry(x, onward)
             return x
         self._passages.finish()
+        factor = flush_factor(tape.gamma) if self.final_velocity == "flush" else 0.0
+        if isinstance(tape, PlainState):
+            return tape.output(x.dtype, factor) if factor else x
         tape.rest()
-        flushed = self.final_velocity == "flush"
-        if flushed:
+        if self.final_velocity == "flush":
             x = reversible.flush(x, velocity, tape)
-        ends.remember(x, tape, flush_factor(tape.gamma) if flushed else 0.0)
+        ends.remember(x, tape, factor)
         return x
 
-    def _start(self, x: Tensor, place: int) -> Passage:
+    def _start(self, x: Tensor, place: int, transform: str | None) -> Passage:
         velocity = None if self.velocity_module is None else self.velocity_module(x)
-        if velocity is not None and velocity.shape != x.shape:
+        if velocity is not None and not same_shape(velocity, x):
             raise ConversionError(
                 f"stream {self.name!r}: the initial velocity has shape {tuple(velocity.shape)}, the stream "
                 f"{tuple(x.shape)}; the module given as initial_velocity must keep the shape"
             )
-        tape, plan = self._new_tape(x, velocity, place)
+        tape: Tape | PlainState
+        if transform is None:
+            tape, plan = self._new_tape(x, velocity, place)
+        else:
+            tape, plan = PlainState(x, velocity, self.gamma), None
+            if gradients_on() and self.backward == "reversible" and self.gamma > 0:
+                transforms.tell(self.name, transform)
         return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
 
     def _new_tape(
         self, x: Tensor, v: Tensor | None, place: int, *, from_start: bool = True
     ) -> tuple[Tape, ScalePlan | None]:
         """A tape whose state starts from ``x`` and ``v`` at ``place``, and how its scale was chosen."""
-        graded = torch.is_grad_enabled()
-        reversible_ = graded and self.backward == "reversible" and self.gamma > 0 and not x.is_nested
+        graded = gradients_on()
+        reversible_ = graded and self.backward == "reversible" and self.gamma > 0
         state: State
-        if not graded or self.gamma == 0 or x.is_nested:
+        if not graded or self.gamma == 0:
             state = FloatState(x, v, self.gamma)
             return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded), None
         plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, self.gamma, from_start=from_start and place == 0))
@@ -187,13 +246,15 @@ class MomentumStream(StreamSettings):
                 x, v, self.gamma, plan.exponent, self.name, resolution.bits, word=resolution.word, careful=careful
             )
 
-    def _resume_gradients(self, x: Tensor, passage: Passage) -> None:
+    def _resume_gradients(self, x: Tensor, passage: Passage, tape: Tape) -> Tape:
         """Blocks that ran without gradients left a float state; the exact one starts from it where gradients begin."""
-        if torch.is_grad_enabled() and not passage.tape.graded:
+        if gradients_on() and not tape.graded:
             wide = reversible.accumulation_dtype(x.dtype)
-            velocity = passage.tape.last_state().velocity(wide)
+            velocity = tape.last_state().velocity(wide)
             passage.tape, passage.plan = self._new_tape(x, velocity, passage.last + 1, from_start=False)
             passage.velocity = None
+            return passage.tape
+        return tape
 
 
 def _nothing_learnt(seen: Sequence[Seen], state: State) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core import audit
+from momentumnet.core import audit, transforms
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
@@ -22,7 +21,7 @@ from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.watch import Watch
 from momentumnet.errors import ReconstructionError, StateRangeError
-from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
+from momentumnet.recompute.saved_tensors import SavedTensors
 
 logger = logging.getLogger("momentumnet")
 
@@ -214,19 +213,18 @@ class Tape:
 
     def refill(self, index: int, saved: SavedTensors) -> None:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
-        with self.lock, torch.no_grad(), audit.errors_explained():
+        with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
             self.settle()
             previous = self.filled() if self.filled is not None else None
             if previous is not None:
                 previous.empty()
             x = self.inputs[index] if index in self.inputs else self.input_of(index)
-            step, collected = self._step(index), Collected()
-            with collected.collecting():
-                output = step.call.again(x)
+            step = self._step(index)
+            output, fill = step.again_for(saved, x)
             # At the frontier the state never moved past this block: there is nothing to rewind.
             if self.position == index + 1:
                 self._undo_with(step.branch_of(output, x))
-            saved.fill(collected)
+            fill()
             self.filled = weakref.ref(saved)
 
     def _previous_position(self, step: TapeStep) -> Tensor:
@@ -237,9 +235,7 @@ class Tape:
     def _branch_of_last(self) -> Branch:
         step = self._step(self.position - 1)
         x = self._previous_position(step)
-        with without_saved_tensors():
-            output = step.call.again(x)
-        return step.branch_of(output, x)
+        return step.branch_of(step.again(x), x)
 
     def _undo_with(self, branch: Branch) -> None:
         step = self._step(self.position - 1)
@@ -248,18 +244,17 @@ class Tape:
             raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
         self.state.undo(undo, branch, step.weight, ahead=self.position - 1 > self.floor)
         self.position -= 1
-        self._check(step.call.name, step.fingerprint)
+        self._check(step, step.fingerprint)
 
     def _redo(self) -> None:
         step = self._step(self.position)
         x = self.state.position(step.call.dtype)
-        with without_saved_tensors():
-            output = step.call.again(x)
+        output = step.again(x)
         step.made(self.state.step(step.branch_of(output, x), step.weight, step.exponent), self.state.exponent)
         self.position += 1
         following = self.steps[self.position] if self.position < len(self.steps) else None
         if following is not None:
-            self._check(step.call.name, following.fingerprint)
+            self._check(step, following.fingerprint)
 
     def _step(self, index: int) -> TapeStep:
         step = self.steps[index]
@@ -269,20 +264,5 @@ class Tape:
             )
         return step
 
-    def _check(self, name: str, fingerprint: Fingerprint) -> None:
-        error = functools.partial(self._not_reconstructed, name)
-        audit.compare(audit.Comparison(fingerprint, self.state.fingerprint(), error))
-
-    def _not_reconstructed(self, name: str) -> ReconstructionError:
-        cause = (
-            "the block did not compute the same in backward as in forward. It is not deterministic (randomness from "
-            "outside torch's default generators, a non-deterministic kernel), or it depends on something that changed "
-            "between forward and backward (a parameter, a buffer, a Python attribute)"
-            if isinstance(self.state, ExactState)
-            else "the float inverse has lost too many digits at this depth and gamma (use arithmetic='exact'), or the "
-            "block is not deterministic"
-        )
-        return ReconstructionError(
-            f"block {name!r} of stream {self.name!r} could not be reconstructed, so its gradient would be wrong: "
-            f"{cause}. Convert with backward='stored' if it has to stay so."
-        )
+    def _check(self, step: TapeStep, fingerprint: Fingerprint) -> None:
+        audit.compare(audit.Comparison(fingerprint, self.state.fingerprint(), step.failures.state))

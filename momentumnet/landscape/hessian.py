@@ -85,9 +85,9 @@ def hessian_top_eigenvalues(
     if not found.converged:
         residuals = ", ".join(f"{residual:.2g}" for residual in found.residuals.tolist())
         warnings.warn(
-            f"the Hessian's eigenvalues {[float(f'{value:.6g}') for value in found.values.tolist()]} have residuals "
-            f"{residuals} after {found.products} products, above tolerance={tolerance:g} times the value; they are "
-            "lower bounds. Raise iterations or tolerance",
+            f"momentumnet: the Hessian's eigenvalues {[float(f'{value:.6g}') for value in found.values.tolist()]} have "
+            f"residuals {residuals} after {found.products} products, above tolerance={tolerance:g} times the value; "
+            "they are lower bounds. Raise iterations or tolerance",
             RuntimeWarning,
             stacklevel=2,
         )

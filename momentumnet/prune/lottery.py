@@ -20,6 +20,7 @@ from momentumnet.prune.seeds import seed_of, seeded
 from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
 from momentumnet.prune.trainings import Record, Trainings
+from momentumnet.training_state import load_training_state, training_state
 
 TICKET, REINITIALISED, RANDOM_MASK = "ticket", "reinitialised", "random mask"
 CONTROLS = (REINITIALISED, RANDOM_MASK)
@@ -186,9 +187,12 @@ class LotteryTicket:
         """Begin with the first weights of the folder; keep those of this model where there are none."""
         first = self._trainings.get("first")
         if first is None:
-            self._trainings.put("first", {"weights": on_cpu(self._model.state_dict())})
-        else:
-            self._model.load_state_dict(first["weights"])
+            weights = on_cpu(self._model.state_dict())
+            self._trainings.put("first", {"weights": weights, "streams": training_state(self._model)})
+            return
+        self._model.load_state_dict(first["weights"])
+        if "streams" in first:  # not in the folders of earlier versions
+            load_training_state(self._model, first["streams"])
 
     def _network(self, state: State, masks: Masks | None) -> nn.Module:
         model = copy.deepcopy(self._model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.argument_objects import is_object, signature
 from momentumnet.recompute.objects import copied, has_state, is_small, with_small_ones_cloned
 
 
@@ -31,7 +33,7 @@ class Arguments:
 
     An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
     it may write to it. Its tensors are kept as if they were arguments themselves, but for small ones (counters), which
-    are cloned.
+    are cloned. One that refuses to be copied is kept as it is.
     """
 
     def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -49,6 +51,14 @@ class Arguments:
         objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
         if objects:
             self._keep_objects(objects, stream, aliases)
+        # Objects that stay themselves, by the argument in which they stand, and what they look like before the call.
+        self._live: list[tuple[int | str, Any, list[object]]] = []
+        self._changed: list[tuple[int | str, str]] = []
+        if not flat:
+            copies = {id(leaf) for place, leaf in objects.items() if self._objects[place] is not leaf}
+            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
+            self._live = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
 
     def _keep_objects(self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor]) -> None:
         def held(tensor: Tensor) -> Tensor:
@@ -63,6 +73,22 @@ class Arguments:
         self._objects = copied(objects, held)
         for place in objects:
             self._leaves[place] = None
+
+    def notice_changes(self) -> None:
+        """The first run is over: remember which of the objects that stay themselves it has changed."""
+        self._changed = [(key, type(leaf).__name__) for key, leaf, before in self._live if signature(leaf) != before]
+        self._live = []
+
+    @property
+    def changed(self) -> list[tuple[int | str, str]]:
+        """Position or keyword, and type, of each object that the first run has changed and no copy was made of."""
+        return self._changed
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors among them, with names for messages."""
+        for index, leaf in enumerate(self._leaves):
+            if isinstance(leaf, Tensor) and leaf is not _STREAM:
+                yield f"tensor argument {index}", leaf
 
     @property
     def device(self) -> torch.device:

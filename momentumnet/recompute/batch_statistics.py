@@ -1,12 +1,14 @@
 r"""What batch normalisation measured in forward, kept so that a recompute need not measure it again.
 
-On the CPU, measuring mean and variance takes most of the time of a norm in training. A recompute normalises the same
-batch, so it takes both from forward (8 bytes a channel) and computes the rest alone,
+Measuring mean and variance takes most of the time of a norm in training (on a GPU it is one of its three passes over
+memory). A recompute normalises the same batch, so it takes both from forward (8 bytes a channel) and computes the rest
+alone,
 
     y = x alpha + (bias - mean alpha)        alpha = weight / sqrt(variance + eps)
 
-by the kernel for statistics that are given, which rounds this in the same way. Whether it does so on this machine is
-tried once; where it does not, and for other types, layouts and devices, the batch is measured again.
+by a kernel for statistics that are given, if it rounds this as the norm's own does. Whether it does is tried once for a
+device, the types and the kernel that the norm took; where it does not, and for other types, layouts and devices, the
+batch is measured again.
 """
 
 from __future__ import annotations
@@ -21,21 +23,31 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.saved_tensors import never_opened, watched
 
 _PLAIN = (Tensor, nn.Parameter)
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Of the norm's kernels in training, how many tensors each saves of what it has computed: mean, deviation, and cuDNN's
+# work space, which its backward asks for again.
+_RESULTS = {"NativeBatchNormBackward0": 2, "CudnnBatchNormBackward0": 3}
+_LARGEST_WORK_SPACE = 16  # bytes a channel; a larger one is not kept
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean and 1 / sqrt(variance + eps) of each channel, and names of what autograd saved before (x: "")."""
+    """What a norm saved for its backward.
 
-    mean: Tensor
-    deviation: Tensor
-    saved: tuple[str, ...]
+    Attributes:
+        names: of what it saved before it ran (x: "").
+        results: mean and 1 / sqrt(variance + eps) of each channel, and work space.
+    """
+
+    names: tuple[str, ...]
+    results: tuple[Tensor, ...]
 
 
 class BatchStatistics:
@@ -79,31 +91,52 @@ def _measures(module: nn.Module) -> bool:
 
 def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -> Measured | None:
     """What a norm measured, from what autograd saved of it; None if it cannot be given again."""
-    node, tensors = output.grad_fn, {**norm._parameters, **norm._buffers}
-    if node is None or node.name() != "NativeBatchNormBackward0" or not _can_be_given(x, norm._parameters):
+    tensors = {**norm._parameters, **norm._buffers}
+    if not _can_be_given(x, norm._parameters):
         return None
-    if len(saved) < 2:  # hooks inside the block have taken them (torch.utils.checkpoint, save_on_cpu)
-        return None
+    before, results = _cut(output, saved)
     places = {tensor.data_ptr(): name for name, tensor in tensors.items() if tensor is not None}
     places[x.data_ptr()] = ""
-    # Results are saved after the operation, all else before.
-    *before, mean, deviation = saved
     names = tuple(places.get(tensor.data_ptr()) for tensor in before)
     # A norm that the block itself has put in eval mode measures nothing.
-    if None in names or mean.numel() != x.shape[1] or not _is_exact_here():
+    if None in names or not results or results[0].numel() != x.shape[1]:
         return None
-    return Measured(mean, deviation, names)  # type: ignore[arg-type]
+    if sum(work_space.nbytes for work_space in results[2:]) > _LARGEST_WORK_SPACE * x.shape[1]:
+        return None
+    parameter = next((value for value in norm._parameters.values() if value is not None), x)
+    kernels = _exact_kernels(x.device, x.dtype, parameter.dtype) if _can_be_tried(x.device) else frozenset()
+    return Measured(names, results) if _kernel(output) in kernels else None  # type: ignore[arg-type]
+
+
+def _cut(output: Tensor, saved: list[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """What a norm saved before and after it ran; nothing after where it took no known kernel.
+
+    Nor where hooks inside the block have taken it (torch.utils.checkpoint, save_on_cpu).
+    """
+    count = _RESULTS.get(_kernel(output), 0)
+    if not count or len(saved) < count:
+        return [], ()
+    return saved[:-count], tuple(saved[-count:])
+
+
+def _kernel(output: Tensor) -> str:
+    return "" if output.grad_fn is None else output.grad_fn.name()
 
 
 def _can_be_given(x: Tensor, parameters: Mapping[str, Tensor | None]) -> bool:
     for tensor in (x, *parameters.values()):
         if tensor is None:
             continue
-        if type(tensor) not in _PLAIN or tensor.dtype != torch.float32 or not tensor.is_cpu:
+        if type(tensor) not in _PLAIN or tensor.dtype not in _TYPES or tensor.device != x.device:
             return False
     return x.numel() > 0 and (
         x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
     )
+
+
+def _can_be_tried(device: torch.device) -> bool:
+    """Whether values can be looked at there: not while CUDA records a graph."""
+    return device.type == "cpu" or (device.type == "cuda" and not torch.cuda.is_current_stream_capturing())
 
 
 class _Normalised(torch.autograd.Function):
@@ -118,8 +151,8 @@ class _Normalised(torch.autograd.Function):
                 f"a {type(norm).__name__} is called more often in backward than in forward: its block took another path"
             )
         tensors = {"": x, **norm._parameters, **norm._buffers}
-        ctx.save_for_backward(*(tensors[name] for name in measured.saved), measured.mean, measured.deviation)
-        return normalised(x, weight, bias, measured.mean, measured.deviation)
+        ctx.save_for_backward(*(tensors[name] for name in measured.names), *measured.results)
+        return normalised(x, weight, bias, *measured.results[:2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> NoReturn:
@@ -128,25 +161,57 @@ class _Normalised(torch.autograd.Function):
 
 def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, deviation: Tensor) -> Tensor:
     """The output of a norm in training, from what it measured."""
-    alpha = deviation if weight is None else weight * deviation
+    if x.is_cuda:
+        return torch.batch_norm_elemt(x, weight, bias, mean, deviation, 0.0)
+    # The kernel multiplies in float32: it is given alpha as that, so that it is not rounded to half precision before.
+    mean, alpha = mean.float(), deviation.float()
+    alpha = alpha if weight is None else weight.float() * alpha
+    bias = None if bias is None else bias.float()
     # Given a variance of 1 and eps 0, the kernel multiplies by alpha what it would multiply by weight / 1.
     return torch.native_batch_norm(x, alpha, bias, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
 
 
 @functools.cache
-def _is_exact_here() -> bool:
-    """Whether a norm computes the same bits from given statistics, in both layouts."""
-    with torch.no_grad():
-        for shape in ((5, 37), (3, 9, 13), (4, 37, 9, 11)):
-            x = (torch.arange(torch.Size(shape).numel()) * 0.618034 % 1 * 5 - 1).reshape(shape)
-            weight, bias = x.flatten()[: shape[1]] + 1, x.flatten()[-shape[1] :]
-            layouts = [x, x.contiguous(memory_format=torch.channels_last)] if x.dim() == 4 else [x]
-            for laid in layouts:
-                for scale, shift in ((weight, bias), (None, None)):
-                    expected, *measured = torch.native_batch_norm(laid, scale, shift, None, None, True, 0.1, 1e-5)
-                    if not torch.equal(normalised(laid, scale, shift, *measured), expected):
-                        return False
-    return True
+def _exact_kernels(device: torch.device, dtype: torch.dtype, parameter_dtype: torch.dtype) -> frozenset[str]:
+    """Those of the norm's kernels that `normalised` agrees with to the bit, on this device and for these types."""
+    agrees: dict[str, bool] = {}
+    with torch.no_grad(), _reads_allowed(device):
+        for x, weight, bias in _trials(device, dtype, parameter_dtype):
+            saved: list[Tensor] = []
+            with torch.enable_grad(), saved_tensors_hooks(saved.append, never_opened):
+                expected = nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+            _, results = _cut(expected, saved)
+            found = bool(results) and torch.equal(normalised(x, weight, bias, *results[:2]), expected)
+            agrees[_kernel(expected)] = agrees.get(_kernel(expected), True) and found
+    return frozenset(kernel for kernel, equal in agrees.items() if equal)
+
+
+def _trials(
+    device: torch.device, dtype: torch.dtype, parameter_dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+    """Small batches, weights and biases: in each layout, and without weights."""
+    for shape in ((5, 37), (3, 9, 13), (4, 37, 9, 11)):
+        values = (torch.arange(torch.Size(shape).numel(), device=device) * 0.618034 % 1 * 5 - 1).reshape(shape)
+        weight, bias = (values.flatten()[: shape[1]] + 1).to(parameter_dtype), values.flatten()[-shape[1] :]
+        x = values.to(dtype)
+        layouts = [x, x.contiguous(memory_format=torch.channels_last)] if x.dim() == 4 else [x]
+        for laid in layouts:
+            yield laid.requires_grad_(), weight, bias.to(parameter_dtype)
+            yield laid, None, None
+
+
+@contextmanager
+def _reads_allowed(device: torch.device) -> Iterator[None]:
+    """What is tried once may wait for the device, where the user forbids that."""
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class _Running(threading.local):

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.reports import is_hollow
+
 _CONTAINERS = (list, dict, set, tuple, deque, OrderedDict, defaultdict)
 _STATES_OF_THE_LIBRARY = (types.SimpleNamespace, UserDict, UserList)
 _NO_STATES = (Tensor, nn.Module, type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType)
@@ -289,7 +291,7 @@ class Values:
         self._kept = [
             (tensor, tensor._version, tensor.grad_fn is not None, tensor.detach().clone())
             for tensor in tensors
-            if not (tensor.is_inference() or tensor.is_meta)
+            if not (tensor.is_inference() or is_hollow(tensor))
         ]
 
     def put_back(self) -> None:

@@ -6,152 +6,27 @@ that the block itself changes. All of it is recorded here, and only what the cal
 
 from __future__ import annotations
 
+import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import Arguments, kept, version
+from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
-from momentumnet.recompute.choices import Choices
+from momentumnet.recompute.buffers import Buffers
+from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
+from momentumnet.recompute.origins import Origins
 
-
-class _Buffers:
-    """Which buffers a call changed, what it saw in them before, and what it only read.
-
-    Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
-    forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
-    earlier value is kept where they changed. Those that the call left as they were have to stay so until backward.
-    """
-
-    def __init__(self, owners: list[nn.Module]) -> None:
-        self._owners = owners
-        self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
-        self._read: list[tuple[nn.Module, str, Tensor, int]] = []
-        for owner in owners:
-            if not owner._buffers or (isinstance(owner, _NormBase) and owner.training):
-                continue
-            for name, buffer in owner._buffers.items():
-                if buffer is not None and isinstance(owner, _NormBase):
-                    self._read.append((owner, name, buffer, version(buffer)))
-                elif buffer is not None:
-                    self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
-        self._seen: list[tuple[nn.Module, str, Tensor]] = []
-        self._running: list[tuple[list[Tensor], list[Tensor]]] = []
-        self._places: list[tuple[nn.Module, str, Tensor | None]] = []
-
-    def kept_for_another_first_run(self) -> None:
-        """Keep the running statistics, too: what `put_back` needs. Those of one type together, which is one launch."""
-        moving = [
-            buffer
-            for owner in self._owners
-            if isinstance(owner, _NormBase) and owner.training
-            for buffer in owner._buffers.values()
-            if buffer is not None
-        ]
-        self._places = [(owner, name, buffer) for owner in self._owners for name, buffer in owner._buffers.items()]
-        for dtype in dict.fromkeys(buffer.dtype for buffer in moving):
-            own = [buffer for buffer in moving if buffer.dtype == dtype]
-            self._running.append((own, list(torch._foreach_add(own, 0))))
-
-    def put_back(self) -> None:
-        """As if the call had not been: every buffer is the tensor that it was, and holds what it held before."""
-        for owner, name, buffer in self._places:
-            owner._buffers[name] = buffer
-        for buffers, values in self._running:
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.data.copy_(value)
-        for owner, name, value in self._seen:
-            place = owner._buffers[name]
-            if place is not None:
-                place.data.copy_(value)
-
-    def forget_running(self) -> None:
-        self._running, self._places = [], []
-
-    def forget_unchanged(self) -> None:
-        for owner, name, buffer, counter, value in self._before:
-            if version(buffer) != counter:
-                self._seen.append((owner, name, value))
-            else:
-                self._read.append((owner, name, buffer, counter))
-        self._before = []
-
-    def check_unchanged(self, block: str) -> None:
-        for _, name, buffer, counter in self._read:
-            if version(buffer) != counter:
-                raise ReconstructionError(
-                    f"block {block!r}: buffer {name!r} was changed between forward and backward, so the gradient of "
-                    "that forward cannot be computed any more; change it after backward (under DistributedDataParallel "
-                    "a further forward does it: pass broadcast_buffers=False)"
-                )
-
-    def replayed(self) -> AbstractContextManager[None]:
-        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
-        return self._replayed() if any(owner._buffers for owner in self._owners) else AS_IT_IS
-
-    @contextmanager
-    def _replayed(self) -> Iterator[None]:
-        # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
-        swapped = [
-            (owner, name, buffer) for owner, name, buffer, _ in self._read if owner._buffers.get(name) is not buffer
-        ]
-        seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
-        # An integer buffer outside the norm modules changes only if its counter said so in forward.
-        current = [
-            (buffer, buffer.detach().clone())
-            for owner in self._owners
-            for name, buffer in owner._buffers.items()
-            if buffer is not None
-            and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
-        ]
-        places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
-        try:
-            for (_, name), (owner, value) in seen.items():
-                # A tensor of its own: the recompute may save it for backward, and must not see it put back.
-                owner._buffers[name] = value.clone()
-            yield
-        finally:
-            for owner, name, place in places:
-                owner._buffers[name] = place
-            for buffer, value in current:
-                # Through .data: the in-place counter does not move, so graphs that saved this buffer stay valid.
-                buffer.data.copy_(value)
-
-
-class _Autocast:
-    """Autocast as it stood, on the CPU and on the stream's device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cache, self._kinds = self._now()
-
-    def _now(self) -> tuple[bool, list[tuple[str, bool, torch.dtype]]]:
-        kinds = ["cpu"] if self._device.type in ("cpu", "meta") else ["cpu", self._device.type]
-        states = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
-        return torch.is_autocast_cache_enabled(), states
-
-    def replayed(self) -> AbstractContextManager[object]:
-        """Context of a recompute."""
-        return AS_IT_IS if self._now() == (self._cache, self._kinds) else self._replayed()
-
-    @contextmanager
-    def _replayed(self) -> Iterator[None]:
-        if len(self._kinds) == 1:
-            with self._one(*self._kinds[0]):
-                yield
-        else:
-            with self._one(*self._kinds[0]), self._one(*self._kinds[1]):
-                yield
-
-    def _one(self, kind: str, enabled: bool, dtype: torch.dtype) -> torch.autocast:
-        return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=self._cache)
+# The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
+_THREADS: set[int] = set()
 
 
 class BlockCall:
@@ -180,9 +55,9 @@ class BlockCall:
         self._module, self._function = module, function
         self._arguments = Arguments(stream, args, kwargs)
         device = self._arguments.device if stream is None else stream.device
-        self._autocast = _Autocast(device)
+        self._autocast = Autocast(device)
         self._generators = Generators(device)
-        owners = list(module.modules())
+        self._owners = owners = list(module.modules())
         self._look_at(owners)
         self._training = module.training
         self._parameters: list[tuple[weakref.ref[Tensor], str, int, bool]] = []
@@ -200,7 +75,7 @@ class BlockCall:
 
     def _look_at(self, owners: list[nn.Module]) -> None:
         """Begin to record what a first run does."""
-        self._buffers = _Buffers(owners)
+        self._buffers = Buffers(owners)
         self._statistics = BatchStatistics(owners)
         self._choices = Choices()
 
@@ -211,11 +86,53 @@ class BlockCall:
         """
         if may_be_taken_back:
             self._buffers.kept_for_another_first_run()
+        if not recomputing():
+            _THREADS.add(threading.get_ident())
         with self._choices.recorded(), self._statistics.recorded():
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
+        self._arguments.notice_changes()
         return output
+
+    def origins(self, stream: Tensor | None) -> Origins:
+        """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
+        return Origins(self._given(stream))
+
+    def _given(self, stream: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+        if stream is not None:
+            yield "its input", stream
+        for number, owner in enumerate(self._owners):
+            for kind, tensors in (("parameter", owner._parameters), ("buffer", owner._buffers)):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        yield f"{kind} {name!r} of its module {number}", tensor
+        yield from self._arguments.named_tensors()
+
+    def suspects(self) -> list[str]:
+        """What is known of this call that may have made its recompute another one: sentences without a full stop."""
+        names = [f"argument {self._name_of(key)!r} ({kind})" for key, kind in self._arguments.changed]
+        found = []
+        if names:
+            found.append(
+                f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
+                "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
+            )
+        if self._generators.used and len(_THREADS) > 1:
+            found.append(
+                "the block draws random numbers and blocks have run in several threads: threads share torch's "
+                "generators, so what one draws is missing in another. Train in a process each, or one after the other"
+            )
+        return found
+
+    def _name_of(self, key: int | str) -> str:
+        if isinstance(key, str):
+            return key
+        try:
+            names = list(inspect.signature(self._module.forward).parameters)
+        except (TypeError, ValueError):
+            names = []
+        return names[key] if key < len(names) else f"number {key}"
 
     @property
     def holds_streams(self) -> bool:
@@ -233,7 +150,7 @@ class BlockCall:
     def anew(self, stream: Tensor) -> Any:
         """Another first run, on another input, in place of one that was taken back."""
         args, kwargs = self._arguments.with_stream(stream.detach().requires_grad_(self._requires_grad), self.name)
-        self._look_at(list(self._module.modules()))
+        self._look_at(self._owners)
         with (
             torch.set_grad_enabled(self._grad_enabled),
             self._autocast.replayed(),

@@ -7,16 +7,18 @@ owns it, so a recomputed tensor is freed as soon as it has been used.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.origins import Origins, Place
+from momentumnet.recompute.saved_values import Kind, SavedValues
 
 Result = TypeVar("Result")
 
@@ -56,44 +58,55 @@ class SavedTensors:
     Args:
         name: the block's name, for errors.
         refill: called with this object when backward needs the tensors; has to run the block under `collecting`.
+        values: takes what there is to know of the tensors' values.
     """
 
-    def __init__(self, name: str, refill: Callable[[SavedTensors], None]) -> None:
+    def __init__(self, name: str, refill: Callable[[SavedTensors], None], values: SavedValues) -> None:
         self._name = name
         self._refill = refill
+        self._values = values
         self._slots: list[weakref.ref[Slot]] = []
-        self._kinds: list[tuple[torch.Size, torch.dtype]] = []
 
     def dropping(self) -> saved_tensors_hooks:
         """Context of the first run: every saved tensor is dropped."""
         return saved_tensors_hooks(self._drop, _open)
 
     def _drop(self, tensor: Tensor) -> Slot:
+        references = sys.getrefcount(tensor)
         slot = Slot(self)
         if _WATCHERS.stack:
             _WATCHERS.stack[-1].append(tensor)
         self._slots.append(weakref.ref(slot))
-        self._kinds.append((tensor.shape, tensor.dtype))
+        self._values.note(tensor, references)
         return slot
 
     def refill(self) -> None:
         """Recompute the block and fill the slots."""
         self._refill(self)
 
-    def fill(self, collected: Collected) -> None:
-        """Hand the recomputed tensors to the slots that are still waiting."""
+    def fill(self, collected: Collected, differ: Callable[[str], ReconstructionError]) -> list[Tensor]:
+        """Hand the recomputed tensors to the slots that are still waiting.
+
+        Args:
+            collected: what the recompute has saved.
+            differ: makes the error of what is said to be otherwise than in forward.
+
+        Returns:
+            The reports of their values, to be compared with those of `SavedValues`.
+        """
         tensors = collected.checked(self._name)
         kinds = [(tensor.shape, tensor.dtype) for tensor in tensors]
-        if kinds != self._kinds:
-            raise ReconstructionError(
-                f"block {self._name!r} saved other tensors for backward when it was recomputed: "
-                f"{_difference(self._kinds, kinds)}. It took another path than in forward (a cache that was appended "
-                "to, a Python attribute, a switch that changed in between)."
-            )
+        expected = self._values.kinds
+        if kinds != expected:
+            raise differ(f"saved other tensors for backward when it was recomputed ({_difference(expected, kinds)})")
+        for place, tensor in zip(self._values.looks, tensors, strict=True):
+            if isinstance(place, Place) and (other := collected.place_of(tensor)) != place:
+                raise differ(f"saved {_told(place)} in forward and {_told(other)} when it was recomputed")
         for reference, tensor in zip(self._slots, tensors, strict=True):
             slot = reference()
             if slot is not None:
                 slot.tensor, slot.counter = tensor, tensor._version
+        return self._values.reports_of(tensors)
 
     def changed(self, tensor: Tensor) -> ReconstructionError:
         """The error for a tensor that was overwritten after it had been filled in, by a step between two backwards."""
@@ -121,7 +134,11 @@ def _open(slot: Slot) -> Tensor:
     return slot.tensor
 
 
-def _difference(expected: list[tuple[torch.Size, torch.dtype]], got: list[tuple[torch.Size, torch.dtype]]) -> str:
+def _told(place: Place | None) -> str:
+    return "another tensor" if place is None else f"{place.name} from its element {place.offset} on"
+
+
+def _difference(expected: list[Kind], got: list[Kind]) -> str:
     if len(expected) != len(got):
         return f"{len(expected)} in forward, {len(got)} in backward"
     index = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
@@ -130,18 +147,35 @@ def _difference(expected: list[tuple[torch.Size, torch.dtype]], got: list[tuple[
 
 
 class Collected:
-    """The saved tensors of a recompute, in order."""
+    """The saved tensors of a recompute, in order.
 
-    def __init__(self) -> None:
+    Args:
+        name: the block's name, for errors.
+        origins: the tensors that the recompute is given; asked once, while it runs.
+    """
+
+    def __init__(self, name: str, origins: Callable[[], Origins]) -> None:
         self._tensors: list[tuple[Tensor, int]] = []
+        self._left = LeftBehind(name)
+        self._find_origins = origins
+        self._origins: Origins | None = None
 
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
         return saved_tensors_hooks(self._collect, never_opened)
 
-    def _collect(self, tensor: Tensor) -> None:
+    def _collect(self, tensor: Tensor) -> LeftBehind:
         alias = tensor.detach()
         self._tensors.append((alias, alias._version))
+        if self._origins is None:
+            self._origins = self._find_origins()
+        return self._left
+
+    def place_of(self, tensor: Tensor) -> Place | None:
+        """Where one of the tensors lies, among those that the recompute was given."""
+        if self._origins is None:
+            return None
+        return self._origins.starting_at(tensor) or self._origins.place_of(tensor)
 
     def checked(self, name: str) -> list[Tensor]:
         """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well)."""
@@ -154,19 +188,43 @@ class Collected:
         return [tensor for tensor, _ in self._tensors]
 
 
-def without_saved_tensors() -> saved_tensors_hooks:
-    """Context of a recompute of which only the output is wanted.
+class LeftBehind:
+    """Stands in the graph of a recompute where a tensor was saved."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def without_saved_tensors(name: str, values: SavedValues | None = None) -> saved_tensors_hooks:
+    """Context of a recompute of the block ``name`` of which only the output is wanted, and what ``values`` take.
 
     Gradients stay enabled in it: without them PyTorch picks other kernels, whose last bits differ.
     """
-    return saved_tensors_hooks(_discard, never_opened)
+    return saved_tensors_hooks(_Discarded(name, values).note, never_opened)
 
 
-def _discard(tensor: Tensor) -> None:
-    if _WATCHERS.stack:
-        _WATCHERS.stack[-1].append(tensor)
+class _Discarded:
+    def __init__(self, name: str, values: SavedValues | None) -> None:
+        self._left, self._values = LeftBehind(name), values
+
+    def note(self, tensor: Tensor) -> LeftBehind:
+        references = sys.getrefcount(tensor)
+        if _WATCHERS.stack:
+            _WATCHERS.stack[-1].append(tensor)
+        if self._values is not None:
+            self._values.note(tensor, references)
+        return self._left
 
 
 def never_opened(packed: Any) -> NoReturn:
     """What backward meets in the graph of a recompute, which is there for its saved tensors alone."""
-    raise ReconstructionError("backward ran through the graph of a recompute; please report this")
+    block = f"block {packed.name!r}" if isinstance(packed, LeftBehind) else "a block"
+    raise ReconstructionError(
+        f"a gradient is asked of a tensor that {block} computed when it was recomputed, and whose graph is empty. The "
+        "block does not return this tensor but leaves it where only the caller finds it (an attribute, a list, a "
+        "global), and a backward that has run since has put the recomputed one there; it cannot be seen, nor be "
+        "compared. Return it beside the stream, as in `return x, aux`, or add it to the loss before the first "
+        "backward, or convert with backward='stored' (outside a stream: others='keep')."
+    )

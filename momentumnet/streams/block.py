@@ -19,7 +19,8 @@ class ResidualStream:
             ``"concat"``; several words are joined by ``+``.
         shape: Shape of the stream tensor in the trace.
         dtype: Its dtype.
-        magnitude: Largest finite absolute value among the stream tensors (inputs and outputs of the blocks).
+        magnitude: Largest finite absolute value among the stream tensors (inputs and outputs of the blocks); 0 where
+            they have no values (on the meta device, or fake).
         start_magnitude: The same of what enters the first block.
         spread: The largest of these over a typical one (the median), in the block where that is most.
         saved_bytes: Bytes that autograd keeps for the blocks in the trace: unique storages, parameters and

@@ -40,6 +40,7 @@ class Call:
     ``inputs`` holds the tensors that can be the stream: the first floating-point tensor among the positional
     arguments or, where there is none, the floating-point keyword arguments. ``keeps_shape`` says that one of them
     has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
+    ``refusal`` says why a stream cannot carry that tensor, such as a complex one; then there are no ``inputs``.
     ``saved`` are the storages that autograd kept for it, ``entered`` those of its arguments that it or what ran before
     kept.
     """
@@ -53,6 +54,7 @@ class Call:
     output: Endpoint | None = None
     keeps_shape: bool = False
     takes_tensor: bool = False
+    refusal: str = ""
     returns_tensor: bool = False
     recorded_gradients: bool = True
     overwritten: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +18,10 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 
+Model = TypeVar("Model", bound=nn.Module)
+
 VELOCITY_NAME = "initial_velocity"
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
 
 
 class Runner(Protocol):
@@ -44,11 +47,21 @@ class ConvertedBlock:
     _momentumnet_role: Role
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() and _is_exporting():
+            raise ConversionError(
+                "torch.export(..., strict=True) cannot see through converted blocks; pass strict=False"
+            )
         return _run(self._momentumnet_role, self, super().__call__, args, kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         get_state = getattr(self, "__getstate__", None)
         return _rebuild, (original_class(type(self)),), get_state() if get_state else self.__dict__
+
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError(
+            f"torch.jit.script would compile block {self._momentumnet_role.name!r} without its stream, as a block that "
+            "was never converted; use torch.jit.trace or torch.export, or script momentumnet.revert(model)"
+        )
 
     def _get_name(self) -> str:
         return f"Momentum({super()._get_name()})"  # type: ignore[misc]
@@ -131,13 +144,21 @@ def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:
             yield module, module._momentumnet_role
 
 
+def named_streams(model: nn.Module) -> dict[str, MomentumStream]:
+    """The momentum streams in the model, each once, by the dotted name of the first module of theirs.
+
+    That is a stream's first block, or a `MomentumNet`. Names are those that ``model.named_modules()`` has now, as those
+    of a state dict are: they are different for each stream, wherever its model has been put since.
+    """
+    found: dict[int, tuple[str, MomentumStream]] = {}
+    for name, module in model.named_modules():
+        is_block = isinstance(module, ConvertedBlock)
+        runner = module._momentumnet_role.runner if is_block else module.__dict__.get("stream")
+        if isinstance(runner, MomentumStream):
+            found.setdefault(id(runner), (name, runner))
+    return dict(found.values())
+
+
 def streams_of(model: nn.Module) -> list[MomentumStream]:
     """The momentum streams in the model, each once, in order."""
-    found: dict[int, MomentumStream] = {}
-    for module in model.modules():
-        runner = (
-            module._momentumnet_role.runner if isinstance(module, ConvertedBlock) else module.__dict__.get("stream")
-        )
-        if isinstance(runner, MomentumStream):
-            found.setdefault(id(runner), runner)
-    return list(found.values())
+    return list(named_streams(model).values())

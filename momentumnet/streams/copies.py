@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.objects import Held
@@ -18,8 +19,11 @@ def copy_of(model: Model) -> Model:
     """A deep copy.
 
     Raises:
-        ConversionError: a module holds a tensor with an autograd graph, which cannot be copied; says where.
+        ConversionError: PyTorch cannot copy the model's tensors, as fake ones; or a module holds a tensor with an
+            autograd graph, which cannot be copied; says where.
     """
+    if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ConversionError("the model's tensors are fake, and PyTorch cannot copy such tensors; pass inplace=True")
     try:
         return copy.deepcopy(model)
     except RuntimeError as error:

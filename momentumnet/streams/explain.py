@@ -80,7 +80,8 @@ def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], shared: Co
     if verdict.reason == OVERWRITES:
         inside = any(judge(inner).reason == OVERWRITES for inner in call.walk() if inner is not call)
         return "" if inside else OVERWRITES
-    if opened and (call.composite or (verdict.reason == NO_SKIP and _weighted(call) and _linked(call, frame))):
+    telling = call.composite or (call.refusal and not call.plain_layer)
+    if opened and (telling or (verdict.reason == NO_SKIP and _weighted(call) and _linked(call, frame))):
         return verdict.reason
     return ""
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.recompute.objects import Held, Values
 
 _DROPOUTS: set[Callable[..., Any]] = {
@@ -47,7 +48,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     inside = Held(_attributes(module for module, _, _ in held), constants=model.parameters())
     values = Values(inside.tensors)
     tensors = [*model.parameters(), *model.buffers(), *inputs]
-    devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
+    devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
     with torch.random.fork_rng(devices=devices):
         try:
             for module in modules:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
+from momentumnet.arithmetic.reports import is_hollow
+from momentumnet.core.carried import refusal
 from momentumnet.core.resolution import spread_of
 from momentumnet.streams.calls import Call, Endpoint, Key, Trace, storage_key
 from momentumnet.streams.nested import floating, stream_output, tensors_in
@@ -43,7 +47,8 @@ class _Entered(NamedTuple):
 class Recorder:
     """Builds the tree of calls from the hooks :meth:`enter`, :meth:`leave` and :meth:`keep`.
 
-    Create it where gradients are enabled; :attr:`trace` is complete when the model's call has returned.
+    Create it where gradients are enabled; :attr:`trace` is complete when the model's call has returned. What shares
+    memory with one of its :attr:`constants` is not counted as kept for backward.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -54,8 +59,11 @@ class Recorder:
         self._entered: dict[Call, list[_Entered]] = {}
         self._anchor = torch.zeros((), requires_grad=True)
         self._magnitudes: dict[Key, float] = {}
-        constants = [*model.parameters(), *model.buffers()]
-        self._constants = {storage_key(tensor) for tensor in constants}
+        self.constants = [*model.parameters(), *model.buffers()]
+
+    @cached_property
+    def _constant_keys(self) -> set[int | None]:
+        return {storage_key(tensor) for tensor in self.constants}
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = Call(self._names[module], module, self._count, recorded_gradients=torch.is_grad_enabled())
@@ -65,6 +73,8 @@ class Recorder:
         candidates = [value for value in args if floating(value)][:1]
         candidates = candidates or [value for value in kwargs.values() if floating(value)]
         arguments = list(tensors_in([args, kwargs]))
+        call.refusal = next(filter(None, map(_refusal, candidates or arguments)), "")
+        candidates = [] if call.refusal else candidates
         call.takes_tensor = bool(arguments)
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {id(value): self._with_gradient(value) for value in candidates}
@@ -100,12 +110,12 @@ class Recorder:
 
     def keep(self, tensor: torch.Tensor) -> None:
         key = storage_key(tensor)
-        if key is not None and key not in self._constants:
+        if key is not None and key not in self._constant_keys:
             self.trace.storages.setdefault(key, tensor.untyped_storage())
             self._stack[-1].saved.append(key)
 
     def _with_gradient(self, tensor: torch.Tensor) -> torch.Tensor:
-        plain = type(tensor) in (torch.Tensor, nn.Parameter)
+        plain = type(tensor) in (torch.Tensor, nn.Parameter, FakeTensor)
         if tensor.requires_grad or not torch.is_grad_enabled() or not plain:
             return tensor
         attached: torch.Tensor = _Attach.apply(tensor, self._anchor)
@@ -122,7 +132,8 @@ class Recorder:
         return self._magnitudes[endpoint.key]
 
     def _spread(self, endpoint: Endpoint) -> float:
-        return 1.0 if endpoint.tensor is None else spread_of(endpoint.tensor, self._magnitude(endpoint))
+        magnitude = self._magnitude(endpoint)
+        return spread_of(endpoint.tensor, magnitude) if endpoint.tensor is not None and magnitude else 1.0
 
 
 def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
@@ -145,7 +156,7 @@ def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
 def _largest_magnitude(tensor: torch.Tensor) -> float:
     """The largest finite absolute value in ``tensor``, 0 where there is none."""
     values = tensor.detach()
-    if values.numel() == 0:
+    if is_hollow(values) or values.numel() == 0:
         return 0.0
     low, high = torch.aminmax(values)
     top = max(-float(low), float(high))
@@ -155,9 +166,20 @@ def _largest_magnitude(tensor: torch.Tensor) -> float:
     return top
 
 
+def _refusal(tensor: torch.Tensor) -> str | None:
+    if tensor.is_nested:
+        return (
+            "it is nested, so that sizes cannot be told; give a padded example (what is converted with it takes nested "
+            "tensors as well, with stored activations)"
+        )
+    return refusal(tensor)
+
+
 def _key(tensor: torch.Tensor) -> Key:
     return id(tensor), tensor._version
 
 
 def _edge(tensor: torch.Tensor) -> GradientEdge | None:
-    return get_gradient_edge(tensor) if tensor.requires_grad else None
+    # A view that was taken without gradients says that it requires one, and has no place in the graph.
+    is_cut_off = tensor.grad_fn is None and tensor._base is not None and tensor._base.requires_grad
+    return get_gradient_edge(tensor) if tensor.requires_grad and not is_cut_off else None

@@ -107,6 +107,8 @@ def _homogeneous(run: list[Call]) -> bool:
 
 def _judge(call: Call) -> Verdict:
     output = call.output
+    if call.refusal:
+        return Verdict(reason=f"a stream cannot carry its tensor: {call.refusal}")
     if not call.inputs:
         return Verdict(reason="no argument of the call is a floating-point tensor")
     if output is None:

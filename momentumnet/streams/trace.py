@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Trace
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to
+from momentumnet.streams.training_norms import batches_measured
 
 
 def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
@@ -47,15 +50,25 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
     """Traces one forward pass of ``model`` and leaves the model, the inputs and the generators as they were.
 
     Args:
-        model: The module to trace; it runs in eval mode with gradients enabled.
+        model: The module to trace; it runs in eval mode with gradients enabled, its batch norms on the statistics of
+            the batch.
         example_inputs: See :func:`call_with_example`.
 
     Returns:
         The trace, which holds the pass's activations and autograd graph until it is dropped.
+
+    Raises:
+        ConversionError: a parameter was made in inference mode.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ConversionError(
+            "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
+            "copy it outside"
+        )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        norms = batches_measured(model)
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs))))
         recorder = Recorder(model)
         stack.enter_context(eager_functions())
@@ -68,5 +81,21 @@ def record(model: nn.Module, example_inputs: Any) -> Trace:
             stack.callback(after.remove)
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
-        call_with_example(model, copied(example_inputs))
+        stack.enter_context(norms)
+        call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
     return recorder.trace
+
+
+def _hollow(example_inputs: Any, recorder: Recorder, stack: ExitStack) -> Any:
+    """The example, of fake tensors where it or the model lies on the meta device.
+
+    Many models read values of what they have made themselves, such as positions; where these are fake they know that
+    there are none, as compilers and exporters have taught them. On the meta device they fail.
+    """
+    tensors = [*recorder.constants, *tensors_in(example_inputs)]
+    modes = [tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)]
+    if not modes and not any(tensor.is_meta for tensor in tensors):
+        return example_inputs
+    mode = stack.enter_context(modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True))
+    recorder.constants += [mode.from_tensor(tensor) for tensor in recorder.constants]
+    return pytree.tree_map_only(torch.Tensor, mode.from_tensor, example_inputs)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from momentumnet.arithmetic import packing
+from momentumnet.arithmetic import momentum_step, packing
 from momentumnet.arithmetic.packing import BLOCK, COLUMNS, ROWS, Field, as_it_is, at_rest
+from momentumnet.arithmetic.planes import Plane
 from tests.arithmetic.strategies import exact
 
 fields = st.builds(Field, st.integers(1, 32), st.booleans())
@@ -94,7 +95,7 @@ def test_a_state_takes_the_bits_of_its_fields(widths: tuple[int, int, int]) -> N
     parts = []
     for field in (Field(widths[0], True), Field(widths[1], True), Field(widths[2], False)):
         low, high = limits(field)
-        parts.append(at_rest(torch.full((size,), high, dtype=torch.int32), low, high, packing))
+        parts.append(at_rest(Plane.whole(torch.full((size,), high, dtype=torch.int32)), low, high, momentum_step))
     assert sum(part.bytes_per_element for part in parts) == sum(widths) / 8
     assert sum(part.words.nbytes for part in parts) == size * sum(widths) // 8
 
@@ -106,10 +107,10 @@ def test_what_would_not_be_smaller_stays_as_it_is() -> None:
         (torch.zeros(20, dtype=torch.int32), 0, 1 << 20),
         (torch.zeros(0, dtype=torch.int32), 0, 0),
     ]:
-        found = at_rest(value, low, high, packing)
-        assert found.unpacked(packing) is value
+        found = at_rest(Plane.whole(value), low, high, momentum_step)
+        assert found.unpacked(momentum_step) is value
         assert found.bytes_per_element == value.element_size()
-    assert at_rest(torch.zeros(22, dtype=torch.int32), 0, 1 << 20, packing).bytes_per_element == 21 / 8
+    assert at_rest(Plane.whole(torch.zeros(22).int()), 0, 1 << 20, momentum_step).bytes_per_element == 21 / 8
 
 
 @given(
@@ -120,13 +121,13 @@ def test_pieces_are_read_on_their_own(size: int, width: int, keep: bool) -> None
     field = Field(width, True)
     low, high = limits(field)
     value = any_values(field, size, width)
-    whole = as_it_is(value) if keep else at_rest(value, low, high, packing)
+    whole = as_it_is(Plane.whole(value)) if keep else at_rest(Plane.whole(value), low, high, momentum_step)
     pieces = whole.split(2 * BLOCK)
     assert [piece.size for piece in pieces] == [len(piece) for piece in value.split(2 * BLOCK)]
-    assert torch.equal(torch.cat([piece.unpacked(packing) for piece in pieces]), value)
+    assert torch.equal(torch.cat([piece.unpacked(momentum_step) for piece in pieces]), value)
 
 
 def test_pieces_are_whole_blocks() -> None:
     value = torch.zeros(4 * BLOCK, dtype=torch.int32)
     with pytest.raises(ValueError, match="multiples of 1024, got 1000"):
-        at_rest(value, 0, 1, packing).split(1000)
+        at_rest(Plane.whole(value), 0, 1, momentum_step).split(1000)

@@ -28,7 +28,7 @@ class BrokenStep(NativeStep):
 
     def undo(self, ints: Any, *rest: Any, **options: Any) -> int:
         checksum = super().undo(ints, *rest, **options)
-        ints.v[7] += 1
+        ints.tensors[1][7] += 1
         return checksum
 
 
@@ -187,10 +187,13 @@ def test_the_check_finds_each_operation(monkeypatch: pytest.MonkeyPatch, name: s
         if name == "checksum":
             arguments[1][1] += 1
             return result
-        if name in ("pack", "unpack"):
+        if name == "pack":
             result[-1] += 1
             return result
-        changed = arguments[2] if name == "write_position" else arguments[0].x
+        if name == "unpack":
+            arguments[1].write(arguments[1].read() + 1)
+            return result
+        changed = arguments[2] if name == "write_position" else arguments[0].tensors[0]
         changed[-1] += 1
         return result
 

@@ -218,6 +218,31 @@ def test_resume_before_the_first_epoch_ended(finetune: Callable[..., Any]) -> No
     assert "does not exist yet: starting with the first epoch" in done.out
 
 
+def test_checkpoint_holds_what_the_streams_learned_and_older_ones_say_that_they_do_not(
+    finetune: Callable[..., Any],
+) -> None:
+    assert finetune("--epochs", "1", "--output", "out").status == 0
+    path = Path("out", "checkpoint-momentum.pt")
+    content = torch.load(path, weights_only=True)
+    names = list(content["streams"]["streams"])
+    assert names
+    description = json.loads(Path("out", "momentum.json").read_text())
+    assert [stream["blocks"][0] for stream in description["streams"]] == names
+    assert {stream["gamma"] for stream in description["streams"]} == {"1/8"}
+    done = finetune("--epochs", "1", "--output", "out", "--resume")
+    assert "earlier version" not in done.out
+    torch.save({key: value for key, value in content.items() if key != "streams"}, path)
+    done = finetune("--epochs", "1", "--output", "out", "--resume")
+    assert done.status == 0
+    assert "of an earlier version and does not hold the scales" in done.out
+    del content["streams"]["streams"][names[0]]
+    torch.save(content, path)
+    done = finetune("--epochs", "1", "--output", "out", "--resume")
+    assert done.status == 1
+    assert f"lacks ['{names[0]}']" in done.err
+    assert "start without --resume" in done.err
+
+
 def test_checkpoint_of_another_run_is_refused(finetune: Callable[..., Any]) -> None:
     assert finetune("--epochs", "1", "--output", "out").status == 0
     done = finetune("--epochs", "2", "--output", "out", "--resume")

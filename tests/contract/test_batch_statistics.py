@@ -111,6 +111,27 @@ def test_same_bits_without_measuring_again(name: str, frozen: bool) -> None:
     assert measured_in_backward(recomputed, x) == 0
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("norms", [torch.float32, torch.bfloat16])
+def test_half_precision_without_measuring_again(norms: torch.dtype, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    model, x = Net(nn.BatchNorm2d).train().bfloat16(), images().bfloat16().contiguous(memory_format=memory_format)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.to(norms)
+    stored, recomputed = pair(model, x)
+    for _ in range(2):
+        assert_same(train_step(recomputed, (x,)), train_step(stored, (x,)), tolerance=0.0)
+    assert measured_in_backward(recomputed, x) == 0
+
+
+def test_types_that_round_otherwise_measure_again() -> None:
+    torch.manual_seed(0)
+    stored, recomputed = pair(Net(nn.BatchNorm2d).train().half(), images().half())
+    assert_same(train_step(recomputed, (images().half(),)), train_step(stored, (images().half(),)), tolerance=0.0)
+    assert measured_in_backward(recomputed, images().half()) == 7
+
+
 def test_norm_that_is_called_twice() -> None:
     torch.manual_seed(0)
     stored, recomputed = pair(Net(nn.BatchNorm2d, twice=True).train(), images())
@@ -165,6 +186,7 @@ def test_other_norms_measure_again(build: Callable[[int], nn.Module]) -> None:
         lambda net, x: (net.double(), x.double()),
         lambda net, x: (net, x.transpose(2, 3)),
         lambda net, x: (net.bfloat16(), x.bfloat16()),
+        lambda net, x: (net.half(), x.half()),
         lambda net, x: (net.eval(), x),
     ],
 )
@@ -210,8 +232,8 @@ def test_norm_that_the_block_puts_in_eval_mode() -> None:
 
 
 def test_machine_that_rounds_otherwise_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert batch_statistics._is_exact_here()
-    monkeypatch.setattr(batch_statistics, "_is_exact_here", lambda: False)
+    assert batch_statistics._exact_kernels(torch.device("cpu"), torch.float32, torch.float32)
+    monkeypatch.setattr(batch_statistics, "_exact_kernels", lambda *_: frozenset())
     torch.manual_seed(0)
     stored, recomputed = pair(Net(nn.BatchNorm2d).train(), images())
     assert_same(train_step(recomputed, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
@@ -219,11 +241,34 @@ def test_machine_that_rounds_otherwise_measures_again(monkeypatch: pytest.Monkey
 
 
 def test_exactness_is_really_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch_statistics._is_exact_here.cache_clear()
+    batch_statistics._exact_kernels.cache_clear()
     exact = batch_statistics.normalised
     monkeypatch.setattr(batch_statistics, "normalised", lambda *args: exact(*args).nextafter(torch.tensor(9.0)))
-    assert not batch_statistics._is_exact_here()
-    batch_statistics._is_exact_here.cache_clear()
+    assert not batch_statistics._exact_kernels(torch.device("cpu"), torch.float32, torch.float32)
+    batch_statistics._exact_kernels.cache_clear()
+
+
+def test_work_space_of_a_kernel_goes_with_its_statistics() -> None:
+    """As cuDNN's norm has it: kept where it is small, and measured again where it is not."""
+    norm, x = nn.BatchNorm2d(WIDTH), images()
+    output = norm(x)
+    mean, deviation = torch.zeros(WIDTH), torch.ones(WIDTH)
+    for size, kept in ((0, True), (16 * WIDTH, True), (16 * WIDTH + 1, False)):
+        saved = [x, norm.weight, mean, deviation, torch.zeros(size, dtype=torch.uint8)]
+        named = _Named(output, "CudnnBatchNormBackward0")
+        before, results = batch_statistics._cut(named, saved)
+        assert [len(before), len(results)] == [2, 3]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batch_statistics, "_exact_kernels", lambda *_: {"CudnnBatchNormBackward0"})
+            assert (batch_statistics._measured(norm, x, named, saved) is not None) == kept
+
+
+class _Named:
+    """An output whose graph node has another name."""
+
+    def __init__(self, output: Tensor, name: str) -> None:
+        self.grad_fn = self
+        self.name = lambda: name
 
 
 def test_hooks_of_a_norm_run_in_both_passes() -> None:

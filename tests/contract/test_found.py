@@ -263,7 +263,8 @@ def test_stream_inside_a_block_is_recomputed_at_the_scale_of_its_forward(caplog:
     torch.manual_seed(0)
     model, x = Looped(straight, Nested), torch.randn(5, WIDTH)
     # The outer state uses the whole word at this gamma, too: it sees what another scale does to the inner one's output.
-    outcomes = [train_step(converted(model, backward, gamma=0.75), (x,)) for backward in BACKWARDS]
+    with caplog.at_level("INFO", logger="momentumnet"):
+        outcomes = [train_step(converted(model, backward, gamma=0.75), (x,)) for backward in BACKWARDS]
     assert_same(outcomes[1], outcomes[0])
     assert "widened" in caplog.text
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momentumnet.arithmetic import fixed_point as fp
-from momentumnet.arithmetic.exponent import HEADROOM_BITS, MIN_EXPONENT, choose_exponent
+from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.exact_state import ExactState
@@ -92,7 +92,7 @@ class TestRange:
     def test_the_coarsest_scale_is_used_to_its_limit(self) -> None:
         state = ExactState(torch.ones(3), None, Fraction(1, 2), 20, "stream")
         step = step_of(state, torch.tensor([1.0, -1.9e9, 2.0]), Fraction(1, 2))
-        assert state.exponent == MIN_EXPONENT
+        assert state.exponent == fp.INT32.min_exponent == 0
         assert state.x[1] == 1 - 950_000_000
         undo_all(state, [step])
 
@@ -117,9 +117,9 @@ class TestRange:
     @exact(200)
     def test_choose_exponent_leaves_the_headroom(self, magnitude: float, word: fp.Word) -> None:
         exponent = choose_exponent(magnitude, word)
-        assert MIN_EXPONENT <= exponent <= word.max_exponent
+        assert word.min_exponent <= exponent <= word.max_exponent
         integer, room = Fraction(magnitude) * Fraction(2) ** exponent, word.limit >> HEADROOM_BITS
-        assert integer < room or exponent == MIN_EXPONENT
+        assert integer < room or exponent == word.min_exponent
         assert integer >= room // 2 or exponent == word.max_exponent
 
     @pytest.mark.parametrize("word", [fp.INT32, fp.INT64], ids=["int32", "int64"])

@@ -1,7 +1,8 @@
-"""The scale of a stream: kept while values fit it, widened with a word in the log once they do not."""
+"""The scale of a stream: kept while values fit it, widened once they do not."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from fractions import Fraction
@@ -10,12 +11,13 @@ import pytest
 import torch
 
 from momentumnet.arithmetic.exponent import choose_exponent
-from momentumnet.arithmetic.fixed_point import INT32, INT64
+from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import (
     HALF_BITS,
+    JOINT_BITS,
     NARROW_BITS,
     NARROW_TYPICAL_BITS,
     TYPICAL_BITS,
@@ -30,7 +32,7 @@ EIGHTH = Fraction(1, 8)
 
 def test_headroom_is_used_before_the_scale_is_widened(caplog: pytest.LogCaptureFixture) -> None:
     scale = StreamScale("s", 1.5, 20)  # 29 bits for up to 2, and one of headroom
-    with caplog.at_level("WARNING", logger="momentumnet"):
+    with caplog.at_level("INFO", logger="momentumnet"):
         assert scale.exponent_for(torch.tensor([-3.9, 0.1]), EIGHTH) == choose_exponent(1.5, INT32)
         assert scale.exponent_for(torch.tensor([0.5]), EIGHTH) == choose_exponent(1.5, INT32)
     assert not caplog.text
@@ -38,11 +40,22 @@ def test_headroom_is_used_before_the_scale_is_widened(caplog: pytest.LogCaptureF
 
 def test_start_past_the_headroom_widens_for_good_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     scale = StreamScale("s", 1.5, 20)
-    with caplog.at_level("WARNING", logger="momentumnet"):
+    with caplog.at_level("INFO", logger="momentumnet"):
         assert scale.exponent_for(torch.tensor([4.0]), EIGHTH) == choose_exponent(16.0, INT32)
     assert "'s'" in caplog.text
     assert "1.5" in caplog.text
     assert scale.exponent_for(torch.tensor([2.1]), EIGHTH) == choose_exponent(16.0, INT32)
+
+
+def test_widening_is_news_told_once_with_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    scale = StreamScale("s", 1.5, 20)
+    with caplog.at_level("INFO", logger="momentumnet"):
+        for size in (10.0, 100.0, 1000.0):
+            for known in (copy.copy(scale), scale):  # what is learned in passing is forgotten, what was told is not
+                known.exponent_for(torch.tensor([size]), EIGHTH)
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert "nothing to do" in record.getMessage()
 
 
 def test_first_pass_without_example_leaves_room_for_what_the_blocks_add() -> None:
@@ -57,11 +70,21 @@ def test_start_without_magnitude_takes_the_streams_own(start: torch.Tensor) -> N
 def test_short_streams_of_small_gamma_and_half_precision_are_narrow() -> None:
     narrow, whole = Resolution(INT32, NARROW_BITS), Resolution(INT32, 29)
     assert resolution_for(torch.float32, 8, EIGHTH) == resolution_for(torch.float32, 1, Fraction(1, 2)) == narrow
-    assert resolution_for(torch.bfloat16, 1000, EIGHTH, spread=8) == Resolution(INT32, HALF_BITS)
-    assert resolution_for(torch.float16, 1000, EIGHTH, spread=8) == Resolution(INT32, 17)
-    assert resolution_for(torch.bfloat16, 1000, Fraction(9, 10), spread=8) == Resolution(INT32, 17)
+    assert resolution_for(torch.bfloat16, 1000, EIGHTH, spread=8) == Resolution(INT24, HALF_BITS)
+    assert resolution_for(torch.float16, 1000, EIGHTH, spread=8) == Resolution(INT24, 17)
+    assert resolution_for(torch.bfloat16, 1000, Fraction(9, 10), spread=8) == Resolution(INT24, 17)
     assert resolution_for(torch.float32, 9, EIGHTH) == resolution_for(torch.float32, 2, Fraction(9, 10)) == whole
     assert resolution_for(torch.float64, 1, EIGHTH) == Resolution(INT64, 61)
+
+
+@pytest.mark.parametrize("gamma", [Fraction(0), EIGHTH, Fraction(9, 10), Fraction(127, 128), Fraction(1)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_words_of_24_bits_where_the_store_has_16(dtype: torch.dtype, gamma: Fraction) -> None:
+    found = resolution_for(dtype, 10, gamma)
+    assert found.word is (INT32 if gamma == Fraction(127, 128) or found.bits > JOINT_BITS else INT24)
+    # At rest it makes no difference.
+    if gamma:
+        assert resting_bytes(gamma, found.word, found.bits, 5) == resting_bytes(gamma, INT32, found.bits, 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -69,7 +92,8 @@ def test_values_far_below_the_largest_get_more_bits(dtype: torch.dtype) -> None:
     """First the rest of the word, then a wider one: a typical value never has fewer bits than its type needs."""
     found = [resolution_for(dtype, 4, EIGHTH, spread=2.0**n) for n in range(24)]
     words = [resolution.word for resolution in found]
-    assert [words[0], words[-1]] == [INT32, INT64]
+    assert [words[0], words[-1]] == [INT32 if dtype == torch.float32 else INT24, INT64]
+    assert all(resolution.bits <= JOINT_BITS for resolution in found if resolution.word is INT24)
     assert found[0].bits == {torch.float32: NARROW_BITS}.get(dtype, HALF_BITS)
     for n, resolution in enumerate(found):
         is_narrow = resolution.bits == NARROW_BITS and dtype == torch.float32

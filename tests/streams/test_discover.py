@@ -208,7 +208,7 @@ def test_saved_bytes_agree_with_an_independent_count():
     image = torch.randn(2, 3, 64, 64)
     found = discover(model, image)
     stream = found.streams[2]
-    total, inside = kept_by_autograd(copy.deepcopy(model), image, stream.blocks)
+    total, inside = kept_by_autograd(copy.deepcopy(model).train(), image, stream.blocks)  # norms keep their statistics
     assert stream.path == "layer3"
     assert (found.saved_bytes, stream.saved_bytes) == (total, inside)
 

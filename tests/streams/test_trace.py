@@ -126,3 +126,23 @@ def test_call_with_example():
     assert call_with_example(model, {"x": x}) == ((), {"x": x})
     with pytest.raises(ConversionError, match="of type str; expected a tensor"):
         call_with_example(model, "image")
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x[:, 1:], lambda x: x.transpose(0, 1).transpose(0, 1), lambda x: x.view_as(x)]
+)
+def test_a_view_that_is_taken_without_gradients(view):
+    """It says that it requires a gradient, and has no function that would give one."""
+
+    class View(nn.Module):
+        def forward(self, x):
+            return view(x)
+
+    def forward(self, x):
+        x = self.stem(x)
+        with torch.no_grad():
+            offset = self.view(x)
+        return self.layers(x) + offset.mean()
+
+    model = Calls(forward, stem=nn.Linear(WIDTH, WIDTH), view=View(), layers=chain(3))
+    assert [len(stream) for stream in find_streams(model, tokens())] == [3]

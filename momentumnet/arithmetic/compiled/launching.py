@@ -14,10 +14,11 @@ from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import libraries
+from momentumnet.arithmetic.planes import Integers, Place
 from momentumnet.errors import MomentumNetError
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-WORDS = {torch.int32: fp.INT32, torch.int64: fp.INT64}
+WORDS = {24: fp.INT24, 32: fp.INT32, 64: fp.INT64}
 _NO_SKIP = -1
 # Fewer elements are not worth waking a second thread for.
 _ELEMENTS_PER_THREAD = 16384
@@ -27,7 +28,7 @@ _EXPONENTS = range(-1022, 1023)
 
 @functools.lru_cache(maxsize=4096)
 def plan_of(
-    word: torch.dtype,
+    bits: tuple[int, int],
     y: torch.dtype,
     skip: torch.dtype | None,
     position: torch.dtype,
@@ -41,25 +42,33 @@ def plan_of(
     exponent: int,
     ahead: bool = False,
 ) -> libraries.Plan:
-    """The constants of a step as the kernels take them."""
-    top = WORDS[word].store_limit
+    """The constants of a step as the kernels take them; ``bits`` are those of the integers (`arithmetic.planes`)."""
+    word = WORDS[bits[0]]
+    top = word.store_limit
     if not (1 <= n <= top and 1 <= d <= top and exponent in _EXPONENTS and abs(offset) <= top):
-        raise ValueError(f"no digits of {word}: n={n}, d={d}, offset={offset}, exponent={exponent}")
-    if not all(1 <= value <= top for value in (previous_bound, bound, next_bound)):
-        raise ValueError(f"the store's bounds must be from 1 to {top}, got {previous_bound}, {bound}, {next_bound}")
+        raise ValueError(f"no digits of {word.dtype}: n={n}, d={d}, offset={offset}, exponent={exponent}")
+    most = min(top, 1 << bits[1])
+    if not all(1 <= value <= most for value in (previous_bound, bound, next_bound)):
+        raise ValueError(f"the store's bounds must be from 1 to {most}, got {previous_bound}, {bound}, {next_bound}")
     if skip is not None and skip not in DTYPES:
         raise ValueError(f"skip must be {names(DTYPES)}, got {skip}")
     codes = (DTYPES[y], _NO_SKIP if skip is None else DTYPES[skip], DTYPES[position])
     bounds = (n, d, previous_bound, bound, next_bound, offset)
-    return libraries.Plan(*bounds, exponent, factor, WORDS[word].bits, *codes, ahead, 0)
+    return libraries.Plan(*bounds, exponent, factor, *bits, *codes, ahead)
 
 
 @functools.lru_cache(maxsize=1024)
 def state_plan(
-    word: torch.dtype, position: torch.dtype = torch.float32, bound: int = 1, exponent: int = 0
+    bits: tuple[int, int], position: torch.dtype = torch.float32, bound: int = 1, exponent: int = 0
 ) -> libraries.Plan:
     """The constants of a kernel that has no branch: ``bound`` is the store's present one."""
-    return plan_of(word, position, None, position, 1, 1, bound, 1, 1, 0, 1.0, exponent)
+    return plan_of(bits, position, None, position, 1, 1, bound, 1, 1, 0, 1.0, exponent)
+
+
+@functools.lru_cache(maxsize=1024)
+def field_of(width: int, signed: bool, place: Place) -> libraries.Field:
+    """The field of integers that lie at ``place``, as the kernels take it."""
+    return libraries.Field(width, signed, place)
 
 
 def names(dtypes: Collection[torch.dtype]) -> str:
@@ -84,3 +93,8 @@ def launch(name: str, constants: ctypes.Structure, x: Tensor, *others: Tensor | 
     status = getattr(found.library, name)(constants, size, where, stream, x.data_ptr(), *pointers)
     if status:
         raise MomentumNetError(f"{name} failed on {x.device}: {found.library.mn_error(status).decode()}")
+
+
+def launch_on(name: str, constants: ctypes.Structure, ints: Integers, *others: Tensor | None) -> None:
+    """Run a kernel on x, v and s; where they are joint, there is no third tensor."""
+    launch(name, constants, *(*ints.tensors, None)[:3], *others)

@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 3  # MN_ABI in csrc/interface.h
+ABI = 4  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -43,15 +43,15 @@ class Plan(ctypes.Structure):
         ("factor", ctypes.c_double),
         *(
             (name, ctypes.c_int32)
-            for name in ("word_bits", "y_dtype", "skip_dtype", "position_dtype", "ahead", "reserved")
+            for name in ("word_bits", "store_bits", "y_dtype", "skip_dtype", "position_dtype", "ahead")
         ),
     )
 
 
 class Field(ctypes.Structure):
-    """MnField of csrc/interface.h: the bits of an integer that are kept."""
+    """MnField of csrc/interface.h: the bits of an integer that are kept, and where it lies."""
 
-    _fields_ = (("width", ctypes.c_int32), ("is_signed", ctypes.c_int32))
+    _fields_ = (("width", ctypes.c_int32), ("is_signed", ctypes.c_int32), ("plane", ctypes.c_int32))
 
 
 class Adjoint(ctypes.Structure):
@@ -71,8 +71,8 @@ _FUNCTIONS: dict[str, tuple[type[ctypes.Structure], int]] = {
     "mn_undo": (Plan, 7),
     "mn_rewind": (Plan, 4),
     "mn_checksum": (Plan, 4),
-    "mn_pack": (Field, 2),
-    "mn_unpack": (Field, 2),
+    "mn_pack": (Field, 3),
+    "mn_unpack": (Field, 3),
     "mn_adjoint": (Adjoint, 5),
 }
 

@@ -13,20 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentumnet.arithmetic.compiled import libraries
-from momentumnet.arithmetic.compiled.launching import DTYPES, WORDS, launch, names, plan_of, state_plan
+from momentumnet.arithmetic.compiled.launching import DTYPES, field_of, launch, launch_on, names, plan_of, state_plan
 from momentumnet.arithmetic.packing import words_for
+from momentumnet.arithmetic.planes import Integers, Place
 
 _BYTES = (torch.uint8,)
+_INTEGERS = (torch.int32, torch.int64)
 
 
-def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]], words: int = 0) -> None:
+def _check(
+    x: Tensor,
+    *others: tuple[str, Tensor | None, Collection[torch.dtype]],
+    words: int = 0,
+    integers: Collection[torch.dtype] = _INTEGERS,
+) -> None:
     """Every tensor is of x's length, on its device, without gaps and of one of its types.
 
     A report has two elements, packed words are ``words`` many. ``y`` may have gaps: it is copied then.
     """
     device, lengths = x.device, {"report": 2, "words": words}
-    for name, tensor, dtypes in (("x", x, WORDS), *others):
+    for name, tensor, dtypes in (("x", x, integers), *others):
         if tensor is None:
             continue
         expected = lengths.get(name, x.numel())
@@ -41,10 +47,20 @@ def _check(x: Tensor, *others: tuple[str, Tensor | None, Collection[torch.dtype]
             raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
 
 
+def _state(x: Tensor, v: Tensor, s: Tensor | None) -> tuple[tuple[str, Tensor | None, Collection[torch.dtype]], ...]:
+    """v and s as they are to be beside x. Without s, x and v are the words of joint integers."""
+    if s is None and x.dtype == torch.int64:
+        raise ValueError(
+            "s must be torch.int64 beside x of torch.int64, got none; words of torch.int32 can hold it, too"
+        )
+    stores = (x.dtype, torch.int16) if x.dtype == torch.int32 else (x.dtype,)
+    return ("v", v, (x.dtype,)), ("s", s, stores)
+
+
 def _step_check(
     x: Tensor,
     v: Tensor,
-    s: Tensor,
+    s: Tensor | None,
     position: Tensor | None,
     spilled: Tensor | None,
     report: Tensor,
@@ -52,14 +68,12 @@ def _step_check(
     skip: torch.dtype | None,
     *constants: float,
 ) -> None:
-    word = (x.dtype,)
     _check(
         x,
-        ("v", v, word),
-        ("s", s, word),
+        *_state(x, v, s),
         ("position", position, DTYPES),
         ("spilled", spilled, _BYTES),
-        ("report", report, word),
+        ("report", report, (x.dtype,)),
         ("y", y, DTYPES),
     )
 
@@ -67,48 +81,59 @@ def _step_check(
 def _step(*arguments: Any, name: str = "mn_step") -> None:
     _step_check(*arguments)
     x, v, s, position, spilled, report, y, skip, *constants = arguments
-    plan = plan_of(x.dtype, y.dtype, skip, torch.float32 if position is None else position.dtype, *constants)
-    launch(name, plan, x, v, s, y.contiguous(), position, spilled, report.zero_())
+    ints = Integers(x, v, s)
+    plan = plan_of(ints.bits, y.dtype, skip, torch.float32 if position is None else position.dtype, *constants)
+    launch_on(name, plan, ints, y.contiguous(), position, spilled, report.zero_())
 
 
-def _rewind_check(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, bound: int, exponent: int) -> None:
-    _check(x, ("v", v, (x.dtype,)), ("s", s, (x.dtype,)), ("position", position, DTYPES))
+def _rewind_check(x: Tensor, v: Tensor, s: Tensor | None, position: Tensor | None, bound: int, exponent: int) -> None:
+    _check(x, *_state(x, v, s), ("position", position, DTYPES))
 
 
-def _rewind(x: Tensor, v: Tensor, s: Tensor, position: Tensor | None, bound: int, exponent: int) -> None:
+def _rewind(x: Tensor, v: Tensor, s: Tensor | None, position: Tensor | None, bound: int, exponent: int) -> None:
     _rewind_check(x, v, s, position, bound, exponent)
-    dtype = torch.float32 if position is None else position.dtype
-    launch("mn_rewind", state_plan(x.dtype, dtype, bound, exponent), x, v, s, position)
+    ints, dtype = Integers(x, v, s), torch.float32 if position is None else position.dtype
+    launch_on("mn_rewind", state_plan(ints.bits, dtype, bound, exponent), ints, position)
 
 
-def _checksum_check(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
-    word = (x.dtype,)
-    _check(x, ("v", v, word), ("s", s, word), ("report", report, word))
+def _checksum_check(x: Tensor, v: Tensor, s: Tensor | None, report: Tensor) -> None:
+    _check(x, *_state(x, v, s), ("report", report, (x.dtype,)))
 
 
-def _checksum(x: Tensor, v: Tensor, s: Tensor, report: Tensor) -> None:
+def _checksum(x: Tensor, v: Tensor, s: Tensor | None, report: Tensor) -> None:
     _checksum_check(x, v, s, report)
-    launch("mn_checksum", state_plan(x.dtype), x, v, s, report.zero_())
+    ints = Integers(x, v, s)
+    launch_on("mn_checksum", state_plan(ints.bits), ints, report.zero_())
 
 
-def _packing_check(x: Tensor, words: Tensor, width: int, signed: bool = False) -> None:
+def _packing_check(
+    x: Tensor, second: Tensor | None, words: Tensor, width: int, place: int, signed: bool = False
+) -> None:
     if not 1 <= width <= 32:
         raise ValueError(f"width must be from 1 to 32, got {width}")
-    if x.dtype != torch.int32:
-        raise ValueError(f"only torch.int32 is packed, got {x.dtype}")
-    _check(x, ("words", words, (x.dtype,)), words=words_for(x.numel(), width))
+    if place not in tuple(Place):
+        raise ValueError(f"place must be from 0 to {max(Place)}, got {place}")
+    dtype = torch.int16 if place == Place.SHORT_STORE else torch.int32
+    if x.dtype != dtype:
+        raise ValueError(f"only {dtype} is packed from place {place}, got {x.dtype}")
+    if (second is not None) != (place == Place.JOINT_V):
+        raise ValueError(f"a joint v alone lies in two tensors, got {'one' if second is None else 'two'}")
+    others = (("second", second, (torch.int32,)), ("words", words, (torch.int32,)))
+    _check(x, *others, words=words_for(x.numel(), width), integers=(dtype,))
 
 
-def _packing(x: Tensor, words: Tensor, width: int, signed: bool = False, *, name: str) -> None:
-    _packing_check(x, words, width)
-    launch(name, libraries.Field(width, signed), x, words)
+def _packing(
+    x: Tensor, second: Tensor | None, words: Tensor, width: int, place: int, signed: bool = False, *, name: str
+) -> None:
+    _packing_check(x, second, words, width, place)
+    launch(name, field_of(width, signed, Place(place)), x, second, words)
 
 
 _CONSTANTS = (
     "Tensor y, ScalarType? skip, int n, int d, int previous_bound, int bound, int next_bound, int offset, "
     "float factor, int exponent"
 )
-_STATE = "Tensor(a!) x, Tensor(b!) v, Tensor(c!) s"
+_STATE = "Tensor(a!) x, Tensor(b!) v, Tensor(c!)? s"
 _LIBRARY = torch.library.Library("momentumnet", "DEF")
 
 
@@ -134,15 +159,18 @@ UNDO = _define(
     _step_check,
 )
 REWIND = _define(
-    "rewind", "Tensor(a!) x, Tensor v, Tensor s, Tensor(b!)? position, int bound, int exponent", _rewind, _rewind_check
+    "rewind", "Tensor(a!) x, Tensor v, Tensor? s, Tensor(b!)? position, int bound, int exponent", _rewind, _rewind_check
 )
-CHECKSUM = _define("checksum", "Tensor x, Tensor v, Tensor s, Tensor(a!) report", _checksum, _checksum_check)
+CHECKSUM = _define("checksum", "Tensor x, Tensor v, Tensor? s, Tensor(a!) report", _checksum, _checksum_check)
 PACK = _define(
-    "pack", "Tensor x, Tensor(a!) words, int width", functools.partial(_packing, name="mn_pack"), _packing_check
+    "pack",
+    "Tensor x, Tensor? second, Tensor(a!) words, int width, int place",
+    functools.partial(_packing, name="mn_pack"),
+    _packing_check,
 )
 UNPACK = _define(
     "unpack",
-    "Tensor(a!) x, Tensor words, int width, bool signed",
+    "Tensor(a!) x, Tensor(b!)? second, Tensor words, int width, int place, bool signed",
     functools.partial(_packing, name="mn_unpack"),
     _packing_check,
 )

@@ -9,7 +9,8 @@ One pass over memory each, bit for bit what `momentumnet.arithmetic.fixed_point`
     pack      integers to the bits that they need, as `arithmetic.packing` lays them out; unpack is the inverse
 
 All tensors are one-dimensional and contiguous, of the same length N; only ``y`` may have gaps. x, v and s are int32, or
-int64 (with float64 as the type in which values are scaled). ``report`` has two elements of their type: the OR of
+int64 (with float64 as the type in which values are scaled); beside int32, s may be int16, and where it is None, x and v
+are the two words of joint integers (`arithmetic.planes`). ``report`` has two elements of the type of x: the OR of
 the magnitudes' bits after a step (a bit at or above ``word.limit`` means overflow, or a branch that does not fit,
 NaN included), and `fixed_point.checksum` of the state.
 
@@ -24,12 +25,13 @@ from torch import Tensor
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import operators
 from momentumnet.arithmetic.packing import Field
+from momentumnet.arithmetic.planes import Plane
 
 
 def step(
     x: Tensor,
     v: Tensor,
-    s: Tensor,
+    s: Tensor | None,
     y: Tensor,
     digits: fp.Digits,
     *,
@@ -43,9 +45,9 @@ def step(
     """Move the state on by one block, in place: ``v <- v*n/d + F;  x <- x + v + carry(s)``.
 
     Args:
-        x: integers (N,), like ``v`` and ``s``.
-        v: the velocity.
-        s: the store.
+        x: integers (N,), like ``v`` and ``s``; the first words of joint integers.
+        v: the velocity; or the second words.
+        s: the store, int16 where it is short; None where the integers are joint.
         y: float tensor (N,): the branch f, or the block's output where ``skip`` is given.
         digits: the store's bounds in this step.
         factor: weight * 2**exponent; ``F = to_fixed(f, factor)``.
@@ -74,7 +76,7 @@ def step(
 def undo(
     x: Tensor,
     v: Tensor,
-    s: Tensor,
+    s: Tensor | None,
     y: Tensor,
     digits: fp.Digits,
     *,
@@ -98,7 +100,9 @@ def undo(
     operators.UNDO(x, v, s, position, spilled, report, y, skip, *digits.constants, factor, exponent, ahead)
 
 
-def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, position: Tensor | None = None) -> None:
+def rewind(
+    x: Tensor, v: Tensor, s: Tensor | None, *, bound: int, exponent: int, position: Tensor | None = None
+) -> None:
     """Take x back to the last block's input: ``x <- x - v - carry(s, bound)``; ``position`` receives it, if given.
 
     ``bound`` is the store's present one. Arguments and errors as in `step`.
@@ -106,24 +110,24 @@ def rewind(x: Tensor, v: Tensor, s: Tensor, *, bound: int, exponent: int, positi
     operators.REWIND(x, v, s, position, bound, exponent)
 
 
-def checksum(x: Tensor, v: Tensor, s: Tensor, *, report: Tensor) -> None:
+def checksum(x: Tensor, v: Tensor, s: Tensor | None, *, report: Tensor) -> None:
     """`fixed_point.checksum` of the state into ``report[1]``; ``report[0]`` becomes 0."""
     operators.CHECKSUM(x, v, s, report)
 
 
-def pack(value: Tensor, words: Tensor, field: Field) -> None:
-    """Write the fields of the int32 tensor ``value`` (N,) to ``words``, int32, `packing.words_for` many.
+def pack(plane: Plane, words: Tensor, field: Field) -> None:
+    """Write the fields of the integers of ``plane``, N of them, to ``words``, int32, `packing.words_for` many.
 
     Raises:
         ValueError: a tensor has another shape, type or device than described here, or the field no width from 1 to 32.
         MomentumNetError: there are no kernels for these tensors.
     """
-    operators.PACK(value, words, field.width)
+    operators.PACK(*(*plane.tensors, None)[:2], words, field.width, plane.place)
 
 
-def unpack(words: Tensor, value: Tensor, field: Field) -> None:
-    """The inverse of `pack`: ``words`` are read, ``value`` is written. Errors as in `pack`."""
-    operators.UNPACK(value, words, field.width, field.signed)
+def unpack(words: Tensor, plane: Plane, field: Field) -> None:
+    """The inverse of `pack`: ``words`` are read, ``plane`` is written. Errors as in `pack`."""
+    operators.UNPACK(*(*plane.tensors, None)[:2], words, field.width, plane.place, field.signed)
 
 
 def _check_spills(digits: fp.Digits, spilled: Tensor | None) -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import torch
 
-from momentumnet.bench.kernel.operations import ADD, BYTES, operations
+from momentumnet.bench.kernel.operations import ADD, bytes_moved, operations
 from momentumnet.bench.results import Row
 from momentumnet.bench.timing import interleaved_seconds
 
@@ -39,7 +39,7 @@ def _rows(seconds: Mapping[str, float], elements: int, gamma: Fraction, threads:
             "threads": threads,
             "operation": name,
             "seconds": duration,
-            "bytes_per_second": elements * BYTES / duration,
+            "bytes_per_second": elements * bytes_moved(gamma) / duration,
             "rate_to_add": seconds[ADD] / duration,
         }
         for name, duration in seconds.items()

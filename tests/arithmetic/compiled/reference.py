@@ -1,4 +1,7 @@
-"""The operators once more, from the plain PyTorch operations of fixed_point and reversible."""
+"""The operators once more, from the plain PyTorch operations of fixed_point and reversible.
+
+x, v and s are integers of their own here, whatever they lie in when an operator works on them (`Case.laid_out`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.planes import Integers
 from momentumnet.core.reversible import branch_of
 
 
@@ -16,6 +20,7 @@ class Case:
     """A state and one step's arguments, as the operators take them."""
 
     word: fp.Word
+    store_bits: int
     x: Tensor
     v: Tensor
     s: Tensor
@@ -45,15 +50,35 @@ class Case:
     def state(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.x, self.v, self.s
 
+    def laid_out(self) -> Integers:
+        """The state as the operators take it."""
+        if self.word is fp.INT24:
+            high, low = (self.v >> 16) & 255, (self.v & 65535) << 16
+            return Integers(self.x * 256 + high, low + self.s)
+        # Of 16 bits without a sign, as int16 has them.
+        store = self.s if self.store_bits == self.word.bits else (self.s - 65536 * (self.s >> 15)).to(torch.int16)
+        return Integers(self.x.clone(), self.v.clone(), store.clone())
+
+    def moved_to(self, ints: Integers) -> Case:
+        """The same with another state."""
+        return replace(self, x=ints.x.read(), v=ints.v.read(), s=ints.s.read())
+
+    def wrapped(self, value: Tensor) -> Tensor:
+        """What the word has bits for."""
+        if self.word is not fp.INT24:
+            return value
+        return (value + (1 << 23)) % (1 << 24) - (1 << 23)
+
 
 def step(case: Case) -> tuple[Case, Tensor]:
     """The case after its step, and the report."""
     push, product = case.scaled_branch()
     v, s, spilled = fp.multiply(case.v, case.s.clone(), case.digits)
     v = v + push
-    x = case.x + v + fp.carry(s, case.digits.next_bound)
-    sign = case.word.bits - 1
+    x = case.x + case.wrapped(v) + fp.carry(s, case.digits.next_bound)
+    sign = 8 * x.element_size() - 1
     bits = [int(value) for part in (x, v) for value in (part ^ (part >> sign)).tolist()]
+    x, v = case.wrapped(x), case.wrapped(v)
     if not bool((product.abs() < case.word.limit).all()):
         bits.append(case.word.limit)
     magnitudes = 0
@@ -67,9 +92,10 @@ def undo(case: Case) -> tuple[Case, Tensor]:
     """The case with v and s taken back, and the report."""
     push, _ = case.scaled_branch()
     spilled = () if case.spilled is None else (case.spilled,)
-    v, s = fp.divide(case.v - push, case.s.clone(), case.digits, spilled)
+    v, s = fp.divide(case.wrapped(case.v - push), case.s.clone(), case.digits, spilled)
+    v = case.wrapped(v)
     return replace(case, v=v, s=s), torch.stack([v.new_tensor(0), fp.checksum(case.x, v, s)])
 
 
 def rewind(case: Case, bound: int) -> Case:
-    return replace(case, x=case.x - case.v - fp.carry(case.s, bound))
+    return replace(case, x=case.wrapped(case.x - case.v - fp.carry(case.s, bound)))

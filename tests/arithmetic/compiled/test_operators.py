@@ -13,6 +13,7 @@ import momentumnet as mn
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries, selection, typed_operators
+from momentumnet.arithmetic.planes import Integers
 from momentumnet.core.exact_state import ExactState
 from momentumnet.errors import MomentumNetError
 from tests.arithmetic.compiled import reference
@@ -34,10 +35,12 @@ def exact(examples: int) -> settings:
 
 def run_step(case: Case) -> tuple[Case, Tensor, Tensor]:
     """The operator on a copy: the case after it, the position, the report."""
-    case = case.copy()
+    case, (x, v, *s) = case.copy(), case.laid_out().tensors
     position, report = torch.empty(case.x.shape, dtype=case.position_dtype), torch.full((2,), 77, dtype=case.x.dtype)
     typed_operators.step(
-        *case.state(),
+        x,
+        v,
+        *(s or [None]),
         case.y,
         case.digits,
         factor=case.factor,
@@ -47,15 +50,17 @@ def run_step(case: Case) -> tuple[Case, Tensor, Tensor]:
         spilled=case.spilled,
         skip=case.skip,
     )
-    return case, position, report
+    return case.moved_to(Integers(x, v, *s)), position, report
 
 
 def run_undo(case: Case, *, ahead: bool, as_floats: bool = True) -> tuple[Case, Tensor | None, Tensor]:
-    case = case.copy()
+    case, (x, v, *s) = case.copy(), case.laid_out().tensors
     position = torch.empty(case.x.shape, dtype=case.position_dtype) if ahead and as_floats else None
     report = torch.full((2,), 77, dtype=case.x.dtype)
     typed_operators.undo(
-        *case.state(),
+        x,
+        v,
+        *(s or [None]),
         case.y,
         case.digits,
         factor=case.factor,
@@ -66,14 +71,14 @@ def run_undo(case: Case, *, ahead: bool, as_floats: bool = True) -> tuple[Case, 
         spilled=case.spilled,
         skip=case.skip,
     )
-    return case, position, report
+    return case.moved_to(Integers(x, v, *s)), position, report
 
 
 def run_rewind(case: Case, bound: int, *, as_floats: bool = True) -> tuple[Case, Tensor | None]:
-    case = case.copy()
+    case, (x, v, *s) = case.copy(), case.laid_out().tensors
     position = torch.empty(case.x.shape, dtype=case.position_dtype) if as_floats else None
-    typed_operators.rewind(*case.state(), bound=bound, exponent=case.exponent, position=position)
-    return case, position
+    typed_operators.rewind(x, v, *(s or [None]), bound=bound, exponent=case.exponent, position=position)
+    return case.moved_to(Integers(x, v, *s)), position
 
 
 def same_bits(one: Tensor | None, other: Tensor | None) -> bool:
@@ -128,7 +133,7 @@ class TestBits:
             assert same_state(before, expected)
             assert same_bits(position, expected.position()) if as_floats else position is None
         report = torch.full((2,), 77, dtype=case.x.dtype)
-        typed_operators.checksum(*case.state(), report=report)
+        typed_operators.checksum(*(*case.laid_out().tensors, None)[:3], report=report)
         assert report.tolist() == [0, int(fp.checksum(*case.state()))]
 
     @given(case=cases())
@@ -276,6 +281,7 @@ def test_the_reference_itself_is_what_the_engine_uses(monkeypatch: pytest.Monkey
         factor = float(weight) * 2.0**20
         case = Case(
             fp.INT32,
+            16,
             state.x.clone(),
             state.v.clone(),
             state.s.clone(),

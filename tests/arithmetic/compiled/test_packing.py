@@ -12,6 +12,7 @@ import momentumnet as mn
 from momentumnet.arithmetic import momentum_step, packing
 from momentumnet.arithmetic.compiled import libraries, selection, typed_operators
 from momentumnet.arithmetic.packing import BLOCK, Field
+from momentumnet.arithmetic.planes import Integers, Place, Plane
 from tests.arithmetic.compiled.test_operators import exact, needs_kernels
 from tests.arithmetic.test_packing import any_values, fields, sizes
 
@@ -32,10 +33,10 @@ def check_against_the_reference(field: Field, size: int, seed: int) -> None:
     for given_value in (value, noise):
         expected = packing.pack(given_value, field)
         words, behind = guarded(expected.numel())
-        typed_operators.pack(given_value, words, field)
+        typed_operators.pack(Plane.whole(given_value), words, field)
         assert torch.equal(words, expected)
         found, behind_value = guarded(size)
-        typed_operators.unpack(expected, found, field)
+        typed_operators.unpack(expected, Plane.whole(found), field)
         assert torch.equal(found, packing.unpack(expected, size, field))
         assert behind.item() == behind_value.item() == GUARD
     assert torch.equal(packing.unpack(packing.pack(value, field), size, field), value)
@@ -63,18 +64,48 @@ def test_threads_share_whole_blocks(field: Field, size: int, seed: int) -> None:
 
 @needs_kernels
 def test_a_state_packed_by_one_is_unpacked_by_the_other() -> None:
-    value, field = any_values(Field(21, True), 5000, 0), Field(21, True)
+    value, field, found = any_values(Field(21, True), 5000, 0), Field(21, True), torch.empty(5000, dtype=torch.int32)
     kernels = selection.for_device(value.device)
     assert kernels is not momentum_step
-    assert torch.equal(kernels.unpack(momentum_step.pack(value, field), 5000, field), value)
-    assert torch.equal(momentum_step.unpack(kernels.pack(value, field), 5000, field), value)
+    for one, other in ((kernels, momentum_step), (momentum_step, kernels)):
+        one.unpack(other.pack(Plane.whole(value), field), Plane.whole(found.zero_()), field)
+        assert torch.equal(found, value)
+
+
+@given(size=sizes, seed=seeds)
+@exact(60)
+def test_planes_of_a_state_are_packed_and_unpacked_where_they_lie(variant: str, size: int, seed: int) -> None:
+    """Against the integers of their own, packed; and what is joint with them stays as it is."""
+    values = any_values(Field(24, True), size, seed), any_values(Field(24, True), size, seed + 1)
+    store = any_values(Field(16, False), size, seed + 2)
+    for bits in ((32, 16), (24, 16)):
+        ints, empty = (Integers.empty(bits, size, torch.device("cpu")) for _ in range(2))
+        ints.write(*values, store)
+        empty.write(*(torch.full_like(store, filling) for filling in (-1, 77, 40_000)))
+        for index, (value, field) in enumerate(
+            zip((*values, store), (Field(24, True), Field(20, True), Field(16, False)), strict=True)
+        ):
+            expected = packing.pack(value, field)
+            words, behind = guarded(expected.numel())
+            typed_operators.pack(ints.planes[index], words, field)
+            assert torch.equal(words, expected)
+            assert torch.equal(momentum_step.pack(ints.planes[index], field), expected)
+            assert behind.item() == GUARD
+            wanted = list(empty.read())
+            wanted[index] = packing.unpack(expected, size, field)
+            for unpack in (typed_operators.unpack, momentum_step.unpack):
+                found = empty.clone()
+                unpack(expected, found.planes[index], field)
+                assert all(map(torch.equal, found.read(), wanted))
 
 
 @needs_kernels
 def test_opcheck() -> None:
     x, words = torch.arange(-40, 41, dtype=torch.int32), torch.zeros(3 * 7, dtype=torch.int32)
-    torch.library.opcheck(torch.ops.momentumnet.pack.default, (x, words, 7))
-    torch.library.opcheck(torch.ops.momentumnet.unpack.default, (x, words, 7, True))
+    torch.library.opcheck(torch.ops.momentumnet.pack.default, (x, None, words, 7, Place.WHOLE))
+    torch.library.opcheck(torch.ops.momentumnet.unpack.default, (x, None, words, 7, Place.WHOLE, True))
+    torch.library.opcheck(torch.ops.momentumnet.pack.default, (x, x + 1, words, 7, Place.JOINT_V))
+    torch.library.opcheck(torch.ops.momentumnet.unpack.default, (x, x + 1, words, 7, Place.JOINT_V, True))
 
 
 @needs_kernels
@@ -91,8 +122,8 @@ def test_opcheck() -> None:
 )
 def test_errors_say_what_was_expected(x: Tensor, words: Tensor, width: int, message: str) -> None:
     for call in (
-        lambda: typed_operators.pack(x, words, Field(width, False)),
-        lambda: typed_operators.unpack(words, x, Field(width, False)),
+        lambda: typed_operators.pack(Plane.whole(x), words, Field(width, False)),
+        lambda: typed_operators.unpack(words, Plane.whole(x), Field(width, False)),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -101,4 +132,4 @@ def test_errors_say_what_was_expected(x: Tensor, words: Tensor, width: int, mess
 def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "cpu", lambda: libraries.Kernels(None, "for a test"))
     with pytest.raises(mn.MomentumNetError, match="no native kernels for cpu tensors: for a test"):
-        typed_operators.pack(torch.zeros(33, dtype=torch.int32), torch.zeros(10, dtype=torch.int32), Field(5, False))
+        typed_operators.pack(Plane.whole(torch.zeros(33).int()), torch.zeros(10).int(), Field(5, False))

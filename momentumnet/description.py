@@ -1,0 +1,204 @@
+"""What a converted model is, as plain data, and the same again from a stock model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+
+from momentumnet.core.checkpoint import CheckpointChain
+from momentumnet.core.stream import MomentumStream
+from momentumnet.errors import ConversionError
+from momentumnet.streams.converted import Role, Runner, converted_blocks
+from momentumnet.streams.roles import recomputed
+
+VERSION = 1
+_FIELDS = {"version", "model", "containers", "streams", "recomputed"}
+# Plain options of a stream, by the names that its constructor and its attributes have.
+_OPTIONS = ("arithmetic", "backward", "final_velocity", "branch_is_output", "kept")
+_STREAM_FIELDS = {"name", "blocks", "gamma", "initial_velocity", *_OPTIONS}
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """What the model is beside its class and its parameters: gamma, streams and options.
+
+    A state dict holds none of it, and loads into the stock class, which computes another function. Keep this beside it:
+    ``convert(stock, like=description)`` makes the same network again. Models with a ``config`` that is saved
+    with them carry it there, as ``config.momentumnet``.
+
+    Args:
+        model: a model that `convert` or `transform_to_momentumnet` returned.
+
+    Returns:
+        Text, numbers, lists and dicts, for ``json``: ``streams``, each with ``gamma`` as a fraction ("1/8"), its blocks
+        by name in call order and its options; ``recomputed``, the modules outside that are recomputed, alone or in a
+        chain; ``containers``, how many children those that hold the blocks have; ``model``, the name of its class.
+
+    Raises:
+        ConversionError: the model holds no converted block, or lacks one that its stream had.
+
+    Example:
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> encoder = torch.nn.TransformerEncoder(layer, 3)
+        >>> description = mn.describe(mn.convert(encoder, torch.zeros(1, 4, 8), gamma=0.9))
+        >>> description["streams"][0]["gamma"]
+        '9/10'
+        >>> again = mn.convert(encoder, like=description)
+    """
+    streams, outside = _names_by_runner(model)
+    if not streams:
+        raise ConversionError(
+            f"{type(model).__name__} holds no converted block, so there is nothing to describe; convert it first. (If "
+            "it was loaded from a checkpoint of a converted one, that description is in model.config.momentumnet.)"
+        )
+    blocks = [name for _, names in streams for name in names]
+    return {
+        "version": VERSION,
+        "model": type(model).__name__,
+        "containers": _containers(model, blocks),
+        "streams": [_describe_stream(stream, names) for stream, names in streams],
+        "recomputed": outside,
+    }
+
+
+def from_description(
+    model: nn.Module, description: Mapping[str, Any], velocity: str | nn.Module | None
+) -> tuple[list[MomentumStream], list[Role]]:
+    """The streams and the other roles of a description, for a model that is not converted.
+
+    Args:
+        model: the stock model.
+        description: of `describe`.
+        velocity: the module that makes the initial velocity, where the described model had one.
+
+    Raises:
+        ConversionError: it is no description, of another version, or the model does not fit it.
+    """
+    _check(description)
+    _check_fits(model, description)
+    _check_velocity(description["streams"], velocity)
+    runners = [_stream(found, velocity) for found in description["streams"]]
+    return runners, recomputed(description["recomputed"])
+
+
+def _names_by_runner(model: nn.Module) -> tuple[list[tuple[MomentumStream, list[str]]], list[list[str]]]:
+    """The streams with the names of their blocks, and the names of what is recomputed outside.
+
+    By the names that the modules have now: a converted model may have been put into another one since.
+    """
+    place = {id(module): name for name, module in reversed(list(model.named_modules()))}
+    roles: dict[int, tuple[Runner, dict[str, str]]] = {}
+    for block, role in converted_blocks(model):
+        roles.setdefault(id(role.runner), (role.runner, {}))[1][role.name] = place[id(block)]
+    streams, outside = [], []
+    for runner, names in roles.values():
+        if isinstance(runner, MomentumStream):
+            gone = [block for block in runner.blocks if block not in names]
+            if gone:
+                raise ConversionError(f"stream {runner.name!r} has lost its blocks {gone}, so it cannot be described")
+            streams.append((runner, [names[block] for block in runner.blocks]))
+        elif isinstance(runner, CheckpointChain):
+            first, last = runner.ends
+            outside.append(
+                [names[first], *(now for name, now in names.items() if name not in runner.ends), names[last]]
+            )
+        else:
+            outside += [[name] for name in names.values()]
+    return streams, outside
+
+
+def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """How many children the lists have that hold these modules."""
+    found = {}
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        container = model.get_submodule(path)
+        if isinstance(container, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
+            found[path] = len(container)
+    return found
+
+
+def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]:
+    velocity = "branch" if stream.branch_first else None if stream.velocity_module is None else "module"
+    plain = {option: getattr(stream, option) for option in _OPTIONS}
+    return {"name": stream.name, "blocks": names, "gamma": str(stream.gamma), "initial_velocity": velocity, **plain}
+
+
+def _stream(found: Mapping[str, Any], velocity: str | nn.Module | None) -> MomentumStream:
+    options = {option: found[option] for option in _OPTIONS}
+    try:
+        stream = MomentumStream(
+            found["name"],
+            tuple(found["blocks"]),
+            Fraction(found["gamma"]),
+            branch_first=found["initial_velocity"] == "branch",
+            **options,
+        )
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConversionError(f"the description of stream {found['name']!r} cannot be followed: {error}") from error
+    if isinstance(velocity, nn.Module) and found["initial_velocity"] == "module":
+        stream.velocity_module = velocity
+    return stream
+
+
+def _check(description: Mapping[str, Any]) -> None:
+    if not isinstance(description, Mapping) or "version" not in description:
+        raise ConversionError(f"like= takes what momentumnet.describe returned, got {description!r}")
+    if description["version"] != VERSION:
+        raise ConversionError(
+            f"the description has version {description['version']!r}, and this version of momentumnet reads version "
+            f"{VERSION}; convert with the momentumnet that wrote it"
+        )
+    if description.keys() != _FIELDS:
+        raise ConversionError(f"a description holds {sorted(_FIELDS)}, got {sorted(map(str, description))}")
+    streams, recomputed_there, containers = (description[field] for field in ("streams", "recomputed", "containers"))
+    if not _is_list(streams) or not streams or not _is_list(recomputed_there) or not isinstance(containers, Mapping):
+        raise ConversionError(
+            "a description holds a list of streams, at least one, a list of what is recomputed and the sizes of "
+            f"containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
+        )
+    for found in streams:
+        if not isinstance(found, Mapping) or found.keys() != _STREAM_FIELDS:
+            raise ConversionError(f"the description of a stream holds {sorted(_STREAM_FIELDS)}, got {found!r}")
+    for names in [*recomputed_there, *(found["blocks"] for found in streams)]:
+        if not _is_list(names) or not names or not all(isinstance(name, str) for name in names):
+            raise ConversionError(f"modules are described by a list of their names, got {names!r}")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _check_fits(model: nn.Module, description: Mapping[str, Any]) -> None:
+    """The model has what the description names, and no further blocks beside it."""
+    there = {name for name, _ in model.named_modules()}
+    wanted = [name for found in description["streams"] for name in found["blocks"]]
+    wanted += [name for names in description["recomputed"] for name in names]
+    missing = [name for name in dict.fromkeys(wanted) if name not in there]
+    faults = [f"it has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
+    for path, count in description["containers"].items():
+        if path in there and not missing and len(list(model.get_submodule(path).children())) != count:
+            now = len(list(model.get_submodule(path).children()))
+            faults.append(f"{path!r} has {now} modules, and had {count}")
+    if faults:
+        raise ConversionError(
+            f"this {type(model).__name__} does not fit the description of a {description['model']}: "
+            f"{'; '.join(faults)}. Give the model that was converted, built as it was then"
+        )
+
+
+def _check_velocity(streams: Sequence[Mapping[str, Any]], velocity: str | nn.Module | None) -> None:
+    """A module for the initial velocity cannot be described: it has to be given, where there was one."""
+    has_module = any(found["initial_velocity"] == "module" for found in streams)
+    if has_module and not isinstance(velocity, nn.Module):
+        raise ConversionError(
+            "the described model had a module for its initial velocity; give one that is built alike as "
+            "initial_velocity=, and its parameters come with the state dict"
+        )
+    if velocity is not None and not has_module:
+        raise ConversionError(
+            "initial_velocity was given beside like=, and the described model had no module for it; leave it out"
+        )

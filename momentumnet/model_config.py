@@ -1,0 +1,74 @@
+"""The description of a converted model in the ``config`` that is saved with it, where a model has one.
+
+Known by what it does, not by its library: it can be turned into a dict and saved. Those of transformers write further
+attributes into ``config.json`` and read them from there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+
+from momentumnet.description import describe
+from momentumnet.errors import MomentumNetWarning
+
+NAME = "momentumnet"
+# What decides the function that a stream computes; the rest is how.
+_OF_THE_FUNCTION = ("blocks", "gamma", "final_velocity", "initial_velocity", "branch_is_output")
+
+
+def note(model: nn.Module) -> None:
+    """Write the description of a model that has just been converted into its config, if it has one.
+
+    Warns where another description stands there: the weights were trained as another function.
+    """
+    config = _config_of(model)
+    if config is None:
+        return
+    description, earlier = describe(model), getattr(config, NAME, None)
+    if earlier is not None and _function_of(earlier) != _function_of(description):
+        warnings.warn(
+            f"the config of this {type(model).__name__} says that its weights were trained as another Momentum ResNet "
+            f"({_in_words(earlier)}; now {_in_words(description)}), so it computes something else. "
+            "momentumnet.convert(model, like=model.config.momentumnet) makes the one that was trained",
+            MomentumNetWarning,
+            stacklevel=3,
+        )
+    setattr(config, NAME, description)
+
+
+def renew(model: nn.Module) -> None:
+    """Write the description anew where there is one: the model has changed."""
+    config = _config_of(model)
+    if config is not None and getattr(config, NAME, None) is not None:
+        setattr(config, NAME, describe(model))
+
+
+def forget(model: nn.Module) -> None:
+    """Take the description out: the model is what its class says again."""
+    config = _config_of(model)
+    if config is not None and NAME in vars(config):
+        delattr(config, NAME)
+
+
+def _config_of(model: nn.Module) -> Any:
+    config = getattr(model, "config", None)
+    is_saved = all(callable(getattr(config, method, None)) for method in ("to_dict", "save_pretrained"))
+    return config if is_saved and hasattr(config, "__dict__") else None
+
+
+def _function_of(description: Any) -> Any:
+    try:
+        return [[stream[field] for field in _OF_THE_FUNCTION] for stream in description["streams"]]
+    except (TypeError, KeyError):
+        return None  # of another version
+
+
+def _in_words(description: Any) -> str:
+    try:
+        streams = [f"{stream['name']} at gamma {stream['gamma']}" for stream in description["streams"]]
+    except (TypeError, KeyError):
+        return "in another version's words"
+    return ", ".join(streams)

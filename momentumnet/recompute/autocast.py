@@ -1,0 +1,39 @@
+"""Autocast as a call found it, entered again for its recompute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from momentumnet.recompute.generators import AS_IT_IS
+
+
+class Autocast:
+    """Autocast as it stood, on the CPU and on the stream's device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._cache, self._kinds = self._now()
+
+    def _now(self) -> tuple[bool, list[tuple[str, bool, torch.dtype]]]:
+        kinds = ["cpu"] if self._device.type in ("cpu", "meta") else ["cpu", self._device.type]
+        states = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+        return torch.is_autocast_cache_enabled(), states
+
+    def replayed(self) -> AbstractContextManager[object]:
+        """Context of a recompute."""
+        return AS_IT_IS if self._now() == (self._cache, self._kinds) else self._replayed()
+
+    @contextmanager
+    def _replayed(self) -> Iterator[None]:
+        if len(self._kinds) == 1:
+            with self._one(*self._kinds[0]):
+                yield
+        else:
+            with self._one(*self._kinds[0]), self._one(*self._kinds[1]):
+                yield
+
+    def _one(self, kind: str, enabled: bool, dtype: torch.dtype) -> torch.autocast:
+        return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=self._cache)

@@ -1,0 +1,117 @@
+"""The buffers of a call: which ones it changed, what it saw in them before, and what it only read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.arguments import version
+from momentumnet.recompute.generators import AS_IT_IS
+
+
+class Buffers:
+    """Which buffers a call changed, what it saw in them before, and what it only read.
+
+    Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
+    forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
+    earlier value is kept where they changed. Those that the call left as they were have to stay so until backward.
+    """
+
+    def __init__(self, owners: list[nn.Module]) -> None:
+        self._owners = owners
+        self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
+        self._read: list[tuple[nn.Module, str, Tensor, int]] = []
+        for owner in owners:
+            if not owner._buffers or (isinstance(owner, _NormBase) and owner.training):
+                continue
+            for name, buffer in owner._buffers.items():
+                if buffer is not None and isinstance(owner, _NormBase):
+                    self._read.append((owner, name, buffer, version(buffer)))
+                elif buffer is not None:
+                    self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
+        self._seen: list[tuple[nn.Module, str, Tensor]] = []
+        self._running: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._places: list[tuple[nn.Module, str, Tensor | None]] = []
+
+    def kept_for_another_first_run(self) -> None:
+        """Keep the running statistics, too: what `put_back` needs. Those of one type together, which is one launch."""
+        moving = [
+            buffer
+            for owner in self._owners
+            if isinstance(owner, _NormBase) and owner.training
+            for buffer in owner._buffers.values()
+            if buffer is not None
+        ]
+        self._places = [(owner, name, buffer) for owner in self._owners for name, buffer in owner._buffers.items()]
+        for dtype in dict.fromkeys(buffer.dtype for buffer in moving):
+            own = [buffer for buffer in moving if buffer.dtype == dtype]
+            self._running.append((own, list(torch._foreach_add(own, 0))))
+
+    def put_back(self) -> None:
+        """As if the call had not been: every buffer is the tensor that it was, and holds what it held before."""
+        for owner, name, buffer in self._places:
+            owner._buffers[name] = buffer
+        for buffers, values in self._running:
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.data.copy_(value)
+        for owner, name, value in self._seen:
+            place = owner._buffers[name]
+            if place is not None:
+                place.data.copy_(value)
+
+    def forget_running(self) -> None:
+        self._running, self._places = [], []
+
+    def forget_unchanged(self) -> None:
+        for owner, name, buffer, counter, value in self._before:
+            if version(buffer) != counter:
+                self._seen.append((owner, name, value))
+            else:
+                self._read.append((owner, name, buffer, counter))
+        self._before = []
+
+    def check_unchanged(self, block: str) -> None:
+        for _, name, buffer, counter in self._read:
+            if version(buffer) != counter:
+                raise ReconstructionError(
+                    f"block {block!r}: buffer {name!r} was changed between forward and backward, so the gradient of "
+                    "that forward cannot be computed any more; change it after backward (under DistributedDataParallel "
+                    "a further forward does it: pass broadcast_buffers=False)"
+                )
+
+    def replayed(self) -> AbstractContextManager[None]:
+        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
+        return self._replayed() if any(owner._buffers for owner in self._owners) else AS_IT_IS
+
+    @contextmanager
+    def _replayed(self) -> Iterator[None]:
+        # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
+        swapped = [
+            (owner, name, buffer) for owner, name, buffer, _ in self._read if owner._buffers.get(name) is not buffer
+        ]
+        seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
+        # An integer buffer outside the norm modules changes only if its counter said so in forward.
+        current = [
+            (buffer, buffer.detach().clone())
+            for owner in self._owners
+            for name, buffer in owner._buffers.items()
+            if buffer is not None
+            and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
+        ]
+        places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
+        try:
+            for (_, name), (owner, value) in seen.items():
+                # A tensor of its own: the recompute may save it for backward, and must not see it put back.
+                owner._buffers[name] = value.clone()
+            yield
+        finally:
+            for owner, name, place in places:
+                owner._buffers[name] = place
+            for buffer, value in current:
+                # Through .data: the in-place counter does not move, so graphs that saved this buffer stay valid.
+                buffer.data.copy_(value)

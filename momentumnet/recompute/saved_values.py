@@ -1,0 +1,253 @@
+"""The values of a call's saved tensors: as much of them as it takes to see that a recompute saves the same.
+
+What the stream's own checksum sees needs no second look: a block's output and what it returns beside it are compared,
+and floats with a gradient reach one of them. Other tensors do not. An index or a mask that differs may leave every
+output as it is, and make the gradient wrong. So, of what autograd saves,
+
+- what the call was given (parameters, buffers, arguments, the stream) has to be the same by name and place;
+- integers, booleans and floats without a gradient are compared whole, where Python code has handed them to the
+  operation. What an operation keeps for itself (a pooling's indices, a dropout's mask) is a function of what it got and
+  of torch's generators: small integers are compared whole, of many a sample; floats are not looked at, as some kernels
+  leave room in them that nobody has written to;
+- of the last floats with a gradient a sample of values is compared: enough to see that all are others, where the output
+  does not tell because a factor behind them is zero (a gate at its start) or too small for the stream to resolve.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import function as autograd_function
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from momentumnet.arithmetic.fingerprint import fingerprint, joint_fingerprint, joint_norm
+from momentumnet.recompute.origins import Origins, Place
+
+Kind = tuple[torch.Size, torch.dtype]
+
+# Values of a sample.
+_SAMPLE = 256
+# Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
+_SAMPLED = 4
+# Tensors up to these bytes are looked at together, larger ones each in a pass of its own.
+_SMALL = 1 << 18
+_PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})
+
+
+class Look(enum.Enum):
+    """How a saved tensor is looked at."""
+
+    NOT = enum.auto()
+    WHOLE = enum.auto()
+    SAMPLE = enum.auto()  # of values in a grid
+    SAMPLE_IN_ORDER = enum.auto()  # of a contiguous tensor, which is cheaper
+
+
+class SavedValues:
+    """What is known of the values that one call has saved.
+
+    Args:
+        origins: the tensors that the call is given in its first run; asked once, and only if something is saved.
+        exact: whether the recompute gets its input bit for bit; else integers alone are compared, by their norm.
+    """
+
+    def __init__(self, origins: Callable[[], Origins], *, exact: bool) -> None:
+        self.exact = exact
+        self.begin(origins)
+
+    def begin(self, origins: Callable[[], Origins]) -> None:
+        """A first run begins: its values count from now on."""
+        self.kinds: list[Kind] = []
+        self.looks: list[Look | Place] = []
+        self.reports: list[Tensor] = []
+        self._views: Views | None = Views(exact=self.exact)
+        self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
+        self._origins: Callable[[], Origins] | None = functools.cache(origins)
+
+    def note(self, tensor: Tensor, references: int) -> None:
+        """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""
+        self.kinds.append((tensor.shape, tensor.dtype))
+        look = self._look_at(tensor, references)
+        self.looks.append(look)
+        if self._views is not None and isinstance(look, Look):
+            self._views.add(len(self.looks) - 1, tensor, look)
+            for number in self._running_statistics():
+                self.looks[number] = Look.NOT
+                self._views.forget(number)
+
+    def _running_statistics(self) -> range:
+        """Which of the last ones are running statistics that no module holds as buffers.
+
+        A batch norm in training saves (x, running mean, running variance, weight if any, mean, deviation). It moves the
+        running ones and its gradient does not read them.
+        """
+        kind, end = self.kinds[-1], len(self.looks)
+        if len(kind[0]) != 1 or not kind[1].is_floating_point or self.looks[-2:] != 2 * [Look.NOT]:
+            return range(0)
+        start = end - 4 if self.looks[-3:-2] == [Look.WHOLE] else end - 5
+        alike = start > 0 and self.kinds[start:] == (end - start) * [kind]
+        found = alike and self.looks[start : start + 2] == 2 * [Look.WHOLE]
+        return range(start, start + 2) if found else range(0)
+
+    def close(self) -> None:
+        """The first run is over."""
+        if self._views is not None:
+            for number, tensor in self._last:
+                self.looks[number] = look = _sample_of(tensor)
+                self._views.add(number, tensor, look)
+            self.reports = self._views.reports()
+        self._last.clear()
+        self._views = self._origins = None
+
+    def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The reports of other tensors, looked at in the same way."""
+        views = Views(exact=self.exact)
+        for number, (tensor, look) in enumerate(zip(tensors, self.looks, strict=True)):
+            if isinstance(look, Look):
+                views.add(number, tensor, look)
+        return views.reports()
+
+    def _look_at(self, tensor: Tensor, references: int) -> Look | Place:
+        if self._origins is None or _has_no_memory(tensor):
+            return Look.NOT
+        integers = not (tensor.is_floating_point() or tensor.is_complex())
+        if tensor.requires_grad:
+            place = self._origins().starting_at(tensor)
+            if place is None and self.exact:
+                self._last.append((len(self.looks), tensor.detach()))
+            return Look.NOT if place is None else place
+        held = references > _references_of_own_results()
+        if not held and not integers:
+            return Look.NOT
+        place = self._origins().place_of(tensor)
+        if place is not None:
+            return place
+        if not self.exact:
+            return Look.WHOLE if integers and held else Look.NOT
+        small = tensor.numel() * tensor.element_size() <= _SMALL
+        if held:
+            # What a function written in Python makes for its own backward (compiled code is one) is like its output.
+            is_whole = integers or small or not _is_saved_by_python_function()
+            return Look.WHOLE if is_whole else _sample_of(tensor)
+        if _is_scratch(tensor):
+            return Look.NOT
+        return Look.WHOLE if small else _sample_of(tensor)
+
+
+class Views:
+    """Parts of saved tensors that are looked at together, at the run's end.
+
+    Args:
+        exact: as in `SavedValues`.
+    """
+
+    def __init__(self, *, exact: bool) -> None:
+        self._exact = exact
+        self._small: dict[int, list[Tensor]] = {}
+        self._large: list[Tensor] = []
+
+    def add(self, number: int, tensor: Tensor, look: Look) -> None:
+        """Have a part of the tensor, or the whole of it, looked at."""
+        if look is Look.NOT:
+            return
+        for part in _parts(tensor.detach()):
+            if look is Look.WHOLE and self._exact and part.numel() * part.element_size() > _SMALL:
+                self._large += fingerprint(part)
+            elif part.numel():
+                self._small.setdefault(number, []).append(_view(part, look))
+
+    def forget(self, number: int) -> None:
+        """A small one needs no look."""
+        self._small.pop(number, None)
+
+    def reports(self) -> list[Tensor]:
+        """One report for each large tensor, one for all small ones of a kind."""
+        small = [view for number in sorted(self._small) for view in self._small[number]]
+        self._small = {}
+        return [*self._large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
+
+
+def _view(part: Tensor, look: Look) -> Tensor:
+    """The values to be looked at, 1-D."""
+    if look is Look.WHOLE:
+        return part.reshape(-1)
+    if look is Look.SAMPLE_IN_ORDER:
+        count = min(part.numel(), _SAMPLE)
+        part = part.contiguous()
+        return part.as_strided((count,), (part.numel() // count,), part.storage_offset())
+    most = max(1, int(_SAMPLE ** (1 / max(part.dim(), 1))))
+    counts = [min(size, most) for size in part.shape]
+    strides = [stride * (size // count) for stride, size, count in zip(part.stride(), part.shape, counts, strict=True)]
+    return part.as_strided(counts, strides, part.storage_offset()).reshape(-1)
+
+
+def _sample_of(tensor: Tensor) -> Look:
+    return Look.SAMPLE_IN_ORDER if tensor.layout == torch.strided and tensor.is_contiguous() else Look.SAMPLE
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The strided tensors of which it consists."""
+    if type(tensor) in _PLAIN and tensor.layout == torch.strided:
+        return [tensor]
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [part for name in names for part in _parts(getattr(wrapper, name).detach())]
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.as_subclass(Tensor)]
+
+
+def _has_no_memory(tensor: Tensor) -> bool:
+    """Whether it stands for others (in a transform of torch.func), or lies in a layout of a library's own."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor.layout == torch._mkldnn  # type: ignore[attr-defined]
+
+
+def _is_scratch(tensor: Tensor) -> bool:
+    """Whether it may hold what nobody wrote: seeds of a fused attention that drew nothing, cuDNN's reserved bytes."""
+    seeds = not tensor.dim() or (tensor.numel() <= 2 and _is_saved_by_python_function())
+    return seeds or tensor.dtype in (torch.uint64, torch.uint8)
+
+
+def _is_saved_by_python_function() -> bool:
+    """Whether a `torch.autograd.Function` saves; to be called below `SavedValues.note`."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code.co_filename == autograd_function.__file__
+
+
+class _Probe:
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def note(self, tensor: Tensor) -> None:
+        self.counts.append(sys.getrefcount(tensor))
+
+
+@functools.cache
+def _references_of_own_results() -> int:
+    """How many references a hook counts of a tensor that no Python code holds: of the mean in a layer norm."""
+    probe = _Probe()
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(probe.note, _nothing_to_open):
+        x = torch.ones(1, 2, requires_grad=True)
+        torch.nn.functional.layer_norm(x, (2,))
+    return min(probe.counts)
+
+
+def _nothing_to_open(packed: Any) -> Any:
+    """The graph of a run that is made for its values alone is not run through."""
+    raise NotImplementedError

@@ -1,0 +1,49 @@
+"""Who runs what in a converted model: every block of its streams, and every module outside that is to be recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
+from momentumnet.core.stream import MomentumStream
+from momentumnet.errors import ConversionError
+from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, release
+
+
+def apply(model: nn.Module, runners: Sequence[MomentumStream], recomputed: Sequence[Role] = ()) -> None:
+    """Give every block of the streams its role, and every module outside that is to be recomputed."""
+    taken: dict[str, str] = {}
+    for runner in runners:
+        for name in dict.fromkeys(runner.blocks):
+            if name in taken:
+                raise ConversionError(f"block {name!r} stands in two streams, {taken[name]!r} and {runner.name!r}")
+            taken[name] = runner.name
+        if runner.velocity_module is not None and isinstance(model.get_submodule(runner.blocks[0]), nn.Sequential):
+            raise ConversionError(
+                f"the first block {runner.blocks[0]!r} of stream {runner.name!r} is an nn.Sequential, which would call "
+                "the module given as initial_velocity as one of its own; wrap the block in a module with a forward of "
+                "its own"
+            )
+    roles = [Role(name, runner) for runner in runners for name in dict.fromkeys(runner.blocks)]
+    roles += recomputed
+    for index, role in enumerate(roles):
+        try:
+            assign(model.get_submodule(role.name), role)
+        except ConversionError:
+            for earlier in roles[:index]:
+                release(model.get_submodule(earlier.name))
+            raise
+    for runner in runners:
+        if runner.velocity_module is not None:
+            model.get_submodule(runner.blocks[0]).add_module(VELOCITY_NAME, runner.velocity_module)
+
+
+def recomputed(parts: Iterable[Sequence[str]]) -> list[Role]:
+    """The roles of what is recomputed outside the streams: names of a module each, or of the layers of a chain."""
+    checkpoint, roles = Checkpoint(), []
+    for names in parts:
+        runner = checkpoint if len(names) == 1 else CheckpointChain(names[0], names[-1])
+        roles += [Role(name, runner) for name in names]
+    return roles

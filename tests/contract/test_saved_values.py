@@ -1,0 +1,256 @@
+"""The values that autograd saves are compared, too: an index or a mask can be wrong where no output is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, loss_of, train_step
+from tests.contract.test_reads import reads
+from tests.models import WIDTH, Chain, ResidualMLP
+
+
+def rows() -> Tensor:
+    return torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def nets(build: Any, **options: Any) -> list[nn.Module]:
+    torch.manual_seed(0)
+    chain = Chain([build() for _ in range(3)])
+    options = {"streams": ["blocks"], **options}
+    return [mn.convert(chain, rows(), backward=backward, **options) for backward in ("stored", "reversible")]
+
+
+class Counting(ResidualMLP):
+    """Keeps a counter as a Python attribute; what it computes is the same for any count, but not its gradient."""
+
+    count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x + self.branch(self.inner(x), self.count)
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        raise NotImplementedError
+
+
+class WrittenByIndex(Counting):
+    """Reads the first row of a table that it writes at its next place, as a cache of fixed size does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: list[Tensor] = []
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        table = self.table.pop() if count % 2 == 0 else torch.zeros(4, *f.shape)
+        table = table.index_copy(0, self.index((count - 1) % 2), f[None])
+        self.table = [table.detach()]
+        return table[0]
+
+    def index(self, place: int) -> Tensor:
+        return torch.tensor([place])
+
+
+class WrittenByLongIndex(WrittenByIndex):
+    """The index is longer than what is looked at together with others."""
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        places = torch.arange(70_000) % f.shape[0]
+        row = torch.zeros_like(places) + (count - 1) % 2
+        return f + 0 * f[places].gather(1, row[:, None]).sum()
+
+
+class WrittenByList(Counting):
+    """The index is a list, which nobody but the operation sees as a tensor."""
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return f + 0 * f[[count % 2]].sum()
+
+
+class Masked(Counting):
+    """A mask that leaves the value alone: zeros stand where it differs."""
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        mask = torch.ones(f.shape, dtype=torch.bool)
+        mask[:, 0] = count % 2 == 0
+        return f + (0 * f).where(mask, torch.zeros(()))
+
+
+class Scaled(Counting):
+    """A factor without a gradient in front of a gate that is zero yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return self.gate * (f * torch.full((WIDTH,), float(count)))
+
+
+class AddedTo(Scaled):
+    """Adds noise of its own in front of the gate: only floats with a gradient differ."""
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return self.gate * (f + count).tanh()
+
+
+class KeepsInts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, count: Tensor) -> Tensor:
+        ctx.save_for_backward(count)
+        return f.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+class InFunction(Counting):
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return KeepsInts.apply(f, torch.tensor([count]))
+
+
+class OtherBuffer(Counting):
+    """Takes its index from one buffer, then from the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("even", torch.zeros(5, 1, dtype=torch.long))
+        self.register_buffer("odd", torch.ones(5, 1, dtype=torch.long))
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return f + 0 * f.gather(1, self.odd if count % 2 else self.even)
+
+
+class OtherRow(Counting):
+    """Takes its index from one row of a buffer, then from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.arange(10).reshape(2, 5, 1))
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return f + 0 * f.gather(1, self.rows[count % 2])
+
+
+KINDS = [
+    WrittenByIndex,
+    WrittenByLongIndex,
+    WrittenByList,
+    Masked,
+    Scaled,
+    AddedTo,
+    InFunction,
+    OtherBuffer,
+    OtherRow,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_value_that_differs_is_refused(kind: type[nn.Module]) -> None:
+    stored, reversible = nets(kind)
+    loss_of(stored(rows())).backward()
+    with pytest.raises(mn.ReconstructionError, match=r"block 'blocks\.\d' of stream 'blocks' saved"):
+        loss_of(reversible(rows())).backward()
+
+
+@pytest.mark.parametrize("kind", [WrittenByIndex, Masked, InFunction, OtherBuffer])
+def test_the_same_for_modules_outside_the_streams(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(), nn.Sequential(ResidualMLP(), ResidualMLP()))
+    net = mn.convert(model, rows(), streams=["1"], others="checkpoint")
+    with pytest.raises(mn.ReconstructionError, match="module '0' saved"):
+        loss_of(net(rows())).backward()
+
+
+def test_index_differs_under_the_float_rule() -> None:
+    _, net = nets(WrittenByIndex, arithmetic="float", gamma=0.9)
+    with pytest.raises(mn.ReconstructionError, match="saved other values"):
+        loss_of(net(rows())).backward()
+
+
+def test_a_pass_that_is_played_again_renews_what_is_compared() -> None:
+    class Pooling(ResidualMLP):
+        """Saves indices and masks that depend on the stream, and floats without a gradient."""
+
+        factor = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            f = self.inner(x)
+            largest = f.max(-1, keepdim=True).indices
+            mask = (f > f.mean()).float()
+            return x + self.factor * (f.gather(-1, largest) + f * mask + F.max_pool1d(f, 3, 1, 1))
+
+    outcomes = []
+    for net in nets(Pooling):
+        train_step(net, (rows(),))
+        net.zero_grad(set_to_none=True)
+        net.blocks[0].factor = 1e4
+        outcomes.append(train_step(net, (rows(),)))
+    assert_same(outcomes[1], outcomes[0], tolerance=0.0)
+
+
+class Everything(ResidualMLP):
+    """Saves what differs between passes but not between a first run and its recompute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.var = torch.zeros(WIDTH), torch.ones(WIDTH)  # no buffers: nobody puts them back
+        self.register_buffer("places", torch.arange(WIDTH))
+        self.register_buffer("average", torch.zeros(WIDTH))
+        self.attention = nn.MultiheadAttention(WIDTH, 2, dropout=0.1, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = F.batch_norm(self.inner(x), self.mean, self.var, training=True)
+        f = F.dropout(f[:, self.places], 0.2) * (torch.rand(WIDTH) > 0.5).to(x.dtype)
+        self.average = 0.9 * self.average + 0.1 * f.detach().mean(0)
+        f = f * self.average + F.max_pool1d(f, 2, 1, padding=1)[:, :WIDTH]
+        f = f.masked_fill(f > 2, 0.5) + self.attention(f[None], f[None], f[None], need_weights=False)[0][0]
+        return x + f[:, torch.randperm(WIDTH)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_may_differ_between_runs_is_no_fault(dtype: torch.dtype) -> None:
+    outcomes = []
+    for net in nets(Everything):
+        for block in net.blocks:
+            block.mean, block.var = torch.zeros(WIDTH, dtype=dtype), torch.ones(WIDTH, dtype=dtype)
+        net = net.to(dtype)
+        outcomes.append([train_step(net, (rows().to(dtype),)) for _ in range(2)])
+    for stored, reversible in zip(*outcomes, strict=True):
+        assert_same(reversible, stored)
+
+
+def test_nothing_is_read_for_it() -> None:
+    _, net = nets(Everything)
+    for _ in range(2):
+        with reads() as counts:
+            loss_of(net(rows())).backward()
+    assert counts.total() <= 2, counts
+
+
+def test_a_retained_graph_and_second_derivatives() -> None:
+    """What is filled in anew for a second backward is compared as well, and agrees."""
+    gradients = []
+    for net in nets(Everything):
+        torch.manual_seed(3)
+        loss = loss_of(net(rows()))
+        first = torch.autograd.grad(loss, net.head.weight, create_graph=True)[0]
+        second = torch.autograd.grad(first.square().sum(), net.stem.weight, retain_graph=True)[0]
+        gradients.append((first.detach(), second, torch.autograd.grad(loss, net.stem.weight)[0]))
+    for got, expected in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_compiled_blocks() -> None:
+    _, net = nets(ResidualMLP)
+    _, expected = nets(ResidualMLP)
+    for block in net.blocks:
+        block.compile(backend="aot_eager")
+    got, expected = (train_step(model, (rows(),)) for model in (net, expected))
+    torch.testing.assert_close(got.gradients, expected.gradients)
