@@ -18,7 +18,8 @@ from momentumnet.planner.following import from_plan
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, converted_blocks, copy_of, release, streams_of
+from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
+from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
 

@@ -25,7 +25,7 @@ class MemoryReport:
         peak_bytes: Largest number of bytes alive at once, of those allocated during the call.
         saved_bytes: Bytes held between forward and backward: allocated during the call and alive when the first
             backward pass in it starts, or when it returns if it runs none.
-        backward_peak_bytes: Largest number of bytes alive at once from the start of that backward pass on; 0 without one.
+        backward_peak_bytes: Largest number of bytes alive at once from the start of that pass on; 0 without one.
     """
 
     peak_bytes: int

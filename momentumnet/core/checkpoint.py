@@ -24,17 +24,14 @@ from momentumnet.core.failures import Failures
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.argument_objects import LetGo
 from momentumnet.recompute.arguments import version
+from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
 _GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
-
-# The last passage that began with a module.
-_LATEST: weakref.WeakKeyDictionary[nn.Module, Callable[[], _Passage | None]] = weakref.WeakKeyDictionary()
 
 
 class Checkpoint:
@@ -126,10 +123,6 @@ class _Link:
             failures.compare(self.values.reports, reports, Failures(self.call).saved_values)
 
 
-def _none() -> None:
-    """There is no passage."""
-
-
 class _Passage:
     """Calls that are recomputed together: the first from its arguments, the others from what was returned before.
 
@@ -151,6 +144,8 @@ class _Passage:
         compared: bool,
     ) -> Any:
         """Make a call for the first time, without its saved tensors, and return its output."""
+        lent = Lent(name, module, args, kwargs)
+        args, kwargs = lent.args, lent.kwargs
         behind = bool(self._links)
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
@@ -159,10 +154,9 @@ class _Passage:
         saved = SavedTensors(name, self._refill, values)
         with saved.dropping():
             output = call.first(args, kwargs)
+        lent.tell()
         values.close()
         self._links.append(_Link(call, weakref.ref(saved), values, fingerprint(output) if compared else None))
-        if not behind:
-            self._let_earlier_go(module)
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
@@ -177,15 +171,6 @@ class _Passage:
             return None
         tensor, self._source = end
         return tensor
-
-    def _let_earlier_go(self, module: nn.Module) -> None:
-        """An argument object may hold a graph by now that holds the passage to which it was given."""
-        earlier = _LATEST.get(module, _none)()
-        if earlier is not None:
-            done: dict[int, LetGo] = {}
-            for link in earlier._links:
-                link.call.let_go(done)
-        _LATEST[module] = weakref.ref(self)
 
     def _refill(self, _: SavedTensors) -> None:
         found = []

@@ -70,17 +70,9 @@ class Passages:
         self._is_open = False  # a block has returned a tensor that no further one has received yet
         # Whether a pass was left before its last block: others may be then, and nobody would look at their reports.
         self.may_end_early = False
-        self._latest: Callable[[], Tape | None] = _none
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_unfinished": _none, "_latest": _none}
-
-    def begin(self, tape: Tape) -> None:
-        """A pass begins on this tape. The one before lets go of argument objects that have come to hold a graph."""
-        before = self._latest()
-        if before is not None:
-            before.let_go()
-        self._latest = weakref.ref(tape)
+        return {**self.__dict__, "_unfinished": _none}
 
     def stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
         """The stream tensor among a block's arguments, and where it stands: one that is carried, else the first float.

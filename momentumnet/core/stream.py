@@ -32,6 +32,7 @@ from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
 from momentumnet.errors import CheckpointError, ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import replace_stream, version
+from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.choices import chosen, recomputing
 
 logger = logging.getLogger("momentumnet")
@@ -152,6 +153,9 @@ class MomentumStream(StreamSettings):
     ) -> tuple[Any, Tensor, Tensor | None]:
         """The block's output as it came, the next x, and what carries the gradients of the next v."""
         tape = self._resume_gradients(x, passage, tape)
+        lent = Lent(run.name, run.module, args, kwargs) if self.backward != "stored" else None
+        if lent is not None:
+            args, kwargs = lent.args, lent.kwargs
         entered = x
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)
@@ -162,7 +166,10 @@ class MomentumStream(StreamSettings):
         if run.place >= len(self.blocks) - self.kept:
             passage.tape = tape = tape.handed_on()
         run.coarsest = None if passage.plan is None else passage.plan.coarsest.get(run.place)
-        return reversible.run_block(run, tape, entered, passage.velocity, args, kwargs, self._weight(passage))
+        found = reversible.run_block(run, tape, entered, passage.velocity, args, kwargs, self._weight(passage))
+        if lent is not None:
+            lent.tell()
+        return found
 
     def _weight(self, passage: Passage) -> Fraction:
         """That of the branch in the rule."""
@@ -197,7 +204,6 @@ class MomentumStream(StreamSettings):
         tape: Tape | PlainState
         if transform is None:
             tape, plan = self._new_tape(x, velocity, place)
-            self._passages.begin(tape)
         else:
             tape, plan = PlainState(x, velocity, self.gamma), None
             if gradients_on() and self.backward != "stored" and self.gamma > 0:

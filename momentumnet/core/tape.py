@@ -21,7 +21,6 @@ from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.watch import Watch
 from momentumnet.errors import ReconstructionError, StateRangeError
-from momentumnet.recompute.argument_objects import LetGo
 from momentumnet.recompute.saved_tensors import SavedTensors
 
 logger = logging.getLogger("momentumnet")
@@ -200,7 +199,6 @@ class Tape:
             self.play_to_end()
             extremes = self.settle(ending=True)
             self.end_watch()
-            self.let_go()
             if self._waits:
                 self.state.pack(extremes)
 
@@ -208,13 +206,6 @@ class Tape:
         """What the stream returns has been taken: a state that nobody rewinds is freed."""
         if self.keeps_inputs and self.rewindable:
             self.state = FloatState(torch.empty(0), None, self.gamma)
-
-    def let_go(self) -> None:
-        """Hold no argument object that holds what a block has returned: it would hold the graph, and that this tape."""
-        done: dict[int, LetGo] = {}
-        for step in self.steps:
-            if step is not None:
-                step.call.let_go(done)
 
     def end_watch(self) -> None:
         """The forward stands as it went."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.argument_objects import LetGo, can_be_let_go, has_history, is_object, signature
+from momentumnet.recompute.argument_objects import is_object, signature
+from momentumnet.recompute.objects import copied, has_state, is_small, with_small_ones_cloned
 
 
 def version(tensor: Tensor) -> int:
@@ -18,11 +19,8 @@ def version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-class _Stream:
-    """Stands in the kept arguments where the stream tensor stood."""
-
-
-_STREAM = _Stream()
+# Stands in the kept arguments, and in the objects among them, where the stream tensor stood.
+_STREAM = torch.empty(0)
 # Arguments of these very types hold nothing, so that there is nothing to walk.
 _SINGLE = frozenset({type(None), bool, int, float, str, Tensor, nn.Parameter})
 
@@ -31,8 +29,11 @@ class Arguments:
     """The arguments of a call without the stream, held so that they keep no autograd graph alive.
 
     A non-leaf tensor that needs a gradient is kept as a detached alias: the block's own graph, which holds the real
-    one, delivers the gradient; a reference here would tie the graph and the tape into a cycle. An object that comes to
-    hold such tensors is let go (`let_go`).
+    one, delivers the gradient; a reference here would tie the graph and the tape into a cycle.
+
+    An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
+    it may write to it. Its tensors are kept as if they were arguments themselves, but for small ones (counters), which
+    are cloned. One that refuses to be copied is kept as it is.
     """
 
     def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -45,38 +46,48 @@ class Arguments:
         aliases: dict[int, Tensor] = {}
         self._leaves = [_STREAM if stream is not None and leaf is stream else kept(leaf, aliases) for leaf in leaves]
         self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
-        # The objects among them, by the argument in which they stand, and what they look like before the call.
-        self._objects: list[tuple[int | str, Any]] = []
+        self._objects: dict[int, Any] = {}
+        self._held: list[tuple[Tensor, int]] = []
+        objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
+        if objects:
+            self._keep_objects(objects, stream, aliases)
+        # Objects that stay themselves, by the argument in which they stand, and what they look like before the call.
+        self._live: list[tuple[int | str, Any, list[object]]] = []
         self._changed: list[tuple[int | str, str]] = []
         if not flat:
+            copies = {id(leaf) for place, leaf in objects.items() if self._objects[place] is not leaf}
             named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
-            self._objects = [(key, (leaf, signature(leaf))) for key, leaf in found]
+            self._live = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
+
+    def _keep_objects(self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor]) -> None:
+        def held(tensor: Tensor) -> Tensor:
+            if tensor is stream:
+                return _STREAM
+            if is_small(tensor):
+                return tensor.clone()
+            tensor = kept(tensor, aliases)
+            self._held.append((tensor, version(tensor)))
+            return tensor
+
+        self._objects = copied(objects, held)
+        for place in objects:
+            self._leaves[place] = None
 
     def notice_changes(self) -> None:
-        """The first run is over: remember which objects it has changed."""
-        for key, (leaf, before) in self._objects:
-            if signature(leaf) != before:
-                self._changed.append((key, type(leaf).__name__))
-        self._objects = []
+        """The first run is over: remember which of the objects that stay themselves it has changed."""
+        self._changed = [(key, type(leaf).__name__) for key, leaf, before in self._live if signature(leaf) != before]
+        self._live = []
 
     @property
     def changed(self) -> list[tuple[int | str, str]]:
-        """Position or keyword, and type, of each object that the first run has changed."""
+        """Position or keyword, and type, of each object that the first run has changed and no copy was made of."""
         return self._changed
-
-    def let_go(self, done: dict[int, LetGo]) -> None:
-        """Hold the objects that hold an autograd graph by now no longer; ``done`` has those of other calls."""
-        for index, leaf in enumerate(self._leaves):
-            if is_object(leaf) and not isinstance(leaf, (LetGo, _Stream)):
-                if id(leaf) not in done and can_be_let_go(leaf) and has_history(leaf):
-                    done[id(leaf)] = LetGo(leaf)
-                self._leaves[index] = done.get(id(leaf), leaf)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors among them, with names for messages."""
         for index, leaf in enumerate(self._leaves):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and leaf is not _STREAM:
                 yield f"tensor argument {index}", leaf
 
     @property
@@ -93,13 +104,37 @@ class Arguments:
                     f"block {name!r}: a tensor argument of shape {tuple(leaf.shape)} was changed in place after the "
                     "block's forward; pass a copy, or change it only after backward"
                 )
+        for tensor, seen in self._held:
+            if version(tensor) != seen:
+                raise self._written_in_place(tensor, name)
         leaves = [stream if leaf is _STREAM else leaf for leaf in self._leaves]
-        leaves = [leaf.get() if isinstance(leaf, LetGo) else leaf for leaf in leaves]
+        for place, found in self._found_again(stream).items():
+            leaves[place] = found
         if self._spec is None:
             count = len(leaves) - len(self._names)
             return tuple(leaves[:count]), dict(zip(self._names, leaves[count:], strict=True))
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return args, kwargs
+
+    def _found_again(self, stream: Tensor | None) -> dict[int, Any]:
+        """The objects as the first run found them. Copies again: the call may write to them."""
+        if not self._objects:
+            return {}
+
+        def again(tensor: Tensor) -> Tensor | None:
+            return stream if tensor is _STREAM else with_small_ones_cloned(tensor)
+
+        found: dict[int, Any] = copied(self._objects, again)
+        return found
+
+    def _written_in_place(self, tensor: Tensor, name: str) -> ReconstructionError:
+        kinds = " or ".join(sorted({type(found).__name__ for found in self._objects.values()}))
+        return ReconstructionError(
+            f"block {name!r}: a tensor of shape {tuple(tensor.shape)} in an argument object ({kinds}) was changed in "
+            "place, in the block's forward or after it, so the object cannot be shown to the recompute as it was. If "
+            "it is a key-value cache, train without one (use_cache=False), or with one that makes new tensors "
+            "(DynamicCache); else let the object take a new tensor, or convert with backward='stored'"
+        )
 
 
 def kept(leaf: Any, aliases: dict[int, Tensor]) -> Any:

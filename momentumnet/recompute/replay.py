@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.argument_objects import LetGo
 from momentumnet.recompute.arguments import Arguments, kept, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
@@ -110,18 +109,14 @@ class BlockCall:
                         yield f"{kind} {name!r} of its module {number}", tensor
         yield from self._arguments.named_tensors()
 
-    def let_go(self, done: dict[int, LetGo]) -> None:
-        """Hold no argument object that holds an autograd graph."""
-        self._arguments.let_go(done)
-
     def suspects(self) -> list[str]:
         """What is known of this call that may have made its recompute another one: sentences without a full stop."""
         names = [f"argument {self._name_of(key)!r} ({kind})" for key, kind in self._arguments.changed]
         found = []
         if names:
             found.append(
-                f"the first run changed its {' and '.join(names)}, and the recompute was given it as it is now. If it "
-                "is a cache of keys and values or a state, turn it off in training (use_cache=False)"
+                f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
+                "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
             )
         if self._generators.used and len(_THREADS) > 1:
             found.append(

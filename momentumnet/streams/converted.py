@@ -6,7 +6,6 @@ attributes and ``isinstance`` stay as they are, and code that reads a container'
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler with this module
-from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
@@ -124,17 +122,6 @@ def release(block: nn.Module) -> None:
     block.__class__ = original_class(type(block))
     del block.__dict__["_momentumnet_role"]
     block._modules.pop(VELOCITY_NAME, None)
-
-
-def copy_of(model: Model) -> Model:
-    """A deep copy.
-
-    Raises:
-        ConversionError: PyTorch cannot copy the model's tensors.
-    """
-    if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise ConversionError("the model's tensors are fake, and PyTorch cannot copy such tensors; pass inplace=True")
-    return copy.deepcopy(model)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 from momentumnet.errors import ConversionError
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.converted import roles_laid_aside
 from momentumnet.streams.explain import Rejection, explain
 from momentumnet.streams.outside import outside_of
 from momentumnet.streams.select import Judge, select_blocks
@@ -65,7 +66,8 @@ def find_streams(model: nn.Module, example_inputs: Any) -> list[ResidualStream]:
     """Finds the residual streams of ``model``.
 
     Args:
-        model: Any module. It runs once, in eval mode, and is left as it was found.
+        model: Any module. It runs once, in eval mode, and is left as it was found. Of a converted one, the streams of
+            the network that was converted are found.
         example_inputs: A tensor or a list (one positional argument), a tuple (the positional arguments) or a
             mapping (the keyword arguments).
 
@@ -89,8 +91,8 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
     """Finds the residual streams of ``model``, and says why other parts of it are none.
 
     Args:
-        model: Any module. It runs once, in eval mode with gradients enabled, and is left as it was found; Python
-            attributes that its forward sets are its own affair. The memory of one forward pass is taken and given
+        model: Any module. It runs once, in eval mode with gradients enabled, and is left as it was found: attributes
+            and what stands in them, buffers, random generators. The memory of one forward pass is taken and given
             back.
         example_inputs: See :func:`find_streams`.
         streams: Container paths to restrict the search to, e.g. ``["layer3", "encoder.layers"]``: only modules
@@ -104,13 +106,14 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
             is no tensor, list, tuple or mapping.
     """
     names = _checked_names(model, streams)
-    trace = record(model, example_inputs)
+    with roles_laid_aside(model):
+        trace = record(model, example_inputs)
     judge = Judge()
-    everywhere = _runs(trace, judge, lambda name: True)
-    rejections = explain(trace.root, judge, [call for run in everywhere for call in run])
+    everywhere, shared = _runs(trace, judge, lambda name: True)
+    rejections = explain(trace.root, judge, [call for run in everywhere for call in run], shared)
     found = _streams(trace, judge, everywhere)
     if names is not None:
-        kept = _runs(trace, judge, lambda name: any(_below(name, path) for path in names))
+        kept, _ = _runs(trace, judge, lambda name: any(_below(name, path) for path in names))
         for path in names:
             if not any(_below(run[0].name, path) for run in kept):
                 raise _holds_none(path, found, rejections)
@@ -127,22 +130,46 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
     )
 
 
-def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> list[list[Call]]:
-    return [run for run in judge.runs(select_blocks(trace.root, judge, allowed)) if len(run) > 1]
+def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> tuple[list[list[Call]], set[str]]:
+    """The runs of two or more blocks, and the names of modules that are no blocks as they are called elsewhere, too."""
+    shared: set[str] = set()
+
+    def may_be_block(name: str) -> bool:
+        return allowed(name) and name not in shared
+
+    while True:
+        blocks = select_blocks(trace.root, judge, may_be_block)
+        runs = [run for run in judge.runs(blocks) if len(run) > 1]
+        found = _called_elsewhere(trace, runs)
+        if not found:
+            return runs, shared
+        shared |= found
+
+
+def _called_elsewhere(trace: Trace, runs: list[list[Call]]) -> set[str]:
+    """Names of blocks that a stream could not carry, because they are called outside of it or in another order.
+
+    Every call of a converted module goes through its stream. (One without gradients asks for none of it.)
+    """
+    orders: dict[nn.Module | None, set[tuple[str, ...]]] = {}
+    for run in runs:
+        for call in run:
+            orders.setdefault(call.module, set()).add(tuple(call.name for call in run))
+    inside = {call for run in runs for call in run}
+    elsewhere = {
+        call.name
+        for call in trace.root.walk()
+        if call.module in orders and call not in inside and call.recorded_gradients
+    }
+    return elsewhere | {call.name for call in inside if len(orders[call.module]) > 1}
 
 
 def _streams(trace: Trace, judge: Judge, runs: list[list[Call]]) -> list[ResidualStream]:
     """Describes the runs; runs over the same modules (a network called twice) are one stream."""
-    merged: list[list[list[Call]]] = []
+    merged: dict[tuple[str, ...], list[list[Call]]] = {}
     for run in runs:
-        modules = {call.module for call in run}
-        for group in merged:
-            if modules <= {call.module for call in group[0]}:
-                group.append(run)
-                break
-        else:
-            merged.append([run])
-    return [_stream(trace, judge, group) for group in merged]
+        merged.setdefault(tuple(call.name for call in run), []).append(run)
+    return [_stream(trace, judge, group) for group in merged.values()]
 
 
 def _indices(streams: Sequence[ResidualStream], runs: Sequence[Sequence[Call]]) -> list[int]:

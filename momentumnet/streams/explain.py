@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby, permutations
 
 from torch.autograd.graph import GradientEdge, Node
 
 from momentumnet.streams.calls import Call
-from momentumnet.streams.select import NO_SKIP, OVERWRITES, Judge
+from momentumnet.streams.select import CONCATENATION, NO_SKIP, OVERWRITES, Judge
 from momentumnet.streams.skip import operation
 
 _SKIP_IN_PARENT = (
     "the skip connections are written in {frame}, as in x = x + block(x), so no module contains one; move each sum "
     "into a module, e.g. class Residual(nn.Module) with forward(self, x): return x + self.branch(x), and call that"
+)
+_CALLED_ELSEWHERE = (
+    "a residual block, but its module is called in another place or order, too, and each of its calls would go through "
+    "the stream; give each place a module of its own"
+)
+_OTHER_KIND = (
+    "a residual block whose skip is {own}, while the block before or after it that passes it the same tensor makes its "
+    "skip by {other}; a stream needs two blocks that do it in one way"
 )
 ALONE = "a residual block, but no residual block before or after it passes it the same tensor; a stream needs two"
 
@@ -33,13 +42,14 @@ class Rejection:
     reason: str
 
 
-def explain(root: Call, judge: Judge, blocks: list[Call]) -> list[Rejection]:
+def explain(root: Call, judge: Judge, blocks: list[Call], shared: Collection[str] = ()) -> list[Rejection]:
     """Says why the calls outside ``blocks`` are no stream blocks.
 
     Args:
         root: The frame above the model's call.
         judge: The verdicts on single calls.
         blocks: All blocks of the streams found.
+        shared: Names of the modules that are called outside of a stream, too.
 
     Returns:
         The rejections in call order, neighbours with one reason together.
@@ -50,7 +60,9 @@ def explain(root: Call, judge: Judge, blocks: list[Call]) -> list[Rejection]:
     while pending:
         frame, opened = pending.pop()
         rejections += _parent_skips(frame, judge, is_model=frame in root.children)
-        reasons = [(call, _reason(call, frame, judge, chosen, opened)) for call in frame.children if call not in chosen]
+        reasons = [
+            (call, _reason(call, frame, judge, chosen, shared, opened)) for call in frame.children if call not in chosen
+        ]
         for reason, calls in groupby((pair for pair in reasons if pair[1]), key=lambda pair: pair[1]):
             rejections.append(Rejection(frame.name, tuple(call.name for call, _ in calls), reason))
         for call, _ in reversed(reasons):
@@ -58,13 +70,13 @@ def explain(root: Call, judge: Judge, blocks: list[Call]) -> list[Rejection]:
     return rejections
 
 
-def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], opened: bool) -> str:
+def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], shared: Collection[str], opened: bool) -> str:
     """Why ``call`` is no block; empty where that tells nothing (inside other rejected modules, for activations)."""
     if _holds(call, chosen):
         return ""
     verdict = judge(call)
     if verdict.kind is not None:
-        return ALONE
+        return _CALLED_ELSEWHERE if call.name in shared else _without_company(call, frame, judge)
     if verdict.reason == OVERWRITES:
         inside = any(judge(inner).reason == OVERWRITES for inner in call.walk() if inner is not call)
         return "" if inside else OVERWRITES
@@ -72,6 +84,26 @@ def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], opened: bo
     if opened and (telling or (verdict.reason == NO_SKIP and _weighted(call) and _linked(call, frame))):
         return verdict.reason
     return ""
+
+
+def _without_company(call: Call, frame: Call, judge: Judge) -> str:
+    """Why a residual block stands in no run."""
+    joins = judge(call).kind == CONCATENATION
+    for other in frame.children:
+        if (
+            judge(other).kind is not None
+            and (judge(other).kind == CONCATENATION) != joins
+            and _passes(call, other, judge)
+        ):
+            own, its = ("a concatenation", "an addition") if joins else ("an addition", "a concatenation")
+            return _OTHER_KIND.format(own=own, other=its)
+    return ALONE
+
+
+def _passes(call: Call, other: Call, judge: Judge) -> bool:
+    """Whether one of two residual blocks takes what the other returns."""
+    pairs = ((call, judge(other).entry), (other, judge(call).entry))
+    return any(entry and before.output and before.output.key == entry.key for before, entry in pairs)
 
 
 def _holds(call: Call, chosen: set[Call]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from momentumnet.arithmetic.reports import is_hollow
+from momentumnet.recompute.objects import Held, Values
 
 _DROPOUTS: set[Callable[..., Any]] = {
     F.dropout,
@@ -32,18 +33,20 @@ _DROPOUTS: set[Callable[..., Any]] = {
 def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bool = True) -> Iterator[None]:
     """Restores flags, attributes, buffers and random generators at the end; puts ``model`` in eval mode if asked to.
 
-    Attributes, because some networks keep activations on themselves (RAFT's correlation pyramid).
+    Attributes with all that is in them, because some networks keep activations on themselves (RAFT's correlation
+    pyramid) or in a dict of theirs (LeViT's attention biases).
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
     held = [
-        (module, dict(module.__dict__), dict(module._buffers))
+        (module, dict(module.__dict__), [(table, dict(table)) for table in _tables(module)])
         for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    copies = {id(buffer): (buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()}
+    inside = Held(_attributes(module for module, _, _ in held), constants=model.parameters())
+    values = Values(inside.tensors)
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
     with torch.random.fork_rng(devices=devices):
@@ -52,24 +55,30 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
                 module.training = module.training and not eval_mode
             yield
         finally:
-            for module, attributes, buffers in held:
+            for module, attributes, tables in held:
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
-                module._buffers.clear()
-                module._buffers.update(buffers)
+                for table, entries in tables:
+                    table.clear()
+                    table.update(entries)
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
-            for buffer, copy, version in copies.values():
-                _restore(buffer, copy, version)
+            inside.put_back()
+            values.put_back()
 
 
-def _restore(buffer: torch.Tensor, copy: torch.Tensor, version: int) -> None:
-    if buffer._version == version and (is_hollow(buffer) or torch.equal(buffer.detach(), copy)):
-        return
-    if buffer.grad_fn is not None:
-        buffer.detach_()
-    with torch.no_grad():
-        buffer.copy_(copy)
+def _tables(module: nn.Module) -> list[dict[str, Any]]:
+    return [module._parameters, module._buffers, module._modules]
+
+
+# What nn.Module keeps for itself: hooks, and the tables above.
+_OF_MODULE = frozenset(nn.Module().__dict__)
+
+
+def _attributes(modules: Iterable[nn.Module]) -> Iterator[Any]:
+    for module in modules:
+        yield from (value for name, value in module.__dict__.items() if name not in _OF_MODULE)
+        yield from module._buffers.values()
 
 
 class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager, named as one)

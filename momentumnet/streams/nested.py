@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from momentumnet.recompute import objects
+
 
 def floating(value: Any) -> bool:
     """Whether ``value`` is a floating-point tensor."""
@@ -35,13 +37,20 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def copied(value: Any) -> Any:
-    """The same nested value with every tensor cloned, so that the model cannot write into the caller's tensors."""
+    """The same nested value with every tensor cloned, so that the model cannot write into what the caller has.
+
+    Objects (a key-value cache) are copied with their tensors, too, as far as `objects.copied` copies them.
+    """
     if isinstance(value, torch.Tensor):
-        return value.detach().clone()
+        return _cloned(value)
     if isinstance(value, Mapping):
         return {name: copied(item) for name, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(copied(item) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(copied(item) for item in value)
-    return value
+    return objects.copied(value, _cloned)
+
+
+def _cloned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone()

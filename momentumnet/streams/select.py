@@ -10,8 +10,7 @@ from torch.autograd.graph import GradientEdge
 from momentumnet.streams.calls import Call, Endpoint, Key
 from momentumnet.streams.skip import residual_kind
 
-# Blocks whose skip is no addition do not continue a stream of additive blocks, nor the other way round.
-_UNLIKE_ADDITION = frozenset({"concat", "gated"})
+CONCATENATION = "concat"
 
 NO_SKIP = (
     "no skip connection inside: no addition or concatenation on the way from the input to the output has the input, "
@@ -46,21 +45,22 @@ class Judge:
     def runs(self, calls: Iterable[Call]) -> list[list[Call]]:
         """Groups residual blocks, given in call order, into runs in which each takes what the one before returned.
 
-        Where an output goes to several blocks, the first of them continues the run.
+        Where an output goes to several blocks, the first of them continues the run. Blocks that concatenate do not
+        continue a run of blocks that add, nor the other way round.
         """
         runs: list[list[Call]] = []
-        ends: dict[tuple[Key, str], list[Call]] = {}
+        ends: dict[tuple[Key, bool], list[Call]] = {}
         for call in calls:
             verdict = self(call)
             if verdict.entry is None or verdict.kind is None or call.output is None:
                 continue
-            family = verdict.kind if verdict.kind in _UNLIKE_ADDITION else "additive"
-            run = ends.pop((verdict.entry.key, family), None)
+            concatenates = verdict.kind == CONCATENATION
+            run = ends.pop((verdict.entry.key, concatenates), None)
             if run is None:
                 run = []
                 runs.append(run)
             run.append(call)
-            ends[call.output.key, family] = run
+            ends[call.output.key, concatenates] = run
         return runs
 
 

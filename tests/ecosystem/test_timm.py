@@ -1,0 +1,39 @@
+"""Networks of timm that keep something on themselves, or whose blocks make their skips in two ways."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import momentumnet as mn
+
+timm = pytest.importorskip("timm", reason="pip install 'momentumnet[hf]'")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", ["levit_128s", "efficientvit_m0"])
+def test_caches_of_attention_biases_are_left_as_found(name: str, *, training: bool) -> None:
+    model: nn.Module = timm.create_model(name, num_classes=10).train(training)
+    images = torch.randn(1, 3, 224, 224)
+    mn.plan(model, images)
+    held = [value for module in model.modules() for value in vars(module).get("attention_bias_cache", {}).values()]
+    assert held == []
+    copy.deepcopy(model)
+
+
+def test_gated_and_additive_blocks_of_repvit() -> None:
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model("repvit_m0_9", num_classes=10).train()
+    images = torch.randn(2, 3, 64, 64)
+    plan = mn.plan(model, images)
+    assert [row.blocks for row in plan.rows] == [3, 3, 15, 2]
+    gradients = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, images, backward=backward)
+        net(images).square().sum().backward()
+        gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
+    for stored, reversible in zip(*gradients, strict=True):
+        torch.testing.assert_close(reversible, stored, rtol=1e-5, atol=1e-7)

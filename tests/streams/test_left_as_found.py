@@ -1,0 +1,87 @@
+"""A trace leaves nothing behind: neither on modules, nor in what stands on them, nor in the caller's objects."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.errors import ConversionError
+from momentumnet.streams import find_streams
+from tests.streams.nets import WIDTH, Block, Calls, chain, tokens
+
+
+class Store:
+    """An object that is no module."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Any] = {"list": [], "count": 0}
+
+
+class Remembers(Block):
+    """Keeps what it computed in every place where a module can keep something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: dict[str, Tensor] = {}
+        self.store = Store()
+        self.plain = torch.zeros(WIDTH)
+        self.nested = {"deep": (torch.zeros(WIDTH),)}
+        self.register_buffer("buffer", torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        row = y.sum((0, 1))
+        self.table[str(x.device)] = row
+        self.store.rows["list"].append(row)
+        self.store.rows["count"] += 1
+        self.plain += row
+        self.nested["deep"][0].add_(row.detach())
+        self.buffer = self.buffer + row
+        self.late = row
+        self.register_parameter("later", nn.Parameter(torch.zeros(1)))
+        self.inner = nn.Linear(1, 1)
+        return y
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_of_a_trace_stays(*, training: bool) -> None:
+    model = nn.Sequential(Remembers(), Remembers()).train(training)
+    names = [list(vars(block)) for block in model]
+    state = list(model.state_dict())
+    converted = mn.convert(model, tokens())
+    for block, before in zip(model, names, strict=True):
+        assert list(vars(block)) == before
+        assert block.table == {}
+        assert block.store.rows == {"list": [], "count": 0}
+        for tensor in (block.plain, block.nested["deep"][0], block.buffer):
+            assert tensor.tolist() == [0.0] * WIDTH
+            assert tensor.grad_fn is None
+    assert list(model.state_dict()) == state
+    assert list(converted.state_dict()) == state
+    copy.deepcopy(model)
+
+
+def test_an_object_among_the_example_inputs_is_not_written_to() -> None:
+    def forward(self: Any, x: Tensor, cache: Store) -> Tensor:
+        cache.rows["list"].append(x)
+        cache.rows["tensor"].add_(1)
+        return self.layers(x)
+
+    model, cache = Calls(forward, layers=chain(2)), Store()
+    cache.rows["tensor"] = torch.zeros(1)
+    assert len(find_streams(model, (tokens(), cache))) == 1
+    assert cache.rows["list"] == []
+    assert cache.rows["tensor"].tolist() == [0]
+
+
+def test_a_model_that_cannot_be_copied_says_where_and_why() -> None:
+    model = nn.Sequential(Remembers(), Remembers())
+    model(tokens())
+    with pytest.raises(ConversionError, match=r"of module '0' holds a tensor.*inplace=True"):
+        mn.convert(model, tokens())
+    mn.convert(model, tokens(), inplace=True)

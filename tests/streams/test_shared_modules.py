@@ -1,0 +1,123 @@
+"""Modules that are called in several places: the plan has no block that the first forward would refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.errors import ConversionError
+from momentumnet.streams import discover, find_streams
+from tests.streams.nets import Block, Calls, ConcatHalves, chain, modules, tokens
+
+
+class Around(Block):
+    """A residual block that calls another one, which is not its own, first."""
+
+    def __init__(self, shared: nn.Module) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.shared(x))
+
+
+def shared_inside(self: Any, x: Tensor) -> Tensor:
+    for block in self.blocks:
+        x = block(x)
+    x = self.shared(x)
+    for block in self.tail:
+        x = block(x)
+    return x
+
+
+def test_a_module_that_is_called_inside_blocks_too_is_no_block() -> None:
+    torch.manual_seed(0)
+    shared = Block()
+    model = Calls(shared_inside, shared=shared, blocks=modules(2, lambda: Around(shared)), tail=modules(2))
+    x = tokens()
+    found = discover(model, x)
+    assert [stream.blocks for stream in found.streams] == [("blocks.0", "blocks.1"), ("tail.0", "tail.1")]
+    (rejection,) = [rejection for rejection in found.rejections if rejection.blocks == ("shared",)]
+    assert "called in another place or order" in rejection.reason
+    gradients = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, x, backward=backward)
+        net(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
+    for stored, reversible in zip(*gradients, strict=True):
+        torch.testing.assert_close(reversible, stored, rtol=1e-6, atol=1e-8)
+
+
+ORDERS = {
+    "a shorter pass": lambda self, x: self.b(self.a(self.c(self.b(self.a(x))) * 2)),
+    "a longer pass": lambda self, x: self.c(self.b(self.a(self.b(self.a(x)) * 2))),
+    "another order": lambda self, x: self.a(self.b(self.b(self.a(x)) * 2)),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_modules_that_are_called_in_two_orders_are_no_blocks(order: str) -> None:
+    model = Calls(ORDERS[order], a=Block(), b=Block(), c=Block())
+    with pytest.raises(ConversionError, match="called in another place or order"):
+        mn.convert(model, tokens())
+
+
+def test_a_module_that_is_called_alone_too_is_no_block() -> None:
+    model = Calls(lambda self, x: self.a(self.c(self.b(self.a(x))) * 2), a=Block(), b=Block(), c=Block())
+    (stream,) = find_streams(model, tokens())
+    assert stream.blocks == ("b", "c")
+    mn.convert(model, tokens())(tokens()).sum().backward()
+
+
+def test_a_call_without_gradients_does_not_count() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.tower(x)
+        return self.tower(2 * x)
+
+    model = Calls(forward, tower=chain(3))
+    (stream,) = find_streams(model, tokens())
+    assert stream.blocks == ("tower.0", "tower.1", "tower.2")
+    mn.convert(model, tokens())(tokens()).sum().backward()
+
+
+def test_streams_of_a_converted_model_are_found() -> None:
+    model = nn.Sequential(chain(3), nn.Linear(6, 6), chain(2))
+    x = tokens()
+    expected = find_streams(model, x)
+    for options in ({}, {"streams": ["0"]}, {"gamma": 0.9, "backward": "stored"}, {"others": "checkpoint"}):
+        converted = mn.convert(model, x, **options)
+        assert find_streams(converted, x) == expected
+        assert str(mn.plan(converted, x)) == str(mn.plan(model, x))
+        converted(x).sum().backward()  # is converted still
+
+
+def gated(block: Any, x: Tensor, branch: Tensor) -> Tensor:
+    return x * block.gate(x.mean(1, keepdim=True)).sigmoid() + branch
+
+
+def test_gated_and_additive_blocks_that_alternate_are_one_stream() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(gated), Block(), Block(gated), Block())
+    (stream,) = find_streams(model, tokens())
+    assert len(stream) == 4
+    assert set(stream.kind.split("+")) == {"gated", "additive"}
+    gradients = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, torch.ones(2, 5, 6), backward=backward)
+        net(torch.ones(2, 5, 6)).square().sum().backward()
+        gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
+    for stored, reversible in zip(*gradients, strict=True):
+        torch.testing.assert_close(reversible, stored, rtol=1e-6, atol=1e-8)
+
+
+def test_blocks_that_concatenate_beside_blocks_that_add_are_told_why() -> None:
+    found = discover(nn.Sequential(ConcatHalves(), Block(), ConcatHalves()), tokens())
+    assert found.streams == ()
+    told = {rejection.blocks: rejection.reason for rejection in found.rejections}
+    assert "whose skip is a concatenation" in told["0",]
+    assert "whose skip is an addition" in told["1",]
