@@ -93,6 +93,10 @@ NETWORKS = {
     "encoder-48": Network(
         lambda: Stack(*[transformer_layer(256) for _ in range(48)]), partial(torch.randn, 8, 128, 256)
     ),
+    # So small that all its time is the host's: what the methods cost beside the blocks.
+    "encoder-24-narrow": Network(
+        lambda: Stack(*[transformer_layer(8) for _ in range(24)]), partial(torch.randn, 2, 3, 8)
+    ),
     "gpt-12": _language_model(CausalDecoder, depth=12, width=256, length=128, vocabulary=1000),
     "llama-4": _language_model(LlamaDecoder, depth=4, width=64, length=32, vocabulary=100),
     "vit-12": _vit("vit_b_32"),

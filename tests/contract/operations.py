@@ -297,9 +297,8 @@ HOSTILE: dict[str, Callable[[], Operation]] = {
     "python generator": PythonNoise,
     "counting": Counting,
     "appending": Appending,
+    "by position": ByPosition,
+    "changing extra": ChangingExtra,
 }
-# Known to be wrong today, and left out unless they are asked for: what backward uses beside the stream is not compared.
-# For the same reason what is `HOSTILE` is left out where a stream does not resolve its branch (half precision, 1e-3).
-UNFINISHED: dict[str, Callable[[], Operation]] = {"by position": ByPosition, "changing extra": ChangingExtra}
 
 IN_PLACE = ("relu in place", "mul in place", "add in place", "dropout in place")
