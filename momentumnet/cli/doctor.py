@@ -37,6 +37,7 @@ exit status: 0, also where kernels are missing; 1 if one of them gives other bit
 # Of pyproject.toml.
 EXTRAS = {
     "cli": ("rich", "matplotlib", "scikit-learn"),
+    "hf": ("transformers", "timm"),
     "test": ("pytest", "pytest-benchmark", "hypothesis", "setuptools"),
     "dev": ("ruff", "mypy", "pre-commit"),
 }

@@ -14,14 +14,14 @@ METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_table_json_and_plot(command: Callable[..., Any], family: str) -> None:
-    arguments = ("--family", family, "--depths", "9,2", "--repeats", "1", "--output", "out", "--json")
+    arguments = ("--family", family, "--depths", "9,4", "--repeats", "1", "--output", "out", "--json")
     done = command("bench", "depth", *arguments)
     assert done.status == 0
     values = json.loads(done.out)
     assert json.loads(Path("out", f"depth-{family}.json").read_text()) == values
     peak = {(row["depth"], row["method"]): row["peak_bytes"] for row in values["rows"]}
-    assert sorted(peak) == sorted((blocks, method) for blocks in (2, 9) for method in METHODS)
-    growth = {method: peak[9, method] - peak[2, method] for method in METHODS}
+    assert sorted(peak) == sorted((blocks, method) for blocks in (4, 9) for method in METHODS)
+    growth = {method: peak[9, method] - peak[4, method] for method in METHODS}
     assert growth["momentum 9/10"] <= growth["momentum 1/8"] < growth["checkpoint"] < growth["stored"]
     assert all(row["step_seconds"] > 0 for row in values["rows"])
     assert Path("out", f"depth-{family}.png").read_bytes().startswith(b"\x89PNG")
