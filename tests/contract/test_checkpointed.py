@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -37,17 +38,21 @@ def test_gradients_equal_stored(case: Case, gamma: float, arithmetic: str) -> No
 
 
 def test_no_state_is_rewound_and_none_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    undone, made = [], []
+    undone: list[Any] = []
+    made: list[weakref.ref[ExactState]] = []
     begin = ExactState.__init__
+
+    def noted(state: ExactState, *args: Any, **kwargs: Any) -> None:
+        made.append(weakref.ref(state))
+        begin(state, *args, **kwargs)
+
     monkeypatch.setattr(ExactState, "undo", lambda *args, **kwargs: undone.append(args))
-    monkeypatch.setattr(
-        ExactState, "__init__", lambda state, *a, **k: (made.append(id(state)), begin(state, *a, **k))[1]
-    )
+    monkeypatch.setattr(ExactState, "__init__", noted)
     net = mn.convert(chain(), rows(), backward="checkpointed")
     output = net(rows())
     gc.collect()
     assert made
-    assert not [found for found in gc.get_objects() if isinstance(found, ExactState)]
+    assert all(reference() is None for reference in made)
     loss_of(output).backward()
     assert not undone
 
