@@ -1,11 +1,10 @@
 """Train deep residual networks in memory that does not grow with depth.
 
-The packages ``init``, ``landscape``, ``optim`` and ``prune`` are loaded when they are first asked for.
+The packages ``init``, ``landscape``, ``optim`` and ``prune``, and the planner, are loaded when first asked for.
 """
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from momentumnet import log, native
 from momentumnet.convert import convert, revert, set_gamma
@@ -23,7 +22,6 @@ from momentumnet.errors import (
 )
 from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
-from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import plan
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import find_streams
@@ -31,6 +29,7 @@ from momentumnet.training_state import load_training_state, training_state
 
 if TYPE_CHECKING:
     from momentumnet import init, landscape, optim, prune
+    from momentumnet.planner.training_plan import TrainingPlan
 
 __version__ = "1.0.0.dev0"
 
@@ -70,11 +69,13 @@ __all__ = [
 _LAZY = ("init", "landscape", "optim", "prune")
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "TrainingPlan":
+        return importlib.import_module(f"{__name__}.planner.training_plan").TrainingPlan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "TrainingPlan"})

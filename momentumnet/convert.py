@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -14,14 +14,15 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
-from momentumnet.planner.following import from_plan
-from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
 from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
+
+if TYPE_CHECKING:
+    from momentumnet.planner.training_plan import TrainingPlan
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -123,6 +124,8 @@ def convert(
             plan = step_plan(model, example_inputs, budget, **planned)  # type: ignore[arg-type]
         else:
             _check_nothing_else("plan", given)
+        from momentumnet.planner.following import from_plan
+
         runners, roles = from_plan(model, plan, final_velocity)
         _set_initial_velocity(runners, initial_velocity)
     else:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.errors import ConversionError
-from momentumnet.planner.fit import fitted
-from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
+
+if TYPE_CHECKING:
+    from momentumnet.planner.training_plan import TrainingPlan
 
 OTHERS = ("keep", "checkpoint")
 DEFAULT_GAMMA = 0.125
@@ -163,6 +164,8 @@ def step_plan(
     Raises:
         ValueError: an option is given that the plan itself has to choose.
     """
+    from momentumnet.planner.fit import fitted  # only who gives a budget waits for it
+
     chosen = {"backward": backward != AUTO, "others": others != "keep", "spare": bool(spare)}
     if any(chosen.values()):
         given = ", ".join(name for name, is_given in chosen.items() if is_given)

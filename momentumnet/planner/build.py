@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for
-from momentumnet.planner.measure import measured
+from momentumnet.planner.measure import measured, now
 from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace
@@ -135,33 +134,22 @@ def _glue(trace: Trace, calls: Sequence[Sequence[Call]]) -> dict[Key, int]:
 def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, device: torch.device) -> StreamProfile:
     elements = torch.Size(stream.shape).numel()
     if not gamma or arithmetic == "float":
-        return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0, 0.0)
+        return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
-    step, undo = _step_seconds(stream, gamma, found, device)
-    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, step, undo)
+    undo = _undo_seconds(stream, gamma, found, device)
+    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo)
 
 
-def _step_seconds(
-    stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device
-) -> tuple[float, float]:
-    """Times of a step and of taking it back, on a stream of this size."""
+def _undo_seconds(stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device) -> float:
+    """Time of taking a step back, on a stream of this size."""
     x = torch.zeros(stream.shape, dtype=stream.dtype, device=device)
-    seconds: list[tuple[float, float]] = []
+    seconds = []
     with torch.no_grad():
         state = ExactState(x, None, gamma, 10, "planned", found.bits, word=found.word, careful=False)
         for _ in range(3):
-            _wait(device)
-            start = time.perf_counter()
             undo = state.step(Branch(x, x), 1 - gamma)
-            _wait(device)
-            middle = time.perf_counter()
+            start = now(device)
             state.previous_position(undo, x.dtype)
             state.undo(undo, Branch(x, x), 1 - gamma)
-            _wait(device)
-            seconds.append((middle - start, time.perf_counter() - middle))
-    return min(step for step, _ in seconds), min(undo for _, undo in seconds)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+            seconds.append(now(device) - start)
+    return min(seconds)

@@ -16,8 +16,8 @@ from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, within
-from momentumnet.planner.simulate import Moment, peak_of, simulated
-from momentumnet.planner.training_plan import PlannedMoment, PlannedStream, PlannedUnit, TrainingPlan
+from momentumnet.planner.simulate import peak_of, simulated
+from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.streams.discover import Discovery
 
 # Of a budget, this share is left free for what the prediction may be off.
@@ -107,8 +107,8 @@ def _plan(
         stored_peak=peak_of(stored).bytes,
         seconds=seconds + sum(options.seconds(choice) for choice in choices),
         stored_seconds=seconds,
-        moments=_planned_moments(moments),
-        stored_moments=_planned_moments(stored),
+        moments=tuple(moments),
+        stored_moments=tuple(stored),
     )
 
 
@@ -122,7 +122,3 @@ def _planned_units(profile: Profile, options: Options, choices: Sequence[Choice]
             seconds = options.seconds(Choice(index, index + 1, choice.way))
             units.append(PlannedUnit(unit.names, stream, choice.way.value, group, held[index], seconds))
     return units
-
-
-def _planned_moments(moments: Sequence[Moment]) -> tuple[PlannedMoment, ...]:
-    return tuple(PlannedMoment(moment.phase, moment.unit, moment.bytes) for moment in moments)

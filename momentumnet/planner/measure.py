@@ -59,9 +59,6 @@ class Measures:
             del output, outputs, leaves
             forward, backward = self._seconds(run, parameters, gradients)
 
-            def forward_alone() -> Any:
-                return run()
-
             def both() -> Any:
                 output, leaves = run()
                 edges = _edges(output)
@@ -71,7 +68,7 @@ class Measures:
             def cast() -> None:
                 run()
 
-            kept, whole = measure_memory(forward_alone), measure_memory(both)
+            kept, whole = measure_memory(run), measure_memory(both)
             cast_bytes = measure_memory(cast).saved_bytes if torch.is_autocast_enabled(self._device.type) else 0
         with torch.no_grad():
             free = measure_memory(run)
@@ -89,18 +86,20 @@ class Measures:
     def _seconds(self, run: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[float, float]:
         forward, backward = [], []
         for _ in range(REPEATS):
-            start = self._now()
+            start = now(self._device)
             output, leaves = run()
-            middle = self._now()
+            middle = now(self._device)
             _differentiate(_edges(output), [*leaves, *parameters], gradients)
             forward.append(middle - start)
-            backward.append(self._now() - middle)
+            backward.append(now(self._device) - middle)
         return min(forward), min(backward)
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+
+def now(device: torch.device) -> float:
+    """The time, in seconds, when the device has done all that it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def measured(

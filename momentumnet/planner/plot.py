@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from momentumnet.figures import new_figure
 
 if TYPE_CHECKING:
-    from momentumnet.planner.training_plan import PlannedMoment, TrainingPlan
+    from momentumnet.planner.simulate import Moment
+    from momentumnet.planner.training_plan import TrainingPlan
 
 MIB = 1 << 20
 
@@ -36,7 +37,7 @@ def draw(plan: TrainingPlan, path: str | Path) -> None:
     figure.savefig(path)
 
 
-def _places(moments: Sequence[PlannedMoment], units: int) -> list[float]:
+def _places(moments: Sequence[Moment], units: int) -> list[float]:
     """Where moments stand between 0 and 1: the forward in the first half, backward from its end."""
     places = []
     for moment in moments:

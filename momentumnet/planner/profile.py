@@ -71,8 +71,7 @@ class StreamProfile:
         gamma: its momentum factor.
         word: of its integers; None for float arithmetic.
         bits: for which its scale is chosen.
-        step_seconds: of a step.
-        undo_seconds: of taking one back.
+        undo_seconds: of taking a step back.
     """
 
     path: str
@@ -81,7 +80,6 @@ class StreamProfile:
     gamma: Fraction
     word: Word | None
     bits: int
-    step_seconds: float
     undo_seconds: float
 
     @property
@@ -144,6 +142,12 @@ class Profile:
     def bytes_of(self, keys: frozenset[Key]) -> int:
         """Bytes of storages."""
         return sum(self.sizes[key] for key in keys)
+
+    @property
+    def loss_bytes(self) -> int:
+        """The most bytes at once in the loss, forward and backward, beside what is held."""
+        output = self.units[-1].cost.output_bytes if self.units else 0
+        return output + self.loss.forward_peak + self.loss.backward_peak
 
     @property
     def stored_seconds(self) -> float:

@@ -139,10 +139,8 @@ def _cheapest(
     cell: float,
 ) -> list[Choice] | None:
     """The choices that lead to the least time behind the last unit, where the loss fits, too."""
-    count, loss = len(profile.units), profile.loss
-    output = profile.units[-1].cost.output_bytes if profile.units else 0
-    need = output + loss.forward_peak + loss.backward_peak
-    fitting = max(0, int((budget - glue[count] - need) // cell) + 1)
+    count = len(profile.units)
+    fitting = max(0, int((budget - glue[count] - profile.loss_bytes) // cell) + 1)
     times = {front: float(best[count, front][:fitting].min()) for front in Front if (count, front) in best and fitting}
     front = min(times, key=lambda front: times[front], default=None)
     if front is None or not math.isfinite(times[front]):

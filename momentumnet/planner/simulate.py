@@ -16,7 +16,10 @@ from momentumnet.planner.profile import Key, Profile, StreamProfile
 
 @dataclass(frozen=True)
 class Moment:
-    """The most bytes at once while a unit runs: ``phase`` is "forward", "loss", "recompute" or "backward"."""
+    """The most bytes at once while a unit runs: ``phase`` is "forward", "loss", "recompute" or "backward".
+
+    The loss counts as the unit behind the last.
+    """
 
     phase: str
     unit: int
@@ -149,10 +152,8 @@ class Simulation:
 
     def loss(self) -> None:
         """Behind the last unit."""
-        cost, output = self.profile.loss, self.units[-1].cost.output_bytes if self.units else 0
         self.held.add(self.profile.glue_at(len(self.units)))
-        self.note("loss", len(self.units), output + cost.forward_peak)
-        self.note("loss", len(self.units), output + cost.forward_peak + cost.backward_peak)
+        self.note("loss", len(self.units), self.profile.loss_bytes)
         self.held.remove(self.profile.glue_at(len(self.units)))
 
     def backward(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.choice import Way
+from momentumnet.planner.simulate import Moment
 
 VERSION = 1
 
@@ -49,15 +50,6 @@ class PlannedStream:
 
 
 @dataclass(frozen=True)
-class PlannedMoment:
-    """The most bytes at once while a unit runs (``unit`` is its number; that behind the last is the loss)."""
-
-    phase: str
-    unit: int
-    bytes: int
-
-
-@dataclass(frozen=True)
 class TrainingPlan:
     """A choice for each block and part of a network, for a budget; ``print`` shows it as a table.
 
@@ -84,8 +76,8 @@ class TrainingPlan:
     stored_peak: int
     seconds: float
     stored_seconds: float
-    moments: tuple[PlannedMoment, ...]
-    stored_moments: tuple[PlannedMoment, ...]
+    moments: tuple[Moment, ...]
+    stored_moments: tuple[Moment, ...]
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
@@ -167,8 +159,8 @@ def _alike(units: Sequence[PlannedUnit]) -> Iterator[list[PlannedUnit]]:
         yield run
 
 
-def _moments(found: Sequence[dict[str, Any]]) -> tuple[PlannedMoment, ...]:
-    return tuple(PlannedMoment(**moment) for moment in found)
+def _moments(found: Sequence[dict[str, Any]]) -> tuple[Moment, ...]:
+    return tuple(Moment(**moment) for moment in found)
 
 
 def _milliseconds(seconds: float) -> str:

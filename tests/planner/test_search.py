@@ -48,7 +48,7 @@ def random_profile(seed: int, streams: int) -> Profile:
         if rng.random() < 0.3:
             glue.append((index + 1, frozenset({key(rng.randint(1, 9))})))
     profiles = tuple(
-        StreamProfile(f"stream{n}", 4, torch.float32, Fraction(1, 8), INT32, 22, 0.1, 0.1) for n in range(streams)
+        StreamProfile(f"stream{n}", 4, torch.float32, Fraction(1, 8), INT32, 22, 0.1) for n in range(streams)
     )
     return Profile(tuple(units), tuple(glue), sizes, profiles, Cost(0, 0, 1, 2, 3, 1, 0))
 
