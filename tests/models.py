@@ -42,6 +42,17 @@ class Chain(nn.Module):
         return self.head(x)
 
 
+class Scaled(nn.Module):
+    """x + tanh(a x): one shared parameter, so that only the stream's memory grows with depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.a * x)
+
+
 class Flat(nn.Module):
     """Layers in a row, then a stream."""
 

@@ -80,3 +80,14 @@ def assert_same(got: Outcome, expected: Outcome, tolerance: float = 1e-6) -> Non
     for name, buffer in expected.buffers.items():
         assert torch.equal(got.buffers[name], buffer), name
     assert torch.equal(got.generator, expected.generator)
+
+
+def assert_gradients_as_stored(model: nn.Module, x: Tensor, *, rtol: float, atol: float) -> None:
+    """The gradients of the model, converted with nothing named, are those of stored activations."""
+    gradients = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, x, backward=backward)
+        net(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
+    for stored, reversible in zip(*gradients, strict=True):
+        torch.testing.assert_close(reversible, stored, rtol=rtol, atol=atol)

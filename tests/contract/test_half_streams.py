@@ -13,7 +13,7 @@ import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import INT24, INT32
 from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import assert_same, train_step
-from tests.models import WIDTH, ResidualMLP
+from tests.models import WIDTH, ResidualMLP, Scaled
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
@@ -106,17 +106,6 @@ def test_a_store_of_the_whole_word_keeps_integers_of_32_bits(dtype: torch.dtype,
     stored, reversible = (train_step(net, (rows(dtype),)) for net in nets)
     assert_same(reversible, stored)
     assert set(words) == {INT32}
-
-
-class Scaled(nn.Module):
-    """x + tanh(a x)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.a * x)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 20), (torch.float16, 20), (torch.float32, 29.5)], ids=str)

@@ -6,23 +6,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import momentumnet as mn
-from tests.models import Chain, ResidualMLP
+from tests.models import Chain, ResidualMLP, Scaled
 
 ELEMENTS = 262144
-
-
-class Scaled(nn.Module):
-    """x + tanh(a x): one shared parameter, so that only the stream's memory grows with depth."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.a * x)
 
 
 def peak(depth: int, gamma: float) -> int:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import Undo
+from momentumnet.core.coupling import NonFiniteBranch, Undo
 from momentumnet.core.exact_state import ExactState
-from tests.arithmetic.strategies import laid_out
+from momentumnet.errors import StateRangeError
+from tests.arithmetic.strategies import laid_out, layouts
 
 
 def random_tensor(
@@ -70,3 +72,29 @@ def undo_all(state: ExactState, steps: list[Stepped], *, ahead: bool = False) ->
         if not ahead or index % 3 == 0:
             assert step.before.is_of(state)
             assert torch.equal(state.position(torch.float64), step.position)
+
+
+def assert_comes_back(
+    data: st.DataObject,
+    state: ExactState,
+    gamma: Fraction,
+    seed: int,
+    shape: tuple[int, ...],
+    dtypes: st.SearchStrategy[torch.dtype],
+    *,
+    most: int,
+) -> None:
+    """So many steps at most, with branches of all magnitudes, packed behind them or not, are undone bit for bit."""
+    steps: list[Stepped] = []
+    for layer in range(data.draw(st.integers(1, most))):
+        scale = data.draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 30.0, 1e4, 1e8, 1e30]))
+        branch = random_tensor(seed + layer + 2, shape, scale, data.draw(dtypes), data.draw(layouts))
+        before = Snapshot.of(state)
+        try:
+            steps.append(step_of(state, branch, Fraction(1) if layer == 0 else 1 - gamma))
+        except (NonFiniteBranch, StateRangeError):
+            assert before.is_of(state), "a refused step leaves the state as it was"
+    if data.draw(st.booleans()):
+        state.pack()
+    undo_all(state, steps, ahead=data.draw(st.booleans()))
+    assert state.steps == 0

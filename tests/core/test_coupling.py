@@ -15,11 +15,9 @@ from torch import Tensor
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.exact_state import ExactState
-from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import dtypes, exact, gammas, layouts, shapes, words
-from tests.core.states import Snapshot, Stepped, random_tensor, step_of, undo_all
+from tests.core.states import assert_comes_back, random_tensor, step_of, undo_all
 
 
 class TestExactInverse:
@@ -30,19 +28,7 @@ class TestExactInverse:
         x = random_tensor(seed, shape, start_scale, dtype, layout)
         v = data.draw(st.sampled_from([None, random_tensor(seed + 1, shape, 3 * start_scale, torch.float32)]))
         state = ExactState(x, v, gamma, choose_exponent(4 * start_scale, fp.word_for(dtype)), "stream")
-        steps: list[Stepped] = []
-        for layer in range(data.draw(st.integers(1, 40))):
-            scale = data.draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 30.0, 1e4, 1e8, 1e30]))
-            branch = random_tensor(seed + layer + 2, shape, scale, data.draw(dtypes), data.draw(layouts))
-            before = Snapshot.of(state)
-            try:
-                steps.append(step_of(state, branch, Fraction(1) if layer == 0 else 1 - gamma))
-            except (NonFiniteBranch, StateRangeError):
-                assert before.is_of(state), "a refused step leaves the state as it was"
-        if data.draw(st.booleans()):
-            state.pack()
-        undo_all(state, steps, ahead=data.draw(st.booleans()))
-        assert state.steps == 0
+        assert_comes_back(data, state, gamma, seed, shape, dtypes, most=40)
 
     @pytest.mark.parametrize(
         ("gamma", "dtype"),

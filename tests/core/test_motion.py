@@ -17,12 +17,12 @@ from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.fixed_point import INT24, INT32
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import NonFiniteBranch, flush_factor
+from momentumnet.core.coupling import flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import HALF_BITS, JOINT_BITS
 from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import exact, gammas, layouts, shapes
-from tests.core.states import Snapshot, Stepped, random_tensor, step_of, undo_all
+from tests.core.states import Snapshot, assert_comes_back, random_tensor, step_of, undo_all
 
 EIGHTH = Fraction(1, 8)
 half_dtypes = st.sampled_from([torch.bfloat16, torch.float16])
@@ -47,19 +47,7 @@ def test_any_stream_of_24_bits_comes_back_bit_for_bit(data, gamma, dtype, shape,
     """As with wide words: branches of all magnitudes, a scale made coarser on the way, packed in between or not."""
     seed = data.draw(st.integers(0, 1 << 20))
     state = joint(random_tensor(seed, shape, 1.0, dtype, layout), gamma, 4.0, bits)
-    steps: list[Stepped] = []
-    for layer in range(data.draw(st.integers(1, 30))):
-        scale = data.draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 30.0, 1e4, 1e8, 1e30]))
-        branch = random_tensor(seed + layer + 2, shape, scale, data.draw(half_dtypes), data.draw(layouts))
-        before = Snapshot.of(state)
-        try:
-            steps.append(step_of(state, branch, Fraction(1) if layer == 0 else 1 - gamma))
-        except (NonFiniteBranch, StateRangeError):
-            assert before.is_of(state), "a refused step leaves the state as it was"
-    if data.draw(st.booleans()):
-        state.pack()
-    undo_all(state, steps, ahead=data.draw(st.booleans()))
-    assert state.steps == 0
+    assert_comes_back(data, state, gamma, seed, shape, half_dtypes, most=30)
 
 
 @pytest.mark.usefixtures("_implementation")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import momentumnet as mn
+from tests.contract.reference import assert_gradients_as_stored
 
 timm = pytest.importorskip("timm", reason="pip install 'momentumnet[hf]'")
 
@@ -30,10 +31,4 @@ def test_gated_and_additive_blocks_of_repvit() -> None:
     images = torch.randn(2, 3, 64, 64)
     plan = mn.plan(model, images)
     assert [row.blocks for row in plan.rows] == [3, 3, 15, 2]
-    gradients = []
-    for backward in ("stored", "reversible"):
-        net = mn.convert(model, images, backward=backward)
-        net(images).square().sum().backward()
-        gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
-    for stored, reversible in zip(*gradients, strict=True):
-        torch.testing.assert_close(reversible, stored, rtol=1e-5, atol=1e-7)
+    assert_gradients_as_stored(model, images, rtol=1e-5, atol=1e-7)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.errors import ConversionError
 from momentumnet.streams import discover, find_streams
+from tests.contract.reference import assert_gradients_as_stored
 from tests.streams.nets import Block, Calls, ConcatHalves, chain, modules, tokens
 
 
@@ -43,13 +44,7 @@ def test_a_module_that_is_called_inside_blocks_too_is_no_block() -> None:
     assert [stream.blocks for stream in found.streams] == [("blocks.0", "blocks.1"), ("tail.0", "tail.1")]
     (rejection,) = [rejection for rejection in found.rejections if rejection.blocks == ("shared",)]
     assert "called in another place or order" in rejection.reason
-    gradients = []
-    for backward in ("stored", "reversible"):
-        net = mn.convert(model, x, backward=backward)
-        net(x).square().sum().backward()
-        gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
-    for stored, reversible in zip(*gradients, strict=True):
-        torch.testing.assert_close(reversible, stored, rtol=1e-6, atol=1e-8)
+    assert_gradients_as_stored(model, x, rtol=1e-6, atol=1e-8)
 
 
 ORDERS = {
