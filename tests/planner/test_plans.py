@@ -98,6 +98,15 @@ def test_predicted_peak_is_what_is_measured(name: str, autocast: bool) -> None:
         assert budget == "least" or report.peak_bytes <= budget
 
 
+def test_gradients_of_parameters_add_up_as_backward_goes() -> None:
+    model, x = built("resnet18")
+    plan = mn.plan(model, x, budget=1 << 40)
+    later = sum(p.nbytes for layer in (model.layer2, model.layer3, model.layer4) for p in layer.parameters())
+    assert [moment.phase for moment in plan.moments[-2:]] == ["backward", "backward"]
+    assert plan.moments[-1].bytes > later
+    assert plan.moments[0].bytes < later
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_equal_stored(name: str) -> None:
     model, x = built(name)
