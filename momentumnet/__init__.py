@@ -1,35 +1,35 @@
 """Train deep residual networks in memory that does not grow with depth.
 
-The packages ``init``, ``landscape``, ``optim`` and ``prune``, and the planner, are loaded when first asked for.
+Every public name is loaded when first asked for (PEP 562): ``import momentumnet`` takes next to no time.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from momentumnet import log, native
-from momentumnet.convert import convert, revert, set_gamma
-from momentumnet.core.ledger import check_replays
-from momentumnet.description import describe
-from momentumnet.errors import (
-    CheckpointError,
-    ConversionError,
-    MomentumNetError,
-    MomentumNetWarning,
-    PruningError,
-    ReconstructionError,
-    StateRangeError,
-    StepOrderError,
-)
-from momentumnet.memory import MemoryReport, measure_memory
-from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
-from momentumnet.planning import plan
-from momentumnet.streams.block import ResidualStream
-from momentumnet.streams.discover import find_streams
-from momentumnet.training_state import load_training_state, training_state
+from momentumnet import log
 
 if TYPE_CHECKING:
-    from momentumnet import init, landscape, optim, prune
+    from momentumnet import init, landscape, native, optim, prune
+    from momentumnet.conversion import convert, revert, set_gamma
+    from momentumnet.core.ledger import check_replays
+    from momentumnet.description import describe
+    from momentumnet.errors import (
+        CheckpointError,
+        ConversionError,
+        MomentumNetError,
+        MomentumNetWarning,
+        PruningError,
+        ReconstructionError,
+        StateRangeError,
+        StepOrderError,
+    )
+    from momentumnet.memory import MemoryReport, measure_memory
+    from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
+    from momentumnet.planning import plan
+    from momentumnet.resume import load_training_state, training_state
+    from momentumnet.streams.block import ResidualStream
+    from momentumnet.streams.discover import find_streams
 
 __version__ = "1.0.0.dev0"
 
@@ -66,16 +66,31 @@ __all__ = [
     "transform_to_momentumnet",
 ]
 
-_LAZY = ("init", "landscape", "optim", "prune")
+_PACKAGES = ("init", "landscape", "native", "optim", "prune")
+_NAMES = {
+    "conversion": ("convert", "revert", "set_gamma"),
+    "core.ledger": ("check_replays",),
+    "description": ("describe",),
+    "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
+    "memory": ("MemoryReport", "measure_memory"),
+    "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
+    "planner.training_plan": ("TrainingPlan",),
+    "planning": ("plan",),
+    "resume": ("load_training_state", "training_state"),
+    "streams.block": ("ResidualStream",),
+    "streams.discover": ("find_streams",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "TrainingPlan":
-        return importlib.import_module(f"{__name__}.planner.training_plan").TrainingPlan
+    if name in _MODULE_OF:
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "TrainingPlan"})
+    return sorted({*globals(), *__all__})

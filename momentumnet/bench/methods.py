@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from momentumnet.bench.compiled import BudgetedActivations, compile_each
 from momentumnet.bench.networks import Network
-from momentumnet.convert import convert
+from momentumnet.conversion import convert
 from momentumnet.memory import measure_memory
 from momentumnet.planning import plan
 

@@ -12,7 +12,7 @@ from momentumnet import checkpoint_file
 from momentumnet.checkpoint_file import save
 from momentumnet.cli.errors import CommandError
 from momentumnet.errors import CheckpointError
-from momentumnet.training_state import load_training_state
+from momentumnet.resume import load_training_state
 
 __all__ = ["load", "load_streams", "save"]
 

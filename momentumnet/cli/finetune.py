@@ -23,7 +23,7 @@ from momentumnet.cli.options import (
     conversion,
 )
 from momentumnet.cli.training import Schedule
-from momentumnet.convert import convert
+from momentumnet.conversion import convert
 
 EXAMPLES = 8
 RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from momentumnet.cli import checkpoint
 from momentumnet.cli.data import ImageData
 from momentumnet.optim import SAM
-from momentumnet.training_state import training_state
+from momentumnet.resume import training_state
 
 WEIGHT_DECAY = 0.05
 

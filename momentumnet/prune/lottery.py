@@ -20,7 +20,7 @@ from momentumnet.prune.seeds import seed_of, seeded
 from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
 from momentumnet.prune.trainings import Record, Trainings
-from momentumnet.training_state import load_training_state, training_state
+from momentumnet.resume import load_training_state, training_state
 
 TICKET, REINITIALISED, RANDOM_MASK = "ticket", "reinitialised", "random mask"
 CONTROLS = (REINITIALISED, RANDOM_MASK)

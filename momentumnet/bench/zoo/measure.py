@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from momentumnet.bench.zoo import models
-from momentumnet.convert import convert
+from momentumnet.conversion import convert
 from momentumnet.errors import ConversionError
 from momentumnet.planning import plan
 
