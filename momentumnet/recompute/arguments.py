@@ -84,11 +84,11 @@ class Arguments:
         """Position or keyword, and type, of each object that the first run has changed and no copy was made of."""
         return self._changed
 
-    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors among them, with names for messages."""
+    def tensors(self) -> Iterator[tuple[int, Tensor]]:
+        """The tensors among them and their numbers."""
         for index, leaf in enumerate(self._leaves):
             if isinstance(leaf, Tensor) and leaf is not _STREAM:
-                yield f"tensor argument {index}", leaf
+                yield index, leaf
 
     @property
     def device(self) -> torch.device:

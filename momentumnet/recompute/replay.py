@@ -23,7 +23,7 @@ from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
-from momentumnet.recompute.origins import Origins
+from momentumnet.recompute.origins import Origins, Place
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
 _THREADS: set[int] = set()
@@ -57,7 +57,7 @@ class BlockCall:
         device = self._arguments.device if stream is None else stream.device
         self._autocast = Autocast(device)
         self._generators = Generators(device)
-        self._owners = owners = list(module.modules())
+        self._owners = owners = _modules_of(module)
         self._look_at(owners)
         self._training = module.training
         self._parameters: list[tuple[weakref.ref[Tensor], str, int, bool]] = []
@@ -99,15 +99,18 @@ class BlockCall:
         """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
         return Origins(self._given(stream))
 
-    def _given(self, stream: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+    def _given(self, stream: Tensor | None) -> Iterator[tuple[Place, Tensor]]:
         if stream is not None:
-            yield "its input", stream
+            yield Place("input"), stream
         for number, owner in enumerate(self._owners):
-            for kind, tensors in (("parameter", owner._parameters), ("buffer", owner._buffers)):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        yield f"{kind} {name!r} of its module {number}", tensor
-        yield from self._arguments.named_tensors()
+            for name, parameter in owner._parameters.items():
+                if parameter is not None:
+                    yield Place("parameter", number, name), parameter
+            for name, buffer in owner._buffers.items():
+                if buffer is not None:
+                    yield Place("buffer", number, name), buffer
+        for number, argument in self._arguments.tensors():
+            yield Place("argument", number), argument
 
     def suspects(self) -> list[str]:
         """What is known of this call that may have made its recompute another one: sentences without a full stop."""
@@ -218,3 +221,15 @@ class BlockCall:
                     f"block {self.name!r}: requires_grad of parameter {name!r} was changed between forward and "
                     "backward; change it before forward"
                 )
+
+
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """The module and all inside it, each once; without the names that `nn.Module.modules` makes on its way."""
+    found = {id(module): module}
+    owners = [module]
+    for owner in owners:
+        for child in owner._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                owners.append(child)
+    return owners
