@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,21 @@ from momentumnet.recompute.objects import copied, has_state, is_small, with_smal
 def version(tensor: Tensor) -> int:
     """The tensor's in-place counter; -1 for inference tensors, which have none."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
+    """The arguments of a call by position or keyword, in order."""
+    named: dict[int | str, Any] = dict(enumerate(args))
+    named.update(kwargs)
+    return named
+
+
+def parameter_names(module: nn.Module) -> list[str]:
+    """The names of what a module's forward takes by position; none where they cannot be told."""
+    try:
+        return list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 # Stands in the kept arguments, and in the objects among them, where the stream tensor stood.
@@ -56,7 +72,7 @@ class Arguments:
         self._changed: list[tuple[int | str, str]] = []
         if not flat:
             copies = {id(leaf) for place, leaf in objects.items() if self._objects[place] is not leaf}
-            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            named = named_arguments(args, kwargs).items()
             found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
             self._live = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
 

@@ -6,7 +6,6 @@ that the block itself changes. All of it is recorded here, and only what the cal
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments import Arguments, kept, version
+from momentumnet.recompute.arguments import Arguments, kept, parameter_names, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
@@ -128,10 +127,7 @@ class BlockCall:
     def _name_of(self, key: int | str) -> str:
         if isinstance(key, str):
             return key
-        try:
-            names = list(inspect.signature(self._module.forward).parameters)
-        except (TypeError, ValueError):
-            names = []
+        names = parameter_names(self._module)
         return names[key] if key < len(names) else f"number {key}"
 
     @property
