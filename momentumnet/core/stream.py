@@ -155,7 +155,7 @@ class MomentumStream(StreamSettings):
         tape = self._resume_gradients(x, passage, tape)
         lent = Lent(run.name, run.module, args, kwargs) if self.backward != "stored" else None
         if lent is not None:
-            args, kwargs = lent.args, lent.kwargs
+            args, kwargs, run.own = lent.args, lent.kwargs, lent.names
         entered = x
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,9 @@ class BlockCall:
         module: whose buffers and parameters the call uses.
         function: what to call; ``module`` itself or its unconverted ``__call__``.
         stream: the tensor among the arguments that will be handed in anew; None to keep them all.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        own: those, by position or keyword, that no other call is given.
     """
 
     def __init__(
@@ -46,13 +49,15 @@ class BlockCall:
         stream: Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        own: Collection[int | str] = (),
     ) -> None:
         self.name = name
         self.dtype = torch.float32 if stream is None else stream.dtype
         self._requires_grad = stream is not None and stream.requires_grad
         self._grad_enabled = torch.is_grad_enabled()
         self._module, self._function = module, function
-        self._arguments = Arguments(stream, args, kwargs)
+        self._arguments = Arguments(stream, args, kwargs, own)
+        self._left: list[Tensor] = []  # by `anew`, in the objects and containers that it was given
         device = self._arguments.device if stream is None else stream.device
         self._autocast = Autocast(device)
         self._generators = Generators(device)
@@ -91,7 +96,7 @@ class BlockCall:
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
-        self._arguments.notice_changes()
+        self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
         return output
 
     def origins(self, stream: Tensor | None) -> Origins:
@@ -138,6 +143,12 @@ class BlockCall:
     def stands(self) -> None:
         """The first run will not be taken back."""
         self._buffers.forget_running()
+        self._arguments.stand()
+
+    @property
+    def can_be_made_over(self) -> bool:
+        """Whether `anew` can hand over all that the first run was given."""
+        return self._arguments.can_be_given_anew
 
     def take_back(self) -> None:
         """As if the first run had not been: the buffers hold what they held before it."""
@@ -157,7 +168,22 @@ class BlockCall:
         ):
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
+        self._left = self._arguments.shared(args, kwargs)
         return output
+
+    def put_right(self, later: Collection[BlockCall]) -> None:
+        """After `anew`: objects and containers, and what ``later`` calls keep of them, hold what they should have held.
+
+        Raises:
+            RuntimeError: a tensor there is of another size, or has no memory of its own.
+            ValueError: there is another number of tensors than the first run left.
+        """
+        for wrong, right in zip(self._arguments.written, self._left, strict=True):
+            if wrong.data_ptr() != right.data_ptr():
+                wrong.data.copy_(right.detach())  # through .data: nobody has changed it
+            for call in later:
+                call._arguments.renew(wrong, right.detach())
+        self._left = []
 
     def again(self, stream: Tensor | None) -> Any:
         """Make the call once more on ``stream``; generators and buffers end as they were.
