@@ -146,6 +146,7 @@ class BlockRun:
     branch_is_output: bool
     place: int
     coarsest: int | None = None
+    own: frozenset[int | str] = frozenset()  # arguments that no other block is given
 
 
 def enter(x: Tensor, tape: Tape) -> Tensor:
@@ -220,7 +221,7 @@ def _recorded_step(
     run: BlockRun, tape: Tape, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], weight: Fraction
 ) -> TapeStep:
     tape.play_to_end()
-    call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
+    call = BlockCall(run.name, run.module, run.function, x, args, kwargs, run.own)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
     exact = tape.keeps_inputs or isinstance(tape.state, ExactState)
     values = SavedValues(functools.partial(call.origins, x), exact=exact)

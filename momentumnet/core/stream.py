@@ -64,7 +64,7 @@ class MomentumStream(StreamSettings):
     ) -> None:
         super().__init__(name, blocks, gamma, **options)
         self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
-        self._passages = Passages(name, blocks)
+        self._passages = Passages(name, blocks, self.arguments)
 
     def learned(self) -> dict[str, Any]:
         """What the stream has learned of its passes, as plain data."""
@@ -117,14 +117,14 @@ class MomentumStream(StreamSettings):
             if self.backward == "checkpointed":
                 return Checkpoint().call(block, module, function, args, kwargs)
             return function(*args, **kwargs)
-        key, x = self._passages.stream_argument(block, args, kwargs)
+        key, x, is_sure = self._passages.stream_argument(block, module, args, kwargs)
         passage = self._passages.take(x)
         place = self._passages.place_of(block, passage)
         from_the_middle = passage is None and place > 0 and _in_backward()
         transform = transforms.at_work(x)
         if passage is None:
             passage = self._start(x, place, transform)
-            passage.rivals = rivals_of(x, args, kwargs)
+            passage.rivals = frozenset() if is_sure else rivals_of(x, args, kwargs)
         else:
             self._passages.check_handover(block, key, x, passage, transform)
         run = reversible.BlockRun(block, module, function, self.branch_is_output, place)
@@ -155,7 +155,7 @@ class MomentumStream(StreamSettings):
         tape = self._resume_gradients(x, passage, tape)
         lent = Lent(run.name, run.module, args, kwargs) if self.backward != "stored" else None
         if lent is not None:
-            args, kwargs = lent.args, lent.kwargs
+            args, kwargs, run.own = lent.args, lent.kwargs, lent.names
         entered = x
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)

@@ -97,7 +97,7 @@ def _plan(
     return TrainingPlan(
         units=tuple(_planned_units(profile, options, choices)),
         streams=tuple(
-            PlannedStream(s.path, s.blocks, s.magnitude, s.start_magnitude, s.spread)
+            PlannedStream(s.path, s.blocks, s.arguments, s.magnitude, s.start_magnitude, s.spread)
             for s in (found.streams if gamma else ())
         ),
         gamma=gamma,

@@ -44,6 +44,7 @@ class PlannedStream:
 
     path: str
     blocks: tuple[str, ...]
+    arguments: tuple[int | str, ...]
     magnitude: float
     start_magnitude: float
     spread: float
@@ -116,7 +117,8 @@ class TrainingPlan:
         return cls(
             units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
             streams=tuple(
-                PlannedStream(**{**stream, "blocks": tuple(stream["blocks"])}) for stream in found.pop("streams")
+                PlannedStream(**{**stream, **{name: tuple(stream[name]) for name in ("blocks", "arguments")}})
+                for stream in found.pop("streams")
             ),
             gamma=Fraction(found.pop("gamma")),
             moments=_moments(found.pop("moments")),

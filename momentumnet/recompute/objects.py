@@ -244,16 +244,16 @@ class Held:
 
     Args:
         values: where to look. What has no state is passed over.
-        constants: tensors that are somebody else's affair.
+        apart: tensors and objects that are somebody else's affair.
 
     Attributes:
         tensors: all other tensors that were met.
     """
 
-    def __init__(self, values: Iterable[Any], constants: Iterable[Tensor] = ()) -> None:
+    def __init__(self, values: Iterable[Any], apart: Iterable[Any] = ()) -> None:
         self._held: list[tuple[Any, _Contents]] = []
         self.tensors: list[Tensor] = []
-        seen = set(map(id, constants))
+        seen = set(map(id, apart))
         pending = list(values)
         while pending:
             value = pending.pop()

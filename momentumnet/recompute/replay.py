@@ -6,10 +6,9 @@ that the block itself changes. All of it is recorded here, and only what the cal
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments import Arguments, kept, version
+from momentumnet.recompute.arguments import Arguments, kept, parameter_names, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
@@ -37,6 +36,9 @@ class BlockCall:
         module: whose buffers and parameters the call uses.
         function: what to call; ``module`` itself or its unconverted ``__call__``.
         stream: the tensor among the arguments that will be handed in anew; None to keep them all.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        own: those, by position or keyword, that no other call is given.
     """
 
     def __init__(
@@ -47,13 +49,15 @@ class BlockCall:
         stream: Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        own: Collection[int | str] = (),
     ) -> None:
         self.name = name
         self.dtype = torch.float32 if stream is None else stream.dtype
         self._requires_grad = stream is not None and stream.requires_grad
         self._grad_enabled = torch.is_grad_enabled()
         self._module, self._function = module, function
-        self._arguments = Arguments(stream, args, kwargs)
+        self._arguments = Arguments(stream, args, kwargs, own)
+        self._left: list[Tensor] = []  # by `anew`, in the objects and containers that it was given
         device = self._arguments.device if stream is None else stream.device
         self._autocast = Autocast(device)
         self._generators = Generators(device)
@@ -92,7 +96,7 @@ class BlockCall:
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
-        self._arguments.notice_changes()
+        self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
         return output
 
     def origins(self, stream: Tensor | None) -> Origins:
@@ -131,10 +135,7 @@ class BlockCall:
     def _name_of(self, key: int | str) -> str:
         if isinstance(key, str):
             return key
-        try:
-            names = list(inspect.signature(self._module.forward).parameters)
-        except (TypeError, ValueError):
-            names = []
+        names = parameter_names(self._module)
         return names[key] if key < len(names) else f"number {key}"
 
     @property
@@ -145,6 +146,12 @@ class BlockCall:
     def stands(self) -> None:
         """The first run will not be taken back."""
         self._buffers.forget_running()
+        self._arguments.stand()
+
+    @property
+    def can_be_made_over(self) -> bool:
+        """Whether `anew` can hand over all that the first run was given."""
+        return self._arguments.can_be_given_anew
 
     def take_back(self) -> None:
         """As if the first run had not been: the buffers hold what they held before it."""
@@ -164,7 +171,22 @@ class BlockCall:
         ):
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
+        self._left = self._arguments.shared(args, kwargs)
         return output
+
+    def put_right(self, later: Collection[BlockCall]) -> None:
+        """After `anew`: objects and containers, and what ``later`` calls keep of them, hold what they should have held.
+
+        Raises:
+            RuntimeError: a tensor there is of another size, or has no memory of its own.
+            ValueError: there is another number of tensors than the first run left.
+        """
+        for wrong, right in zip(self._arguments.written, self._left, strict=True):
+            if wrong.data_ptr() != right.data_ptr():
+                wrong.data.copy_(right.detach())  # through .data: nobody has changed it
+            for call in later:
+                call._arguments.renew(wrong, right.detach())
+        self._left = []
 
     def again(self, stream: Tensor | None) -> Any:
         """Make the call once more on ``stream``; generators and buffers end as they were.
