@@ -182,7 +182,7 @@ def run_block(
     if tape.recording and (gradients_on() or tape.rewindable):
         step = _recorded_step(run, tape, x, args, kwargs, weight)
         saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length), step.values)
-        if tape.keeps_inputs:
+        if tape.keeps_inputs or tape.beyond is not None:
             saved.keep_input(x)
         with saved.dropping():
             output = step.call.first(args, kwargs, may_be_taken_back=tape.can_be_made_over)

@@ -205,8 +205,9 @@ def _parts(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     wrapper: Any = tensor
     if is_traceable_wrapper_subclass(wrapper):
-        names, _ = wrapper.__tensor_flatten__()
-        return [part for name in names for part in _parts(getattr(wrapper, name).detach())]
+        names, _ = wrapper.__tensor_flatten__()  # some PyTorch versions name more than tensors there (a DeviceMesh)
+        held = [getattr(wrapper, name) for name in names]
+        return [part for value in held if isinstance(value, Tensor) for part in _parts(value.detach())]
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):

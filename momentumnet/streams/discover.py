@@ -21,6 +21,7 @@ from momentumnet.streams.outside import outside_of
 from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
+from momentumnet.streams.wrapped import check_unwrapped
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         The streams, the rejections and what was measured.
 
     Raises:
-        ConversionError: A path in ``streams`` is no module of the model or holds no stream; or ``example_inputs``
-            is no tensor, list, tuple or mapping.
+        ConversionError: A path in ``streams`` is no module of the model or holds no stream; ``example_inputs``
+            is no tensor, list, tuple or mapping; or the model is wrapped for several processes already.
     """
+    check_unwrapped(model)
     names = _checked_names(model, streams)
     with roles_laid_aside(model):
         trace = record(model, example_inputs)
