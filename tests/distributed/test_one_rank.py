@@ -5,6 +5,7 @@ Blocks that call collectives are recomputed by all processes or by none, so one 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -92,7 +93,12 @@ def test_a_failure_on_one_process_ends_all_with_its_message(tmp_path: Path) -> N
     begun = tmp_path / "begun"
 
     run = subprocess.run(
-        [*command, str(script), str(begun)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [*command, str(script), str(begun)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # the script imports its network from the tests
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
     assert run.returncode != 0
