@@ -68,8 +68,8 @@ def cannot_be_made_over(stream: str) -> StateRangeError:
         f"stream {stream!r}: values outgrew their scale by more than its headroom in a pass that cannot be made over "
         "any more: it was left before its last block, a gradient was taken on the way, a block holds an "
         "autograd.Function or saved-tensor hooks, reads values into Python or contains a stream itself, or it has "
-        "changed an argument object that refuses to be copied. The next pass finds a wider scale: run this step again "
-        "from its forward."
+        "changed an argument object that refuses to be copied, or filled a set with tensors. The next pass finds a "
+        "wider scale: run this step again from its forward."
     )
 
 

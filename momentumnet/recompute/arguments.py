@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree  # the one walker that knows every reg
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.argument_objects import is_object, signature
-from momentumnet.recompute.objects import Held, copied, has_state, is_small, with_small_ones_cloned
+from momentumnet.recompute.object_copies import copied, is_small, with_small_ones_cloned
+from momentumnet.recompute.objects import has_state, parts
 
 
 def version(tensor: Tensor) -> int:
@@ -78,7 +79,8 @@ class Arguments:
         self._held: list[tuple[Tensor, int]] = []
         # Small tensors in them, and the clones that are kept; tensors in them after the call. Until the call stands.
         self._cloned: list[tuple[Tensor, Tensor]] = []
-        self.written: list[Tensor] = []
+        self._written: list[Tensor] = []
+        self._is_ordered = True  # no set holds tensors, of which nobody could tell which one stands for which
         self._own = own
         objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
         if objects:
@@ -117,11 +119,11 @@ class Arguments:
             self.stand()
         else:
             # Without their history, which would tie the graph to its tape.
-            self.written = [tensor if is_small(tensor) else tensor.detach() for tensor in self.shared(args, kwargs)]
+            self._written = [tensor if is_small(tensor) else tensor.detach() for tensor in self.shared(args, kwargs)]
 
     def stand(self) -> None:
         """The first run will not be taken back."""
-        self._live, self._cloned, self.written = [], [], []
+        self._live, self._cloned, self._written = [], [], []
 
     @property
     def can_be_given_anew(self) -> bool:
@@ -134,7 +136,23 @@ class Arguments:
             return []
         named = named_arguments(args, kwargs).items()
         shared = [value for key, value in named if key not in self._own and has_state(value)]
-        return Held(shared, apart=[leaf for _, leaf, _ in self._live]).tensors
+        found = []
+        for part, contents in parts(shared, apart=[leaf for _, leaf, _ in self._live]):
+            if contents is None:
+                found.append(part)
+            elif isinstance(contents.items, set):
+                self._is_ordered &= not any(isinstance(item, Tensor) or has_state(item) for item in contents.items)
+        return found
+
+    def rewritten(self, left: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the first run left in objects and containers, and what another run has ``left`` there instead.
+
+        Raises:
+            ValueError: it cannot be told which tensor stands for which.
+        """
+        if not self._is_ordered:
+            raise ValueError("tensors in a set have no order")
+        return zip(self._written, left, strict=True)
 
     def renew(self, tensor: Tensor, value: Tensor) -> None:
         """``tensor`` should have been ``value`` when its clone was made."""

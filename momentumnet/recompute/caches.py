@@ -16,7 +16,8 @@ from torch import nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.arguments import named_arguments
-from momentumnet.recompute.objects import Held, copied, has_state, with_small_ones_cloned
+from momentumnet.recompute.object_copies import copied, with_small_ones_cloned
+from momentumnet.recompute.objects import Held, has_state
 
 logger = logging.getLogger("momentumnet")
 

@@ -64,7 +64,7 @@ class BlockCall:
         self._owners = owners = _modules_of(module)
         self._look_at(owners)
         self._training = module.training
-        self._parameters: list[tuple[weakref.ref[Tensor], str, int, bool]] = []
+        self._parameters: list[tuple[weakref.ref[Tensor], str, int, torch.dtype, bool]] = []
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
         self._swapped: list[tuple[nn.Module, str, Any]] = []
         aliases: dict[int, Tensor] = {}
@@ -73,7 +73,9 @@ class BlockCall:
             for name, parameter in values:
                 if parameter is None:
                     continue
-                self._parameters.append((weakref.ref(parameter), name, version(parameter), parameter.requires_grad))
+                self._parameters.append(
+                    (weakref.ref(parameter), name, version(parameter), parameter.dtype, parameter.requires_grad)
+                )
                 if not isinstance(parameter, nn.Parameter):
                     self._swapped.append((owner, name, kept(parameter, aliases)))
 
@@ -179,9 +181,9 @@ class BlockCall:
 
         Raises:
             RuntimeError: a tensor there is of another size, or has no memory of its own.
-            ValueError: there is another number of tensors than the first run left.
+            ValueError: it cannot be told which tensor of the first run another one stands for.
         """
-        for wrong, right in zip(self._arguments.written, self._left, strict=True):
+        for wrong, right in self._arguments.rewritten(self._left):
             if wrong.data_ptr() != right.data_ptr():
                 wrong.data.copy_(right.detach())  # through .data: nobody has changed it
             for call in later:
@@ -229,10 +231,15 @@ class BlockCall:
                 f"block {self.name!r} was in {'training' if self._training else 'eval'} mode in its forward and is "
                 "not any more; switch modes after backward"
             )
-        for reference, name, counter, requires_grad in self._parameters:
+        for reference, name, counter, dtype, requires_grad in self._parameters:
             parameter = reference()
             if parameter is None:
                 continue
+            if parameter.dtype != dtype:  # through .data, which counts as no change in place
+                raise ReconstructionError(
+                    f"block {self.name!r}: parameter {name!r} was {dtype} in its forward and is {parameter.dtype} now; "
+                    "change the type of the model (.to, .double, .half) after backward"
+                )
             if version(parameter) != counter:
                 raise ReconstructionError(
                     f"block {self.name!r}: parameter {name!r} was changed between forward and backward, so the "

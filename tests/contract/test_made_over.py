@@ -208,6 +208,18 @@ def test_object_that_refuses_to_be_copied_and_is_only_read_is_fine(caplog: pytes
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
+def test_tensors_in_a_set_are_refused() -> None:
+    def put_in_a_set(notes: Any, x: Tensor) -> Tensor:
+        notes.keys = {*notes.keys, x.tanh()}
+        return sum(notes.keys) / len(notes.keys)
+
+    _, net = nets(appended, 1)
+    for block in net.blocks:
+        block.use = put_in_a_set
+    with pytest.raises(mn.StateRangeError, match="run this step again"):
+        net(rows(), Notes())
+
+
 def test_another_number_of_tensors_is_refused() -> None:
     """A block that writes what it did not write in the first run: nobody knows which tensor stands for which."""
     calls = iter(range(5))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from momentumnet.recompute.objects import Held, Values, copied, has_state
+from momentumnet.recompute.object_copies import copied
+from momentumnet.recompute.objects import Held, Values, has_state
 
 
 class Plain:
