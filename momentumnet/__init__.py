@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from momentumnet import log
 
 if TYPE_CHECKING:
+    from momentumnet import hf as hf  # needs an extra, so it is no name of all
     from momentumnet import init, landscape, native, optim, prune
     from momentumnet.conversion import convert, revert, set_gamma
     from momentumnet.core.ledger import check_replays
@@ -66,7 +67,7 @@ __all__ = [
     "transform_to_momentumnet",
 ]
 
-_PACKAGES = ("init", "landscape", "native", "optim", "prune")
+_PACKAGES = ("hf", "init", "landscape", "native", "optim", "prune")
 _NAMES = {
     "conversion": ("convert", "revert", "set_gamma"),
     "core.ledger": ("check_replays",),
