@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from momentumnet import log
 
 if TYPE_CHECKING:
+    from momentumnet import hf as hf  # needs an extra, as lightning does: no names of all
     from momentumnet import init, landscape, native, optim, prune
+    from momentumnet import lightning as lightning
     from momentumnet.conversion import convert, revert, set_gamma
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
@@ -66,7 +68,7 @@ __all__ = [
     "transform_to_momentumnet",
 ]
 
-_PACKAGES = ("init", "landscape", "native", "optim", "prune")
+_PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
     "conversion": ("convert", "revert", "set_gamma"),
     "core.ledger": ("check_replays",),

@@ -32,6 +32,7 @@ from momentumnet.core.settings import StreamSettings
 from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
 from momentumnet.errors import CheckpointError, ConversionError, ReconstructionError
+from momentumnet.recompute import own_checkpoints
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.choices import chosen, recomputing
@@ -125,6 +126,8 @@ class MomentumStream(StreamSettings):
         from_the_middle = passage is None and place > 0 and _in_backward()
         transform = transforms.at_work(x)
         if passage is None:
+            if self.backward != "stored":
+                own_checkpoints.warn_of(module, block, self.name)
             passage = self._start(x, place, transform)
             passage.rivals = frozenset() if is_sure else rivals_of(x, args, kwargs)
         else:
