@@ -1,4 +1,4 @@
-"""Budgets: numbers of bytes as users write them."""
+"""Budgets: numbers of bytes as users write them, and what of them may be used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", start=1)}
 # The smallest peak that there is.
 LEAST = "least"
+# Of a budget, this share is left free for what the prediction may be off.
+MARGIN = 0.05
 
 
 def bytes_of(budget: int | str) -> int | None:
@@ -34,3 +36,8 @@ def bytes_of(budget: int | str) -> int | None:
             f"budget must be a positive number of bytes, a text such as '4GiB' or '500MB', or 'least', got {budget!r}"
         )
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def allowed(limit: int) -> int:
+    """The predicted bytes that a budget has room for."""
+    return int(limit * (1 - MARGIN))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import bytes_of
+from momentumnet.planner.budget import MARGIN, allowed, bytes_of
 from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
@@ -19,9 +19,6 @@ from momentumnet.planner.search import Options, least, within
 from momentumnet.planner.simulate import peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.streams.discover import Discovery
-
-# Of a budget, this share is left free for what the prediction may be off.
-MARGIN = 0.05
 
 
 def fitted(
@@ -50,29 +47,47 @@ def fitted(
         ValueError: the budget is no number of bytes.
     """
     limit = bytes_of(budget)
+    options = options_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
+    if limit is None:
+        _, choices = least(options)
+    else:
+        choices = within(options, allowed(limit)) or []
+        if not choices:
+            raise does_not_fit(options, limit)
+    return _plan(options.profile, options, choices, found, limit, gamma, arithmetic)
+
+
+def options_of(
+    model: nn.Module,
+    example_inputs: Any,
+    found: Discovery,
+    *,
+    gamma: Fraction,
+    arithmetic: str,
+    loss: Callable[[Any], Tensor] | None,
+) -> Options:
+    """What can be chosen for a model, measured; the arguments are those of `fitted`.
+
+    Raises:
+        ConversionError: the model has nothing that could be recomputed.
+    """
     profile = profile_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
     if not profile.units:
         raise ConversionError(
             f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
-    options = Options(profile)
-    if limit is None:
-        _, choices = least(options)
-    else:
-        choices = within(options, int(limit * (1 - MARGIN))) or []
-        if not choices:
-            raise _does_not_fit(options, limit)
-    return _plan(profile, options, choices, found, limit, gamma, arithmetic)
+    return Options(profile)
 
 
-def _does_not_fit(options: Options, limit: int) -> ConversionError:
+def does_not_fit(options: Options, limit: int) -> ConversionError:
+    """What is said of a budget that is too small."""
     profile = options.profile
     smallest, choices = least(options)
     moment = peak_of(simulated(profile, choices))
     gradients = sum(unit.cost.parameter_bytes for unit in profile.units)
     in_loss = moment.unit == len(profile.units)
     where = "the loss" if in_loss else f"{moment.phase} of {profile.units[moment.unit].names[0]!r}"
-    share = min(1.0, (limit * (1 - MARGIN) - gradients) / max(1, smallest - gradients))
+    share = min(1.0, (allowed(limit) - gradients) / max(1, smallest - gradients))
     smaller = f"a batch of about {math.floor(100 * share)} % of this size"
     advice = smaller if share > 0 else "nothing: no batch is small enough"
     return ConversionError(
