@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
+from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed
-from momentumnet.planner.fit import does_not_fit
-from momentumnet.planner.profile import Profile
-from momentumnet.planner.rescaled import rescaled
+from momentumnet.planner.rescaled import predicted_largest
 from momentumnet.planner.search import Options, within
 from momentumnet.streams.nested import tensors_in
 
@@ -66,13 +65,13 @@ def largest_planned(
         except (RuntimeError, ValueError) as error:
             # Batch norms have nothing to measure in one value a channel: then a batch of two is the smallest.
             if batch == 1 and FIRST in found:
-                raise does_not_fit(found[FIRST], limit) from error
+                raise does_not_fit(found[FIRST], limit, FIRST) from error
             raise
         return found[batch]
 
     largest = largest_fitting(options_of, allowed(limit), most)
     if not largest:
-        raise does_not_fit(found[min(found)], limit)
+        raise does_not_fit(found[min(found)], limit, min(found))
     return largest
 
 
@@ -102,21 +101,10 @@ def largest_fitting(options_of: Callable[[int], Options | None], limit: int, mos
         if last.options is None or (turn > GUESSES and turn % 2):
             last = tried((low.batch + stop) // 2)
         else:
-            last = tried(_guess(last.options.profile, last.batch, limit, range(low.batch + 1, stop)))
+            beyond = range(low.batch + 1, stop)
+            last = tried(predicted_largest(last.options.profile, last.batch, limit, beyond) or beyond[0])
         if last.fits:
             low = last
         else:
             high = last.batch
     return low.batch
-
-
-def _guess(profile: Profile, measured: int, limit: int, batches: range) -> int:
-    """The largest of the batches that is predicted to fit, from a profile of another one; the first if none is."""
-    first, last = batches[0], batches[-1]
-    while first < last:
-        middle = (first + last + 1) // 2
-        if within(Options(rescaled(profile, middle / measured)), limit) is None:
-            last = middle - 1
-        else:
-            first = middle
-    return first

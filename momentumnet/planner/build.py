@@ -137,7 +137,7 @@ def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, de
         return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
     undo = _undo_seconds(stream, gamma, found, device)
-    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo)
+    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread)
 
 
 def _undo_seconds(stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device) -> float:

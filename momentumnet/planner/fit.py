@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import MARGIN, allowed, bytes_of
+from momentumnet.planner.advice import does_not_fit
+from momentumnet.planner.budget import allowed, bytes_of
 from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
@@ -19,6 +18,7 @@ from momentumnet.planner.search import Options, least, within
 from momentumnet.planner.simulate import peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.streams.discover import Discovery
+from momentumnet.streams.nested import tensors_in
 
 
 def fitted(
@@ -43,7 +43,7 @@ def fitted(
         loss: of the model's output.
 
     Raises:
-        ConversionError: no choice fits the budget; says what the least is.
+        ConversionError: no choice fits the budget; says what the least is, what takes it and what would help.
         ValueError: the budget is no number of bytes.
     """
     limit = bytes_of(budget)
@@ -53,7 +53,7 @@ def fitted(
     else:
         choices = within(options, allowed(limit)) or []
         if not choices:
-            raise does_not_fit(options, limit)
+            raise does_not_fit(options, limit, batch_of(example_inputs))
     return _plan(options.profile, options, choices, found, limit, gamma, arithmetic)
 
 
@@ -79,22 +79,10 @@ def options_of(
     return Options(profile)
 
 
-def does_not_fit(options: Options, limit: int) -> ConversionError:
-    """What is said of a budget that is too small."""
-    profile = options.profile
-    smallest, choices = least(options)
-    moment = peak_of(simulated(profile, choices))
-    gradients = sum(unit.cost.parameter_bytes for unit in profile.units)
-    in_loss = moment.unit == len(profile.units)
-    where = "the loss" if in_loss else f"{moment.phase} of {profile.units[moment.unit].names[0]!r}"
-    share = min(1.0, (allowed(limit) - gradients) / max(1, smallest - gradients))
-    smaller = f"a batch of about {math.floor(100 * share)} % of this size"
-    advice = smaller if share > 0 else "nothing: no batch is small enough"
-    return ConversionError(
-        f"no choice fits a budget of {format_bytes(limit)}. The least is about "
-        f"{format_bytes(math.ceil(smallest / (1 - MARGIN)))}, for {where}; gradients of parameters take up to "
-        f"{format_bytes(gradients)}. What would help: {advice}" + ("; or compute the loss in chunks" if in_loss else "")
-    )
+def batch_of(example_inputs: Any) -> int | None:
+    """The batch size that all tensors of the example have in front; None if they have none in common."""
+    sizes = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_in(example_inputs)}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _plan(

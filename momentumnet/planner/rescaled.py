@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from momentumnet.planner.profile import Cost, Profile, Unit
+from momentumnet.planner.search import Options, within
 
 
 def rescaled(profile: Profile, share: float) -> Profile:
@@ -19,6 +20,28 @@ def rescaled(profile: Profile, share: float) -> Profile:
         streams=tuple(replace(stream, elements=int(stream.elements * share)) for stream in profile.streams),
         loss=_cost(profile.loss, share),
     )
+
+
+def predicted_largest(profile: Profile, measured: int, limit: int, batches: range) -> int | None:
+    """The largest of the batches that is predicted to fit; None if none is.
+
+    Args:
+        profile: of a step.
+        measured: its batch.
+        limit: bytes that the peak may take.
+        batches: those to choose from.
+    """
+
+    def fits(batch: int) -> bool:
+        return within(Options(rescaled(profile, batch / measured)), limit) is not None
+
+    if not batches or not fits(batches[0]):
+        return None
+    first, last = batches[0], batches[-1]
+    while first < last:
+        middle = (first + last + 1) // 2
+        first, last = (middle, last) if fits(middle) else (first, middle - 1)
+    return first
 
 
 def _unit(unit: Unit, share: float) -> Unit:
