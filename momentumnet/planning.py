@@ -83,8 +83,11 @@ def plan(
         backward: see `convert`.
         others: see `convert`.
         spare: see `convert`.
-        budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, or ``"least"`` for
-            as few as there can be. Parameters, and what an optimizer keeps, come on top; gradients are counted.
+        budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, ``"least"`` for
+            as few as there can be, or ``"device"`` for nine tenths of what is free now on the device of the model (on
+            the CPU: of what the system and the process's container have left). Parameters, and what an optimizer keeps,
+            come on top; gradients are counted. An optimizer that has not stepped yet has not taken its part of what is
+            free.
         loss: the loss of the model's output, so that its bytes count; None for the output's own ``loss``, or a sum.
 
     Returns:
@@ -171,9 +174,10 @@ def largest_batch(
     """
     from momentumnet.planner.batch import largest_planned
     from momentumnet.planner.budget import bytes_of
+    from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import options_of
 
-    limit, ratio = bytes_of(budget), exact_gamma(gamma)
+    limit, ratio = bytes_of(budget, device_of(model, ())), exact_gamma(gamma)
     if limit is None:
         raise ValueError(f"budget must be a number of bytes for the largest batch, got {budget!r}")
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:

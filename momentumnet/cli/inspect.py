@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
     shapes = "shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)"
     meaning = (
         "choose for each block and module what takes the least time within this memory, e.g. 4GiB, gradients "
-        "included and parameters not, or 'least'; measures a training step"
+        "included and parameters not, 'device' for what is free there, or 'least'; measures a training step"
     )
     parser.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
     parser.add_argument(
@@ -160,5 +160,5 @@ def _largest_batch(report: Report, model: nn.Module, options: argparse.Namespace
         options.budget,
         gamma=options.gamma,
     )
-    report.line(f"the largest batch within {format_bytes(options.budget)}: {batch}")
+    report.line(f"the largest batch: {batch}")
     return batch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from momentumnet.errors import ConversionError
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed, bytes_of
-from momentumnet.planner.build import profile_of
+from momentumnet.planner.build import device_of, profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, within
@@ -37,7 +37,7 @@ def fitted(
         model: the network, unconverted; it is left as it was found.
         example_inputs: as `momentumnet.convert` takes them.
         found: what a trace has found in it.
-        budget: bytes, a text such as "4GiB", or "least".
+        budget: bytes, a text such as "4GiB", "least" or "device".
         gamma: of the streams.
         arithmetic: of the streams.
         loss: of the model's output.
@@ -46,7 +46,7 @@ def fitted(
         ConversionError: no choice fits the budget; says what the least is, what takes it and what would help.
         ValueError: the budget is no number of bytes.
     """
-    limit = bytes_of(budget)
+    limit = bytes_of(budget, device_of(model, example_inputs))
     options = options_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
     if limit is None:
         _, choices = least(options)
