@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
-    from momentumnet.planning import plan
+    from momentumnet.planning import largest_batch, plan
     from momentumnet.resume import load_training_state, training_state
     from momentumnet.streams.block import ResidualStream
     from momentumnet.streams.discover import find_streams
@@ -56,6 +56,7 @@ __all__ = [
     "find_streams",
     "init",
     "landscape",
+    "largest_batch",
     "load_training_state",
     "measure_memory",
     "native",
@@ -77,7 +78,7 @@ _NAMES = {
     "memory": ("MemoryReport", "measure_memory"),
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
     "planner.training_plan": ("TrainingPlan",),
-    "planning": ("plan",),
+    "planning": ("largest_batch", "plan"),
     "resume": ("load_training_state", "training_state"),
     "streams.block": ("ResidualStream",),
     "streams.discover": ("find_streams",),

@@ -37,6 +37,7 @@ examples:
   momentumnet finetune                                     ResNet-18 on the digits of scikit-learn
   momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
   momentumnet finetune --data photos --weights DEFAULT     photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
+  momentumnet finetune --budget 2GiB                       what each block keeps is chosen so that a step fits
   momentumnet finetune --compare                           fine-tune the unconverted network as well
   momentumnet finetune --optimizer sam                     step with the gradient at the worst point nearby
   momentumnet finetune --resume                            go on after an interruption
@@ -52,6 +53,11 @@ def add_parser(commands: Any) -> None:
     _add_training_arguments(parser.add_argument_group("network and data"))
     _add_optimizer_arguments(parser.add_argument_group("optimizer"))
     group = parser.add_argument_group("engine")
+    meaning = (
+        "memory that a training step may take, e.g. 2GiB, 'device' for what is free there, or 'least': for each block "
+        "and module is chosen what takes the least time in it, in place of --others, --spare and --backward"
+    )
+    group.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
     add_choice(
         group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
     )
@@ -115,6 +121,8 @@ def run(options: argparse.Namespace) -> None:
         raise CommandError(
             "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
         )
+    if options.budget is not None and (options.others != "checkpoint" or options.spare or options.backward != "auto"):
+        raise CommandError("--budget chooses for each block and module; leave out --others, --spare and --backward")
     report = Report(as_json=options.json)
     device = chosen_device(options)
     torch.manual_seed(options.seed)
@@ -172,6 +180,10 @@ def _batch_size(options: argparse.Namespace, images: ImageData) -> int:
 
 
 def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, device: torch.device) -> nn.Module:
+    if options.budget is not None:  # for the batches as they will be
+        examples = torch.stack([images.train[index][0] for index in range(_batch_size(options, images))])
+        budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
+        return convert(model, examples.to(device), **budgeted)
     examples = torch.stack([images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))])
     return convert(
         model,
@@ -204,4 +216,5 @@ def _settings(options: argparse.Namespace, images: ImageData, weights: str, rho:
         "optimizer": options.optimizer,
         "rho": rho,
         "adaptive": options.adaptive,
+        **({} if options.budget is None else {"budget": options.budget}),  # older runs go on without
     }

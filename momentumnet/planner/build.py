@@ -44,7 +44,7 @@ def profile_of(
     """
     trace = record(model, example_inputs, eval_mode=False)
     stages = [stage for stage in found.timeline if not stage.repeated]
-    device = next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
+    device = device_of(model, example_inputs)
     costs, loss_cost = measured(model, example_inputs, [stage.names for stage in stages], loss, device)
     calls = _calls_of(trace, stages)
     given = set().union(*(call.entered for call in trace.root.children))
@@ -65,6 +65,11 @@ def profile_of(
     units, glue = _parted(units, _glue(trace, calls))
     streams = tuple(_stream_profile(stream, gamma, arithmetic, device) for stream in found.streams)
     return Profile(tuple(units), glue, sizes, streams, loss_cost)
+
+
+def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
+    """Where a step runs."""
+    return next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
 
 
 def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]:
@@ -137,7 +142,7 @@ def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, de
         return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
     undo = _undo_seconds(stream, gamma, found, device)
-    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo)
+    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread)
 
 
 def _undo_seconds(stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device) -> float:

@@ -72,6 +72,7 @@ class StreamProfile:
         word: of its integers; None for float arithmetic.
         bits: for which its scale is chosen.
         undo_seconds: of taking a step back.
+        spread: how far typical values lie below the largest.
     """
 
     path: str
@@ -81,6 +82,7 @@ class StreamProfile:
     word: Word | None
     bits: int
     undo_seconds: float
+    spread: float = 1.0
 
     @property
     def in_motion(self) -> int:
