@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ReconstructionError,
         StateRangeError,
         StepOrderError,
+        StorageError,
     )
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
@@ -47,6 +48,7 @@ __all__ = [
     "ResidualStream",
     "StateRangeError",
     "StepOrderError",
+    "StorageError",
     "TrainingPlan",
     "check_replays",
     "convert",
