@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ReconstructionError,
         StateRangeError,
         StepOrderError,
+        StorageError,
     )
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
@@ -49,6 +50,7 @@ __all__ = [
     "ResidualStream",
     "StateRangeError",
     "StepOrderError",
+    "StorageError",
     "TrainingPlan",
     "check_replays",
     "convert",

@@ -34,6 +34,10 @@ class CheckpointError(MomentumNetError):
     """A file of an earlier run is damaged, or belongs to another run."""
 
 
+class StorageError(MomentumNetError):
+    """A file could not be written; the message says how many bytes it takes where the disk is full."""
+
+
 class PruningError(MomentumNetError):
     """A network holds nothing that can be pruned as asked, or computes something else once it is smaller."""
 

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "momentumnet"
 # From the ground up. A room may import those below it, and itself; rooms of one row know nothing of each other.
 FLOORS = (
     ("errors", "figures", "log", "memory", "progress"),
-    ("arithmetic", "checkpoint_file"),
-    ("native", "recompute"),
+    ("arithmetic", "whole_file"),
+    ("checkpoint_file", "native", "recompute"),
     ("core", "loss"),
     ("streams",),
     ("description", "planner", "resume"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import statistics
@@ -14,6 +15,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+
+from momentumnet import whole_file
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; black for the reference.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -38,7 +41,9 @@ def figure_panels(path: Path, count: int, size: tuple[float, float], *, title: s
                 axes.set_axis_off()
             yield list(panels.flat[:count])
             figure.suptitle(title, fontsize=11)
-            figure.savefig(path, dpi=200)
+            image = io.BytesIO()
+            figure.savefig(image, dpi=200, format=path.suffix[1:])
+            whole_file.write(path, lambda sink: sink.write(image.getvalue()))
         finally:
             pyplot.close(figure)
 

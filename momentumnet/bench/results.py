@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from momentumnet import whole_file
 from momentumnet.bench.machine import machine, versions
 from momentumnet.errors import CheckpointError
 
@@ -76,9 +76,7 @@ class Results:
     def add(self, rows: Sequence[Row]) -> None:
         """Appends rows and writes the file: a process ended at any moment leaves the old one or the new one."""
         self.rows += rows
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps(self.values(), indent=1) + "\n")
-        os.replace(partial, self.path)
+        whole_file.write_json(self.path, self.values(), indent=1)
 
     def values(self) -> dict[str, Any]:
         """Header and rows."""
@@ -87,10 +85,12 @@ class Results:
 
 def _earlier_rows(path: Path, header: Mapping[str, Any], anew: str) -> list[Row]:
     try:
-        earlier = json.loads(path.read_text())
-        rows: list[Row] = earlier.pop("rows")
-    except (ValueError, AttributeError, KeyError):
-        raise CheckpointError(f"{path} does not hold the results of a benchmark; {anew}") from None
+        earlier = whole_file.read_json(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {anew}") from error
+    if "rows" not in earlier:
+        raise CheckpointError(f"{path} does not hold the results of a benchmark; {anew}")
+    rows: list[Row] = earlier.pop("rows")
     plain = json.loads(json.dumps(header))
     for part in ("command", "machine", "versions", "settings"):
         if earlier.get(part) != plain[part]:

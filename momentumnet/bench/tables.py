@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from momentumnet import whole_file
+
 
 @dataclass(frozen=True)
 class Table:
@@ -35,7 +37,8 @@ class Table:
 
 def write_markdown(path: Path, tables: Sequence[Table], header: Mapping[str, Any]) -> None:
     """Writes tables to one file, with where and when they were measured."""
-    path.write_text("\n\n".join([*(table.markdown() for table in tables), _provenance(header)]) + "\n")
+    text = "\n\n".join([*(table.markdown() for table in tables), _provenance(header)])
+    whole_file.write_text(path, text + "\n")
 
 
 def _provenance(header: Mapping[str, Any]) -> str:

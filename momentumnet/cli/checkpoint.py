@@ -1,39 +1,64 @@
-"""Checkpoints of the command line's training runs."""
+"""Checkpoints of the command line's training runs: the last one, and the one before it should that be damaged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from momentumnet import checkpoint_file
-from momentumnet.checkpoint_file import save
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli.errors import UsageError
 from momentumnet.errors import CheckpointError
 from momentumnet.resume import load_training_state
 
-__all__ = ["load", "load_streams", "save"]
 
-
-def load(path: Path, settings: Mapping[str, object]) -> dict[str, Any]:
-    """Reads a checkpoint; one that cannot be used is an error that names the options for it.
+def save(path: Path, settings: Mapping[str, object], content: Mapping[str, Any]) -> None:
+    """Writes a checkpoint; the one before it is kept beside it.
 
     Raises:
-        CommandError: The file is damaged, is no checkpoint, or belongs to a run with other settings.
+        StorageError: It cannot be written; the one that was there is there still.
     """
-    try:
-        return checkpoint_file.load(path, settings)
-    except CheckpointError as error:
-        raise _unusable(str(error)) from error
+    checkpoint_file.save(path, settings, content, keep_previous=True)
+
+
+def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Reads the last checkpoint that is good; None where none was written yet.
+
+    Args:
+        path: Where it is; the one before it lies beside it.
+        settings: What makes the run the one that it is.
+        say: Takes a line about a damaged one that is passed over.
+
+    Raises:
+        UsageError: All of them are damaged, or the good one belongs to a run with other settings.
+    """
+    there = [file for file in (path, checkpoint_file.previous(path)) if file.exists()]
+    problem = ""
+    for file in there:
+        try:
+            content = checkpoint_file.read(file)
+        except CheckpointError as error:
+            problem = problem or str(error)
+            continue
+        if problem:
+            say(f"{problem}; going on from the checkpoint before it, {file}")
+        try:
+            checkpoint_file.check_settings(file, content["settings"], settings)
+        except CheckpointError as error:
+            raise _unusable(str(error)) from error
+        return content
+    if problem:
+        raise _unusable(problem)
+    return None
 
 
 def load_streams(path: Path, model: nn.Module, state: Mapping[str, Any]) -> None:
     """Gives the model's streams the training state that a checkpoint holds.
 
     Raises:
-        CommandError: It belongs to other streams.
+        UsageError: It belongs to other streams.
     """
     try:
         load_training_state(model, state)
@@ -41,5 +66,5 @@ def load_streams(path: Path, model: nn.Module, state: Mapping[str, Any]) -> None
         raise _unusable(f"{path} cannot be resumed: {error}") from error
 
 
-def _unusable(reason: str) -> CommandError:
-    return CommandError(f"{reason}; start without --resume, or choose another --output")
+def _unusable(reason: str) -> UsageError:
+    return UsageError(f"{reason}; start without --resume, or choose another --output")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -14,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from momentumnet import whole_file
 from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.data import ImageData
-from momentumnet.cli.errors import CommandError
-from momentumnet.cli.training import Epoch, Schedule, Trainer, evaluate
-from momentumnet.description import describe
+from momentumnet.cli.errors import UsageError
+from momentumnet.cli.metrics import Epoch, write_metrics
+from momentumnet.cli.trained import WEIGHTS, write_config
+from momentumnet.cli.training import Schedule, Trainer, evaluate
+from momentumnet.cli.weights_file import save_weights
 from momentumnet.memory import format_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Comparison:
         images: What to train and validate on.
         device: Where the networks are.
         schedule: How long and how fast to train.
-        output: Folder for checkpoints, weights and ``report.json``.
+        output: Folder of the run, which is there.
         settings: What makes the run the one that it is, as plain values.
         report: Takes what the user is to see.
     """
@@ -73,25 +75,27 @@ class Comparison:
     output: Path
     settings: Mapping[str, object]
     report: Report
+    _epochs: dict[str, list[Epoch]] = dataclasses.field(default_factory=dict, init=False)
 
     def run(self, *, trained: Collection[str], resume: bool) -> None:
         """Measures all networks, trains those named, and reports.
 
         Raises:
-            CommandError: Too few images, or a checkpoint that cannot be resumed.
+            UsageError: Too few images, or a checkpoint that cannot be resumed.
         """
         if self.schedule.batch_size < 2:
-            raise CommandError(
+            raise UsageError(
                 f"training needs batches of at least 2 images; there are {self.schedule.batch_size} in a batch of "
                 f"{self.images.name}"
             )
-        self.output.mkdir(parents=True, exist_ok=True)
+        network, classes, preprocessing = self.networks[MOMENTUM], self.images.class_names, self.images.preprocessing
+        write_config(self.output, network, classes, preprocessing, self.settings)
         costs = self._measure()
         outcomes = {}
         for name in list(self.networks):
             network = self.networks.pop(name)  # so that its memory is free for the next one
-            before = evaluate(network, self.images, self.schedule.batch_size, self.device)
-            epochs = self._train(name, network, resume=resume) if name in trained else []
+            before, _ = evaluate(network, self.images, self.schedule.batch_size, self.device)
+            epochs = self._train(name, network, costs, resume=resume) if name in trained else []
             outcomes[name] = Outcome(before, costs[name], epochs)
         self._show(outcomes)
 
@@ -102,34 +106,31 @@ class Comparison:
             task = progress.add_task("measuring memory and time", total=None)
             return step_costs(self.networks, step, advance=lambda: progress.advance(task))
 
-    def _train(self, name: str, network: nn.Module, *, resume: bool) -> list[Epoch]:
+    def _train(self, name: str, network: nn.Module, costs: Mapping[str, StepCost], *, resume: bool) -> list[Epoch]:
         path = self.output / f"checkpoint-{name}.pt"
         trainer = Trainer(network, self.images, self.device, schedule=self.schedule, path=path, settings=self.settings)
         if resume:
             self._resume(trainer)
-        elif path.exists():
-            kept = path.with_suffix(".previous.pt")
-            path.replace(kept)
-            self.report.line(f"{name}: the checkpoint of an earlier run is kept as {kept}")
+        self._write(name, trainer, costs)
         while len(trainer.done) < self.schedule.epochs:
             self._run_epoch(name, trainer)
-        weights = {key: value.cpu() for key, value in network.state_dict().items()}
-        torch.save(weights, self.output / f"{name}.pt")
-        if name == MOMENTUM:
-            (self.output / f"{name}.json").write_text(json.dumps(describe(network), indent=2) + "\n")
+            self._write(name, trainer, costs)
         return trainer.done
 
+    def _write(self, name: str, trainer: Trainer, costs: Mapping[str, StepCost]) -> None:
+        """Writes the weights and the table of what is done so far."""
+        if not trainer.done:
+            return
+        save_weights(self.output / (WEIGHTS if name == MOMENTUM else f"{name}.safetensors"), trainer.model)
+        self._epochs[name] = trainer.done
+        peaks = {network: cost.memory.peak_bytes for network, cost in costs.items()}
+        write_metrics(self.output / "metrics.csv", self._epochs, peaks)
+
     def _resume(self, trainer: Trainer) -> None:
-        if not trainer.path.exists():
+        if not trainer.resume(self.report.line):
             self.report.line(f"{trainer.path} does not exist yet: starting with the first epoch")
             return
-        to_the_bit = trainer.resume()
         self.report.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.schedule.epochs}")
-        if not to_the_bit:
-            self.report.line(
-                "It is of an earlier version and does not hold the scales of the streams: these are learned anew, so "
-                "the last bits may differ from those of an uninterrupted run"
-            )
 
     def _run_epoch(self, name: str, trainer: Trainer) -> None:
         counter = f"{len(trainer.done) + 1}/{self.schedule.epochs}"
@@ -161,8 +162,8 @@ class Comparison:
             f"of one forward and backward pass over {self.schedule.batch_size} images, beside parameters and gradients."
         )
         self.report.line(
-            f"The fine-tuned weights, which fit the unconverted network too: {self.output / MOMENTUM}.pt. The network "
-            f"that was trained: momentumnet.convert(model, like=...) with what {self.output / MOMENTUM}.json holds"
+            f"The fine-tuned weights, which fit the unconverted network too: {self.output / WEIGHTS}. "
+            f"momentumnet evaluate, predict and export take {self.output} from here"
         )
         values = {
             "command": "finetune",
@@ -171,7 +172,7 @@ class Comparison:
             "output": str(self.output),
             "networks": {name: outcome.values() for name, outcome in outcomes.items()},
         }
-        (self.output / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+        whole_file.write_json(self.output / "report.json", values)
         self.report.result(values)
 
 

@@ -1,8 +1,8 @@
-"""The images to fine-tune on: scikit-learn's digits, CIFAR-10, or a folder of one's own."""
+"""The images to train and evaluate on: scikit-learn's digits, CIFAR-10, or a folder of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import RandomHorizontalFlip
 
 from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli import image_folder
+from momentumnet.cli.errors import UsageError
+from momentumnet.cli.images import BrokenImageError, Preprocessing
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
 FOLDER_SIZE = 224
 FILE_WORKERS = 2
+# Pixels of the digits are 0 to 16 with mean 4.9 and deviation 6.0.
+DIGITS_MEAN, DIGITS_STD = (4.9 / 16,) * 3, (6.0 / 16,) * 3
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,49 @@ class ImageData:
     name: str
     train: Any
     validation: Any
-    classes: int
-    image_size: int
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
     workers: int
 
-    def batches(self, part: Any, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader[Any]:
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that a network is given."""
+        return self.preprocessing.image_size
+
+    def batches(self, part: Any, batch_size: int, *, shuffle_seed: int | None = None) -> Batches:
         """Batches of one part: in order, or in an order that depends on ``shuffle_seed`` alone.
 
         Shuffled batches are all full: batch normalisation cannot train on a last batch of a single image.
         """
         shuffle = shuffle_seed is not None
         generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
-        return DataLoader(
-            part, batch_size, shuffle=shuffle, drop_last=shuffle, generator=generator, num_workers=self.workers
+        return Batches(
+            DataLoader(
+                part, batch_size, shuffle=shuffle, drop_last=shuffle, generator=generator, num_workers=self.workers
+            )
         )
+
+
+class Batches:
+    """Images and labels of a loader, whose workers' errors arrive as they were raised."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from self._loader
+        except BrokenImageError as error:  # from a worker it comes with the worker's traceback in its message
+            said = str(error).strip().splitlines()[-1]
+            raise BrokenImageError(said.rpartition(f"{BrokenImageError.__name__}: ")[2]) from error
 
 
 def default_size(source: str) -> int:
@@ -52,21 +83,24 @@ def default_size(source: str) -> int:
     return DEFAULT_SIZES.get(source, FOLDER_SIZE)
 
 
-def load_images(source: str, *, image_size: int, say: Callable[[str], None]) -> ImageData:
+def load_images(source: str, *, image_size: int, say: Callable[[str], None], skip_broken: bool = False) -> ImageData:
     """Loads ``digits``, ``cifar10`` or the folder ``source``, brought to ``image_size`` x ``image_size``.
 
-    CIFAR-10 is downloaded to ``data``; without network the digits take its place, and ``say`` is told so.
+    CIFAR-10 is downloaded to ``data``.
+
+    Args:
+        source: What to load.
+        image_size: Side in pixels.
+        say: Takes lines of what the user should know of a folder.
+        skip_broken: Whether files that cannot be read are left out of a folder, and counted.
 
     Raises:
-        CommandError: A folder that does not hold images in ``train/CLASS`` and ``val/CLASS``.
+        UsageError: A folder that does not hold images in ``train/CLASS`` and ``val/CLASS``, a file that cannot be read,
+            or CIFAR-10 without network.
     """
-    if source == "cifar10":
-        problem = fetch_cifar()
-        if problem is None:
-            return _cifar(image_size)
-        say(f"data: CIFAR-10 could not be downloaded ({problem}); the embedded digits take its place")
-        source = "digits"
-    return _digits(image_size) if source == "digits" else _folder(Path(source), image_size)
+    if source == "digits":
+        return _digits(image_size)
+    return _cifar(image_size) if source == "cifar10" else _folder(Path(source), image_size, say, skip_broken)
 
 
 class _Digits(Dataset[tuple[Tensor, int]]):
@@ -87,46 +121,54 @@ def _digits(image_size: int) -> ImageData:
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    # Pixels are 0 to 16 with mean 4.9 and deviation 6.0.
     images = (torch.tensor(pixels, dtype=torch.float32).view(-1, 8, 8) - 4.9) / 6.0
     targets = torch.tensor(labels)
     train, held_out = train_test_split(range(len(targets)), test_size=0.2, stratify=labels, random_state=0)
     parts = [_Digits(images[index], targets[index], image_size) for index in (train, held_out)]
-    return ImageData("digits", parts[0], parts[1], classes=10, image_size=image_size, workers=0)
+    preprocessing = Preprocessing(image_size, DIGITS_MEAN, DIGITS_STD, greyscale=True)
+    return ImageData("digits", parts[0], parts[1], tuple("0123456789"), preprocessing, workers=0)
 
 
 def _cifar(image_size: int) -> ImageData:
-    train = CIFAR10(CIFAR_ROOT, train=True, transform=_transform(image_size, training=True))
-    validation = CIFAR10(CIFAR_ROOT, train=False, transform=_transform(image_size, training=False))
-    return ImageData("cifar10", train, validation, classes=10, image_size=image_size, workers=FILE_WORKERS)
+    problem = fetch_cifar()
+    if problem is not None:
+        raise UsageError(
+            f"--data cifar10 could not be downloaded ({problem}): put it into {CIFAR_ROOT}/, name a folder of images, "
+            "or take --data digits"
+        )
+    preprocessing = Preprocessing(image_size)
+    train = CIFAR10(CIFAR_ROOT, train=True, transform=preprocessing.transform(RandomHorizontalFlip()))
+    validation = CIFAR10(CIFAR_ROOT, train=False, transform=preprocessing.transform())
+    return ImageData("cifar10", train, validation, tuple(train.classes), preprocessing, workers=FILE_WORKERS)
 
 
-def _folder(root: Path, image_size: int) -> ImageData:
-    parts = []
-    for name in ("train", "val"):
-        if not (root / name).is_dir():
-            raise CommandError(
-                f"{root} has no folder {name}: images are expected in {root}/train/CLASS/ and {root}/val/CLASS/"
-            )
-        try:
-            parts.append(ImageFolder(str(root / name), transform=_transform(image_size, training=name == "train")))
-        except FileNotFoundError as error:  # no class folders, or one without images
-            raise CommandError(f"{root / name} cannot be used: {error}") from error
-    train, validation = parts
+def _folder(root: Path, image_size: int, say: Callable[[str], None], skip_broken: bool) -> ImageData:
+    preprocessing = Preprocessing(image_size)
+    missing = [name for name in ("train", "val") if not (root / name).is_dir()]
+    if missing:
+        raise UsageError(
+            f"{root} has no folder {missing[0]}: images are expected in {root}/train/CLASS/ and {root}/val/CLASS/"
+        )
+    options = {"say": say, "skip_broken": skip_broken}
+    train = image_folder.load(root / "train", preprocessing.transform(RandomHorizontalFlip()), **options)  # type: ignore[arg-type]
+    validation = image_folder.load(root / "val", preprocessing.transform(), **options)  # type: ignore[arg-type]
     if train.classes != validation.classes:
         different = sorted(set(train.classes) ^ set(validation.classes))
-        raise CommandError(f"{root}/train and {root}/val hold different classes: {', '.join(different)}")
-    return ImageData(str(root), train, validation, len(train.classes), image_size, workers=FILE_WORKERS)
+        raise UsageError(f"{root}/train and {root}/val hold different classes: {', '.join(different)}")
+    image_folder.warn_of_few(train, say)
+    return ImageData(str(root), train, validation, tuple(train.classes), preprocessing, workers=FILE_WORKERS)
 
 
-def _transform(image_size: int, *, training: bool) -> Callable[[Any], Tensor]:
-    flip = [transforms.RandomHorizontalFlip()] if training else []
-    return transforms.Compose(
-        [
-            transforms.Resize(image_size),
-            transforms.CenterCrop(image_size),
-            *flip,
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
+def validation_of(
+    source: str, preprocessing: Preprocessing, *, say: Callable[[str], None], skip_broken: bool = False
+) -> ImageData:
+    """The images of ``source`` to evaluate on, prepared as a run says: of a folder ``val``, or else the folder itself.
+
+    Raises:
+        UsageError: As for `load_images`.
+    """
+    if source in DEFAULT_SIZES:
+        return load_images(source, image_size=preprocessing.image_size, say=say)
+    root = Path(source, "val") if Path(source, "val").is_dir() else Path(source)
+    images = image_folder.load(root, preprocessing.transform(), say=say, skip_broken=skip_broken)
+    return ImageData(str(root), [], images, tuple(images.classes), preprocessing, workers=FILE_WORKERS)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from momentumnet.cli import arguments, data, models
+from momentumnet.cli import arguments, data, models, run_folder
 from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.cli.data import ImageData
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli.errors import UsageError
 from momentumnet.cli.options import (
     CommandText,
     add_choice,
     add_command,
     add_count,
     add_device,
+    add_skip_broken,
     chosen_device,
     conversion,
 )
 from momentumnet.cli.training import Schedule
 from momentumnet.conversion import convert
+
+if TYPE_CHECKING:
+    from momentumnet.cli.report import Report
 
 EXAMPLES = 8
 RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
@@ -42,8 +46,9 @@ examples:
   momentumnet finetune --optimizer sam                     step with the gradient at the worst point nearby
   momentumnet finetune --resume                            go on after an interruption
 
-Without network, weights fall back to random ones and data to the digits, and a line says so. A checkpoint is written
-after every epoch, to runs/MODEL-DATA unless --output names another folder.""",
+Weights and data that are named and cannot be had end it with exit status 2. A checkpoint is written after every
+epoch, to runs/MODEL-DATA unless --output names another folder; a second run goes to runs/MODEL-DATA-2, and --resume
+goes on with the last of them. evaluate, predict and export take that folder.""",
 )
 
 
@@ -66,7 +71,9 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--compare", action="store_true", help="fine-tune the unconverted network too")
     group.add_argument("--output", type=Path, metavar="DIR", help="folder for checkpoints, weights and report.json")
-    group.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    again.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
 
 
 def _add_training_arguments(group: Any) -> None:
@@ -75,9 +82,9 @@ def _add_training_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--weights",
-        default="DEFAULT",
         metavar="DEFAULT|none|FILE",
-        help="pretrained weights of torchvision by name, random ones, or a state dict (default: %(default)s)",
+        help="pretrained weights of torchvision by name, random ones, or a state dict (default: DEFAULT, or without "
+        "network random ones, and a line says so)",
     )
     group.add_argument(
         "--data",
@@ -86,6 +93,7 @@ def _add_training_arguments(group: Any) -> None:
         metavar="digits|cifar10|FOLDER",
         help="what to fine-tune on; a folder holds train/CLASS and val/CLASS (default: %(default)s)",
     )
+    add_skip_broken(group)
     group.add_argument("--image-size", type=arguments.positive, metavar="N", help="side that images are brought to")
     add_count(group, "--epochs", 3)
     add_count(group, "--batch-size", 64)
@@ -111,23 +119,29 @@ def run(options: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        CommandError: Weights, images or a checkpoint cannot be used, or options do not fit together.
+        UsageError: Weights, images or a checkpoint cannot be used, or options do not fit together.
         ConversionError: The model has no stream that can be carried.
     """
     from momentumnet.cli.report import Report
 
     rho = _radius(options)
     if options.spare and options.backward == "stored":
-        raise CommandError(
+        raise UsageError(
             "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
         )
     if options.budget is not None and (options.others != "checkpoint" or options.spare or options.backward != "auto"):
         raise CommandError("--budget chooses for each block and module; leave out --others, --spare and --backward")
     report = Report(as_json=options.json)
+    name = f"{options.model}-{Path(options.data).resolve().name}"
+    with run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite) as folder:
+        _run(options, rho, report, folder)
+
+
+def _run(options: argparse.Namespace, rho: float | None, report: Report, folder: Path) -> None:
     device = chosen_device(options)
     torch.manual_seed(options.seed)
     image_size = options.image_size or max(data.default_size(options.data), models.smallest_size(options.model))
-    images = data.load_images(options.data, image_size=image_size, say=report.line)
+    images = data.load_images(options.data, image_size=image_size, say=report.line, skip_broken=options.skip_broken)
     model, weights = models.build_classifier(
         options.model, weights=options.weights, classes=images.classes, image_size=image_size, say=report.line
     )
@@ -141,14 +155,14 @@ def run(options: argparse.Namespace) -> None:
         images=images,
         device=device,
         schedule=_schedule(options, images, rho),
-        output=options.output or Path("runs", f"{options.model}-{Path(images.name).name}"),
+        output=folder,
         settings=_settings(options, images, weights, rho),
         report=report,
     )
     try:
         comparison.run(trained=(MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,), resume=options.resume)
     except KeyboardInterrupt:
-        report.line("Interrupted: the same command with --resume goes on after the last finished epoch.")
+        report.line(f"Interrupted: the same command with --resume goes on after the last finished epoch, in {folder}.")
         raise
 
 
@@ -158,7 +172,7 @@ def _radius(options: argparse.Namespace) -> float | None:
         return (ADAPTIVE_RHO if options.adaptive else RHO) if options.rho is None else options.rho
     for name, given in (("--rho", options.rho is not None), ("--adaptive", options.adaptive)):
         if given:
-            raise CommandError(
+            raise UsageError(
                 f"{name} is an option of sam, and the optimizer is {options.optimizer}: add --optimizer sam"
             )
     return None

@@ -8,10 +8,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from momentumnet.cli import bench, doctor, finetune, inspect
-from momentumnet.errors import MomentumNetError
+from momentumnet.cli import bench, doctor, evaluate, export, finetune, inspect, predict
+from momentumnet.cli.errors import CommandError, MachineError
+from momentumnet.errors import MomentumNetError, StorageError
 
-EXTRA_MODULES = ("rich", "matplotlib", "sklearn")
+EXTRA_MODULES = ("rich", "matplotlib", "sklearn", "safetensors")
 DESCRIPTION = """\
 Train residual networks with less memory: momentumnet converts them into Momentum ResNets, whose backward pass
 computes activations again, bit for bit, instead of storing them."""
@@ -20,10 +21,13 @@ examples:
   momentumnet inspect resnet50                    which blocks can be converted, and the memory that this saves
   momentumnet finetune                            fine-tune a converted ResNet-18 on handwritten digits (minutes)
   momentumnet finetune --data photos --compare    the same on a folder of images, beside the unconverted network
+  momentumnet evaluate runs/resnet18-digits       accuracy and confusion matrix of what was trained
+  momentumnet predict runs/resnet18-digits 7.png  what the network takes an image for
   momentumnet bench depth                         memory and time against depth, with a plot
   momentumnet doctor                              what is installed, which native kernels run, and what is missing
 
-exit status: 0 done, 1 it could not be done (one message says why), 2 wrong arguments, 130 interrupted"""
+exit status: 0 done, 1 it could not be done (one message says why), 2 options or files that cannot be used, 3 the
+machine lacks what is needed (a full disk, a folder that cannot be written to), 130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; None for that of the process.
 
     Returns:
-        The exit status: 0 done, 1 failed with a message on stderr, 130 interrupted. Wrong arguments leave through
-        ``SystemExit`` with status 2, as argparse does it.
+        The exit status: 0 done, 130 interrupted; 1, 2 and 3 after a message on stderr, as the program's help says.
+        Wrong arguments leave through ``SystemExit`` with status 2, as argparse does it.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -42,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # only the message matters
             options.run(options)
+    except StorageError as error:
+        return _fail(str(error), MachineError.status)
     except MomentumNetError as error:
-        return _fail(str(error))
+        return _fail(str(error), getattr(error, "status", CommandError.status))
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRA_MODULES:
@@ -63,14 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, finetune, bench, doctor):
+    for command in (inspect, finetune, evaluate, predict, export, bench, doctor):
         command.add_parser(commands)
     return parser
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = CommandError.status) -> int:
     print(f"momentumnet: error: {message}", file=sys.stderr)
-    return 1
+    return status
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -14,7 +14,8 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.bench import downloads
 from momentumnet.checkpoint_file import UNREADABLE
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli import weight_faults
+from momentumnet.cli.errors import UsageError
 
 VIDEO_FRAMES = 16
 DEFAULT_SIZE = 224
@@ -67,14 +68,14 @@ def untrained(name: str) -> nn.Module:
 
 
 def build_classifier(
-    name: str, *, weights: str, classes: int, image_size: int, say: Callable[[str], None]
+    name: str, *, weights: str | None, classes: int, image_size: int, say: Callable[[str], None]
 ) -> tuple[nn.Module, str]:
     """An image classification model for ``classes`` classes.
 
     Args:
         name: Torchvision image classification model.
         weights: ``none`` (random), the path of a state dict, or else the name of torchvision weights such as
-            ``DEFAULT``. Without network these fall back to random weights.
+            ``DEFAULT``; None, for a user who has named none, is ``DEFAULT``, or without network random ones.
         classes: Number of classes; a head of another size is replaced by a new one.
         image_size: Side of the images.
         say: Takes one line to tell the user.
@@ -83,20 +84,32 @@ def build_classifier(
         The model and where its weights came from: ``weights``, or ``none`` after a fall-back.
 
     Raises:
-        CommandError: No such weights, an unreadable file, or one that does not fit the model.
+        UsageError: No such weights, no network to fetch them from, an unreadable file, or one that does not fit the
+            model.
     """
     if weights == "none":
-        return _sized(name, classes, image_size), weights
-    if Path(weights).is_file():
+        return sized(name, classes, image_size), weights
+    if weights is not None and Path(weights).is_file():
         return _from_file(name, Path(weights), classes, image_size), weights
-    model = _pretrained(name, weights, say)
-    if model is None:
-        return _sized(name, classes, image_size), "none"
-    _replace_head(model, classes)
-    return model, weights
+    model, problem = _pretrained(name, weights or "DEFAULT")
+    if model is not None:
+        _replace_head(model, classes)
+        return model, weights or "DEFAULT"
+    if weights is not None:
+        raise UsageError(
+            f"--weights {weights} of {name} could not be downloaded ({problem}): name a file, or start from "
+            "random ones with --weights none"
+        )
+    say(f"weights: those of {name} could not be downloaded ({problem}); it starts from random weights")
+    return sized(name, classes, image_size), "none"
 
 
-def _sized(name: str, classes: int, image_size: int) -> nn.Module:
+def sized(name: str, classes: int, image_size: int) -> nn.Module:
+    """A torchvision classifier with random weights, for a number of classes and images of a size.
+
+    Raises:
+        UsageError: There is none for that size.
+    """
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options["image_size"] = image_size
@@ -105,68 +118,72 @@ def _sized(name: str, classes: int, image_size: int) -> nn.Module:
     try:
         return get_model(name, weights=None, num_classes=classes, **options)
     except (ValueError, AssertionError, RuntimeError) as error:
-        raise CommandError(f"{name} cannot be built for images of {image_size} x {image_size}: {error}") from error
+        raise UsageError(f"{name} cannot be built for images of {image_size} x {image_size}: {error}") from error
 
 
-def _pretrained(name: str, weights: str, say: Callable[[str], None]) -> nn.Module | None:
+def _pretrained(name: str, weights: str) -> tuple[nn.Module | None, object]:
+    """The model, or why there is none."""
     try:
         entry: Any = get_model_weights(name)[weights]
     except KeyError:
         known = ", ".join(member.name for member in get_model_weights(name))
-        raise CommandError(
+        raise UsageError(
             f"--weights {weights} is neither a file nor weights of {name}; there are none, DEFAULT, {known}"
         ) from None
-    problem: object
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
     if not cached.is_file() and not downloads.reachable(entry.url):
-        problem = "no network"
-    else:
-        try:
-            with downloads.stall_timeout():
-                return get_model(name, weights=entry)
-        except (URLError, TimeoutError, ConnectionError) as error:
-            problem = error
-        except RuntimeError as error:
-            if "hash" not in str(error):  # a download that was cut short
-                raise
-            problem = error
-    say(f"weights: those of {name} could not be downloaded ({problem}); it starts from random weights")
-    return None
+        return None, "no network"
+    try:
+        with downloads.stall_timeout():
+            return get_model(name, weights=entry), None
+    except (URLError, TimeoutError, ConnectionError) as error:
+        return None, error
+    except RuntimeError as error:
+        if "hash" not in str(error):  # a download that was cut short
+            raise
+        return None, error
 
 
 def _from_file(name: str, path: Path, classes: int, image_size: int) -> nn.Module:
     state = _read_state(path)
-    model = _sized(name, classes, image_size)
+    model = sized(name, classes, image_size)
     head, _ = _head(model)
     trained = state.get(f"{head}.weight")
     if trained is not None and len(trained) != classes:
-        model = _sized(name, len(trained), image_size)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CommandError(f"{path} does not hold weights of {name}: {error}") from error
+        model = sized(name, len(trained), image_size)
+    if faults := weight_faults.faults(model, state):
+        raise UsageError(f"{path} does not hold weights of {name}: {faults}{weight_faults.fitting(state, name)}")
+    model.load_state_dict(state)
     if trained is not None and len(trained) != classes:
         _replace_head(model, classes)
     return model
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from momentumnet.cli.weights_file import load_foreign
+
+        return load_foreign(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise CommandError(f"{path} is not a file of weights that torch.load reads: {error}") from error
+        # What torch says there is advice to load the file without care, which would run what it holds.
+        raise UsageError(
+            f"{path} is not a file of weights: it is damaged, or holds something else than tensors, which is not "
+            f"loaded because that could run a program ({type(error).__name__}); give a state dict that torch.save wrote"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CommandError(f"{path} does not hold a state dict (names and tensors)")
+        raise UsageError(f"{path} does not hold a state dict (names and tensors)")
     return {key.removeprefix("module."): value for key, value in loaded.items()}
 
 
 def _head(model: nn.Module) -> tuple[str, nn.Linear]:
     linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise CommandError(f"{type(model).__name__} has no linear layer whose outputs could be the classes")
+        raise UsageError(f"{type(model).__name__} has no linear layer whose outputs could be the classes")
     return linear[-1]
 
 

@@ -103,6 +103,13 @@ def add_count(parser: argparse._ActionsContainer, flag: str, default: int, meani
     )
 
 
+def add_skip_broken(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--skip-broken``."""
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out images that cannot be read, and count them"
+    )
+
+
 def add_device(parser: argparse._ActionsContainer) -> None:
     """Adds ``--device``."""
     parser.add_argument(

@@ -22,6 +22,10 @@ class PlainReport:
         """Prints one line of text, exactly as it stands."""
         print(text, file=sys.stderr if self._as_json else sys.stdout)
 
+    def note(self, text: str) -> None:
+        """Prints one line of text to stderr, beside a result that others read."""
+        print(text, file=sys.stderr)
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, left: int = 1) -> None:
         """Prints a table whose first ``left`` columns hold text and whose others hold numbers."""
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from momentumnet.cli import checkpoint
 from momentumnet.cli.data import ImageData
+from momentumnet.cli.metrics import Epoch
 from momentumnet.optim import SAM
 from momentumnet.resume import training_state
 
 WEIGHT_DECAY = 0.05
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to."""
-
-    number: int
-    loss: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -79,35 +72,43 @@ class Trainer:
         self.model, self.data, self.device = model, data, device
         self.schedule, self.path, self.settings = schedule, path, settings
         self.done: list[Epoch] = []
+        self._right = self._seen = 0  # training images of the epoch, and those of them whose class was found
         self.steps_per_epoch = len(data.batches(data.train, schedule.batch_size, shuffle_seed=0))
         self._optimizer = _optimizer(model, schedule)
         self._scheduler = OneCycleLR(self._optimizer, schedule.lr, total_steps=schedule.epochs * self.steps_per_epoch)
         torch.manual_seed(schedule.seed)
 
-    def resume(self) -> bool:
-        """Goes on from the checkpoint.
+    def resume(self, say: Callable[[str], None]) -> bool:
+        """Goes on from the last good checkpoint, to the bit.
+
+        Args:
+            say: Takes a line about a damaged checkpoint that is passed over.
 
         Returns:
-            Whether to the bit: a checkpoint of an earlier version does not say what the streams had learned.
+            Whether there was one.
 
         Raises:
-            CommandError: It is damaged or belongs to another run.
+            UsageError: All of them are damaged, or belong to another run.
         """
-        state = checkpoint.load(self.path, self.settings)
-        if "streams" in state:
-            checkpoint.load_streams(self.path, self.model, state["streams"])
+        state = checkpoint.load(self.path, self.settings, say=say)
+        if state is None:
+            return False
+        checkpoint.load_streams(self.path, self.model, state["streams"])
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-        self.done = [Epoch(*values) for values in state["epochs"]]
+        self.done = [Epoch(**values) for values in state["epochs"]]
         _set_random_state(state["random"])
-        return "streams" in state
+        return True
 
     def run_epoch(self, advance: Callable[[], object]) -> Epoch:
         """Trains one epoch, evaluates, and writes the checkpoint; ``advance`` is called after each step."""
-        number = len(self.done) + 1
+        number, start = len(self.done) + 1, time.perf_counter()
         loss = self._train(number, advance)
-        epoch = Epoch(number, loss, evaluate(self.model, self.data, self.schedule.batch_size, self.device))
+        seconds = time.perf_counter() - start
+        accuracy, validation_loss = evaluate(self.model, self.data, self.schedule.batch_size, self.device)
+        lr = float(self._optimizer.param_groups[0]["lr"])
+        epoch = Epoch(number, loss, accuracy, self._right / self._seen, validation_loss, lr, seconds)
         self.done.append(epoch)
         checkpoint.save(
             self.path,
@@ -117,7 +118,7 @@ class Trainer:
                 "streams": training_state(self.model),
                 "optimizer": self._optimizer.state_dict(),
                 "scheduler": self._scheduler.state_dict(),
-                "epochs": [(epoch.number, epoch.loss, epoch.accuracy) for epoch in self.done],
+                "epochs": [asdict(epoch) for epoch in self.done],
                 "random": _random_state(),
             },
         )
@@ -126,20 +127,27 @@ class Trainer:
     def _train(self, number: int, advance: Callable[[], object]) -> float:
         self.model.train()
         losses: list[Any] = []  # tensors, which the optimizers pass through from the closure
-        seed = self.schedule.seed + number
+        right: list[Tensor] = []
+        seed, self._seen = self.schedule.seed + number, 0
         for images, labels in self.data.batches(self.data.train, self.schedule.batch_size, shuffle_seed=seed):
-            losses.append(self._optimizer.step(self._passes(images.to(self.device), labels.to(self.device))))
+            found: list[Tensor] = []
+            losses.append(self._optimizer.step(self._passes(images.to(self.device), labels.to(self.device), found)))
             self._scheduler.step()
+            right.append(found[0])  # of the first pass: SAM's second one is at other weights
+            self._seen += len(labels)
             advance()
+        self._right = int(torch.stack(right).sum())
         return float(torch.stack(losses).mean())
 
-    def _passes(self, images: Tensor, labels: Tensor) -> Callable[[], Any]:
-        """What the optimizer calls once in a step, or twice."""
+    def _passes(self, images: Tensor, labels: Tensor, found: list[Tensor]) -> Callable[[], Any]:
+        """What the optimizer calls once in a step, or twice; ``found`` takes the number of right classes of each."""
 
         def closure() -> Tensor:
             self._optimizer.zero_grad()
-            loss = F.cross_entropy(self.model(images), labels)
+            outputs = self.model(images)
+            loss = F.cross_entropy(outputs, labels)
             loss.backward()
+            found.append((outputs.detach().argmax(dim=1) == labels).sum())
             return loss.detach()
 
         return closure
@@ -155,15 +163,24 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> Optimizer:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ImageData, batch_size: int, device: torch.device) -> float:
-    """Share of the validation images, from 0 to 1, whose class the model finds."""
+def predictions(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the model, in eval mode, puts out for each batch, float32 (N, classes) on the CPU, with the labels."""
     model.eval()
+    for images, labels in batches:
+        yield model(images.to(device)).float().cpu(), labels
+
+
+def evaluate(model: nn.Module, data: ImageData, batch_size: int, device: torch.device) -> tuple[float, float]:
+    """Share of the validation images, from 0 to 1, whose class the model finds, and their mean cross entropy."""
     right = total = 0
-    for images, labels in data.batches(data.validation, batch_size):
-        predicted = model(images.to(device)).argmax(dim=1).cpu()
-        right += int((predicted == labels).sum())
+    loss = 0.0
+    for outputs, labels in predictions(model, data.batches(data.validation, batch_size), device):
+        right += int((outputs.argmax(dim=1) == labels).sum())
+        loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
         total += len(labels)
-    return right / total
+    return right / total, loss / total
 
 
 def _random_state() -> dict[str, Any]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from momentumnet.cli import checkpoint
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli.errors import UsageError
 
-SETTINGS = {"model": "resnet18", "lr": 0.1}
+SETTINGS: dict[str, object] = {"model": "resnet18", "lr": 0.1}
 
 
 @pytest.fixture
@@ -19,8 +19,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def load(path: Path, settings: dict[str, object] = SETTINGS) -> dict[str, Any]:
+    content = checkpoint.load(path, settings, say=pytest.fail)
+    assert content is not None
+    return content
+
+
 def test_comes_back_as_it_was(path: Path) -> None:
-    content = checkpoint.load(path, SETTINGS)
+    content = load(path)
     assert torch.equal(content["weights"], torch.arange(1000))
     assert content["epoch"] == 1
     assert list(path.parent.iterdir()) == [path]
@@ -30,14 +36,14 @@ def test_comes_back_as_it_was(path: Path) -> None:
 def test_torn_file_is_refused(path: Path, kept: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(CommandError, match=r"checkpoint\.pt is damaged .* start without --resume"):
-        checkpoint.load(path, SETTINGS)
+    with pytest.raises(UsageError, match=r"checkpoint\.pt is damaged.* start without --resume"):
+        load(path)
 
 
 def test_file_of_something_else_is_refused(path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(CommandError, match="not a checkpoint of this version"):
-        checkpoint.load(path, SETTINGS)
+    with pytest.raises(UsageError, match="was not written by this version: it carries no checksum"):
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +55,8 @@ def test_file_of_something_else_is_refused(path: Path) -> None:
     ],
 )
 def test_run_with_other_settings_is_refused(path: Path, settings: dict[str, object], difference: str) -> None:
-    with pytest.raises(CommandError, match=difference):
-        checkpoint.load(path, settings)
+    with pytest.raises(UsageError, match=difference):
+        load(path, settings)
 
 
 def test_dying_while_writing_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,4 +67,25 @@ def test_dying_while_writing_leaves_the_old_one(path: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, SETTINGS, {"weights": torch.zeros(1000), "epoch": 2})
-    assert checkpoint.load(path, SETTINGS)["epoch"] == 1
+    assert load(path)["epoch"] == 1
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "torn", "gone"])
+def test_damaged_one_is_passed_over_for_the_one_before(path: Path, damage: str) -> None:
+    checkpoint.save(path, SETTINGS, {"epoch": 2})
+    whole, said = bytearray(path.read_bytes()), list[str]()
+    if damage == "gone":  # killed between two renames
+        path.unlink()
+    else:
+        whole[len(whole) // 2] ^= 4
+        path.write_bytes(whole if damage == "flipped" else whole[:-9])
+    content = checkpoint.load(path, SETTINGS, say=said.append)
+    assert content is not None
+    assert content["epoch"] == 1
+    assert len(said) == (damage != "gone")
+    assert all("checkpoint.pt is damaged" in line and "going on from the checkpoint before it" in line for line in said)
+
+
+def test_none_where_none_was_written(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "checkpoint.pt", SETTINGS, say=pytest.fail) is None

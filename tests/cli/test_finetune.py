@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import get_model
 
+from momentumnet import checkpoint_file, whole_file
 from momentumnet.bench.probe import step_costs
 from momentumnet.cli import comparison, data, models
 from momentumnet.cli.training import Trainer
+from momentumnet.cli.weights_file import load_weights
 
 SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--batch-size", "4")
 
@@ -26,8 +29,12 @@ def finetune(command: Callable[..., Any], photos: Path, monkeypatch: pytest.Monk
 
 
 def weights(folder: str) -> dict[str, torch.Tensor]:
-    loaded: dict[str, torch.Tensor] = torch.load(Path(folder, "momentum.pt"), weights_only=True)
-    return loaded
+    return load_weights(Path(folder, "model.safetensors"))
+
+
+def learned(network: dict[str, Any]) -> list[dict[str, float]]:
+    """What a network's epochs came to, but for their time."""
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in network["epochs"]]
 
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -53,7 +60,7 @@ def test_json_holds_both_networks(finetune: Callable[..., Any]) -> None:
     assert 0 < momentum["saved_bytes"] < unconverted["saved_bytes"]
     assert (unconverted["accuracy_after"], unconverted["epochs"]) == (None, [])
     assert unconverted["step_seconds"] > 0
-    assert json.loads(Path("out", "report.json").read_text()) == values
+    assert whole_file.read_json(Path("out", "report.json")) == values
 
 
 def test_fine_tuned_weights_fit_the_stock_model(finetune: Callable[..., Any]) -> None:
@@ -65,8 +72,8 @@ def test_compare_trains_both_from_the_same_weights(finetune: Callable[..., Any])
     # At gamma 0 the converted network is the original one.
     done = finetune("--epochs", "1", "--compare", "--gamma", "0", "--output", "out", "--json")
     networks = json.loads(done.out)["networks"]
-    assert networks["momentum"]["epochs"] == networks["unconverted"]["epochs"] != []
-    unconverted = torch.load("out/unconverted.pt", weights_only=True)
+    assert learned(networks["momentum"]) == learned(networks["unconverted"]) != []
+    unconverted = load_weights(Path("out", "unconverted.safetensors"))
     assert all(torch.equal(value, unconverted[key]) for key, value in weights("out").items())
 
 
@@ -100,7 +107,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(
     expected = weights("whole")
     assert all(torch.equal(value, expected[key]) for key, value in weights("out").items())
     epochs = [json.loads(Path(out, "report.json").read_text())["networks"]["momentum"] for out in ("whole", "out")]
-    assert epochs[0]["epochs"] == epochs[1]["epochs"]
+    assert learned(epochs[0]) == learned(epochs[1])
 
 
 @pytest.mark.parametrize("options", [(), ("--adaptive", "--rho", "2")])
@@ -169,7 +176,7 @@ def test_sam_compares_with_the_unconverted_network(finetune: Callable[..., Any])
     # At gamma 0 the converted network is the original one.
     done = finetune("--epochs", "1", "--compare", "--gamma", "0", "--optimizer", "sam", "--output", "out", "--json")
     networks = json.loads(done.out)["networks"]
-    assert networks["momentum"]["epochs"] == networks["unconverted"]["epochs"] != []
+    assert learned(networks["momentum"]) == learned(networks["unconverted"]) != []
 
 
 def test_sam_on_recomputed_activations_is_that_on_stored_ones(finetune: Callable[..., Any]) -> None:
@@ -191,7 +198,7 @@ def test_options_of_sam_without_sam_are_refused(
     finetune: Callable[..., Any], options: tuple[str, ...], message: str
 ) -> None:
     done = finetune(*options)
-    assert (done.status, done.out) == (1, "")
+    assert (done.status, done.out) == (2, "")
     assert message in done.err
 
 
@@ -208,7 +215,7 @@ def test_checkpoint_of_another_optimizer_is_refused(
 ) -> None:
     assert finetune("--epochs", "1", *options, "--output", "out").status == 0
     done = finetune("--epochs", "1", "--optimizer", "sam", "--output", "out", "--resume")
-    assert done.status == 1
+    assert done.status == 2
     assert message in done.err
 
 
@@ -218,27 +225,19 @@ def test_resume_before_the_first_epoch_ended(finetune: Callable[..., Any]) -> No
     assert "does not exist yet: starting with the first epoch" in done.out
 
 
-def test_checkpoint_holds_what_the_streams_learned_and_older_ones_say_that_they_do_not(
-    finetune: Callable[..., Any],
-) -> None:
+def test_checkpoint_holds_what_the_streams_learned(finetune: Callable[..., Any]) -> None:
     assert finetune("--epochs", "1", "--output", "out").status == 0
     path = Path("out", "checkpoint-momentum.pt")
     content = torch.load(path, weights_only=True)
     names = list(content["streams"]["streams"])
     assert names
-    description = json.loads(Path("out", "momentum.json").read_text())
+    description = whole_file.read_json(Path("out", "config.json"))["conversion"]
     assert [stream["blocks"][0] for stream in description["streams"]] == names
     assert {stream["gamma"] for stream in description["streams"]} == {"1/8"}
-    done = finetune("--epochs", "1", "--output", "out", "--resume")
-    assert "earlier version" not in done.out
-    torch.save({key: value for key, value in content.items() if key != "streams"}, path)
-    done = finetune("--epochs", "1", "--output", "out", "--resume")
-    assert done.status == 0
-    assert "of an earlier version and does not hold the scales" in done.out
     del content["streams"]["streams"][names[0]]
-    torch.save(content, path)
+    checkpoint_file.save(path, content["settings"], content)
     done = finetune("--epochs", "1", "--output", "out", "--resume")
-    assert done.status == 1
+    assert done.status == 2
     assert f"lacks ['{names[0]}']" in done.err
     assert "start without --resume" in done.err
 
@@ -246,39 +245,79 @@ def test_checkpoint_holds_what_the_streams_learned_and_older_ones_say_that_they_
 def test_checkpoint_of_another_run_is_refused(finetune: Callable[..., Any]) -> None:
     assert finetune("--epochs", "1", "--output", "out").status == 0
     done = finetune("--epochs", "2", "--output", "out", "--resume")
-    assert done.status == 1
+    assert done.status == 2
     assert "epochs 1 there, 2 now" in done.err
 
 
-def test_torn_checkpoint_is_refused(finetune: Callable[..., Any]) -> None:
-    path = Path("out", "checkpoint-momentum.pt")
-    path.parent.mkdir()
-    path.write_bytes(b"torn")
-    done = finetune("--epochs", "1", "--output", "out", "--resume")
-    assert done.status == 1
-    assert "is damaged and cannot be resumed" in done.err
+def test_damaged_checkpoint_is_never_taken(finetune: Callable[..., Any]) -> None:
+    """A flipped byte: on from the one before it, to the same weights. Both damaged: refused."""
+    assert finetune("--epochs", "2", "--output", "out").status == 0
+    expected, path = weights("out"), Path("out", "checkpoint-momentum.pt")
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+
+    flip(path)
+    done = finetune("--epochs", "2", "--output", "out", "--resume")
+    assert done.status == 0
+    assert f"{path} is damaged: its SHA-256 is not the one that it carries; going on from" in done.out
+    assert "resuming after epoch 1 of 2" in done.out
+    assert all(torch.equal(value, expected[key]) for key, value in weights("out").items())
+    flip(path), flip(checkpoint_file.previous(path))
+    done = finetune("--epochs", "2", "--output", "out", "--resume")
+    assert done.status == 2
+    assert f"{path} is damaged" in done.err
     assert "Traceback" not in done.err
 
 
-def test_starting_anew_keeps_the_earlier_checkpoint(finetune: Callable[..., Any]) -> None:
-    assert finetune("--epochs", "1", "--output", "out").status == 0
-    first = Path("out", "checkpoint-momentum.pt").read_bytes()
-    done = finetune("--epochs", "1", "--seed", "1", "--output", "out")
-    assert "kept as out/checkpoint-momentum.previous.pt" in done.out
-    assert Path("out", "checkpoint-momentum.previous.pt").read_bytes() == first
+def test_second_run_goes_to_a_folder_of_its_own(finetune: Callable[..., Any]) -> None:
+    first, second = Path("runs", "mobilenet_v3_small-photos"), Path("runs", "mobilenet_v3_small-photos-2")
+    assert finetune("--epochs", "1").status == 0
+    before = {path: path.read_bytes() for path in first.iterdir() if path.name != ".lock"}
+    assert finetune("--epochs", "1", "--seed", "1").status == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert (second / "report.json").is_file()
+    done = finetune("--epochs", "1", "--output", str(first))
+    assert done.status == 2
+    assert "holds a run: go on with it by --resume, replace it by --overwrite" in done.err
+    assert finetune("--epochs", "1", "--seed", "1", "--output", str(first), "--overwrite").status == 0
+    assert whole_file.read_json(first / "report.json")["settings"]["seed"] == 1
 
 
-def test_without_network_two_lines_say_what_takes_the_place(
+def test_weights_and_data_that_are_named_and_cannot_be_had_end_it_with_2(command: Callable[..., Any]) -> None:
+    options = ("finetune", "--model", "mobilenet_v3_small", "--image-size", "32")
+    data = command(*options, "--data", "cifar10")
+    assert (data.status, data.out) == (2, "")
+    assert "--data cifar10 could not be downloaded (no network)" in data.err
+    assert "or take --data digits" in data.err
+    weights = command(*options, "--weights", "DEFAULT")
+    assert (weights.status, weights.out) == (2, "")
+    assert "--weights DEFAULT of mobilenet_v3_small could not be downloaded (no network)" in weights.err
+    assert "--weights none" in weights.err
+
+
+def test_without_network_and_without_naming_any_weights_are_random_and_a_line_says_so(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("far enough"))
     monkeypatch.setattr("momentumnet.cli.finetune.Comparison.run", lambda *_, **__: None)
-    done = command("finetune", "--model", "mobilenet_v3_small", "--data", "cifar10", "--image-size", "32")
+    done = command("finetune", "--model", "mobilenet_v3_small", "--image-size", "32")
     assert done.status == 0
     lines = done.out.splitlines()
-    assert lines[0].startswith("data: CIFAR-10 could not be downloaded (no network)")
-    assert lines[1].startswith("weights: those of mobilenet_v3_small could not be downloaded (no network)")
-    assert lines[2].startswith("mobilenet_v3_small (weights: none) on digits: 1437 training")
+    assert lines[0].startswith("weights: those of mobilenet_v3_small could not be downloaded (no network)")
+    assert lines[1].startswith("mobilenet_v3_small (weights: none) on digits: 1437 training")
+
+
+def test_metrics_have_a_row_an_epoch(finetune: Callable[..., Any]) -> None:
+    assert finetune("--epochs", "2", "--output", "out").status == 0
+    with Path("out", "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    report = whole_file.read_json(Path("out", "report.json"))["networks"]["momentum"]
+    assert [int(row["number"]) for row in rows] == [1, 2]
+    assert [float(row["loss"]) for row in rows] == [epoch["loss"] for epoch in report["epochs"]]
+    assert {int(row["peak_bytes"]) for row in rows} == {report["peak_bytes"]}
+    assert all(0 <= float(row["train_accuracy"]) <= 1 and float(row["seconds"]) > 0 for row in rows)
 
 
 def test_model_without_streams_is_refused(finetune: Callable[..., Any]) -> None:
@@ -289,13 +328,13 @@ def test_model_without_streams_is_refused(finetune: Callable[..., Any]) -> None:
 
 def test_one_image_is_too_few(finetune: Callable[..., Any]) -> None:
     done = finetune("--batch-size", "1")
-    assert done.status == 1
+    assert done.status == 2
     assert "batches of at least 2 images" in done.err
 
 
 def test_nothing_to_spare_where_all_is_stored(finetune: Callable[..., Any]) -> None:
     done = finetune("--backward", "stored", "--spare", "1MiB")
-    assert done.status == 1
+    assert done.status == 2
     assert "--spare; leave out one of them" in done.err
 
 

@@ -10,12 +10,14 @@ from torchvision.models import get_model, resnet18
 
 from momentumnet.bench import downloads
 from momentumnet.cli import models
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli.errors import UsageError
 
 SMALL = "mobilenet_v3_small"
 
 
-def build(weights: str, *, name: str = SMALL, classes: int = 4, said: list[str] | None = None) -> tuple[Any, str]:
+def build(
+    weights: str | None, *, name: str = SMALL, classes: int = 4, said: list[str] | None = None
+) -> tuple[Any, str]:
     say = pytest.fail if said is None else said.append
     return models.build_classifier(name, weights=weights, classes=classes, image_size=32, say=say)
 
@@ -32,7 +34,7 @@ def test_vision_transformer_takes_the_image_size() -> None:
 
 
 def test_image_size_that_cannot_be_is_refused() -> None:
-    with pytest.raises(CommandError, match="vit_b_16 cannot be built for images of 33 x 33"):
+    with pytest.raises(UsageError, match="vit_b_16 cannot be built for images of 33 x 33"):
         models.build_classifier("vit_b_16", weights="none", classes=4, image_size=33, say=pytest.fail)
 
 
@@ -54,31 +56,31 @@ def test_file_of_other_classes_gets_a_new_head(tmp_path: Path) -> None:
 
 def test_file_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(resnet18().state_dict(), tmp_path / "w.pt")
-    with pytest.raises(CommandError, match=r"w\.pt does not hold weights of mobilenet_v3_small"):
+    with pytest.raises(UsageError, match=r"w\.pt does not hold weights of mobilenet_v3_small"):
         build(str(tmp_path / "w.pt"))
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", b"not a zip file"])
 def test_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(CommandError, match=r"w\.pt is not a file of weights"):
+    with pytest.raises(UsageError, match=r"w\.pt is not a file of weights: it is damaged"):
         build(str(tmp_path / "w.pt"))
 
 
 def test_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2, 3], tmp_path / "w.pt")
-    with pytest.raises(CommandError, match="does not hold a state dict"):
+    with pytest.raises(UsageError, match="does not hold a state dict"):
         build(str(tmp_path / "w.pt"))
 
 
 def test_unknown_weights_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(CommandError, match="there are none, DEFAULT, IMAGENET1K_V1"):
+    with pytest.raises(UsageError, match="there are none, DEFAULT, IMAGENET1K_V1"):
         build("IMAGENET99K")
 
 
 def test_without_network_weights_are_random_and_a_line_says_so() -> None:
     said: list[str] = []
-    model, source = build("DEFAULT", said=said)
+    model, source = build(None, said=said)
     assert source == "none"
     assert model.classifier[-1].out_features == 4
     assert said == [
@@ -96,7 +98,7 @@ def test_failing_download_is_no_failure(monkeypatch: pytest.MonkeyPatch, error: 
     monkeypatch.setattr(downloads, "reachable", lambda url: True)
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     said: list[str] = []
-    assert build("DEFAULT", said=said)[1] == "none"
+    assert build(None, said=said)[1] == "none"
     assert len(said) == 1
 
 

@@ -8,6 +8,7 @@ import gc
 import json
 from typing import Any
 
+from momentumnet import whole_file
 from momentumnet.bench.zoo import models
 from momentumnet.bench.zoo.measure import Row, measure
 from momentumnet.bench.zoo.table import table
@@ -51,10 +52,9 @@ def run(options: argparse.Namespace) -> None:
         gc.collect()
         rows.append(row)
         report.line(f"{row.model:40s} {row.blocks:4d} {row.gradient_error} {row.seconds:.1f}s {row.note}")
-        with log.open("a") as file:
-            file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+        whole_file.write_text(log, "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
     rows.sort(key=lambda row: row.model)
     path = log.with_suffix(".md")
-    path.write_text(table(rows))
+    whole_file.write_text(path, table(rows))
     report.line(f"Written: {log}, and .md beside it")
     report.result({"command": "bench zoo", "rows": [dataclasses.asdict(row) for row in rows]})

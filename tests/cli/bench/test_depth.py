@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from momentumnet import whole_file
 from momentumnet.bench.networks import FAMILIES
 
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")
@@ -18,7 +19,7 @@ def test_table_json_and_plot(command: Callable[..., Any], family: str) -> None:
     done = command("bench", "depth", *arguments)
     assert done.status == 0
     values = json.loads(done.out)
-    assert json.loads(Path("out", f"depth-{family}.json").read_text()) == values
+    assert whole_file.read_json(Path("out", f"depth-{family}.json")) == values
     peak = {(row["depth"], row["method"]): row["peak_bytes"] for row in values["rows"]}
     assert sorted(peak) == sorted((blocks, method) for blocks in (4, 9) for method in METHODS)
     growth = {method: peak[9, method] - peak[4, method] for method in METHODS}
@@ -64,4 +65,6 @@ def test_resume_refuses_results_of_other_settings(command: Callable[..., Any]) -
     Path("out", "depth-mlp.json").write_text("{}")
     done = command(*options, "--gammas", "1/8")
     assert done.status == 1
-    assert "does not hold the results" in done.err
+    assert "depth-mlp.json is damaged" in done.err
+    whole_file.write_json(Path("out", "depth-mlp.json"), {"command": "bench depth"})
+    assert "does not hold the results" in command(*options, "--gammas", "1/8").err

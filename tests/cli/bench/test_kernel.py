@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from momentumnet import whole_file
 from momentumnet.bench import timing
 
 
@@ -18,7 +19,7 @@ def test_table_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.Mo
     done = command("bench", "kernel", *options, "--output", "out", "--json")
     assert done.status == 0
     values = json.loads(done.out)
-    assert json.loads(Path("out", "kernel.json").read_text()) == values
+    assert whole_file.read_json(Path("out", "kernel.json")) == values
     cases = {(row["gamma"], row["elements"], row["threads"]) for row in values["rows"]}
     assert cases == {(gamma, 1000, count) for gamma in ("9/10", "1/8") for count in (1, 2)}
     for row in values["rows"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from momentumnet import whole_file
 from momentumnet.bench.peers import runs
 from momentumnet.bench.peers.runs import SCRIPTS, Peer
 from tests.bench.peers.fake import write_fake
@@ -28,7 +29,7 @@ def test_tables_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.M
     done = command("bench", "peers", *options)
     assert done.status == 0
     values = json.loads(done.out)
-    assert json.loads(Path("out", "peers.json").read_text()) == values
+    assert whole_file.read_json(Path("out", "peers.json")) == values
     rows = {(row["peer"], row["gamma"], row["depth"]): row for row in values["rows"]}
     assert len(rows) == 2 * 2 * 2
     for gamma in (0.5, 0.9):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from momentumnet import whole_file
 from momentumnet.bench.language_models import CausalDecoder, LlamaDecoder
 from momentumnet.bench.networks import Network, family
 from momentumnet.cli.bench import step
@@ -34,7 +35,7 @@ def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]
     done = command("bench", "step", "--quick", "--repeats", "1", "--output", "out", "--json", *dtype)
     assert done.status == 0
     values = json.loads(done.out)
-    assert json.loads(Path("out", "step.json").read_text()) == values
+    assert whole_file.read_json(Path("out", "step.json")) == values
     rows = {(row["network"], row["method"]): row for row in values["rows"]}
     assert len(rows) == 3 * 11
     for network in ("gpt-12", "llama-4", "mlp-200"):

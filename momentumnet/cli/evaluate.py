@@ -1,0 +1,145 @@
+"""``momentumnet evaluate``: how well the network of a run tells the classes apart, class by class."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentumnet import whole_file
+from momentumnet.cli import arguments, data
+from momentumnet.cli.data import ImageData
+from momentumnet.cli.errors import UsageError
+from momentumnet.cli.options import CommandText, add_command, add_count, add_device, add_skip_broken, chosen_device
+from momentumnet.cli.trained import Trained
+from momentumnet.cli.training import predictions
+
+SHOWN = 10  # classes up to which the confusion matrix is printed
+TEXT = CommandText(
+    "accuracy of a run's network, per class, and its confusion matrix",
+    """\
+Evaluate the network that momentumnet finetune has left in a folder: accuracy, accuracy and precision of each class, and
+the confusion matrix, as a table (of up to ten classes) and as a plot.""",
+    """\
+examples:
+  momentumnet evaluate runs/resnet18-digits
+  momentumnet evaluate runs/resnet18-photos --data holidays    holidays/val/CLASS/*.jpg, or holidays/CLASS/*.jpg
+  momentumnet evaluate runs/resnet18-digits --json > evaluation.json
+
+Writes evaluation.json and confusion.png to the run's folder.""",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the program's subcommands."""
+    command = add_command(commands, "evaluate", TEXT, run)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")
+    command.add_argument(
+        "--data",
+        type=arguments.data_source,
+        metavar="digits|cifar10|FOLDER",
+        help="what to evaluate on (default: the validation images of the run)",
+    )
+    add_count(command, "--batch-size", 64)
+    add_skip_broken(command)
+    add_device(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        UsageError: The folder holds no run, or the images cannot be used.
+    """
+    from momentumnet.cli.confusion_plot import plot_confusion
+    from momentumnet.cli.report import Report
+
+    report, trained = Report(as_json=options.json), Trained.read(options.run_folder)
+    source = options.data or trained.settings["data"]
+    images = data.validation_of(source, trained.preprocessing, say=report.line, skip_broken=options.skip_broken)
+    _check_classes(trained, images)
+    device = chosen_device(options)
+    network = trained.network(device)
+    counts = torch.zeros(len(trained.classes), len(trained.classes), dtype=torch.int64)
+    with report.progress() as progress:
+        batches = images.batches(images.validation, options.batch_size)
+        task = progress.add_task("evaluating", total=len(batches))
+        for outputs, labels in predictions(network, batches, device):
+            _count(counts, labels, outputs.argmax(dim=1))
+            progress.advance(task)
+    values = {
+        "command": "evaluate",
+        "run": str(options.run_folder),
+        "data": source,
+        **measures(counts, trained.classes),
+    }
+    _show(report, values, source)
+    whole_file.write_json(options.run_folder / "evaluation.json", values)
+    plot_confusion(
+        values["confusion"], trained.classes, options.run_folder / "confusion.png", title=str(options.run_folder)
+    )
+    report.line(f"Written: {options.run_folder}/evaluation.json and confusion.png")
+    report.result(values)
+
+
+def _check_classes(trained: Trained, images: ImageData) -> None:
+    if images.class_names != trained.classes:
+        different = sorted(set(images.class_names) ^ set(trained.classes))
+        raise UsageError(
+            f"{images.name} holds other classes than {trained.folder} was trained on: {', '.join(different[:5])} "
+            f"{'are' if len(different) > 1 else 'is'} in one of them only"
+        )
+
+
+def _count(counts: Tensor, labels: Tensor, predicted: Tensor) -> None:
+    pairs = labels.cpu() * len(counts) + predicted.cpu()
+    counts += torch.bincount(pairs, minlength=counts.numel()).view_as(counts)
+
+
+def measures(counts: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy in all and by class.
+
+    Args:
+        counts: int64 (classes, classes): images of the row's class that were taken for the column's.
+        classes: Their names.
+
+    Returns:
+        ``accuracy`` from 0 to 1; ``classes``: of each its name, number of images, accuracy (recall) and precision, None
+        where there is nothing to divide by; ``confusion``: the counts.
+    """
+    right, images, taken = counts.diagonal().tolist(), counts.sum(dim=1).tolist(), counts.sum(dim=0).tolist()
+    rows = [
+        {"class": name, "images": n, "accuracy": r / n if n else None, "precision": r / t if t else None}
+        for name, n, r, t in zip(classes, images, right, taken, strict=True)
+    ]
+    total = sum(images)
+    return {
+        "images": total,
+        "accuracy": sum(right) / total if total else None,
+        "classes": rows,
+        "confusion": counts.tolist(),
+    }
+
+
+def _show(report: Any, values: dict[str, Any], source: str) -> None:
+    accuracy = "none" if values["accuracy"] is None else f"{values['accuracy']:.1%}"
+    rows = [
+        (
+            row["class"],
+            str(row["images"]),
+            *("" if row[key] is None else f"{row[key]:.1%}" for key in ("accuracy", "precision")),
+        )
+        for row in values["classes"]
+    ]
+    report.table(("class", "images", "accuracy", "precision"), rows, title=f"{values['run']} on {source}")
+    names = [row["class"] for row in values["classes"]]
+    if len(names) <= SHOWN:
+        counts = [(name, *map(str, row)) for name, row in zip(names, values["confusion"], strict=True)]
+        report.table(
+            ("class", *names), counts, title="Images of each class (rows) by what they were taken for (columns)"
+        )
+    report.line(f"Accuracy on {values['images']} images: {accuracy}")

@@ -1,0 +1,82 @@
+"""Folders of images, a folder a class: looked at before any work, as far as that is quick."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from momentumnet.cli.errors import UsageError
+from momentumnet.cli.images import BrokenImageError, read_image
+
+NAMED = 3  # broken files, in a line that counts them all
+
+
+def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], None], skip_broken: bool) -> ImageFolder:
+    """The images in ``root/CLASS``.
+
+    Args:
+        root: The folder of folders.
+        transform: Makes of an RGB image what a network takes.
+        say: Takes a line of how many files were left out.
+        skip_broken: Whether files that cannot be read are left out. That reads all of them once; without it each file
+            is opened, which finds those that are empty or no images, and those that are cut off are found when they
+            are read.
+
+    Raises:
+        UsageError: There are no folders of images, or a file cannot be read.
+    """
+    try:
+        images = ImageFolder(str(root), transform=transform, loader=read_image)
+    except FileNotFoundError as error:  # no class folders, or one without images
+        raise UsageError(f"{root} cannot be used: {str(error).splitlines()[0]}") from error
+    if not skip_broken:
+        for path, _ in images.samples:
+            _check_opens(path)
+        return images
+    broken = [path for path, _ in images.samples if _is_broken(path)]
+    if broken:
+        left_out = set(broken)
+        images.samples = images.imgs = [sample for sample in images.samples if sample[0] not in left_out]
+        images.targets = [label for _, label in images.samples]
+        names = ", ".join(broken[:NAMED]) + (", ..." if len(broken) > NAMED else "")
+        say(
+            f"{root}: {len(broken)} of {len(broken) + len(images.samples)} files cannot be read and are skipped: "
+            f"{names}"
+        )
+        if not images.samples:
+            raise UsageError(f"{root}: none of its files can be read")
+    return images
+
+
+def _check_opens(path: str) -> None:
+    try:
+        with Image.open(path):
+            pass
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        try:
+            read_image(path)  # says what is wrong
+        except BrokenImageError as error:
+            raise UsageError(f"{error}; mend or delete it, or leave out such files by --skip-broken") from error
+
+
+def _is_broken(path: str) -> bool:
+    try:
+        read_image(path)
+    except BrokenImageError:
+        return True
+    return False
+
+
+def warn_of_few(images: ImageFolder, say: Callable[[str], None]) -> None:
+    """Tells the user where a folder cannot teach what accuracy would measure."""
+    counts = Counter(images.targets)
+    if len(images.classes) == 1:
+        say(f"warning: {images.root} holds one class only, {images.classes[0]}: accuracy is 100 % whatever is learned")
+    single = [images.classes[label] for label, count in sorted(counts.items()) if count == 1]
+    if single:
+        say(f"warning: {images.root} holds a single image of {', '.join(single)}: accuracy means little there")
