@@ -42,7 +42,9 @@ class Call:
     has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
     ``refusal`` says why a stream cannot carry that tensor, such as a complex one; then there are no ``inputs``.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``entered``
-    those of its arguments that it or what ran before kept.
+    those of its arguments that it or what ran before kept. ``alone`` says that one tensor is all that it takes.
+    ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
+    last.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Call:
     output: Endpoint | None = None
     keeps_shape: bool = False
     takes_tensor: bool = False
+    alone: bool = False
     refusal: str = ""
     returns_tensor: bool = False
     recorded_gradients: bool = True
@@ -64,6 +67,8 @@ class Call:
     saved: list[int] = field(default_factory=list)
     saved_at: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
+    first: int = 0
+    behind: int = 0
 
     @property
     def composite(self) -> bool:
@@ -91,10 +96,14 @@ class Call:
 
 @dataclass(eq=False)
 class Trace:
-    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept."""
+    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept.
+
+    ``returned`` are the tensors of the model's output, in order.
+    """
 
     root: Call
     storages: dict[int, torch.UntypedStorage]
+    returned: list[torch.Tensor] = field(default_factory=list)
 
     def saved_bytes(self, calls: list[Call] | None = None) -> int:
         """Bytes that autograd kept for ``calls`` and what they called; of the whole pass where ``None``."""

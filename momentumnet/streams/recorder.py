@@ -76,12 +76,14 @@ class Recorder:
         call.refusal = next(filter(None, map(_refusal, candidates or arguments)), "")
         candidates = [] if call.refusal else candidates
         call.takes_tensor = bool(arguments)
+        call.alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {id(value): self._with_gradient(value) for value in candidates}
         self._entered[call] = [
             _Entered(self._endpoint(value, seen[id(value)]), seen[id(value)], seen[id(value)]._version)
             for value in candidates
         ]
+        call.first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         args = tuple(seen.get(id(value), value) for value in args)
         return args, {name: seen.get(id(value), value) for name, value in kwargs.items()}
 
@@ -91,6 +93,7 @@ class Recorder:
             self._entered.pop(self._stack.pop(), None)
         call = self._stack.pop()
         entered = self._entered.pop(call)
+        call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
         keys = map(storage_key, tensors_in([args, kwargs]))
         call.entered = {key for key in keys if key is not None and key in self.trace.storages}
