@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
             "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
         )
     if options.budget is not None and (options.others != "checkpoint" or options.spare or options.backward != "auto"):
-        raise CommandError("--budget chooses for each block and module; leave out --others, --spare and --backward")
+        raise UsageError("--budget chooses for each block and module; leave out --others, --spare and --backward")
     report = Report(as_json=options.json)
     name = f"{options.model}-{Path(options.data).resolve().name}"
     with run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite) as folder:

@@ -15,7 +15,7 @@ from momentumnet.planner.build import device_of, profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, within
-from momentumnet.planner.simulate import peak_of, simulated
+from momentumnet.planner.simulate import held_between, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.nested import tensors_in
@@ -110,6 +110,7 @@ def _plan(
         stored_peak=peak_of(stored).bytes,
         seconds=seconds + sum(options.seconds(choice) for choice in choices),
         stored_seconds=seconds,
+        held=held_between(profile, choices),
         moments=tuple(moments),
         stored_moments=tuple(stored),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ def free_bytes(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return int(_free_on_host() * (1 - MARGIN))
-    module = None if device.type == "meta" else torch.get_device_module(device)
+    module: Any = None if device.type == "meta" else torch.get_device_module(device)
     if not hasattr(module, "mem_get_info"):
         raise ValueError(f"budget='device': what is free on {device} is not known; give a number of bytes, e.g. '4GiB'")
     free, _ = module.mem_get_info(device)

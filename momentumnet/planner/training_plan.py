@@ -64,6 +64,7 @@ class TrainingPlan:
         stored_peak: the same where everything is stored.
         seconds: predicted time of a step.
         stored_seconds: the same where everything is stored.
+        held: predicted bytes between forward and backward.
         moments: the bytes over the step.
         stored_moments: the same where everything is stored.
     """
@@ -77,6 +78,7 @@ class TrainingPlan:
     stored_peak: int
     seconds: float
     stored_seconds: float
+    held: int
     moments: tuple[Moment, ...]
     stored_moments: tuple[Moment, ...]
 

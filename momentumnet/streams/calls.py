@@ -47,7 +47,9 @@ class Call:
     them alive. ``first_argument`` is where the first of them all stood, whatever its shape.
     ``refusal`` says why a stream cannot carry that one, such as a complex one; then there are no ``inputs``.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``entered``
-    those of its arguments that it or what ran before kept.
+    those of its arguments that it or what ran before kept. ``alone`` says that one tensor is all that it takes.
+    ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
+    last.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Call:
     output: Endpoint | None = None
     keeps_shape: bool = False
     takes_tensor: bool = False
+    alone: bool = False
     refusal: str = ""
     returns_tensor: bool = False
     recorded_gradients: bool = True
@@ -68,6 +71,8 @@ class Call:
     saved: list[int] = field(default_factory=list)
     saved_at: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
+    first: int = 0
+    behind: int = 0
 
     @property
     def composite(self) -> bool:
@@ -95,10 +100,14 @@ class Call:
 
 @dataclass(eq=False)
 class Trace:
-    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept."""
+    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept.
+
+    ``returned`` are the tensors of the model's output, in order.
+    """
 
     root: Call
     storages: dict[int, torch.UntypedStorage]
+    returned: list[torch.Tensor] = field(default_factory=list)
 
     def saved_bytes(self, calls: list[Call] | None = None) -> int:
         """Bytes that autograd kept for ``calls`` and what they called; of the whole pass where ``None``."""

@@ -84,6 +84,7 @@ class Recorder:
         call.first_argument = next(iter(candidates), None)
         call.refusal = next(filter(None, map(_refusal, list(candidates.values())[:1] or arguments)), "")
         call.takes_tensor = bool(arguments)
+        call.alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {
             id(value): self._with_gradient(value)
@@ -96,6 +97,7 @@ class Recorder:
             if _refusal(value) is None
             for shown in [seen.get(id(value), value)]
         ]
+        call.first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         args = tuple(seen.get(id(value), value) for value in args)
         return args, {name: seen.get(id(value), value) for name, value in kwargs.items()}
 
@@ -116,6 +118,7 @@ class Recorder:
             self._entered.pop(self._stack.pop(), None)
         call = self._stack.pop()
         entered = self._entered.pop(call)
+        call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
         keys = map(storage_key, tensors_in([args, kwargs]))
         call.entered = {key for key in keys if key is not None and key in self.trace.storages}

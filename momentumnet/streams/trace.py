@@ -93,7 +93,8 @@ def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *,
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
-        call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
+        output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
+        recorder.trace.returned = list(tensors_in(output))
     return recorder
 
 
