@@ -81,9 +81,7 @@ class FullestMoment:
 def fullest_moment(profile: Profile, choices: Sequence[Choice]) -> FullestMoment:
     """That of a step with these choices."""
     simulation = _InParts(profile, choices)
-    simulation.forward()
-    simulation.loss()
-    simulation.backward()
+    simulation.step()
     return max(simulation.parts, key=lambda part: part.moment.bytes)
 
 

@@ -48,6 +48,11 @@ class Flow:
         """Bytes of gradients of parameters in the code in front of a unit."""
         return self.parameters[2 * unit] if self.parameters else 0
 
+    def scaled(self, share: float) -> Flow:
+        """At so large a share of the batch: what parameters get stays."""
+        waiting, work = (tuple(int(size * share) for size in sizes) for sizes in (self.waiting, self.work))
+        return Flow(waiting, work, self.parameters)
+
 
 def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], within: Sequence[Tensor]) -> Flow:
     """The flow of gradients from what a model returned.

@@ -29,10 +29,7 @@ class Moment:
 def simulated(profile: Profile, choices: Sequence[Choice]) -> list[Moment]:
     """The moments of a step, in order."""
     simulation = Simulation(profile, choices)
-    simulation.held.add(profile.glue_at(0))
-    simulation.forward()
-    simulation.loss()
-    simulation.backward()
+    simulation.step()
     return simulation.moments
 
 
@@ -131,6 +128,13 @@ class Simulation:
         """A moment at which so many bytes are there beside those that are held."""
         total = self.held.total - self.before + self.states + self.gradients + extra
         self.moments.append(Moment(phase, index, total))
+
+    def step(self) -> None:
+        """A whole step, of all units."""
+        self.held.add(self.profile.glue_at(0))
+        self.forward()
+        self.loss()
+        self.backward()
 
     def forward(self) -> None:
         """All units, in order."""
