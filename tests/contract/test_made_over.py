@@ -105,13 +105,13 @@ def rows() -> Tensor:
     return torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
-def nets(use: Callable[[Any, Tensor], Tensor], place: int, **options: Any) -> list[nn.Module]:
+def nets(
+    use: Callable[[Any, Tensor], Tensor], place: int, recomputed: str = "reversible", **options: Any
+) -> list[nn.Module]:
     """Stored and reversible, behind one ordinary step, with a huge branch at ``place`` then."""
     torch.manual_seed(0)
     model = Parent(use, **options)
-    found = [
-        mn.convert(model, streams=["blocks"], gamma=0.5, backward=backward) for backward in ("stored", "reversible")
-    ]
+    found = [mn.convert(model, streams=["blocks"], gamma=0.5, backward=backward) for backward in ("stored", recomputed)]
     for net in found:
         loss_of(net(rows(), Notes())).backward()
         net.zero_grad(set_to_none=True)
@@ -129,13 +129,15 @@ def step(net: nn.Module, notes: Any) -> list[Tensor]:
     return [y.detach(), x.grad, *left, *(p.grad for p in net.parameters())]
 
 
-@pytest.mark.parametrize("by_keyword", [False, True])
+@pytest.mark.parametrize(
+    ("by_keyword", "backward"), [(False, "reversible"), (True, "reversible"), (True, "checkpointed")]
+)
 @pytest.mark.parametrize("place", [0, 2, 4])
 @pytest.mark.parametrize("use", USES)
 def test_objects_reach_the_blocks_as_in_a_run_that_went_right(
-    use: Callable[[Any, Tensor], Tensor], place: int, by_keyword: bool, caplog: pytest.LogCaptureFixture
+    use: Callable[[Any, Tensor], Tensor], place: int, by_keyword: bool, backward: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stored, net = nets(use, place, by_keyword=by_keyword)
+    stored, net = nets(use, place, backward, by_keyword=by_keyword)
     expected = step(stored, Notes())
     with caplog.at_level(logging.WARNING, "momentumnet"):
         got = step(net, Notes())
@@ -180,6 +182,15 @@ def test_caches_are_lent_again(caplog: pytest.LogCaptureFixture) -> None:
     assert "played again" in caplog.text
     torch.testing.assert_close(got[0], alone[-1], rtol=0, atol=0)
     assert len(caches[1].keys) == 1
+
+
+def test_caches_are_filled_in_eval_mode(caplog: pytest.LogCaptureFixture) -> None:
+    """With gradients: they are the model's own then, and hold what a run that went right leaves there."""
+    stored, net = nets(appended, 1)
+    got, expected = step(net.eval(), NotesCache()), step(stored.eval(), NotesCache())
+    assert "played again" in caplog.text
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
 def _each_alone(net: nn.Module, cache: NotesCache) -> list[Tensor]:

@@ -103,6 +103,12 @@ def test_blocks_called_in_another_way_than_in_the_example() -> None:
         assert_same(train_step(nets[1], (x,)), expected)
 
 
+@pytest.mark.parametrize("beside", ["a constant", "a constant of the stream's shape"])
+def test_streams_named_by_hand_do_not_know_and_are_refused(beside: str) -> None:
+    with pytest.raises(mn.ConversionError, match=r"convert with example inputs|of its input's shape"):
+        mn.convert(parent("keywords", beside), streams=["blocks"])(torch.randn(5, WIDTH))
+
+
 @pytest.mark.parametrize("again", ["copied", "described", "planned"])
 def test_it_is_known_to_whoever_makes_the_network_again(again: str) -> None:
     x, model = torch.randn(5, WIDTH), parent("keywords", "a constant of the stream's shape")
