@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from momentumnet.description import describe
 from momentumnet.errors import ConversionError
 from momentumnet.hf import streams_file
 from momentumnet.resume import load_training_state
@@ -21,7 +22,8 @@ class StreamsCallback(TrainerCallback):
     adapter's checkpoint onto its base model, converted as it was. An optimizer of another model is refused.
 
     Raises:
-        ConversionError: when training begins: the optimizer holds no parameter that the model trains.
+        ConversionError: when training begins: the optimizer holds no parameter that the model trains, or the model is
+            not converted.
 
     Example:
         >>> trainer = Trainer(model, args, callbacks=[momentumnet.hf.StreamsCallback()])  # doctest: +SKIP
@@ -30,6 +32,7 @@ class StreamsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Put back what the streams had learned, where a training is resumed."""
         model = given["model"]
+        describe(streams_file.base_of(model))  # raises now, not at the first checkpoint
         _check_optimizer(model, given.get("optimizer"))
         if state.global_step:
             beside = streams_file.read(_folder(args, state))

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.objects import Held
-from momentumnet.streams.wrapped import check_unwrapped
+from momentumnet.streams.wrapped import check_can_be_copied
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -21,9 +21,9 @@ def copy_of(model: Model) -> Model:
 
     Raises:
         ConversionError: PyTorch cannot copy the model's tensors, as fake ones; or a module holds a tensor with an
-            autograd graph, which cannot be copied; says where. Or the model is wrapped for several processes already.
+            autograd graph, which cannot be copied; says where. Or the model is sharded already.
     """
-    check_unwrapped(model)
+    check_can_be_copied(model)
     if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ConversionError("the model's tensors are fake, and PyTorch cannot copy such tensors; pass inplace=True")
     try:

@@ -21,7 +21,7 @@ from momentumnet.streams.outside import outside_of
 from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
-from momentumnet.streams.wrapped import check_unwrapped
+from momentumnet.streams.wrapped import check_can_be_traced
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         ConversionError: A path in ``streams`` is no module of the model or holds no stream; ``example_inputs``
             is no tensor, list, tuple or mapping; or the model is wrapped for several processes already.
     """
-    check_unwrapped(model)
+    check_can_be_traced(model)
     names = _checked_names(model, streams)
     with roles_laid_aside(model):
         trace = record(model, example_inputs)

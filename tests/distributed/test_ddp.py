@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms import Join
 from torch.nn.parallel import DistributedDataParallel
 
+import momentumnet as mn
+from momentumnet.errors import ConversionError
 from tests.distributed import nets
 from tests.distributed.nets import chain, converted, data, gradients, loss
 from tests.models import ResidualMLP
@@ -25,6 +27,15 @@ def steps(net: nn.Module, model: nn.Module, x: Tensor, count: int = 2) -> Found:
         model.zero_grad()
         loss(model, x).backward()
     return gradients(net) | dict(net.named_buffers())
+
+
+def wrapped_first(x: Tensor) -> Found:
+    """Is refused, and left as it was: its next step is an ordinary one."""
+    net = chain()
+    model = DistributedDataParallel(net)
+    with pytest.raises(ConversionError, match=r"wrapped in DistributedDataParallel already.*convert first"):
+        converted(model)
+    return steps(mn.convert(net, data(), gamma=nets.GAMMA, inplace=True), model, x)
 
 
 def plain(x: Tensor, **options: bool) -> Found:
@@ -78,6 +89,7 @@ CASES: dict[str, Callable[[Tensor], Found]] = {
     "norm": norm_over_processes,
     "broadcast": broadcast,
     "join": uneven,
+    "wrapped_first": wrapped_first,
 }
 
 

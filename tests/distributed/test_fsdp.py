@@ -51,9 +51,9 @@ def plain(x: Tensor, parent: type[Chain] = Chain, **options: Any) -> Found:
 
 def sharded_first(x: Tensor) -> Found:
     net = sharded(chain(), blocks=True)
-    with pytest.raises(ConversionError, match=r"the model is sharded by fully_shard already.*convert first"):
+    with pytest.raises(ConversionError, match=r"\(FSDPChain\) is sharded by fully_shard already.*convert first"):
         converted(net)
-    with pytest.raises(ConversionError, match=r"the model is sharded by fully_shard already.*inplace=True"):
+    with pytest.raises(ConversionError, match=r"\(FSDPChain\) is sharded by fully_shard already.*inplace=True"):
         mn.convert(net, streams=["blocks"])
     return steps(mn.convert(net, streams=["blocks"], gamma=nets.GAMMA, inplace=True), x)
 

@@ -188,3 +188,5 @@ def test_an_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
     run.optimizer = optimizer
     with pytest.raises(ConversionError, match="Convert with inplace=True"):
         run.train()
+    with pytest.raises(ConversionError, match="nothing to describe"):
+        trainer(stock, tmp_path / "run").train()
