@@ -20,7 +20,6 @@ from momentumnet.cli.errors import UsageError
 from momentumnet.cli.metrics import Epoch, write_metrics
 from momentumnet.cli.trained import WEIGHTS, write_config
 from momentumnet.cli.training import Schedule, Trainer, evaluate
-from momentumnet.cli.weights_file import save_weights
 from momentumnet.memory import format_bytes
 
 if TYPE_CHECKING:
@@ -119,6 +118,8 @@ class Comparison:
 
     def _write(self, name: str, trainer: Trainer, costs: Mapping[str, StepCost]) -> None:
         """Writes the weights and the table of what is done so far."""
+        from momentumnet.cli.weights_file import save_weights
+
         if not trainer.done:
             return
         save_weights(self.output / (WEIGHTS if name == MOMENTUM else f"{name}.safetensors"), trainer.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
+    importlib.import_module("momentumnet.cli.weights_file")  # a package that is missing is told before any work
     rho = _radius(options)
     if options.spare and options.backward == "stored":
         raise UsageError(

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import BrokenImageError, read_image
+from momentumnet.cli.images import BrokenImageError, check_header, read_image
 
 NAMED = 3  # broken files, in a line that counts them all
 
@@ -55,13 +54,9 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
 
 def _check_opens(path: str) -> None:
     try:
-        with Image.open(path):
-            pass
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        try:
-            read_image(path)  # says what is wrong
-        except BrokenImageError as error:
-            raise UsageError(f"{error}; mend or delete it, or leave out such files by --skip-broken") from error
+        check_header(path)
+    except BrokenImageError as error:
+        raise UsageError(f"{error}; mend or delete it, or leave out such files by --skip-broken") from error
 
 
 def _is_broken(path: str) -> bool:
