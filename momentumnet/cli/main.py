@@ -10,7 +10,8 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from momentumnet.cli import bench, doctor, evaluate, export, finetune, inspect, predict
+from momentumnet.cli import bench, config_file, doctor, evaluate, export, finetune, inspect, predict
+from momentumnet.cli.errors import CommandError
 from momentumnet.cli.failures import explain
 
 READER_GONE, INTERRUPTED = 141, 130  # as a shell reports a program that SIGPIPE or SIGINT ended
@@ -42,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, as the program's help says; 1, 2 and 3 after a message on stderr.
         Wrong arguments leave through ``SystemExit`` with status 2, as argparse does it.
     """
-    options = program().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = program().parse_args(config_file.expanded(given))
+    except CommandError as error:
+        print(f"momentumnet: error: {error}", file=sys.stderr)
+        return error.status
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         with warnings.catch_warnings():
