@@ -81,6 +81,16 @@ def share(text: str) -> float:
     return value
 
 
+def share_or_none(text: str) -> float:
+    """A number between 0 and 1, 0 itself included."""
+    return 0.0 if text.strip() in ("0", "0.0") else share(text)
+
+
+def frozen(text: str) -> str | int:
+    """``backbone``, or a number of modules."""
+    return text if text == "backbone" else positive(text)
+
+
 def byte_count(text: str) -> int:
     """A number of bytes with a binary unit: ``512MiB``, ``2GiB``."""
     for exponent, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):

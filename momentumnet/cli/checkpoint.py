@@ -45,13 +45,18 @@ def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], Non
         if problem:
             say(f"{problem}; going on from the checkpoint before it, {file}")
         try:
-            checkpoint_file.check_settings(file, content["settings"], settings)
+            checkpoint_file.check_settings(file, _as_far_as(content["settings"], settings), settings)
         except CheckpointError as error:
             raise _unusable(str(error)) from error
         return content
     if problem:
         raise _unusable(problem)
     return None
+
+
+def _as_far_as(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint, with those of now where a run may go on with others: more epochs."""
+    return {**saved, "epochs": max(saved["epochs"], settings["epochs"])} if "epochs" in settings else dict(saved)
 
 
 def load_streams(path: Path, model: nn.Module, state: Mapping[str, Any]) -> None:

@@ -18,9 +18,9 @@ from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import UsageError
 from momentumnet.cli.metrics import Epoch, write_metrics
+from momentumnet.cli.recipe import Recipe
 from momentumnet.cli.trained import WEIGHTS, write_config
-from momentumnet.cli.training import Schedule, Trainer, evaluate
-from momentumnet.cli.weights_file import save_weights
+from momentumnet.cli.training import Trainer, evaluate
 from momentumnet.memory import format_bytes
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class Comparison:
         networks: ``MOMENTUM`` and ``UNCONVERTED``, on ``device``.
         images: What to train and validate on.
         device: Where the networks are.
-        schedule: How long and how fast to train.
+        recipe: How to train.
+        save: Which weights are kept: ``best`` (by validation accuracy), ``last`` or ``both``.
         output: Folder of the run, which is there.
         settings: What makes the run the one that it is, as plain values.
         report: Takes what the user is to see.
@@ -71,10 +72,11 @@ class Comparison:
     networks: dict[str, nn.Module]
     images: ImageData
     device: torch.device
-    schedule: Schedule
+    recipe: Recipe
     output: Path
     settings: Mapping[str, object]
     report: Report
+    save: str = "last"
     _epochs: dict[str, list[Epoch]] = dataclasses.field(default_factory=dict, init=False)
 
     def run(self, *, trained: Collection[str], resume: bool) -> None:
@@ -83,9 +85,9 @@ class Comparison:
         Raises:
             UsageError: Too few images, or a checkpoint that cannot be resumed.
         """
-        if self.schedule.batch_size < 2:
+        if self.recipe.batch_size < 2:
             raise UsageError(
-                f"training needs batches of at least 2 images; there are {self.schedule.batch_size} in a batch of "
+                f"training needs batches of at least 2 images; there are {self.recipe.batch_size} in a batch of "
                 f"{self.images.name}"
             )
         network, classes, preprocessing = self.networks[MOMENTUM], self.images.class_names, self.images.preprocessing
@@ -94,13 +96,13 @@ class Comparison:
         outcomes = {}
         for name in list(self.networks):
             network = self.networks.pop(name)  # so that its memory is free for the next one
-            before, _ = evaluate(network, self.images, self.schedule.batch_size, self.device)
+            before, _ = evaluate(network, self.images, self.recipe.batch_size, self.device)
             epochs = self._train(name, network, costs, resume=resume) if name in trained else []
             outcomes[name] = Outcome(before, costs[name], epochs)
         self._show(outcomes)
 
     def _measure(self) -> dict[str, StepCost]:
-        images, labels = next(iter(self.images.batches(self.images.train, self.schedule.batch_size, shuffle_seed=0)))
+        images, labels = next(iter(self.images.batches(self.images.train, self.recipe.batch_size, shuffle_seed=0)))
         step = partial(_forward_backward, images.to(self.device), labels.to(self.device))
         with self.report.progress() as progress:
             task = progress.add_task("measuring memory and time", total=None)
@@ -108,20 +110,28 @@ class Comparison:
 
     def _train(self, name: str, network: nn.Module, costs: Mapping[str, StepCost], *, resume: bool) -> list[Epoch]:
         path = self.output / f"checkpoint-{name}.pt"
-        trainer = Trainer(network, self.images, self.device, schedule=self.schedule, path=path, settings=self.settings)
+        trainer = Trainer(network, self.images, self.device, recipe=self.recipe, path=path, settings=self.settings)
         if resume:
             self._resume(trainer)
         self._write(name, trainer, costs)
-        while len(trainer.done) < self.schedule.epochs:
+        while not trainer.finished:
             self._run_epoch(name, trainer)
             self._write(name, trainer, costs)
+        if trainer.out_of_patience and len(trainer.done) < self.recipe.epochs:
+            self.report.line(f"{name}: no better accuracy for {self.recipe.patience} epochs, so it ends here")
         return trainer.done
 
     def _write(self, name: str, trainer: Trainer, costs: Mapping[str, StepCost]) -> None:
         """Writes the weights and the table of what is done so far."""
+        from momentumnet.cli.weights_file import save_weights
+
         if not trainer.done:
             return
-        save_weights(self.output / (WEIGHTS if name == MOMENTUM else f"{name}.safetensors"), trainer.model)
+        best = self.output / (WEIGHTS if name == MOMENTUM else f"{name}.safetensors")
+        if self.save == "last" or trainer.best is trainer.done[-1]:
+            save_weights(best, trainer.model)
+        if self.save == "both":
+            save_weights(best.with_suffix(".last.safetensors"), trainer.model)
         self._epochs[name] = trainer.done
         peaks = {network: cost.memory.peak_bytes for network, cost in costs.items()}
         write_metrics(self.output / "metrics.csv", self._epochs, peaks)
@@ -130,10 +140,10 @@ class Comparison:
         if not trainer.resume(self.report.line):
             self.report.line(f"{trainer.path} does not exist yet: starting with the first epoch")
             return
-        self.report.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.schedule.epochs}")
+        self.report.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.recipe.epochs}")
 
     def _run_epoch(self, name: str, trainer: Trainer) -> None:
-        counter = f"{len(trainer.done) + 1}/{self.schedule.epochs}"
+        counter = f"{len(trainer.done) + 1}/{self.recipe.epochs}"
         start = time.perf_counter()
         with self.report.progress() as progress:
             task = progress.add_task(f"{name}, epoch {counter}", total=trainer.steps_per_epoch)
@@ -159,7 +169,7 @@ class Comparison:
         self.report.table(columns, rows, title=f"{self.settings['model']} on {self.settings['data']}")
         self.report.line(
             f"Converted at gamma {self.settings['gamma']}, others {self.settings['others']}. Memory and time are those "
-            f"of one forward and backward pass over {self.schedule.batch_size} images, beside parameters and gradients."
+            f"of one forward and backward pass over {self.recipe.batch_size} images, beside parameters and gradients."
         )
         self.report.line(
             f"The fine-tuned weights, which fit the unconverted network too: {self.output / WEIGHTS}. "

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CIFAR10
-from torchvision.transforms import RandomHorizontalFlip
+from torchvision.transforms import v2
 
 from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
 from momentumnet.cli import image_folder
@@ -22,6 +22,14 @@ from momentumnet.cli.images import BrokenImageError, Preprocessing
 DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
 FOLDER_SIZE = 224
 FILE_WORKERS = 2
+AUGMENTATIONS: dict[str, Callable[[], list[Callable[[Any], Any]]]] = {
+    "none": list,
+    "flip": lambda: [v2.RandomHorizontalFlip()],
+    "crop": lambda: [v2.RandomHorizontalFlip(), v2.RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1))],
+    "randaugment": lambda: [v2.RandomHorizontalFlip(), v2.RandAugment()],
+    "trivialaugment": lambda: [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
+    "autoaugment": lambda: [v2.RandomHorizontalFlip(), v2.AutoAugment()],
+}
 # Pixels of the digits are 0 to 16 with mean 4.9 and deviation 6.0.
 DIGITS_MEAN, DIGITS_STD = (4.9 / 16,) * 3, (6.0 / 16,) * 3
 
@@ -83,7 +91,36 @@ def default_size(source: str) -> int:
     return DEFAULT_SIZES.get(source, FOLDER_SIZE)
 
 
-def load_images(source: str, *, image_size: int, say: Callable[[str], None], skip_broken: bool = False) -> ImageData:
+@dataclass(frozen=True)
+class Reading:
+    """How images are read and split.
+
+    Attributes:
+        augment: What is done to training images by chance, of `AUGMENTATIONS`; None for ``flip``, but for digits.
+        workers: Processes that read files; None for two, and none for what lies in memory.
+        validation: Share of a folder's images that is held out where it has no part of its own for that.
+        skip_broken: Whether files that cannot be read are left out of a folder, and counted.
+    """
+
+    augment: str | None = None
+    workers: int | None = None
+    validation: float | None = None
+    skip_broken: bool = False
+
+    @property
+    def changes(self) -> list[Callable[[Any], Any]]:
+        """What is done to training images."""
+        return AUGMENTATIONS[self.augment or "flip"]()
+
+    @property
+    def file_workers(self) -> int:
+        """Processes that read files."""
+        return FILE_WORKERS if self.workers is None else self.workers
+
+
+def load_images(
+    source: str, *, image_size: int, say: Callable[[str], None], reading: Reading | None = None
+) -> ImageData:
     """Loads ``digits``, ``cifar10`` or the folder ``source``, brought to ``image_size`` x ``image_size``.
 
     CIFAR-10 is downloaded to ``data``.
@@ -92,15 +129,22 @@ def load_images(source: str, *, image_size: int, say: Callable[[str], None], ski
         source: What to load.
         image_size: Side in pixels.
         say: Takes lines of what the user should know of a folder.
-        skip_broken: Whether files that cannot be read are left out of a folder, and counted.
+        reading: How to read and split them.
 
     Raises:
         UsageError: A folder that does not hold images in ``train/CLASS`` and ``val/CLASS``, a file that cannot be read,
-            or CIFAR-10 without network.
+            CIFAR-10 without network, or a way to read that is not for this source.
     """
+    reading = reading or Reading()
+    if reading.validation is not None and source in DEFAULT_SIZES:
+        raise UsageError(f"--validation is for folders of images; {source} has validation images of its own")
     if source == "digits":
+        if reading.augment not in (None, "none"):
+            raise UsageError(
+                f"--augment {reading.augment} is for photographs, and a digit mirrored is none: leave it out"
+            )
         return _digits(image_size)
-    return _cifar(image_size) if source == "cifar10" else _folder(Path(source), image_size, say, skip_broken)
+    return _cifar(image_size, reading) if source == "cifar10" else _folder(Path(source), image_size, say, reading)
 
 
 class _Digits(Dataset[tuple[Tensor, int]]):
@@ -129,7 +173,7 @@ def _digits(image_size: int) -> ImageData:
     return ImageData("digits", parts[0], parts[1], tuple("0123456789"), preprocessing, workers=0)
 
 
-def _cifar(image_size: int) -> ImageData:
+def _cifar(image_size: int, reading: Reading) -> ImageData:
     problem = fetch_cifar()
     if problem is not None:
         raise UsageError(
@@ -137,38 +181,55 @@ def _cifar(image_size: int) -> ImageData:
             "or take --data digits"
         )
     preprocessing = Preprocessing(image_size)
-    train = CIFAR10(CIFAR_ROOT, train=True, transform=preprocessing.transform(RandomHorizontalFlip()))
+    train = CIFAR10(CIFAR_ROOT, train=True, transform=preprocessing.transform(*reading.changes))
     validation = CIFAR10(CIFAR_ROOT, train=False, transform=preprocessing.transform())
-    return ImageData("cifar10", train, validation, tuple(train.classes), preprocessing, workers=FILE_WORKERS)
+    return ImageData("cifar10", train, validation, tuple(train.classes), preprocessing, workers=reading.file_workers)
 
 
-def _folder(root: Path, image_size: int, say: Callable[[str], None], skip_broken: bool) -> ImageData:
+def _folder(root: Path, image_size: int, say: Callable[[str], None], reading: Reading) -> ImageData:
     preprocessing = Preprocessing(image_size)
-    missing = [name for name in ("train", "val") if not (root / name).is_dir()]
-    if missing:
-        raise UsageError(
-            f"{root} has no folder {missing[0]}: images are expected in {root}/train/CLASS/ and {root}/val/CLASS/"
-        )
-    options = {"say": say, "skip_broken": skip_broken}
-    train = image_folder.load(root / "train", preprocessing.transform(RandomHorizontalFlip()), **options)  # type: ignore[arg-type]
-    validation = image_folder.load(root / "val", preprocessing.transform(), **options)  # type: ignore[arg-type]
+    ways = preprocessing.transform(*reading.changes), preprocessing.transform()
+    places = _places(root, reading)
+    train, validation = (
+        image_folder.load(place, way, say=say, skip_broken=reading.skip_broken)
+        for place, way in zip(places, ways, strict=True)
+    )
     if train.classes != validation.classes:
         different = sorted(set(train.classes) ^ set(validation.classes))
         raise UsageError(f"{root}/train and {root}/val hold different classes: {', '.join(different)}")
     image_folder.warn_of_few(train, say)
-    return ImageData(str(root), train, validation, tuple(train.classes), preprocessing, workers=FILE_WORKERS)
+    if reading.validation is not None:
+        image_folder.split(train, validation, reading.validation)
+    return ImageData(str(root), train, validation, tuple(train.classes), preprocessing, workers=reading.file_workers)
+
+
+def _places(root: Path, reading: Reading) -> tuple[Path, Path]:
+    """Where the images to train and to validate on lie."""
+    train, validation = root / "train", root / "val"
+    if reading.validation is None:
+        missing = [place.name for place in (train, validation) if not place.is_dir()]
+        if missing:
+            raise UsageError(
+                f"{root} has no folder {missing[0]}: images are expected in {root}/train/CLASS/ and {root}/val/CLASS/, "
+                f"or in {root}/CLASS/ with --validation 0.2, which holds a fifth of them out"
+            )
+        return train, validation
+    if validation.is_dir():
+        raise UsageError(f"{root} has a folder val of its own: leave out --validation, or move it away")
+    place = train if train.is_dir() else root
+    return place, place
 
 
 def validation_of(
-    source: str, preprocessing: Preprocessing, *, say: Callable[[str], None], skip_broken: bool = False
+    source: str, preprocessing: Preprocessing, *, say: Callable[[str], None], reading: Reading
 ) -> ImageData:
     """The images of ``source`` to evaluate on, prepared as a run says: of a folder ``val``, or else the folder itself.
 
     Raises:
         UsageError: As for `load_images`.
     """
-    if source in DEFAULT_SIZES:
-        return load_images(source, image_size=preprocessing.image_size, say=say)
+    if source in DEFAULT_SIZES or reading.validation is not None:
+        return load_images(source, image_size=preprocessing.image_size, say=say, reading=reading)
     root = Path(source, "val") if Path(source, "val").is_dir() else Path(source)
-    images = image_folder.load(root, preprocessing.transform(), say=say, skip_broken=skip_broken)
-    return ImageData(str(root), [], images, tuple(images.classes), preprocessing, workers=FILE_WORKERS)
+    images = image_folder.load(root, preprocessing.transform(), say=say, skip_broken=reading.skip_broken)
+    return ImageData(str(root), [], images, tuple(images.classes), preprocessing, workers=reading.file_workers)

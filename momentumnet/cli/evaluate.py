@@ -60,7 +60,10 @@ def run(options: argparse.Namespace) -> None:
 
     report, trained = Report(as_json=options.json), Trained.read(options.run_folder)
     source = options.data or trained.settings["data"]
-    images = data.validation_of(source, trained.preprocessing, say=report.line, skip_broken=options.skip_broken)
+    reading = data.Reading(
+        validation=None if options.data else trained.settings.get("validation"), skip_broken=options.skip_broken
+    )
+    images = data.validation_of(source, trained.preprocessing, say=report.line, reading=reading)
     _check_classes(trained, images)
     device = chosen_device(options)
     network = trained.network(device)

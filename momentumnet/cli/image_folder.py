@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 from torchvision.datasets import ImageFolder
 
 from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import BrokenImageError, read_image
+from momentumnet.cli.images import BrokenImageError, check_header, read_image
 
 NAMED = 3  # broken files, in a line that counts them all
 
@@ -55,13 +55,9 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
 
 def _check_opens(path: str) -> None:
     try:
-        with Image.open(path):
-            pass
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        try:
-            read_image(path)  # says what is wrong
-        except BrokenImageError as error:
-            raise UsageError(f"{error}; mend or delete it, or leave out such files by --skip-broken") from error
+        check_header(path)
+    except BrokenImageError as error:
+        raise UsageError(f"{error}; mend or delete it, or leave out such files by --skip-broken") from error
 
 
 def _is_broken(path: str) -> bool:
@@ -80,3 +76,26 @@ def warn_of_few(images: ImageFolder, say: Callable[[str], None]) -> None:
     single = [images.classes[label] for label, count in sorted(counts.items()) if count == 1]
     if single:
         say(f"warning: {images.root} holds a single image of {', '.join(single)}: accuracy means little there")
+
+
+def split(train: ImageFolder, validation: ImageFolder, share: float) -> None:
+    """Holds a share of each class out: leaves the others in ``train``, and only them in ``validation``.
+
+    Args:
+        train: All images.
+        validation: The same, with the transform of validation.
+        share: From 0 to 1; of each class at least one image stays on either side, where there are two.
+
+    The same files are always held out, whatever the run's seed: or else what one run has trained on would be what
+    another one, or ``evaluate``, validates on.
+    """
+    generator = torch.Generator().manual_seed(0)
+    held_out: set[int] = set()
+    for label in range(len(train.classes)):
+        own = [index for index, target in enumerate(train.targets) if target == label]
+        count = min(max(round(share * len(own)), 1), len(own) - 1)
+        held_out.update(own[place] for place in torch.randperm(len(own), generator=generator)[: max(count, 0)].tolist())
+    for images, inside in ((train, False), (validation, True)):
+        samples = [sample for index, sample in enumerate(images.samples) if (index in held_out) == inside]
+        images.samples = images.imgs = samples
+        images.targets = [label for _, label in samples]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,28 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         BrokenImageError: It is empty, cut off, too large to be trusted, or no image.
     """
+    with _opened(path) as image:
+        image.load()
+        return _rgb(image)
+
+
+def check_header(path: str | Path) -> None:
+    """Opens an image without decoding it, which is quick and finds what is empty, too large, or no image.
+
+    Raises:
+        BrokenImageError: It is one of these.
+    """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                image.load()
-                return _rgb(image)
+                yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BrokenImageError(
             f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels, which Pillow takes for an attack; make it smaller"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
-from momentumnet.cli import bench, doctor, evaluate, export, finetune, inspect, predict
-from momentumnet.cli.errors import CommandError, MachineError
-from momentumnet.errors import MomentumNetError, StorageError
+from momentumnet.cli import bench, config_file, doctor, evaluate, export, finetune, inspect, predict
+from momentumnet.cli.errors import CommandError
+from momentumnet.cli.failures import explain
 
-EXTRA_MODULES = ("rich", "matplotlib", "sklearn", "safetensors")
+READER_GONE, INTERRUPTED = 141, 130  # as a shell reports a program that SIGPIPE or SIGINT ended
 DESCRIPTION = """\
 Train residual networks with less memory: momentumnet converts them into Momentum ResNets, whose backward pass
 computes activations again, bit for bit, instead of storing them."""
@@ -26,8 +28,9 @@ examples:
   momentumnet bench depth                         memory and time against depth, with a plot
   momentumnet doctor                              what is installed, which native kernels run, and what is missing
 
-exit status: 0 done, 1 it could not be done (one message says why), 2 options or files that cannot be used, 3 the
-machine lacks what is needed (a full disk, a folder that cannot be written to), 130 interrupted"""
+exit status: 0 done; after one line that says why (--traceback shows where): 1 it could not be done as asked, 2 options
+or files cannot be used, 3 the machine lacks what is needed (memory, disk, a right to write, a package);
+130 interrupted, 141 the reader of the output has gone"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,31 +40,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; None for that of the process.
 
     Returns:
-        The exit status: 0 done, 130 interrupted; 1, 2 and 3 after a message on stderr, as the program's help says.
+        The exit status, as the program's help says; 1, 2 and 3 after a message on stderr.
         Wrong arguments leave through ``SystemExit`` with status 2, as argparse does it.
     """
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = program().parse_args(config_file.expanded(given))
+    except CommandError as error:
+        print(f"momentumnet: error: {error}", file=sys.stderr)
+        return error.status
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # only the message matters
             options.run(options)
-    except StorageError as error:
-        return _fail(str(error), MachineError.status)
-    except MomentumNetError as error:
-        return _fail(str(error), getattr(error, "status", CommandError.status))
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRA_MODULES:
-            raise
-        return _fail(f'this command needs {module}, which is not installed: pip install "momentumnet[cli]"')
+        sys.stdout.flush()
+    except BrokenPipeError:  # of ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     except KeyboardInterrupt:
         print("momentumnet: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception as error:  # what explain does not know is raised again
+        explained = explain(error)
+        if explained is None:
+            raise
+        if options.traceback:
+            traceback.print_exc()
+        message, status = explained
+        print(f"momentumnet: error: {message}", file=sys.stderr)
+        return status
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def program() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="momentumnet",
         description=DESCRIPTION,
@@ -72,11 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     for command in (inspect, finetune, evaluate, predict, export, bench, doctor):
         command.add_parser(commands)
     return parser
-
-
-def _fail(message: str, status: int = CommandError.status) -> int:
-    print(f"momentumnet: error: {message}", file=sys.stderr)
-    return status
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -147,8 +147,8 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module | None, object]:
 def _from_file(name: str, path: Path, classes: int, image_size: int) -> nn.Module:
     state = _read_state(path)
     model = sized(name, classes, image_size)
-    head, _ = _head(model)
-    trained = state.get(f"{head}.weight")
+    place, _ = head(model)
+    trained = state.get(f"{place}.weight")
     if trained is not None and len(trained) != classes:
         model = sized(name, len(trained), image_size)
     if faults := weight_faults.faults(model, state):
@@ -180,7 +180,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in loaded.items()}
 
 
-def _head(model: nn.Module) -> tuple[str, nn.Linear]:
+def head(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer, whose outputs are the classes, and its name."""
     linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise UsageError(f"{type(model).__name__} has no linear layer whose outputs could be the classes")
@@ -188,7 +189,7 @@ def _head(model: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def _replace_head(model: nn.Module, classes: int) -> None:
-    path, head = _head(model)
+    path, old = head(model)
     parent, _, name = path.rpartition(".")
-    new = nn.Linear(head.in_features, classes, bias=head.bias is not None)
+    new = nn.Linear(old.in_features, classes, bias=old.bias is not None)
     setattr(model.get_submodule(parent), name, new)

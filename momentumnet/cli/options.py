@@ -56,6 +56,7 @@ def common() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON on stdout, everything else to stderr"
     )
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     return parser
 
 

@@ -11,6 +11,13 @@ from rich.table import Table
 from momentumnet.cli.plain_report import PlainReport
 
 
+class _Console(Console):
+    """A console whose reader may go; rich would end the program by itself."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Report(PlainReport):
     """The output of one command, drawn by rich.
 
@@ -20,7 +27,7 @@ class Report(PlainReport):
 
     def __init__(self, *, as_json: bool = False) -> None:
         super().__init__(as_json=as_json)
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=as_json, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """Prints one line of text, exactly as it stands."""

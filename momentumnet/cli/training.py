@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
 
 from momentumnet.cli import checkpoint
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.metrics import Epoch
-from momentumnet.optim import SAM
+from momentumnet.cli.recipe import PRECISIONS, Recipe
 from momentumnet.resume import training_state
-
-WEIGHT_DECAY = 0.05
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How to train: how long, how fast, and by which gradients.
-
-    Attributes:
-        epochs: Number of epochs in all.
-        batch_size: Images per step.
-        lr: Largest learning rate of the cycle.
-        seed: Decides the order of the images and the state of the random generators at the start.
-        rho: Radius of SAM; None trains without SAM.
-        adaptive: Adaptive SAM.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    seed: int
-    rho: float | None = None
-    adaptive: bool = False
 
 
 class Trainer:
-    """Trains a classifier with AdamW, or SAM around it, and a one-cycle learning rate.
+    """Trains a classifier as a recipe says.
 
     Everything that a run depends on is in its arguments and in the checkpoint: the order of the images follows from
     seed and epoch, so a resumed run does what an uninterrupted one would have done.
@@ -54,7 +30,7 @@ class Trainer:
         model: Classifier, on its device.
         data: Images and labels.
         device: Where the model is.
-        schedule: Epochs, batch size, learning rate, seed and radius.
+        recipe: How to train it.
         path: Checkpoint of this network.
         settings: What must agree for a checkpoint to be resumed.
     """
@@ -65,18 +41,22 @@ class Trainer:
         data: ImageData,
         device: torch.device,
         *,
-        schedule: Schedule,
+        recipe: Recipe,
         path: Path,
         settings: Mapping[str, object],
     ) -> None:
         self.model, self.data, self.device = model, data, device
-        self.schedule, self.path, self.settings = schedule, path, settings
+        self.recipe, self.path, self.settings = recipe, path, settings
         self.done: list[Epoch] = []
+        # Norms whose weights do not learn keep their statistics too.
+        self._frozen = [module for module in model.modules() if _is_frozen(module)]
         self._right = self._seen = 0  # training images of the epoch, and those of them whose class was found
-        self.steps_per_epoch = len(data.batches(data.train, schedule.batch_size, shuffle_seed=0))
-        self._optimizer = _optimizer(model, schedule)
-        self._scheduler = OneCycleLR(self._optimizer, schedule.lr, total_steps=schedule.epochs * self.steps_per_epoch)
-        torch.manual_seed(schedule.seed)
+        batches = len(data.batches(data.train, recipe.batch_size, shuffle_seed=0))
+        self.steps_per_epoch = -(-batches // recipe.accumulate)
+        self._optimizer = recipe.optimizer(model)
+        self._scheduler = recipe.scheduler(self._optimizer, self.steps_per_epoch)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        torch.manual_seed(recipe.seed)
 
     def resume(self, say: Callable[[str], None]) -> bool:
         """Goes on from the last good checkpoint, to the bit.
@@ -96,17 +76,28 @@ class Trainer:
         checkpoint.load_streams(self.path, self.model, state["streams"])
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
+        self._go_on_with_schedule(state["scheduler"], longer=state["settings"]["epochs"] != self.recipe.epochs)
+        self._scaler.load_state_dict(state["scaler"])
         self.done = [Epoch(**values) for values in state["epochs"]]
         _set_random_state(state["random"])
         return True
+
+    def _go_on_with_schedule(self, state: Mapping[str, Any], *, longer: bool) -> None:
+        """Takes the learning rate's place in its schedule, or in one that has more epochs than it had."""
+        if not longer:
+            self._scheduler.load_state_dict(dict(state))
+            return
+        kept = {key: value for key, value in state.items() if key not in ("total_steps", "_schedule_phases")}
+        self._scheduler.load_state_dict({**self._scheduler.state_dict(), **kept})
+        self._scheduler.last_epoch -= 1
+        self._scheduler.step()  # the learning rate of this place in the longer schedule
 
     def run_epoch(self, advance: Callable[[], object]) -> Epoch:
         """Trains one epoch, evaluates, and writes the checkpoint; ``advance`` is called after each step."""
         number, start = len(self.done) + 1, time.perf_counter()
         loss = self._train(number, advance)
         seconds = time.perf_counter() - start
-        accuracy, validation_loss = evaluate(self.model, self.data, self.schedule.batch_size, self.device)
+        accuracy, validation_loss = evaluate(self.model, self.data, self.recipe.batch_size, self.device)
         lr = float(self._optimizer.param_groups[0]["lr"])
         epoch = Epoch(number, loss, accuracy, self._right / self._seen, validation_loss, lr, seconds)
         self.done.append(epoch)
@@ -118,48 +109,73 @@ class Trainer:
                 "streams": training_state(self.model),
                 "optimizer": self._optimizer.state_dict(),
                 "scheduler": self._scheduler.state_dict(),
+                "scaler": self._scaler.state_dict(),
                 "epochs": [asdict(epoch) for epoch in self.done],
                 "random": _random_state(),
             },
         )
         return epoch
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or as many as ``patience`` allows went by without a better accuracy."""
+        return len(self.done) >= self.recipe.epochs or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the best accuracy is as many epochs old as ``patience`` says."""
+        patience = self.recipe.patience
+        return patience is not None and bool(self.done) and len(self.done) - self.best.number >= patience
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch of the best validation accuracy, the first one of several."""
+        return max(self.done, key=lambda epoch: (epoch.accuracy, -epoch.number))
+
     def _train(self, number: int, advance: Callable[[], object]) -> float:
         self.model.train()
+        for module in self._frozen:
+            module.eval()
         losses: list[Any] = []  # tensors, which the optimizers pass through from the closure
         right: list[Tensor] = []
-        seed, self._seen = self.schedule.seed + number, 0
-        for images, labels in self.data.batches(self.data.train, self.schedule.batch_size, shuffle_seed=seed):
+        seed, self._seen = self.recipe.seed + number, 0
+        batches = iter(self.data.batches(self.data.train, self.recipe.batch_size, shuffle_seed=seed))
+        while group := list(itertools.islice(batches, self.recipe.accumulate)):
             found: list[Tensor] = []
-            losses.append(self._optimizer.step(self._passes(images.to(self.device), labels.to(self.device), found)))
+            closure = self._passes(
+                [(images.to(self.device), labels.to(self.device)) for images, labels in group], found
+            )
+            if self._scaler.is_enabled():  # its step takes no closure
+                losses.append(closure())
+                self._scaler.step(self._optimizer)
+                self._scaler.update()
+            else:
+                losses.append(self._optimizer.step(closure))
             self._scheduler.step()
             right.append(found[0])  # of the first pass: SAM's second one is at other weights
-            self._seen += len(labels)
+            self._seen += sum(len(labels) for _, labels in group)
             advance()
         self._right = int(torch.stack(right).sum())
         return float(torch.stack(losses).mean())
 
-    def _passes(self, images: Tensor, labels: Tensor, found: list[Tensor]) -> Callable[[], Any]:
+    def _passes(self, group: list[tuple[Tensor, Tensor]], found: list[Tensor]) -> Callable[[], Any]:
         """What the optimizer calls once in a step, or twice; ``found`` takes the number of right classes of each."""
+        dtype, smoothing = PRECISIONS[self.recipe.precision], self.recipe.label_smoothing
 
         def closure() -> Tensor:
             self._optimizer.zero_grad()
-            outputs = self.model(images)
-            loss = F.cross_entropy(outputs, labels)
-            loss.backward()
-            found.append((outputs.detach().argmax(dim=1) == labels).sum())
-            return loss.detach()
+            losses, right = [], []
+            for images, labels in group:
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    outputs = self.model(images)
+                    loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+                self._scaler.scale(loss / len(group)).backward()
+                losses.append(loss.detach())
+                right.append((outputs.detach().argmax(dim=1) == labels).sum())
+            found.append(torch.stack(right).sum())
+            return torch.stack(losses).mean()
 
         return closure
-
-
-def _optimizer(model: nn.Module, schedule: Schedule) -> Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    adamw = AdamW(parameters, lr=schedule.lr, weight_decay=WEIGHT_DECAY)
-    if schedule.rho is None:
-        return adamw
-    # With one dropout mask for both passes the second one sees the loss that the perturbation was made for.
-    return SAM(parameters, adamw, rho=schedule.rho, adaptive=schedule.adaptive, model=model, same_random=True)
 
 
 @torch.no_grad()
@@ -181,6 +197,11 @@ def evaluate(model: nn.Module, data: ImageData, batch_size: int, device: torch.d
         loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
         total += len(labels)
     return right / total, loss / total
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    own = list(module.parameters(recurse=False))
+    return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 def _random_state() -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model, get_model_weights, list_models
 
 SHOWN = 3
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def faults(model: nn.Module, state: Mapping[str, Tensor]) -> str:
@@ -32,15 +32,19 @@ def _few(names: Sequence[str]) -> str:
 
 
 def fitting(state: Mapping[str, Tensor], asked: str) -> str:
-    """A hint at the torchvision classifiers of the same kind whose names and shapes these are, but for the head's."""
+    """A hint at the torchvision classifiers whose weights these are, but for the head's number of classes."""
+    count = _with_thousand_classes(state)
     family = [name for name in list_models(module=torchvision.models) if name != asked]
-    names = [name for name in family if _fits(name, state)]
+    same = [name for name in family if get_model_weights(name).DEFAULT.meta["num_params"] == count]
+    names = [name for name in same if get_model(name, weights=None).state_dict().keys() == state.keys()]
     return f". They fit --model {' or '.join(names[:SHOWN])}" if names else ""
 
 
-def _fits(name: str, state: Mapping[str, Tensor]) -> bool:
-    with torch.device("meta"):
-        own = get_model(name, weights=None).state_dict()
-    if own.keys() != state.keys():
-        return False
-    return sum(own[key].shape != value.shape for key, value in state.items()) <= 2  # weight and bias of the head
+def _with_thousand_classes(state: Mapping[str, Tensor]) -> int:
+    """How many parameters the network of these weights has with torchvision's own head, which is its last matrix."""
+    learned = {name: value for name, value in state.items() if not name.endswith(BUFFERS)}
+    matrices = [value for value in learned.values() if value.dim() == 2]
+    if not matrices:
+        return 0
+    classes, features = matrices[-1].shape
+    return sum(value.numel() for value in learned.values()) + (1000 - classes) * (features + 1)

@@ -23,8 +23,8 @@ from momentumnet.cli import run_folder
 from momentumnet.cli.comparison import MOMENTUM, Comparison
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.images import Preprocessing
+from momentumnet.cli.recipe import Recipe
 from momentumnet.cli.report import Report
-from momentumnet.cli.training import Schedule
 from momentumnet.cli.weights_file import load_weights
 from momentumnet.memory import MemoryReport
 
@@ -44,9 +44,9 @@ class Block(nn.Module):
 
 def comparison_of(network: nn.Module, images: list[tuple[Tensor, int]]) -> Comparison:
     data = ImageData("noise", images, images, ("a", "b"), Preprocessing(6), workers=0)
-    schedule = Schedule(epochs=4, batch_size=4, lr=0.01, seed=0)
+    recipe = Recipe(epochs=4, batch_size=4, lr=0.01, seed=0)
     settings = {"model": "tiny", "data": "noise", "gamma": "1/2", "others": "keep"}
-    one = Comparison({MOMENTUM: network}, data, torch.device("cpu"), schedule, FOLDER, settings, Report())
+    one = Comparison({MOMENTUM: network}, data, torch.device("cpu"), recipe, FOLDER, settings, Report())
     one._measure = lambda: {MOMENTUM: COST}  # type: ignore[method-assign]  # takes longer than the training
     return one
 

@@ -29,7 +29,7 @@ def test_module_runs_and_explains_itself() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("inspect", "finetune", "doctor"),
+        *("inspect", "finetune", "evaluate", "predict", "export", "doctor"),
         *("bench depth", "bench step", "bench plan", "bench kernel", "bench peers", "bench init", "bench sam"),
     ],
 )
@@ -49,6 +49,9 @@ def test_every_command_has_help_with_examples(command: Callable[..., Any], name:
         ("inspect", "resnet18", "--input", "1,3,x"),
         ("inspect", "resnet18", "--colour", "red"),
         ("finetune", "--gamma", "1"),
+        ("finetune", "--device", "toaster"),
+        ("finetune", "--resume", "--overwrite"),
+        ("predict", "run"),
         ("finetune", "--model", "fcn_resnet50"),
         ("finetune", "--data", "no-such-folder"),
         ("finetune", "--epochs", "0"),
@@ -109,6 +112,7 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, command: Callable
     [
         ("rich", ("inspect", "resnet18")),
         ("rich", ("finetune",)),
+        ("safetensors", ("finetune",)),
         ("sklearn", ("finetune", "--weights", "none")),
         ("matplotlib", ("bench", "depth")),
         ("matplotlib", ("bench", "step")),
@@ -130,11 +134,11 @@ def test_missing_extra_is_one_line(
     for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     for name in [name for name in sys.modules if name.startswith("momentumnet.")]:
-        if name.endswith((".report", ".plots", ".plot")):
+        if name.endswith((".report", ".plots", ".plot", ".weights_file")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
     done = command(*arguments)
-    assert done.status == 1
+    assert done.status == 3
     assert done.err.count("\n") == 1
     assert f"needs {missing}" in done.err
     assert 'pip install "momentumnet[cli]"' in done.err

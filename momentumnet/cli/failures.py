@@ -1,0 +1,50 @@
+"""What an error means to the user: one line, and an exit status."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from momentumnet.cli.errors import CommandError, MachineError
+from momentumnet.errors import MomentumNetError, StorageError
+from momentumnet.memory import format_bytes
+
+EXTRA_MODULES = ("rich", "matplotlib", "sklearn", "safetensors")
+# "you tried to allocate 123 bytes" on the CPU, "Tried to allocate 2.00 GiB" on CUDA.
+_WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """The line for an error and its exit status; None for a fault of the program, which keeps its traceback."""
+    if isinstance(error, StorageError):
+        return str(error), MachineError.status
+    if isinstance(error, MomentumNetError):
+        return str(error), getattr(error, "status", CommandError.status)
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRA_MODULES:
+            return None
+        needs = f'this command needs {module}, which is not installed: pip install "momentumnet[cli]"'
+        return needs, MachineError.status
+    if _is_out_of_memory(error):
+        return _out_of_memory(error), MachineError.status
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}", MachineError.status
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def _out_of_memory(error: Exception) -> str:
+    found = _WANTED.search(str(error))
+    wanted = "" if found is None else found[1]
+    if wanted.endswith(" bytes"):
+        wanted = format_bytes(int(wanted.partition(" ")[0]))
+    asked = f": {wanted} were asked for at once" if wanted else ""
+    return f"out of memory{asked}. Take a smaller --batch-size, --image-size or --input, or a smaller model"

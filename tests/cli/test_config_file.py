@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momentumnet.cli.config_file import expanded
+from momentumnet.cli.main import program
+
+needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
+
+
+@needs_toml
+def test_options_of_the_file_are_those_of_the_command_line_which_win() -> None:
+    Path("run.toml").write_text('model = "resnet50"\nbatch_size = 8\nlr = 0.01\nadaptive = true\ncompare = false\n')
+    for config in (["--config", "run.toml"], ["--config=run.toml"]):
+        options = program().parse_args(expanded(["finetune", "--lr", "0.5", *config]))
+        assert (options.model, options.batch_size, options.lr) == ("resnet50", 8, 0.5)
+        assert (options.adaptive, options.compare) == (True, False)
+    assert expanded(["finetune", "--lr", "0.5"]) == ["finetune", "--lr", "0.5"]
+
+
+@needs_toml
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model = ", "run.toml is not TOML"),
+        ("lr = [1, 2]", "run.toml holds lr = [1, 2]; an option has a text, a number or true"),
+        ('config = "more.toml"', "names a further --config"),
+        ("colour = 1", "unrecognized arguments: --colour=1"),
+        ('gamma = "2"', "argument --gamma"),
+    ],
+)
+def test_files_that_are_none_are_refused(command: Callable[..., Any], content: str, message: str) -> None:
+    Path("run.toml").write_text(content)
+    done = command("finetune", "--config", "run.toml")
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+
+
+@needs_toml
+def test_file_that_is_not_there(command: Callable[..., Any]) -> None:
+    done = command("finetune", "--config", "run.toml")
+    assert done.status == 2
+    assert done.err == "momentumnet: error: --config run.toml cannot be read: No such file or directory\n"
