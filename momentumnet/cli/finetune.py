@@ -12,7 +12,7 @@ from torch import nn
 from momentumnet.cli import arguments, data, models, run_folder
 from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.cli.data import ImageData
-from momentumnet.cli.errors import UsageError
+from momentumnet.cli.errors import CommandError, UsageError
 from momentumnet.cli.options import (
     CommandText,
     add_choice,
@@ -25,6 +25,7 @@ from momentumnet.cli.options import (
 )
 from momentumnet.cli.training import Schedule
 from momentumnet.conversion import convert
+from momentumnet.streams.converted import converted_blocks
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -197,7 +198,13 @@ def _convert(model: nn.Module, images: ImageData, options: argparse.Namespace, d
     if options.budget is not None:  # for the batches as they will be
         examples = torch.stack([images.train[index][0] for index in range(_batch_size(options, images))])
         budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
-        return convert(model, examples.to(device), **budgeted)
+        planned = convert(model, examples.to(device), **budgeted)
+        if not any(True for _ in converted_blocks(planned)):
+            raise CommandError(
+                f"{options.model} has no stream, and nothing is recomputed within --budget {options.budget}, so there "
+                "is nothing to convert"
+            )
+        return planned
     examples = torch.stack([images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))])
     return convert(
         model,
