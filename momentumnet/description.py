@@ -34,7 +34,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
     Returns:
         Text, numbers, lists and dicts, for ``json``: ``streams``, each with ``gamma`` as a fraction ("1/8"), its blocks
         by name in call order and its options; ``recomputed``, the modules outside that are recomputed, alone or in a
-        chain; ``containers``, how many children those that hold the blocks have; ``model``, the name of its class.
+        chain (all there is where a budget was planned for a network without streams); ``containers``, how many children
+        those that hold the blocks have; ``model``, the name of its class.
 
     Raises:
         ConversionError: the model holds no converted block, or lacks one that its stream had.
@@ -50,7 +51,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         >>> again = mn.convert(encoder, like=description)
     """
     streams, outside = _names_by_runner(model)
-    if not streams:
+    if not streams and not outside:
         raise ConversionError(
             f"{type(model).__name__} holds no converted block, so there is nothing to describe; convert it first. (If "
             "it was loaded from a checkpoint of a converted one, that description is in model.config.momentumnet.)"
@@ -163,10 +164,11 @@ def _check(description: Mapping[str, Any]) -> None:
     if description.keys() != _FIELDS:
         raise ConversionError(f"a description holds {sorted(_FIELDS)}, got {sorted(map(str, description))}")
     streams, recomputed_there, containers = (description[field] for field in ("streams", "recomputed", "containers"))
-    if not _is_list(streams) or not streams or not _is_list(recomputed_there) or not isinstance(containers, Mapping):
+    are_lists = _is_list(streams) and _is_list(recomputed_there)
+    if not are_lists or not (streams or recomputed_there) or not isinstance(containers, Mapping):
         raise ConversionError(
-            "a description holds a list of streams, at least one, a list of what is recomputed and the sizes of "
-            f"containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
+            "a description holds a list of streams and a list of what is recomputed, at least one of either, and the "
+            f"sizes of containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
         )
     for found in streams:
         if not isinstance(found, Mapping) or found.keys() != _STREAM_FIELDS:

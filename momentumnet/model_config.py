@@ -13,6 +13,7 @@ from torch import nn
 
 from momentumnet.description import describe
 from momentumnet.errors import MomentumNetWarning
+from momentumnet.streams.converted import streams_of
 
 NAME = "momentumnet"
 # What decides the function that a stream computes; the rest is how.
@@ -22,12 +23,14 @@ _OF_THE_FUNCTION = ("blocks", "gamma", "final_velocity", "initial_velocity", "br
 def note(model: nn.Module) -> None:
     """Write the description of a model that has just been converted into its config, if it has one.
 
+    A network without streams, of which only activations are recomputed, computes what its class says and needs none.
     Warns where another description stands there: the weights were trained as another function.
     """
     config = _config_of(model)
     if config is None:
         return
-    description, earlier = describe(model), getattr(config, NAME, None)
+    description = describe(model) if streams_of(model) else None
+    earlier = getattr(config, NAME, None)
     if earlier is not None and _function_of(earlier) != _function_of(description):
         warnings.warn(
             f"the config of this {type(model).__name__} says that its weights were trained as another Momentum ResNet "
@@ -36,7 +39,10 @@ def note(model: nn.Module) -> None:
             MomentumNetWarning,
             stacklevel=3,
         )
-    setattr(config, NAME, description)
+    if description is None:
+        forget(model)
+    else:
+        setattr(config, NAME, description)
 
 
 def renew(model: nn.Module) -> None:
@@ -67,6 +73,8 @@ def _function_of(description: Any) -> Any:
 
 
 def _in_words(description: Any) -> str:
+    if description is None:
+        return "without streams"
     try:
         streams = [f"{stream['name']} at gamma {stream['gamma']}" for stream in description["streams"]]
     except (TypeError, KeyError):

@@ -25,6 +25,7 @@ from momentumnet.cli.options import (
 )
 from momentumnet.cli.recipe import PRECISIONS, Recipe, freeze
 from momentumnet.conversion import convert
+from momentumnet.streams.converted import converted_blocks
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -149,7 +150,13 @@ def _convert(
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
-            return convert(model, examples.to(device), **budgeted)
+            planned = convert(model, examples.to(device), **budgeted)
+        if not any(True for _ in converted_blocks(planned)):
+            raise UsageError(
+                f"{options.model} has no stream, and nothing is recomputed within --budget {options.budget}, so there "
+                "is nothing to convert"
+            )
+        return planned
     examples = torch.stack([images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))])
     return convert(
         model,

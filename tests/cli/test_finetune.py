@@ -362,3 +362,9 @@ def test_a_budget_in_place_of_the_options_that_it_chooses(finetune: Callable[...
         refused = finetune("--budget", "1GiB", *option)
         assert refused.status == 1
         assert "leave out --others, --spare and --backward" in refused.err
+
+
+def test_a_network_of_which_the_plan_recomputes_nothing_is_refused(finetune: Callable[..., Any]) -> None:
+    done = finetune("--model", "squeezenet1_1", "--image-size", "64", "--epochs", "1", "--budget", "64GiB")
+    assert done.status == 1
+    assert "squeezenet1_1 has no stream, and nothing is recomputed within --budget 68719476736" in done.err
