@@ -72,7 +72,9 @@ def plan(
     backward, on the example's device, under autocast where the call is), and for each is chosen whether its activations
     are stored, recomputed from an input that is kept, or recomputed from an input that the stream gives back: the
     choices that take the least time in so many bytes. They all compute the same bits. Networks without a stream
-    can be planned, too.
+    can be planned, too. On fake tensors (``FakeTensorMode``) or the meta device a step is planned that no machine at
+    hand holds: bytes without the work space of kernels, times estimated from counts of operations. Prefer fake tensors
+    of the device that is meant: on the meta device attention takes the way that keeps all scores.
 
     Args:
         model: the network.

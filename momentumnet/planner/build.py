@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.arithmetic.state_bytes import moving_bytes
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for
 from momentumnet.planner.flow import Flow, flow_of
+from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured, now
 from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
 from momentumnet.streams.block import ResidualStream
@@ -65,7 +67,8 @@ def profile_of(
     if gamma:
         units = _with_own_inputs(units, sizes)
     units, glue = _parted(units, _glue(trace, calls))
-    streams = tuple(_stream_profile(stream, gamma, arithmetic, device) for stream in found.streams)
+    hollow = without_values(model, example_inputs)
+    streams = tuple(_stream_profile(stream, gamma, arithmetic, device, hollow=hollow) for stream in found.streams)
     return Profile(
         tuple(units),
         glue,
@@ -75,6 +78,7 @@ def profile_of(
         loss_held=ending.held,
         outputs_held=_outputs_held(trace, ending.kept),
         flow=_flow(model, trace, stages, calls),
+        estimated=hollow,
     )
 
 
@@ -162,12 +166,17 @@ def _glue(trace: Trace, calls: Sequence[Sequence[Call]]) -> dict[Key, int]:
     return kept
 
 
-def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, device: torch.device) -> StreamProfile:
+def _stream_profile(
+    stream: ResidualStream, gamma: Fraction, arithmetic: str, device: torch.device, *, hollow: bool
+) -> StreamProfile:
     elements = torch.Size(stream.shape).numel()
     if not gamma or arithmetic == "float":
         return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
-    undo = _undo_seconds(stream, gamma, found, device)
+    if hollow:
+        undo = 2 * elements * moving_bytes(gamma, found.word) / BYTES_A_SECOND
+    else:
+        undo = _undo_seconds(stream, gamma, found, device)
     return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread)
 
 

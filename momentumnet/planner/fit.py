@@ -113,6 +113,7 @@ def _plan(
         held=held_between(profile, choices),
         moments=tuple(moments),
         stored_moments=tuple(stored),
+        estimated=profile.estimated,
     )
 
 

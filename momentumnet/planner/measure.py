@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from torch.utils import _pytree as pytree
 
 from momentumnet.memory import measure_memory
+from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.streams.calls import storage_key
 from momentumnet.streams.guard import left_as_found
@@ -43,8 +44,9 @@ class Ending:
 class Measures:
     """What units cost; units of the same make on arguments of the same shapes are measured once."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, hollow: HollowMeasures | None = None) -> None:
+        self._device, self._hollow = device, hollow
+        self.memory = measure_memory if hollow is None else hollow.memory
         self._known: dict[Any, Cost] = {}
 
     def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
@@ -85,10 +87,11 @@ class Measures:
             def cast() -> None:
                 run()
 
-            kept, whole = measure_memory(run), measure_memory(both)
-            cast_bytes = measure_memory(cast).saved_bytes if torch.is_autocast_enabled(self._device.type) else 0
+            kept, whole = self.memory(run), self.memory(both)
+            casts = self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
+            cast_bytes = self.memory(cast).saved_bytes if casts else 0
         with torch.no_grad():
-            free = measure_memory(run)
+            free = self.memory(run)
         return Cost(
             forward_seconds=forward,
             backward_seconds=backward,
@@ -101,6 +104,11 @@ class Measures:
         )
 
     def _seconds(self, run: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[float, float]:
+        if self._hollow is not None:
+            (output, leaves), seconds = self._hollow.seconds(run)
+            edges = _edges(output)
+            both = self._hollow.seconds(lambda: _differentiate(edges, [*leaves, *parameters], gradients))
+            return seconds, both[1]
         forward, backward = [], []
         for _ in range(REPEATS):
             start = now(self._device)
@@ -130,7 +138,7 @@ def measured(
 
     The model runs once, in its own mode, without keeping what backward would need, and is left as it was found.
     """
-    measures, names = Measures(device), [tuple(unit) for unit in units]
+    names = [tuple(unit) for unit in units]
     costs: dict[tuple[str, ...], Cost] = {}
     first = {unit[0]: unit for unit in names}
     measuring = False
@@ -150,6 +158,11 @@ def measured(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        hollow = None
+        if without_values(model, example_inputs):
+            example_inputs, before = stack.enter_context(hollowed(model, example_inputs))
+            hollow = HollowMeasures(before)
+        measures = Measures(device, hollow)
         stack.enter_context(saved_tensors_hooks(_nothing, _nothing))
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
         for name, unit in first.items():
@@ -173,7 +186,7 @@ def _ending(measures: Measures, output: Any, loss: Callable[[Any], Tensor] | Non
         return total
 
     with torch.enable_grad(), saved_tensors_hooks(note, _as_it_is):
-        held = measure_memory(run).saved_bytes
+        held = measures.memory(run).saved_bytes
     return Ending(own, held, tuple(storage_key(tensor) in saved for tensor in tensors_in(output)))
 
 

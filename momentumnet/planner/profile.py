@@ -119,6 +119,7 @@ class Profile:
         loss_held: bytes of its own that it holds until its backward.
         outputs_held: bytes of the model's outputs that it holds until then, and nobody else.
         flow: gradients between the units.
+        estimated: whether times come from counts of operations, as there were no values to compute with.
     """
 
     units: tuple[Unit, ...]
@@ -129,6 +130,7 @@ class Profile:
     loss_held: int = 0
     outputs_held: int = 0
     flow: Flow = field(default_factory=Flow)
+    estimated: bool = False
 
     def glue_at(self, place: int) -> frozenset[Key]:
         """The storages that glue keeps between the unit before ``place`` and the one there."""

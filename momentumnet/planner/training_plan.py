@@ -67,6 +67,8 @@ class TrainingPlan:
         held: predicted bytes between forward and backward.
         moments: the bytes over the step.
         stored_moments: the same where everything is stored.
+        estimated: whether it was made of tensors without values: times are counts of operations then, and work space
+            of kernels is not in the bytes.
     """
 
     units: tuple[PlannedUnit, ...]
@@ -81,6 +83,7 @@ class TrainingPlan:
     held: int
     moments: tuple[Moment, ...]
     stored_moments: tuple[Moment, ...]
+    estimated: bool = False
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
@@ -149,6 +152,11 @@ class TrainingPlan:
             f"{self.seconds / self.stored_seconds:.2f} times the time of stored activations; gamma {self.gamma}. "
             "Parameters and what an optimizer keeps are not counted."
         )
+        if self.estimated:
+            lines.append(
+                "Made without values: times are estimated from counts of operations and bytes, and the work space of "
+                "kernels is not counted."
+            )
         return "\n".join(lines)
 
 

@@ -54,3 +54,25 @@ def _deepest(rows: Sequence[Row], budget: int) -> list[str]:
         end = "the deepest tried" if failed is None else f"{failed} blocks do not fit"
         lines.append(f"Deepest network within {format_bytes(budget)}, {method}: {what} ({end}).")
     return lines
+
+
+def simulated_table(rows: Sequence[Row]) -> Table:
+    """Predicted bytes, a line for each network and way."""
+    cells = [
+        (
+            row["network"],
+            row["method"],
+            f"{row['parameters'] / 1e9:.3g}",
+            format_bytes(row["peak_bytes"]),
+            format_bytes(row["saved_bytes"]),
+            f"{row['estimated_time_to_stored']:.2f}",
+        )
+        for row in rows
+    ]
+    columns = ("network", "method", "parameters, billions", "peak", "held", "estimated time ×")
+    notes = (
+        "Planned on tensors without values, nothing was run: bytes of tensors in one step, gradients of parameters "
+        "included, parameters and the work space of kernels not; times as multiples of stored activations, from counts "
+        "of operations and bytes. 'stored': everything is kept; 'least': the plan of the least budget.",
+    )
+    return Table("Training steps that are not run", columns, cells, notes=notes)

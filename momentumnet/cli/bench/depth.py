@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from momentumnet.bench.depth.measure import ended_methods, measure
-from momentumnet.bench.depth.table import table
+from momentumnet.bench.depth.simulate import GIANTS, simulate
+from momentumnet.bench.depth.table import simulated_table, table
 from momentumnet.bench.networks import FAMILIES, family
 from momentumnet.bench.results import Results
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_choice, chosen_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from momentumnet.cli.report import Report
 
 TEXT = CommandText(
     "memory and time against the number of blocks",
@@ -28,8 +34,10 @@ examples:
   momentumnet bench depth --family transformer --depths 4,8,16,32,64
   momentumnet bench depth --budget 512MiB --repeats 1
   momentumnet bench depth --gammas 0.9,1/2,1/16 --output results
+  momentumnet bench depth --simulate vit-22b decoder-70b
 
-Writes depth-FAMILY.json, depth-FAMILY.md and depth-FAMILY.png to --output.""",
+Writes depth-FAMILY.json, depth-FAMILY.md and depth-FAMILY.png to --output; with --simulate depth-simulated.json and
+.md.""",
 )
 DEPTHS, BUDGET_DEPTHS, QUICK_DEPTHS = [4, 8, 16, 32, 64], [8, 16, 32, 64, 128, 256, 512, 1024], [2, 4]
 
@@ -51,6 +59,13 @@ def add_parser(benchmarks: Any) -> None:
         metavar="SIZE",
         help="peak memory of a step, e.g. 512MiB, at which a method's series ends (default: none)",
     )
+    command.add_argument(
+        "--simulate",
+        nargs="+",
+        choices=tuple(GIANTS),
+        metavar="NAME",
+        help=f"instead, the bytes of a step that no machine at hand holds, without running it: {', '.join(GIANTS)}",
+    )
     common.add_gammas(command, "9/10,1/8")
     common.add_dtype(command)
     common.add_repeats(command)
@@ -71,6 +86,9 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.report import Report
 
     report, device, name = Report(as_json=options.json), chosen_device(options), options.family
+    if options.simulate:
+        _simulate(options, report, device)
+        return
     shape = list(family(name, 1).example().shape)
     repeats = common.chosen_repeats(options)
     settings = {"family": name, "input": shape, **common.step_settings(options), "budget": options.budget}
@@ -90,6 +108,18 @@ def run(options: argparse.Namespace) -> None:
                 progress.remove_task(task)
     plot = partial(plot_depth, title=f"One training step of {name} blocks", budget=options.budget)
     finish(report, results, [table(results.rows, name, shape, options.budget)], plot)
+
+
+def _simulate(options: argparse.Namespace, report: Report, device: torch.device) -> None:
+    path = options.output / "depth-simulated.json"
+    results = Results.begin(path, command="bench depth --simulate", device=device, settings={}, resume=options.resume)
+    with report.progress() as progress:
+        for name in options.simulate:
+            if not results.holds(network=name):
+                task = progress.add_task(name, total=None)
+                results.add([{"network": name, **row} for row in simulate(GIANTS[name])])
+                progress.remove_task(task)
+    finish(report, results, [simulated_table(results.rows)])
 
 
 def _default_depths(options: argparse.Namespace) -> Sequence[int]:

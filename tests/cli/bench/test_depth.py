@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from momentumnet import whole_file
-from momentumnet.bench.networks import FAMILIES
+from momentumnet.bench.depth.simulate import GIANTS, Giant
+from momentumnet.bench.networks import FAMILIES, family
 
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")
 
@@ -68,3 +70,20 @@ def test_resume_refuses_results_of_other_settings(command: Callable[..., Any]) -
     assert "depth-mlp.json is damaged" in done.err
     whole_file.write_json(Path("out", "depth-mlp.json"), {"command": "bench depth"})
     assert "does not hold the results" in command(*options, "--gammas", "1/8").err
+
+
+def test_steps_that_are_not_run(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = family("mlp", 12)
+    monkeypatch.setitem(GIANTS, "vit-22b", Giant(network.build, network.example, torch.float32))
+    before = torch.get_default_dtype()
+    done = command("bench", "depth", "--simulate", "vit-22b", "--output", "out", "--json")
+    assert done.status == 0
+    stored, least = json.loads(done.out)["rows"]
+    assert (stored["method"], least["method"]) == ("stored", "least")
+    # 12 blocks of a narrow layer each save their input and the tanh, 256 x 64 floats each.
+    assert stored["saved_bytes"] == pytest.approx(12 * 2 * 256 * 64 * 4, rel=0.1)
+    assert least["saved_bytes"] < stored["saved_bytes"] / 2
+    assert least["peak_bytes"] < stored["peak_bytes"]
+    assert stored["estimated_time_to_stored"] == 1.0 < least["estimated_time_to_stored"]
+    assert "| vit-22b | least |" in Path("out", "depth-simulated.md").read_text()
+    assert torch.get_default_dtype() is before
