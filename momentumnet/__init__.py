@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from momentumnet import log
 
 if TYPE_CHECKING:
+    from momentumnet import hf as hf  # needs an extra, as lightning does: no names of all
     from momentumnet import init, landscape, native, optim, prune
+    from momentumnet import lightning as lightning
     from momentumnet.conversion import convert, revert, set_gamma
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
-    from momentumnet.planning import plan
+    from momentumnet.planning import largest_batch, plan
     from momentumnet.resume import load_training_state, training_state
     from momentumnet.streams.block import ResidualStream
     from momentumnet.streams.discover import find_streams
@@ -56,6 +58,7 @@ __all__ = [
     "find_streams",
     "init",
     "landscape",
+    "largest_batch",
     "load_training_state",
     "measure_memory",
     "native",
@@ -68,7 +71,7 @@ __all__ = [
     "transform_to_momentumnet",
 ]
 
-_PACKAGES = ("init", "landscape", "native", "optim", "prune")
+_PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
     "conversion": ("convert", "revert", "set_gamma"),
     "core.ledger": ("check_replays",),
@@ -77,7 +80,7 @@ _NAMES = {
     "memory": ("MemoryReport", "measure_memory"),
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
     "planner.training_plan": ("TrainingPlan",),
-    "planning": ("plan",),
+    "planning": ("largest_batch", "plan"),
     "resume": ("load_training_state", "training_state"),
     "streams.block": ("ResidualStream",),
     "streams.discover": ("find_streams",),

@@ -165,6 +165,7 @@ def _found(
                     "spread": stream.spread if stream.magnitude else None,
                     "kept": kept,
                     "backward": backward,
+                    "arguments": stream.arguments,
                 },
             )
             for stream, kept, backward in zip(planned.discovery.streams, planned.kept, planned.backwards, strict=True)

@@ -18,7 +18,7 @@ VERSION = 1
 _FIELDS = {"version", "model", "containers", "streams", "recomputed"}
 # Plain options of a stream, by the names that its constructor and its attributes have.
 _OPTIONS = ("arithmetic", "backward", "final_velocity", "branch_is_output", "kept")
-_STREAM_FIELDS = {"name", "blocks", "gamma", "initial_velocity", *_OPTIONS}
+_STREAM_FIELDS = {"name", "blocks", "arguments", "gamma", "initial_velocity", *_OPTIONS}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -124,7 +124,14 @@ def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]:
     velocity = "branch" if stream.branch_first else None if stream.velocity_module is None else "module"
     plain = {option: getattr(stream, option) for option in _OPTIONS}
-    return {"name": stream.name, "blocks": names, "gamma": str(stream.gamma), "initial_velocity": velocity, **plain}
+    return {
+        "name": stream.name,
+        "blocks": names,
+        "arguments": None if stream.arguments is None else list(stream.arguments),
+        "gamma": str(stream.gamma),
+        "initial_velocity": velocity,
+        **plain,
+    }
 
 
 def _stream(found: Mapping[str, Any], velocity: str | nn.Module | None) -> MomentumStream:
@@ -135,6 +142,7 @@ def _stream(found: Mapping[str, Any], velocity: str | nn.Module | None) -> Momen
             tuple(found["blocks"]),
             Fraction(found["gamma"]),
             branch_first=found["initial_velocity"] == "branch",
+            arguments=found["arguments"],
             **options,
         )
     except (ValueError, ZeroDivisionError) as error:
@@ -166,6 +174,19 @@ def _check(description: Mapping[str, Any]) -> None:
     for names in [*recomputed_there, *(found["blocks"] for found in streams)]:
         if not _is_list(names) or not names or not all(isinstance(name, str) for name in names):
             raise ConversionError(f"modules are described by a list of their names, got {names!r}")
+    for found in streams:
+        _check_arguments(found["arguments"], found["blocks"])
+
+
+def _check_arguments(arguments: Any, blocks: Any) -> None:
+    """For each block of a stream a position or a keyword; None where that is not known."""
+    if arguments is None:
+        return
+    if not _is_list(arguments) or len(arguments) != len(blocks) or not {*map(type, arguments)} <= {int, str}:
+        raise ConversionError(
+            f"for each block of a stream its stream argument is described, by position or keyword; got {arguments!r} "
+            f"for the blocks {blocks!r}"
+        )
 
 
 def _is_list(value: Any) -> bool:

@@ -14,6 +14,7 @@ from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
 
 if TYPE_CHECKING:
+    from momentumnet.planner.search import Options
     from momentumnet.planner.training_plan import TrainingPlan
 
 OTHERS = ("keep", "checkpoint")
@@ -82,8 +83,11 @@ def plan(
         backward: see `convert`.
         others: see `convert`.
         spare: see `convert`.
-        budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, or ``"least"`` for
-            as few as there can be. Parameters, and what an optimizer keeps, come on top; gradients are counted.
+        budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, ``"least"`` for
+            as few as there can be, or ``"device"`` for nine tenths of what is free now on the device of the model (on
+            the CPU: of what the system and the process's container have left). Parameters, and what an optimizer keeps,
+            come on top; gradients are counted. An optimizer that has not stepped yet has not taken its part of what is
+            free.
         loss: the loss of the model's output, so that its bytes count; None for the output's own ``loss``, or a sum.
 
     Returns:
@@ -125,6 +129,65 @@ def plan(
         spare=spare,
         loss=loss,
     )
+
+
+def largest_batch(
+    model: nn.Module,
+    make_example: Callable[[int], Any],
+    budget: int | str,
+    *,
+    gamma: float | Fraction = DEFAULT_GAMMA,
+    streams: Sequence[str] | None = None,
+    arithmetic: str = "exact",
+    loss: Callable[[Any], Tensor] | None = None,
+    most: int = 1 << 16,
+) -> int:
+    """The largest batch of which a training step fits a budget: for it `plan` finds choices, for one more it does not.
+
+    The step is measured at a batch of two, the peak predicted for others, and the answer measured in its turn: that it
+    fits, and that one more does not. Three to six batches are measured as a rule, none of them much larger than the
+    answer.
+
+    Args:
+        model: the network, which is left as it is.
+        make_example: gives example inputs for a batch size, as `plan` takes them, on the device to train on.
+        budget: see `plan`; not ``"least"``.
+        gamma: see `convert`.
+        streams: see `convert`.
+        arithmetic: see `convert`.
+        loss: see `plan`.
+        most: the largest batch to look at.
+
+    Raises:
+        ConversionError: a batch of one does not fit; says what `plan` says of a budget that is too small.
+        ValueError: the budget is no number of bytes, or the inputs are the same for each batch size.
+
+    Example:
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        >>> def make_example(batch_size):
+        ...     return torch.randn(batch_size, 8, 16)
+        >>> size = mn.largest_batch(model, make_example, "1MiB")
+        >>> converted = mn.convert(model, make_example(size), budget="1MiB")
+    """
+    from momentumnet.planner.batch import largest_planned
+    from momentumnet.planner.budget import bytes_of
+    from momentumnet.planner.build import device_of
+    from momentumnet.planner.fit import options_of
+
+    limit, ratio = bytes_of(budget, device_of(model, ())), exact_gamma(gamma)
+    if limit is None:
+        raise ValueError(f"budget must be a number of bytes for the largest batch, got {budget!r}")
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
+
+    def measure(example_inputs: Any) -> Options:
+        found = discover(model, example_inputs, streams=streams)
+        return options_of(model, example_inputs, found, gamma=ratio, arithmetic=arithmetic, loss=loss)
+
+    return largest_planned(make_example, measure, limit, most=most)
 
 
 def conversion_plan(

@@ -20,7 +20,7 @@ FLOORS = (
     ("description", "planner", "resume"),
     ("model_config", "planning"),
     ("conversion",),
-    ("init", "landscape", "momentum_net", "optim", "prune"),
+    ("hf", "init", "landscape", "lightning", "momentum_net", "optim", "prune"),
     ("bench",),
     ("cli",),
     ("__main__",),

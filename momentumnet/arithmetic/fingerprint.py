@@ -26,12 +26,12 @@ def fingerprint(output: Any) -> list[Tensor]:
 
 
 def joint_fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """One report for all 1-D tensors that share a device and a size of elements, in order: two launches for many."""
+    """One report for all 1-D tensors that share a device and a type, in order: two launches for many."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        bits = _bits(tensor.detach())
-        groups.setdefault((bits.device, bits.dtype), []).append(bits)
-    return [_checksum(torch.cat(group) if len(group) > 1 else group[0].contiguous()) for group in groups.values()]
+        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
+    joined = [torch.cat(group) if len(group) > 1 else group[0].contiguous() for group in groups.values()]
+    return [_checksum(_bits(tensor)) for tensor in joined]
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torchvision.models import list_models
 
-from momentumnet.planner.budget import LEAST
+from momentumnet.planner.budget import DEVICE, LEAST
 
 
 def gamma(text: str) -> Fraction:
@@ -100,8 +100,8 @@ def byte_count(text: str) -> int:
 
 
 def budget(text: str) -> int | str:
-    """A number of bytes with a unit, or ``least``."""
-    return text if text == LEAST else byte_count(text)
+    """A number of bytes with a unit, ``least``, or ``device``."""
+    return text if text in (LEAST, DEVICE) else byte_count(text)
 
 
 def autocast_dtype(text: str) -> torch.dtype:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from momentumnet.cli import config_file, data, models, run_folder, training_options
+from momentumnet.cli import arguments, config_file, data, models, run_folder, training_options
 from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import UsageError
@@ -40,6 +40,7 @@ examples:
   momentumnet finetune                                     ResNet-18 on the digits of scikit-learn
   momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
   momentumnet finetune --data photos --weights DEFAULT     photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
+  momentumnet finetune --budget 2GiB                       what each block keeps is chosen so that a step fits
   momentumnet finetune --compare                           fine-tune the unconverted network as well
   momentumnet finetune --optimizer sam                     step with the gradient at the worst point nearby
   momentumnet finetune --data photos --validation 0.2 --augment randaugment --precision bf16 --accumulate 2
@@ -59,6 +60,11 @@ def add_parser(commands: Any) -> None:
     training_options.add_training(parser.add_argument_group("training"))
     training_options.add_optimizer(parser.add_argument_group("optimizer"))
     group = parser.add_argument_group("engine")
+    meaning = (
+        "memory that a training step may take, e.g. 2GiB, 'device' for what is free there, or 'least': for each block "
+        "and module is chosen what takes the least time in it, in place of --others, --spare and --backward"
+    )
+    group.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
     add_choice(
         group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
     )
@@ -93,6 +99,8 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError(
             "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
         )
+    if options.budget is not None and (options.others != "checkpoint" or options.spare or options.backward != "auto"):
+        raise UsageError("--budget chooses for each block and module; leave out --others, --spare and --backward")
     report = Report(as_json=options.json)
     name = f"{options.model}-{Path(options.data).resolve().name}"
     with run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite) as folder:
@@ -136,6 +144,10 @@ def _run(options: argparse.Namespace, recipe: Recipe, report: Report, folder: Pa
 def _convert(
     model: nn.Module, images: ImageData, options: argparse.Namespace, batch_size: int, device: torch.device
 ) -> nn.Module:
+    if options.budget is not None:  # for the batches as they will be
+        examples = torch.stack([images.train[index][0] for index in range(batch_size)])
+        budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
+        return convert(model, examples.to(device), **budgeted)
     examples = torch.stack([images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))])
     return convert(
         model,

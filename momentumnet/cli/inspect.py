@@ -13,7 +13,8 @@ from momentumnet.cli import arguments, models
 from momentumnet.cli.errors import CommandError
 from momentumnet.cli.options import CommandText, add_command, conversion
 from momentumnet.memory import format_bytes
-from momentumnet.planning import plan
+from momentumnet.planner.budget import LEAST
+from momentumnet.planning import largest_batch, plan
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -29,6 +30,7 @@ examples:
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint
   momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint --spare 1GiB
   momentumnet inspect resnet101 --input 32,3,224,224 --budget 2GiB
+  momentumnet inspect resnet101 --input 1,3,224,224 --budget 8GiB --largest-batch
   momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128""",
 )
 
@@ -40,9 +42,14 @@ def add_parser(commands: Any) -> None:
     shapes = "shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)"
     meaning = (
         "choose for each block and module what takes the least time within this memory, e.g. 4GiB, gradients "
-        "included and parameters not, or 'least'; measures a training step"
+        "included and parameters not, 'device' for what is free there, or 'least'; measures a training step"
     )
     parser.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
+    parser.add_argument(
+        "--largest-batch",
+        action="store_true",
+        help="find the largest batch that fits --budget; of --input, all but the first dimension counts",
+    )
     parser.add_argument("--input", type=arguments.shape, action="append", metavar="SHAPE", help=shapes)
 
 
@@ -58,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
     report = Report(as_json=options.json)
     model = models.untrained(options.model)
     inputs = models.example_inputs(options.model, options.input)
+    if options.largest_batch and options.budget in (None, LEAST):
+        raise CommandError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
     if options.budget is not None:
         _within_budget(report, model, inputs, options)
         return
@@ -121,7 +130,11 @@ def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argpa
     """Shows the choices that fit a budget."""
     if options.others != "keep" or options.spare:
         raise CommandError("--budget chooses for each block and module; leave out --others and --spare")
-    planned = plan(model.train(), inputs, gamma=options.gamma, budget=options.budget)
+    model.train()
+    batch = _largest_batch(report, model, options) if options.largest_batch else None
+    if batch is not None:
+        inputs = models.example_inputs(options.model, options.input, batch=batch)
+    planned = plan(model, inputs, gamma=options.gamma, budget=options.budget)
     for line in str(planned).splitlines():
         report.line(line)
     report.result(
@@ -135,5 +148,17 @@ def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argpa
             "seconds": planned.seconds,
             "stored_seconds": planned.stored_seconds,
             "units": [asdict(unit) for unit in planned.units],
+            "largest_batch": batch,
         }
     )
+
+
+def _largest_batch(report: Report, model: nn.Module, options: argparse.Namespace) -> int:
+    batch = largest_batch(
+        model,
+        lambda batch: models.example_inputs(options.model, options.input, batch=batch),
+        options.budget,
+        gamma=options.gamma,
+    )
+    report.line(f"the largest batch: {batch}")
+    return batch

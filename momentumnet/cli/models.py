@@ -26,15 +26,18 @@ def smallest_size(name: str) -> int:
     return int(max(_default_weights(name).meta["min_size"]))
 
 
-def example_inputs(name: str, shapes: Sequence[tuple[int, ...]] | None) -> tuple[Any, ...]:
+def example_inputs(name: str, shapes: Sequence[tuple[int, ...]] | None, *, batch: int | None = None) -> tuple[Any, ...]:
     """Random positional arguments for the torchvision model ``name``.
 
     Args:
         name: Any torchvision model.
         shapes: Shapes of the input tensors, batch dimension included; None for what the model is made for.
+        batch: Size of the batch dimension, where it is not that of the shapes.
     """
     if shapes is None:
         shapes = _default_shapes(name)
+    if batch is not None:
+        shapes = [(batch, *shape[1:]) for shape in shapes]
     tensors = tuple(torch.rand(shape) for shape in shapes)
     if name in list_models(module=torchvision.models.detection):
         return ([image for batch in tensors for image in batch],)  # detection models take a list of images

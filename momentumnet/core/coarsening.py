@@ -14,6 +14,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import choose_exponent
+from momentumnet.arithmetic.low_bits import join_low_bits, pack_low_bits, split_low_bits, unpack_low_bits
 from momentumnet.arithmetic.momentum_step import Branch, Scale
 from momentumnet.arithmetic.planes import Integers, Plane
 from momentumnet.core.coupling import NonFiniteBranch
@@ -60,11 +61,11 @@ def coarsen(ints: Integers, bound: int, bits: int) -> tuple[Tensor, ...]:
     """
     packed = []
     for piece, carry in _pieces(ints, bound):
-        high_x, low_x = fp.split_low_bits(piece.x.read(), bits)
-        high_v, low_v = fp.split_low_bits(piece.v.read() + carry, bits)
+        high_x, low_x = split_low_bits(piece.x.read(), bits)
+        high_v, low_v = split_low_bits(piece.v.read() + carry, bits)
         piece.x.write(high_x)
         piece.v.write(high_v.sub_(carry))
-        packed.append(fp.pack_low_bits(low_x, low_v, bits))
+        packed.append(pack_low_bits(low_x, low_v, bits))
     return tuple(map(torch.cat, zip(*packed, strict=True)))
 
 
@@ -72,17 +73,17 @@ def refine(ints: Integers, bound: int, bits: int, low_bits: tuple[Tensor, ...]) 
     """The inverse of `coarsen`."""
     pieces = zip(*(part.split(PIECE) for part in low_bits), strict=True)
     for (piece, carry), packed in zip(_pieces(ints, bound), pieces, strict=True):
-        low_x, low_v = fp.unpack_low_bits(packed, bits)
-        piece.x.write(fp.join_low_bits(piece.x.read(), low_x, bits))
-        piece.v.write(fp.join_low_bits(piece.v.read() + carry, low_v, bits).sub_(carry))
+        low_x, low_v = unpack_low_bits(packed, bits)
+        piece.x.write(join_low_bits(piece.x.read(), low_x, bits))
+        piece.v.write(join_low_bits(piece.v.read() + carry, low_v, bits).sub_(carry))
 
 
 def write_refined_position(x: Plane, bits: int, low_bits: tuple[Tensor, ...], scale: Scale, position: Tensor) -> None:
     """Write x alone as it was before `coarsen`, at its ``scale`` then, to ``position`` as floats."""
     pieces = zip(x.split(PIECE), position.split(PIECE), *(part.split(PIECE) for part in low_bits), strict=True)
     for piece, floats, *packed in pieces:
-        low_x, _ = fp.unpack_low_bits(tuple(packed), bits)
-        fp.write_float(fp.join_low_bits(piece.read(), low_x, bits), scale.exponent, scale.word, floats)
+        low_x, _ = unpack_low_bits(tuple(packed), bits)
+        fp.write_float(join_low_bits(piece.read(), low_x, bits), scale.exponent, scale.word, floats)
 
 
 def _pieces(ints: Integers, bound: int) -> Iterator[tuple[Integers, Tensor]]:

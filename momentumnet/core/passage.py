@@ -7,12 +7,12 @@ starts a new pass. Whatever would lose the velocity is refused.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from momentumnet.core.by_tensor import ByTensor
 from momentumnet.core.carried import refusal, refusal_of_arguments, same_shape
@@ -21,7 +21,7 @@ from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
 from momentumnet.core.tape import Tape
 from momentumnet.errors import ConversionError
-from momentumnet.recompute.arguments import version
+from momentumnet.recompute.arguments import named_arguments, parameter_names, version
 
 
 @dataclass
@@ -58,13 +58,15 @@ class Passages:
     Args:
         name: the stream's name in messages.
         blocks: names of the blocks in call order.
+        arguments: for each the position or keyword in which it takes the stream tensor, if that is known.
     """
 
-    def __init__(self, name: str, blocks: tuple[str, ...]) -> None:
+    def __init__(self, name: str, blocks: tuple[str, ...], arguments: Sequence[int | str] | None = None) -> None:
         self._name, self._blocks = name, blocks
         self._places: dict[str, tuple[int, ...]] = {}
         for place, block in enumerate(blocks):
             self._places[block] = (*self._places.get(block, ()), place)
+        self._arguments = arguments
         self._carried: ByTensor[Passage] = ByTensor()
         self._unfinished: Callable[[], Unfinished | None] = _none
         self._is_open = False  # a block has returned a tensor that no further one has received yet
@@ -74,16 +76,23 @@ class Passages:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unfinished": _none}
 
-    def stream_argument(self, block: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
-        """The stream tensor among a block's arguments, and where it stands: one that is carried, else the first float.
+    def stream_argument(
+        self, block: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int | str, Tensor, bool]:
+        """The stream tensor among a block's arguments, where it stands, and whether it can be no other.
+
+        That is one that is carried, else the one that the block is known to take as such, else the first float.
 
         Raises:
             ConversionError: there is no floating-point tensor among them, or one that no stream can carry.
         """
         tensors = tensors_among(args, kwargs)
+        known = next((key for key in self._known_arguments(block, module, tensors) if key in tensors), None)
+        if known is not None:
+            tensors = {known: tensors[known], **tensors}
         for key, tensor in tensors.items():
             if self._carried.get(tensor) is not None:
-                return key, tensor
+                return key, tensor, True
         for key, tensor in tensors.items():
             if tensor.is_floating_point():
                 reason = refusal(tensor)
@@ -91,11 +100,26 @@ class Passages:
                     raise ConversionError(
                         f"stream {self._name!r} cannot carry argument {key!r} of block {block!r}: {reason}"
                     )
-                return key, tensor
+                return key, tensor, key == known
         raise ConversionError(
             f"block {block!r} of stream {self._name!r} was called without a floating-point tensor among its "
             f"arguments: {refusal_of_arguments(args, kwargs, tensors)}"
         )
+
+    def _known_arguments(
+        self, block: str, module: nn.Module, tensors: Mapping[int | str, Tensor]
+    ) -> Iterator[int | str]:
+        """Where the block takes the stream, as far as that is known, by position and by name."""
+        if self._arguments is None or len(tensors) < 2:
+            return
+        for place in self._places[block]:
+            key = self._arguments[place]
+            yield key
+            names = parameter_names(module)
+            if isinstance(key, str) and key in names:
+                yield names.index(key)
+            elif isinstance(key, int) and key < len(names):
+                yield names[key]
 
     def take(self, x: Tensor) -> Passage | None:
         """The pass that the tensor carries, once."""
@@ -161,7 +185,8 @@ class Passages:
         if key in passage.rivals:
             raise ConversionError(
                 f"stream {self._name!r} began with another argument of its first block than argument {key!r}, in which "
-                f"block {block!r} receives it; pass the stream tensor as the blocks' first argument"
+                f"block {block!r} receives it; convert with example inputs, which tell the arguments apart, or pass "
+                "the stream tensor as the blocks' first argument"
             )
 
     def carry(self, x: Tensor, passage: Passage) -> None:
@@ -189,9 +214,7 @@ def _none() -> None:
 
 def tensors_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:
     """The tensors among the arguments, by position or keyword."""
-    named: dict[int | str, Any] = dict(enumerate(args))
-    named.update(kwargs)
-    return {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in named_arguments(args, kwargs).items() if isinstance(value, Tensor)}
 
 
 def rivals_of(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[int | str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from momentumnet.core.coupling import FloatState, NonFiniteBranch
 from momentumnet.core.watch import Passed, Watch
 from momentumnet.errors import StateRangeError
+from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import without_saved_tensors
 
 if TYPE_CHECKING:
@@ -54,22 +58,26 @@ def play_again(tape: Tape, watch: Watch) -> None:
         watch.learn = _nothing  # such a start teaches nothing
     watch.restart(tape.state)
     for index, entry in enumerate(passed):
-        _make_over(tape, watch, index, entry)
+        made = _make_over(tape, watch, index, entry)
+        _give_right_values(tape, watch, entry, made, [step.call for step in steps[index + 1 :]])
 
 
 def cannot_be_made_over(stream: str) -> StateRangeError:
     """The error for a pass that went wrong when others have gone on from its values."""
     return StateRangeError(
         f"stream {stream!r}: values outgrew their scale by more than its headroom in a pass that cannot be made over "
-        "any more: it was left before its last block, a gradient was taken on the way, or a block holds an "
-        "autograd.Function or saved-tensor hooks, reads values into Python or contains a stream itself. The next pass "
-        "finds a wider scale: run this step again from its forward."
+        "any more: it was left before its last block, a gradient was taken on the way, a block holds an "
+        "autograd.Function or saved-tensor hooks, reads values into Python or contains a stream itself, or it has "
+        "changed an argument object that refuses to be copied, or filled a set with tensors. The next pass finds a "
+        "wider scale: run this step again from its forward."
     )
 
 
-def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
-    """One step of `play_again`."""
+def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> tuple[Any, torch.dtype]:
+    """One step of `play_again`: what its block returns, and the type of its stream."""
     step, state = entry.step, tape.last_state()
+    if not step.call.can_be_made_over:
+        raise cannot_be_made_over(tape.name)
     x = state.position(step.call.dtype)
     if tape.beyond is None:
         step.fingerprint = tape.state.fingerprint()
@@ -94,10 +102,58 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> None:
             step.made(undo, state.exponent)
             tape.position += 1
             watch.note(state, entry.place, entry.coarsest, step)
+    return output, branch.y.dtype
+
+
+def _give_right_values(
+    tape: Tape, watch: Watch, entry: Passed, made: tuple[Any, torch.dtype], later: list[BlockCall]
+) -> None:
+    """What the wrong run has left with the parent, with argument objects and with later calls is as it should be."""
+    output, dtype = made
     try:
-        watch.give_right_values(entry, state.position(branch.y.dtype), output)
-    except RuntimeError as error:  # of another size, or without memory of their own
+        watch.give_right_values(entry, tape.last_state().position(dtype), output)
+        entry.step.call.put_right(later)
+    except (RuntimeError, ValueError) as error:  # of another size or number, or without memory of their own
         raise cannot_be_made_over(tape.name) from error
+
+
+class _Hooks:
+    """Notices saved-tensor hooks that are entered in this thread: PyTorch tells nobody of them."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._enter = saved_tensors_hooks.__enter__
+        self._here = threading.local()
+
+    @contextmanager
+    def seen_by(self, watcher: _Watcher) -> Iterator[None]:
+        outside = getattr(self._here, "watchers", ())
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._watch()
+        self._here.watchers = (*outside, watcher)
+        try:
+            yield
+        finally:
+            self._here.watchers = outside
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    saved_tensors_hooks.__enter__ = self._enter  # type: ignore[method-assign]
+
+    def _watch(self) -> None:
+        self._enter = enter = saved_tensors_hooks.__enter__
+
+        def noticed(hooks: saved_tensors_hooks) -> None:
+            for watcher in getattr(self._here, "watchers", ()):
+                watcher.found = True
+            enter(hooks)
+
+        saved_tensors_hooks.__enter__ = noticed  # type: ignore[method-assign]
+
+
+_HOOKS = _Hooks()
 
 
 class _Watcher(TorchDispatchMode):
@@ -110,19 +166,14 @@ class _Watcher(TorchDispatchMode):
     found = False
 
     def __enter__(self) -> _Watcher:
-        self._enter_hooks = enter = saved_tensors_hooks.__enter__
-
-        def noticed(hooks: saved_tensors_hooks) -> None:
-            self.found = True
-            enter(hooks)
-
-        saved_tensors_hooks.__enter__ = noticed  # type: ignore[method-assign]
+        self._hooks = _HOOKS.seen_by(self)
+        self._hooks.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        saved_tensors_hooks.__enter__ = self._enter_hooks  # type: ignore[method-assign]
+        self._hooks.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.found |= func is torch.ops.aten._local_scalar_dense.default

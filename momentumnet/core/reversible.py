@@ -146,6 +146,7 @@ class BlockRun:
     branch_is_output: bool
     place: int
     coarsest: int | None = None
+    own: frozenset[int | str] = frozenset()  # arguments that no other block is given
 
 
 def enter(x: Tensor, tape: Tape) -> Tensor:
@@ -181,7 +182,7 @@ def run_block(
     if tape.recording and (gradients_on() or tape.rewindable):
         step = _recorded_step(run, tape, x, args, kwargs, weight)
         saved = SavedTensors(run.name, functools.partial(tape.refill, tape.length), step.values)
-        if tape.keeps_inputs:
+        if tape.keeps_inputs or tape.beyond is not None:
             saved.keep_input(x)
         with saved.dropping():
             output = step.call.first(args, kwargs, may_be_taken_back=tape.can_be_made_over)
@@ -220,7 +221,7 @@ def _recorded_step(
     run: BlockRun, tape: Tape, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], weight: Fraction
 ) -> TapeStep:
     tape.play_to_end()
-    call = BlockCall(run.name, run.module, run.function, x, args, kwargs)
+    call = BlockCall(run.name, run.module, run.function, x, args, kwargs, run.own)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
     exact = tape.keeps_inputs or isinstance(tape.state, ExactState)
     values = SavedValues(functools.partial(call.origins, x), exact=exact)

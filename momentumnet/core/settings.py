@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -36,6 +37,8 @@ class StreamSettings:
         final_velocity: "flush" adds gamma/(1-gamma) v at the end; "drop" does not.
         branch_is_output: the blocks return the branch f(x) itself, not x + f(x).
         kept: how many of the last blocks keep their activations, so that backward does not call them again.
+        arguments: for each block the position or keyword in which it takes the stream tensor; None where that is not
+            known, and the first floating-point tensor is taken.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class StreamSettings:
         final_velocity: str = "flush",
         branch_is_output: bool = False,
         kept: int = 0,
+        arguments: Sequence[int | str] | None = None,
     ) -> None:
         _choice("arithmetic", arithmetic, ARITHMETICS)
         _choice("backward", backward, BACKWARDS)
@@ -59,6 +63,7 @@ class StreamSettings:
         self.branch_first, self.final_velocity = branch_first, final_velocity
         self.branch_is_output = branch_is_output
         self.kept = kept
+        self.arguments = None if arguments is None else tuple(arguments)
         self.velocity_module: nn.Module | None = None
         self.set_gamma(gamma)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from momentumnet.core import ends, reversible, transforms
 from momentumnet.core.carried import same_shape
 from momentumnet.core.checkpoint import Checkpoint
+from momentumnet.core.collectives import Company
 from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
@@ -31,6 +32,7 @@ from momentumnet.core.settings import StreamSettings
 from momentumnet.core.tape import Tape
 from momentumnet.core.watch import Seen, Watch
 from momentumnet.errors import CheckpointError, ConversionError, ReconstructionError
+from momentumnet.recompute import own_checkpoints
 from momentumnet.recompute.arguments import replace_stream, version
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.choices import chosen, recomputing
@@ -64,7 +66,8 @@ class MomentumStream(StreamSettings):
     ) -> None:
         super().__init__(name, blocks, gamma, **options)
         self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
-        self._passages = Passages(name, blocks)
+        self._passages = Passages(name, blocks, self.arguments)
+        self._company = Company()
 
     def learned(self) -> dict[str, Any]:
         """What the stream has learned of its passes, as plain data."""
@@ -117,14 +120,16 @@ class MomentumStream(StreamSettings):
             if self.backward == "checkpointed":
                 return Checkpoint().call(block, module, function, args, kwargs)
             return function(*args, **kwargs)
-        key, x = self._passages.stream_argument(block, args, kwargs)
+        key, x, is_sure = self._passages.stream_argument(block, module, args, kwargs)
         passage = self._passages.take(x)
         place = self._passages.place_of(block, passage)
         from_the_middle = passage is None and place > 0 and _in_backward()
         transform = transforms.at_work(x)
         if passage is None:
+            if self.backward != "stored":
+                own_checkpoints.warn_of(module, block, self.name)
             passage = self._start(x, place, transform)
-            passage.rivals = rivals_of(x, args, kwargs)
+            passage.rivals = frozenset() if is_sure else rivals_of(x, args, kwargs)
         else:
             self._passages.check_handover(block, key, x, passage, transform)
         run = reversible.BlockRun(block, module, function, self.branch_is_output, place)
@@ -155,7 +160,7 @@ class MomentumStream(StreamSettings):
         tape = self._resume_gradients(x, passage, tape)
         lent = Lent(run.name, run.module, args, kwargs) if self.backward != "stored" else None
         if lent is not None:
-            args, kwargs = lent.args, lent.kwargs
+            args, kwargs, run.own = lent.args, lent.kwargs, lent.names
         entered = x
         if tape.length == 0 and isinstance(tape.state, ExactState):
             entered = reversible.enter(x, tape)
@@ -166,7 +171,10 @@ class MomentumStream(StreamSettings):
         if run.place >= len(self.blocks) - self.kept:
             passage.tape = tape = tape.handed_on()
         run.coarsest = None if passage.plan is None else passage.plan.coarsest.get(run.place)
+        self._company.block_begins()
         found = reversible.run_block(run, tape, entered, passage.velocity, args, kwargs, self._weight(passage))
+        if self._company.block_ends() and tape.watch is not None:
+            tape.watch.start = None  # others would not play it again
         if lent is not None:
             lent.tell()
         return found
@@ -184,6 +192,7 @@ class MomentumStream(StreamSettings):
             self._passages.carry(x, onward)
             return x
         self._passages.finish()
+        self._company.pass_ends()
         factor = flush_factor(tape.gamma) if self.final_velocity == "flush" else 0.0
         if isinstance(tape, PlainState):
             return tape.output(x.dtype, factor) if factor else x
@@ -223,15 +232,17 @@ class MomentumStream(StreamSettings):
         plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, self.gamma, from_start=from_start and place == 0))
         # Activations that are stored cannot be made over, nor can a pass that may end before its last block.
         is_stored = self.backward == "stored" or place >= len(self.blocks) - self.kept
-        careful = plan.careful or is_stored or self._passages.may_end_early
-        from_start = from_start and place == 0
+        in_company = self._company.expected
+        careful = plan.careful or is_stored or self._passages.may_end_early or in_company
+        from_start, keeps_inputs = from_start and place == 0, self.backward == "checkpointed"
         try:
             state = self._state(x, v, plan, careful=careful)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
-            state, reversible_ = FloatState(x, v, self.gamma), False
-        keeps_inputs = self.backward == "checkpointed"
+            state, reversible_ = FloatState(x, v, self.gamma), reversible_ and in_company
+            keeps_inputs = keeps_inputs or in_company
         tape = Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded, keeps_inputs=keeps_inputs)
+        tape.in_company = in_company
         if isinstance(state, ExactState) or not careful:
             learn = _nothing_learnt if recomputing() else functools.partial(self._learn, from_start=from_start)
             begin = functools.partial(self._state, v=v, plan=plan, careful=True)

@@ -40,6 +40,9 @@ class Tape:
 
     A tape that ``keeps_inputs`` is never rewound: the blocks' saved tensors own the inputs, and the state is forgotten
     when the stream has ended.
+
+    Where blocks call other processes (``in_company``), they are recomputed behind the frontier, too, as those of the
+    others are: from inputs that their saved tensors own.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Tape:
     ) -> None:
         self.name, self.gamma, self.reversible, self.graded = name, gamma, reversible, graded
         self.keeps_inputs = keeps_inputs
+        self.in_company = False
         self.watch = watch
         self.inputs: dict[int, Tensor] = {}
         self.state = state
@@ -70,7 +74,7 @@ class Tape:
     @property
     def recording(self) -> bool:
         """Whether the next block's saved tensors may be dropped."""
-        return self.reversible and self.beyond is None
+        return self.reversible and (self.beyond is None or self.in_company)
 
     @property
     def can_be_made_over(self) -> bool:
@@ -87,8 +91,8 @@ class Tape:
         with self.lock:
             self.play_to_end()
             self.length += 1
+            self.steps.append(move.step)
             if self.beyond is None:
-                self.steps.append(move.step)
                 try:
                     undo = self.state.step(branch, move.weight, move.coarsest)
                 except NonFiniteBranch:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for
+from momentumnet.planner.flow import Flow, flow_of
 from momentumnet.planner.measure import measured, now
 from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
 from momentumnet.streams.block import ResidualStream
-from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.calls import Call, Trace, storage_key
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.nested import tensors_in
+from momentumnet.streams.outside import follows
 from momentumnet.streams.timeline import Stage
 from momentumnet.streams.trace import record
 
@@ -44,8 +46,8 @@ def profile_of(
     """
     trace = record(model, example_inputs, eval_mode=False)
     stages = [stage for stage in found.timeline if not stage.repeated]
-    device = next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
-    costs, loss_cost = measured(model, example_inputs, [stage.names for stage in stages], loss, device)
+    device = device_of(model, example_inputs)
+    costs, ending = measured(model, example_inputs, [stage.names for stage in stages], loss, device)
     calls = _calls_of(trace, stages)
     given = set().union(*(call.entered for call in trace.root.children))
     sizes = {key: 0 if key in given else storage.nbytes() for key, storage in trace.storages.items()}
@@ -55,7 +57,7 @@ def profile_of(
             stage.stream,
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
             _entry(own[0], sizes, number),
-            own[0].takes_tensor and len(own[0].entered) <= 1,
+            own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
             cost,
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
@@ -64,7 +66,21 @@ def profile_of(
         units = _with_own_inputs(units, sizes)
     units, glue = _parted(units, _glue(trace, calls))
     streams = tuple(_stream_profile(stream, gamma, arithmetic, device) for stream in found.streams)
-    return Profile(tuple(units), glue, sizes, streams, loss_cost)
+    return Profile(
+        tuple(units),
+        glue,
+        sizes,
+        streams,
+        loss=ending.cost,
+        loss_held=ending.held,
+        outputs_held=_outputs_held(trace, ending.kept),
+        flow=_flow(model, trace, stages, calls),
+    )
+
+
+def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
+    """Where a step runs."""
+    return next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
 
 
 def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]:
@@ -97,6 +113,21 @@ def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tu
         by_place.setdefault(place, set()).add(key)
     parted = [replace(unit, saved=unit.saved - glue.keys(), entry=unit.entry - glue.keys()) for unit in units]
     return parted, tuple((place, frozenset(keys)) for place, keys in sorted(by_place.items()))
+
+
+def _outputs_held(trace: Trace, kept: Sequence[bool]) -> int:
+    """Bytes of the model's outputs that the loss keeps, and nothing in the model does."""
+    outputs = [tensor for tensor, is_kept in zip(trace.returned, kept, strict=False) if is_kept]
+    own = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in outputs}
+    return sum(size for key, size in own.items() if key not in trace.storages)
+
+
+def _flow(model: nn.Module, trace: Trace, stages: Sequence[Stage], calls: Sequence[Sequence[Call]]) -> Flow:
+    """Gradients between the units."""
+    ranges = [(own[0].first, own[-1].behind) for own in calls]
+    modules = [model.get_submodule(name) for stage in stages for name in stage.names]
+    within = [parameter for module in modules for parameter in module.parameters()]
+    return flow_of(trace.returned, ranges, within)
 
 
 def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:
@@ -137,7 +168,7 @@ def _stream_profile(stream: ResidualStream, gamma: Fraction, arithmetic: str, de
         return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
     undo = _undo_seconds(stream, gamma, found, device)
-    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo)
+    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread)
 
 
 def _undo_seconds(stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device) -> float:

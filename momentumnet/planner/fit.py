@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import bytes_of
-from momentumnet.planner.build import profile_of
+from momentumnet.planner.advice import does_not_fit
+from momentumnet.planner.budget import allowed, bytes_of
+from momentumnet.planner.build import device_of, profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, within
-from momentumnet.planner.simulate import peak_of, simulated
+from momentumnet.planner.simulate import held_between, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.streams.discover import Discovery
-
-# Of a budget, this share is left free for what the prediction may be off.
-MARGIN = 0.05
+from momentumnet.streams.nested import tensors_in
 
 
 def fitted(
@@ -40,46 +37,52 @@ def fitted(
         model: the network, unconverted; it is left as it was found.
         example_inputs: as `momentumnet.convert` takes them.
         found: what a trace has found in it.
-        budget: bytes, a text such as "4GiB", or "least".
+        budget: bytes, a text such as "4GiB", "least" or "device".
         gamma: of the streams.
         arithmetic: of the streams.
         loss: of the model's output.
 
     Raises:
-        ConversionError: no choice fits the budget; says what the least is.
+        ConversionError: no choice fits the budget; says what the least is, what takes it and what would help.
         ValueError: the budget is no number of bytes.
     """
-    limit = bytes_of(budget)
+    limit = bytes_of(budget, device_of(model, example_inputs))
+    options = options_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
+    if limit is None:
+        _, choices = least(options)
+    else:
+        choices = within(options, allowed(limit)) or []
+        if not choices:
+            raise does_not_fit(options, limit, batch_of(example_inputs))
+    return _plan(options.profile, options, choices, found, limit, gamma, arithmetic)
+
+
+def options_of(
+    model: nn.Module,
+    example_inputs: Any,
+    found: Discovery,
+    *,
+    gamma: Fraction,
+    arithmetic: str,
+    loss: Callable[[Any], Tensor] | None,
+) -> Options:
+    """What can be chosen for a model, measured; the arguments are those of `fitted`.
+
+    Raises:
+        ConversionError: the model has nothing that could be recomputed.
+    """
     profile = profile_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
     if not profile.units:
         raise ConversionError(
             f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
-    options = Options(profile)
-    if limit is None:
-        _, choices = least(options)
-    else:
-        choices = within(options, int(limit * (1 - MARGIN))) or []
-        if not choices:
-            raise _does_not_fit(options, limit)
-    return _plan(profile, options, choices, found, limit, gamma, arithmetic)
+    return Options(profile)
 
 
-def _does_not_fit(options: Options, limit: int) -> ConversionError:
-    profile = options.profile
-    smallest, choices = least(options)
-    moment = peak_of(simulated(profile, choices))
-    gradients = sum(unit.cost.parameter_bytes for unit in profile.units)
-    in_loss = moment.unit == len(profile.units)
-    where = "the loss" if in_loss else f"{moment.phase} of {profile.units[moment.unit].names[0]!r}"
-    share = min(1.0, (limit * (1 - MARGIN) - gradients) / max(1, smallest - gradients))
-    smaller = f"a batch of about {math.floor(100 * share)} % of this size"
-    advice = smaller if share > 0 else "nothing: no batch is small enough"
-    return ConversionError(
-        f"no choice fits a budget of {format_bytes(limit)}. The least is about "
-        f"{format_bytes(math.ceil(smallest / (1 - MARGIN)))}, for {where}; gradients of parameters take up to "
-        f"{format_bytes(gradients)}. What would help: {advice}" + ("; or compute the loss in chunks" if in_loss else "")
-    )
+def batch_of(example_inputs: Any) -> int | None:
+    """The batch size that all tensors of the example have in front; None if they have none in common."""
+    sizes = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_in(example_inputs)}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _plan(
@@ -97,7 +100,7 @@ def _plan(
     return TrainingPlan(
         units=tuple(_planned_units(profile, options, choices)),
         streams=tuple(
-            PlannedStream(s.path, s.blocks, s.magnitude, s.start_magnitude, s.spread)
+            PlannedStream(s.path, s.blocks, s.arguments, s.magnitude, s.start_magnitude, s.spread)
             for s in (found.streams if gamma else ())
         ),
         gamma=gamma,
@@ -107,6 +110,7 @@ def _plan(
         stored_peak=peak_of(stored).bytes,
         seconds=seconds + sum(options.seconds(choice) for choice in choices),
         stored_seconds=seconds,
+        held=held_between(profile, choices),
         moments=tuple(moments),
         stored_moments=tuple(stored),
     )

@@ -38,6 +38,7 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
                 arithmetic=plan.arithmetic,
                 backward=backward,
                 kept=kept,
+                arguments=stream.arguments,
                 final_velocity=final_velocity,
             )
         )

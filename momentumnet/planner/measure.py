@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from momentumnet.memory import measure_memory
 from momentumnet.planner.profile import Cost
+from momentumnet.streams.calls import storage_key
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.trace import call_with_example
@@ -21,6 +23,21 @@ from momentumnet.streams.trace import call_with_example
 # Timed runs of a unit, of which the quickest counts.
 REPEATS = 2
 Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The loss, behind the last unit.
+
+    Attributes:
+        cost: what it takes.
+        held: bytes of its own that it holds until backward.
+        kept: for each tensor of the model's output, whether the loss keeps it.
+    """
+
+    cost: Cost
+    held: int
+    kept: tuple[bool, ...]
 
 
 class Measures:
@@ -108,7 +125,7 @@ def measured(
     units: Sequence[Sequence[str]],
     loss: Callable[[Any], Tensor] | None,
     device: torch.device,
-) -> tuple[list[Cost], Cost]:
+) -> tuple[list[Cost], Ending]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
     The model runs once, in its own mode, without keeping what backward would need, and is left as it was found.
@@ -139,8 +156,25 @@ def measured(
             hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
             stack.callback(hook.remove)
         output = call_with_example(model, copied(example_inputs))
-        ending = measures.cost(lambda: _loss_run(output, loss), [])
+        ending = _ending(measures, output, loss)
     return [costs.get(unit, Cost()) for unit in names], ending
+
+
+def _ending(measures: Measures, output: Any, loss: Callable[[Any], Tensor] | None) -> Ending:
+    saved: set[int | None] = set()
+    own = measures.cost(lambda: _loss_run(output, loss), [])
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.add(storage_key(tensor))
+        return _without_history(tensor)
+
+    def run() -> Tensor:
+        total, _ = _loss_run(output, loss)
+        return total
+
+    with torch.enable_grad(), saved_tensors_hooks(note, _as_it_is):
+        held = measure_memory(run).saved_bytes
+    return Ending(own, held, tuple(storage_key(tensor) in saved for tensor in tensors_in(output)))
 
 
 def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
 
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
+from momentumnet.planner.flow import Flow
 
 # A storage that autograd keeps, by number.
 Key = int
@@ -48,7 +49,7 @@ class Unit:
         stream: for a block, the index of its stream.
         saved: the storages that its backward needs.
         entry: the storages of its arguments.
-        alone: whether one tensor is all that it takes, so that it can be recomputed behind the unit before it.
+        alone: whether what the unit before returned is all that it takes, so that it can be recomputed behind it.
         cost: what it takes.
     """
 
@@ -72,6 +73,7 @@ class StreamProfile:
         word: of its integers; None for float arithmetic.
         bits: for which its scale is chosen.
         undo_seconds: of taking a step back.
+        spread: how far typical values lie below the largest.
     """
 
     path: str
@@ -81,6 +83,7 @@ class StreamProfile:
     word: Word | None
     bits: int
     undo_seconds: float
+    spread: float = 1.0
 
     @property
     def in_motion(self) -> int:
@@ -113,6 +116,9 @@ class Profile:
         sizes: bytes of each storage.
         streams: those of the units.
         loss: the cost of the loss, behind the last unit.
+        loss_held: bytes of its own that it holds until its backward.
+        outputs_held: bytes of the model's outputs that it holds until then, and nobody else.
+        flow: gradients between the units.
     """
 
     units: tuple[Unit, ...]
@@ -120,6 +126,9 @@ class Profile:
     sizes: dict[Key, int]
     streams: tuple[StreamProfile, ...]
     loss: Cost
+    loss_held: int = 0
+    outputs_held: int = 0
+    flow: Flow = field(default_factory=Flow)
 
     def glue_at(self, place: int) -> frozenset[Key]:
         """The storages that glue keeps between the unit before ``place`` and the one there."""
@@ -145,9 +154,11 @@ class Profile:
 
     @property
     def loss_bytes(self) -> int:
-        """The most bytes at once in the loss, forward and backward, beside what is held."""
+        """The most bytes at once behind the last unit, forward and backward, beside what is held."""
         output = self.units[-1].cost.output_bytes if self.units else 0
-        return output + self.loss.forward_peak + self.loss.backward_peak
+        forward = max(output, self.outputs_held) + self.loss.forward_peak
+        backward = self.outputs_held + self.loss_held + self.loss.backward_peak
+        return max(forward, backward, self.flow.in_front(len(self.units)))
 
     @property
     def stored_seconds(self) -> float:

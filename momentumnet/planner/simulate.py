@@ -29,10 +29,19 @@ class Moment:
 def simulated(profile: Profile, choices: Sequence[Choice]) -> list[Moment]:
     """The moments of a step, in order."""
     simulation = Simulation(profile, choices)
+    simulation.held.add(profile.glue_at(0))
     simulation.forward()
     simulation.loss()
     simulation.backward()
     return simulation.moments
+
+
+def held_between(profile: Profile, choices: Sequence[Choice]) -> int:
+    """The bytes that are held between forward and backward."""
+    simulation = Simulation(profile, choices)
+    simulation.forward()
+    simulation.held.add(profile.glue_at(0) | profile.glue_at(len(profile.units)))
+    return simulation.held.total + simulation.states + profile.loss_held + profile.outputs_held
 
 
 def peak_of(moments: Sequence[Moment]) -> Moment:
@@ -84,6 +93,7 @@ class Simulation:
         self.before = self.held.total
         self.states = 0  # bytes of streams' states
         self.gradients = sum(unit.cost.parameter_bytes for unit in self.units[self.stop :])
+        self.gradients += sum(profile.flow.of_parameters(at + 1) for at in range(self.stop, len(self.units)))
         self.moments: list[Moment] = []
         self.added: list[int] = []  # by the forward of each unit to what is held
         self._rewound = self._count_rewound()
@@ -158,9 +168,10 @@ class Simulation:
 
     def backward(self) -> None:
         """All units, the last one first."""
+        self.gradients += self.profile.flow.of_parameters(self.stop)
         for index in reversed(range(self.start, self.stop)):
             unit, choice = self.units[index], self.choice(index)
-            extra = unit.cost.output_bytes + self._of_stream(index)
+            extra = unit.cost.output_bytes + self._of_stream(index) + self.profile.flow.around(index)
             if choice.way is not Way.STORED:
                 self._recompute(index, choice, extra)
             self.note("backward", index, extra + unit.cost.backward_peak)
@@ -168,6 +179,8 @@ class Simulation:
             if self._keeps_input(index):
                 self.held.remove(unit.entry)
             self.gradients += unit.cost.parameter_bytes
+            self.note("backward", index, self.profile.flow.in_front(index))
+            self.gradients += self.profile.flow.of_parameters(index)
             self.held.remove(self.profile.glue_at(index) if index > self.start else ())
 
     def _of_stream(self, index: int) -> int:

@@ -44,6 +44,7 @@ class PlannedStream:
 
     path: str
     blocks: tuple[str, ...]
+    arguments: tuple[int | str, ...]
     magnitude: float
     start_magnitude: float
     spread: float
@@ -63,6 +64,7 @@ class TrainingPlan:
         stored_peak: the same where everything is stored.
         seconds: predicted time of a step.
         stored_seconds: the same where everything is stored.
+        held: predicted bytes between forward and backward.
         moments: the bytes over the step.
         stored_moments: the same where everything is stored.
     """
@@ -76,6 +78,7 @@ class TrainingPlan:
     stored_peak: int
     seconds: float
     stored_seconds: float
+    held: int
     moments: tuple[Moment, ...]
     stored_moments: tuple[Moment, ...]
 
@@ -116,7 +119,8 @@ class TrainingPlan:
         return cls(
             units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
             streams=tuple(
-                PlannedStream(**{**stream, "blocks": tuple(stream["blocks"])}) for stream in found.pop("streams")
+                PlannedStream(**{**stream, **{name: tuple(stream[name]) for name in ("blocks", "arguments")}})
+                for stream in found.pop("streams")
             ),
             gamma=Fraction(found.pop("gamma")),
             moments=_moments(found.pop("moments")),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -11,12 +12,28 @@ from torch.utils import _pytree as pytree  # the one walker that knows every reg
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.argument_objects import is_object, signature
-from momentumnet.recompute.objects import copied, has_state, is_small, with_small_ones_cloned
+from momentumnet.recompute.object_copies import copied, is_small, with_small_ones_cloned
+from momentumnet.recompute.objects import has_state, parts
 
 
 def version(tensor: Tensor) -> int:
     """The tensor's in-place counter; -1 for inference tensors, which have none."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
+    """The arguments of a call by position or keyword, in order."""
+    named: dict[int | str, Any] = dict(enumerate(args))
+    named.update(kwargs)
+    return named
+
+
+def parameter_names(module: nn.Module) -> list[str]:
+    """The names of what a module's forward takes by position; none where they cannot be told."""
+    try:
+        return list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 # Stands in the kept arguments, and in the objects among them, where the stream tensor stood.
@@ -34,9 +51,21 @@ class Arguments:
     An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
     it may write to it. Its tensors are kept as if they were arguments themselves, but for small ones (counters), which
     are cloned. One that refuses to be copied is kept as it is.
+
+    Args:
+        stream: the stream's tensor among them.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        own: those, by position or keyword, that no other call is given.
     """
 
-    def __init__(self, stream: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        stream: Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        own: Collection[int | str] = (),
+    ) -> None:
         flat = _SINGLE.issuperset(map(type, args)) and _SINGLE.issuperset(map(type, kwargs.values()))
         self._names = tuple(kwargs)
         self._spec: pytree.TreeSpec | None = None
@@ -48,6 +77,11 @@ class Arguments:
         self._versions = [version(leaf) if isinstance(leaf, Tensor) else 0 for leaf in self._leaves]
         self._objects: dict[int, Any] = {}
         self._held: list[tuple[Tensor, int]] = []
+        # Small tensors in them, and the clones that are kept; tensors in them after the call. Until the call stands.
+        self._cloned: list[tuple[Tensor, Tensor]] = []
+        self._written: list[Tensor] = []
+        self._is_ordered = True  # no set holds tensors, of which nobody could tell which one stands for which
+        self._own = own
         objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
         if objects:
             self._keep_objects(objects, stream, aliases)
@@ -56,7 +90,7 @@ class Arguments:
         self._changed: list[tuple[int | str, str]] = []
         if not flat:
             copies = {id(leaf) for place, leaf in objects.items() if self._objects[place] is not leaf}
-            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            named = named_arguments(args, kwargs).items()
             found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
             self._live = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
 
@@ -65,7 +99,8 @@ class Arguments:
             if tensor is stream:
                 return _STREAM
             if is_small(tensor):
-                return tensor.clone()
+                self._cloned.append((tensor, tensor.clone()))
+                return self._cloned[-1][1]
             tensor = kept(tensor, aliases)
             self._held.append((tensor, version(tensor)))
             return tensor
@@ -74,21 +109,67 @@ class Arguments:
         for place in objects:
             self._leaves[place] = None
 
-    def notice_changes(self) -> None:
-        """The first run is over: remember which of the objects that stay themselves it has changed."""
+    def notice_changes(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_be_taken_back: bool) -> None:
+        """The first run is over: remember which of the objects that stay themselves it has changed.
+
+        A run that may be taken back remembers what it has left in the others, too.
+        """
         self._changed = [(key, type(leaf).__name__) for key, leaf, before in self._live if signature(leaf) != before]
-        self._live = []
+        if not may_be_taken_back:
+            self.stand()
+        else:
+            # Without their history, which would tie the graph to its tape.
+            self._written = [tensor if is_small(tensor) else tensor.detach() for tensor in self.shared(args, kwargs)]
+
+    def stand(self) -> None:
+        """The first run will not be taken back."""
+        self._live, self._cloned, self._written = [], [], []
+
+    @property
+    def can_be_given_anew(self) -> bool:
+        """Whether objects that stay themselves are still what the first run was given."""
+        return all(signature(leaf) == before for _, leaf, before in self._live)
+
+    def shared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The tensors in objects and containers that other calls may be given, too, in order."""
+        if self._spec is None:
+            return []
+        named = named_arguments(args, kwargs).items()
+        shared = [value for key, value in named if key not in self._own and has_state(value)]
+        found = []
+        for part, contents in parts(shared, apart=[leaf for _, leaf, _ in self._live]):
+            if contents is None:
+                found.append(part)
+            elif isinstance(contents.items, set):
+                self._is_ordered &= not any(isinstance(item, Tensor) or has_state(item) for item in contents.items)
+        return found
+
+    def rewritten(self, left: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the first run left in objects and containers, and what another run has ``left`` there instead.
+
+        Raises:
+            ValueError: it cannot be told which tensor stands for which.
+        """
+        if not self._is_ordered:
+            raise ValueError("tensors in a set have no order")
+        return zip(self._written, left, strict=True)
+
+    def renew(self, tensor: Tensor, value: Tensor) -> None:
+        """``tensor`` should have been ``value`` when its clone was made."""
+        for source, clone in self._cloned:
+            if source is tensor:
+                clone.copy_(value)
 
     @property
     def changed(self) -> list[tuple[int | str, str]]:
         """Position or keyword, and type, of each object that the first run has changed and no copy was made of."""
         return self._changed
 
-    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors among them, with names for messages."""
+    def tensors(self) -> Iterator[tuple[int, Tensor]]:
+        """The tensors among them and their numbers."""
         for index, leaf in enumerate(self._leaves):
             if isinstance(leaf, Tensor) and leaf is not _STREAM:
-                yield f"tensor argument {index}", leaf
+                yield index, leaf
 
     @property
     def device(self) -> torch.device:

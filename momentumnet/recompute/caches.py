@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.recompute.objects import Held, copied, has_state, with_small_ones_cloned
+from momentumnet.recompute.arguments import named_arguments
+from momentumnet.recompute.object_copies import copied, with_small_ones_cloned
+from momentumnet.recompute.objects import Held, has_state
 
 logger = logging.getLogger("momentumnet")
 
@@ -32,6 +34,7 @@ class Lent:
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
+        names: position or keyword of each copy among them.
 
     Raises:
         ConversionError: a cache that cannot be copied.
@@ -39,6 +42,7 @@ class Lent:
 
     def __init__(self, block: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
+        self.names: frozenset[int | str] = frozenset()
         self._watched: list[tuple[str, str, Held]] = []
         if not module.training or not torch.is_grad_enabled():
             return
@@ -47,6 +51,8 @@ class Lent:
             if id(value) not in copies and _is_cache(name, value):
                 copies[id(value)] = self._copy(block, name, value)
         if copies:
+            named = named_arguments(args, kwargs).items()
+            self.names = frozenset(key for key, value in named if id(value) in copies)
             self.args = tuple(copies.get(id(arg), arg) for arg in args)
             self.kwargs = {name: copies.get(id(value), value) for name, value in kwargs.items()}
 

@@ -1,12 +1,7 @@
-"""Objects of Python that hold state: key-value caches, graphs, contexts. Copied with all that they hold, or put back.
-
-A block is handed such an object and writes into it, or reads what another one wrote; so a recompute has to be handed
-the object as the first run found it. Copies take no tensor's memory: they hold the same tensors, or aliases of them.
-"""
+"""Objects of Python that hold state: key-value caches, graphs, contexts. What they hold, to be compared or put back."""
 
 from __future__ import annotations
 
-import copy
 import enum
 import sys
 import types
@@ -24,18 +19,15 @@ _STATES_OF_THE_LIBRARY = (types.SimpleNamespace, UserDict, UserList)
 _NO_STATES = (Tensor, nn.Module, type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType)
 # Objects of these packages are machinery (loggers, locks, generators, process groups), not a network's state.
 _MACHINERY = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
-_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype})
-# What reaches more objects than this is no state of a network but a part of the program around it.
-_LARGEST = 20_000
-_SMALL = 4096  # bytes
+SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype})
 
 
 def has_state(value: Any) -> bool:
     """Whether ``value`` is an object or a container of Python that holds something; tensors and modules are none."""
-    return _of_kind(type(value)) is not _Copying.NONE
+    return copying_of(type(value)) is not Copying.NONE
 
 
-class _Copying(enum.Enum):
+class Copying(enum.Enum):
     """How objects of a class are copied: not at all, as the class itself does it, or their attributes alone."""
 
     NONE = enum.auto()
@@ -43,31 +35,32 @@ class _Copying(enum.Enum):
     ATTRIBUTES = enum.auto()
 
 
-_COPYING: dict[type, _Copying] = {}
+_COPYING: dict[type, Copying] = {}
 
 
-def _of_kind(kind: type) -> _Copying:
+def copying_of(kind: type) -> Copying:
+    """How objects of this class are copied."""
     if kind not in _COPYING:
         _COPYING[kind] = _judged(kind)
     return _COPYING[kind]
 
 
-def _judged(kind: type) -> _Copying:
+def _judged(kind: type) -> Copying:
     if kind in _CONTAINERS or issubclass(kind, _STATES_OF_THE_LIBRARY):
-        return _Copying.ITS_OWN
-    if kind in _SIMPLE or issubclass(kind, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
-        return _Copying.NONE
+        return Copying.ITS_OWN
+    if kind in SIMPLE or issubclass(kind, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
+        return Copying.NONE
     slots, container = _slots(kind), issubclass(kind, (list, dict, tuple, deque, set))
     if not (kind.__dictoffset__ or slots or container):
-        return _Copying.NONE
+        return Copying.NONE
     usual = all(getattr(kind, name, None) is getattr(object, name, None) for name in _COPY_PROTOCOL)
-    return _Copying.ITS_OWN if slots or container or not usual else _Copying.ATTRIBUTES
+    return Copying.ITS_OWN if slots or container or not usual else Copying.ATTRIBUTES
 
 
 _COPY_PROTOCOL = ("__copy__", "__new__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
 
 
-class _Contents(NamedTuple):
+class Contents(NamedTuple):
     """What an object holds itself: its attributes and, where it is a container, its items."""
 
     attributes: dict[str, Any]
@@ -78,16 +71,16 @@ class _Contents(NamedTuple):
         if self.items is not None:
             yield from self.items.values() if isinstance(self.items, dict) else self.items
 
-    def replaced(self, replace: Callable[[Any], Any]) -> _Contents:
+    def replaced(self, replace: Callable[[Any], Any]) -> Contents:
         """The same with every value replaced; what a set holds stays, for it is found by what it is."""
         items = self.items
         if isinstance(items, dict):
             items = {key: replace(item) for key, item in items.items()}
         elif isinstance(items, list):
             items = [replace(item) for item in items]
-        return _Contents({name: replace(value) for name, value in self.attributes.items()}, items)
+        return Contents({name: replace(value) for name, value in self.attributes.items()}, items)
 
-    def is_same(self, other: _Contents) -> bool:
+    def is_same(self, other: Contents) -> bool:
         """Whether the very same objects stand at the same places."""
         mine, others = list(self.values()), list(other.values())
         return (
@@ -102,19 +95,20 @@ def _is(one: object, other: object) -> bool:
     return one is other
 
 
-def _contents_of(owner: Any) -> _Contents:
+def contents_of(owner: Any) -> Contents:
+    """What an object or a container holds now."""
     attributes = dict(vars(owner)) if hasattr(owner, "__dict__") else {}
     for name in _slots(type(owner)):
         if hasattr(owner, name):
             attributes[name] = getattr(owner, name)
     if isinstance(owner, dict):
-        return _Contents(attributes, dict(_table(owner).items(owner)))
+        return Contents(attributes, dict(_table(owner).items(owner)))
     if isinstance(owner, (list, deque, tuple)):
-        return _Contents(attributes, list(owner))
-    return _Contents(attributes, set(owner) if isinstance(owner, set) else None)
+        return Contents(attributes, list(owner))
+    return Contents(attributes, set(owner) if isinstance(owner, set) else None)
 
 
-def _put(owner: Any, contents: _Contents) -> None:
+def put(owner: Any, contents: Contents) -> None:
     """Make the object hold this. Past its own methods, which may do more than that."""
     slots = _slots(type(owner))
     if hasattr(owner, "__dict__"):
@@ -154,89 +148,28 @@ def _slots(kind: type) -> list[str]:
     return found
 
 
-def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) -> Any:
-    """A copy of an object or a container, and of the objects and containers in it; their tensors are not copied.
-
-    Modules, functions and the machinery of Python and torch stay themselves, and so does what refuses to be copied or
-    holds more than the state of a network would.
+def parts(
+    values: Iterable[Any], apart: Iterable[Any] = (), enters: Callable[[Any], bool] = has_state
+) -> Iterator[tuple[Any, Contents | None]]:
+    """All that values hold, each once: a tensor, or an object or container with its contents.
 
     Args:
-        value: what to copy.
-        tensor: gives what stands in the copy for a tensor; the tensor itself by default.
-
-    Example:
-        >>> cache = {"keys": [torch.ones(2)]}
-        >>> again = copied(cache)
-        >>> again["keys"] is cache["keys"], again["keys"][0] is cache["keys"][0]
-        (False, True)
+        values: where to look.
+        apart: tensors and objects that are somebody else's affair.
+        enters: which objects and containers are looked into; the others are passed over.
     """
-    try:
-        return _Copies(tensor).of(value)
-    except (_TooLargeError, RecursionError):
-        return value
-
-
-def is_small(tensor: Tensor) -> bool:
-    """Whether a tensor is a counter or the like: objects change those in place, and they cost nothing to clone."""
-    return not tensor.requires_grad and tensor.layout is torch.strided and tensor.nbytes <= _SMALL
-
-
-def with_small_ones_cloned(tensor: Tensor) -> Tensor:
-    """What stands for a tensor in a copy that is going to be written to."""
-    return tensor.clone() if is_small(tensor) else tensor
-
-
-class _TooLargeError(Exception):
-    """A walk has met more than the state of a network. It ends the walk, and no caller sees it."""
-
-
-class _Copies:
-    """One walk, in which each object is copied once."""
-
-    def __init__(self, tensor: Callable[[Tensor], Any]) -> None:
-        self._tensor = tensor
-        self._made: dict[int, Any] = {}
-        self._originals: list[Any] = []  # an id means something only while its object lives
-
-    def of(self, value: Any) -> Any:
-        if type(value) in _SIMPLE:
-            return value
+    seen = set(map(id, apart))
+    pending = list(values)
+    while pending:
+        value = pending.pop()
         is_tensor = isinstance(value, Tensor)
-        copying = _Copying.NONE if is_tensor else _of_kind(type(value))
-        if copying is _Copying.NONE and not is_tensor:
-            return value
-        if id(value) not in self._made:
-            if len(self._originals) >= _LARGEST:
-                raise _TooLargeError
-            self._originals.append(value)
-            if is_tensor:
-                self._made[id(value)] = self._tensor(value)
-            elif copying is _Copying.ATTRIBUTES:
-                self._made[id(value)] = self._with_attributes(value)
-            else:
-                self._made[id(value)] = self._as_its_class_does(value)
-        return self._made[id(value)]
-
-    def _with_attributes(self, value: Any) -> Any:
-        made = self._made[id(value)] = object.__new__(type(value))  # known before what it holds, which may hold it
-        attributes = vars(made)
-        for name, item in vars(value).items():
-            attributes[name] = self.of(item)
-        return made
-
-    def _as_its_class_does(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            items = [self.of(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        try:
-            made = copy.copy(value)
-        except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
-            return value
-        if made is not value:
-            self._made[id(value)] = self._made[id(made)] = made
-            # What the copy holds, not what the original does: its class may have copied parts that know their owner.
-            _put(made, _contents_of(made).replaced(self.of))
-        return made
+        if id(value) in seen or not (is_tensor or enters(value)):
+            continue
+        seen.add(id(value))
+        contents = None if is_tensor else contents_of(value)
+        yield value, contents
+        if contents is not None:
+            pending.extend(contents.values())
 
 
 class Held:
@@ -244,40 +177,31 @@ class Held:
 
     Args:
         values: where to look. What has no state is passed over.
-        constants: tensors that are somebody else's affair.
+        apart: tensors and objects that are somebody else's affair.
 
     Attributes:
         tensors: all other tensors that were met.
     """
 
-    def __init__(self, values: Iterable[Any], constants: Iterable[Tensor] = ()) -> None:
-        self._held: list[tuple[Any, _Contents]] = []
+    def __init__(self, values: Iterable[Any], apart: Iterable[Any] = ()) -> None:
+        self._held: list[tuple[Any, Contents]] = []
         self.tensors: list[Tensor] = []
-        seen = set(map(id, constants))
-        pending = list(values)
-        while pending:
-            value = pending.pop()
-            is_tensor = isinstance(value, Tensor)
-            if id(value) in seen or not (is_tensor or has_state(value)):
-                continue
-            seen.add(id(value))
-            if is_tensor:
+        for value, contents in parts(values, apart):
+            if contents is None:
                 self.tensors.append(value)
-                continue
-            contents = _contents_of(value)
-            self._held.append((value, contents))
-            pending.extend(contents.values())
+            else:
+                self._held.append((value, contents))
 
     @property
     def is_unchanged(self) -> bool:
         """Whether everything holds the very objects that it held."""
-        return all(contents.is_same(_contents_of(owner)) for owner, contents in self._held)
+        return all(contents.is_same(contents_of(owner)) for owner, contents in self._held)
 
     def put_back(self) -> None:
         """Everything holds again what it held."""
         for owner, contents in self._held:
-            if not contents.is_same(_contents_of(owner)):
-                _put(owner, contents)
+            if not contents.is_same(contents_of(owner)):
+                put(owner, contents)
 
 
 class Values:

@@ -16,45 +16,63 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 class Place(NamedTuple):
-    """Where a tensor lies: in which given one, and how many elements behind its start."""
+    """Where a tensor lies: in which given one, and how many elements behind its start.
 
-    name: str
-    offset: int
+    Attributes:
+        kind: of the given one: "input", "argument", "parameter" or "buffer".
+        number: of the argument, or of the module that has it.
+        name: of a parameter or a buffer in its module.
+        offset: elements.
+    """
+
+    kind: str
+    number: int = 0
+    name: str = ""
+    offset: int = 0
+
+    def told(self) -> str:
+        """The place for a message."""
+        if self.kind == "input":
+            given = "its input"
+        elif self.kind == "argument":
+            given = f"tensor argument {self.number}"
+        else:
+            given = f"{self.kind} {self.name!r} of its module {self.number}"
+        return f"{given} from its element {self.offset} on"
 
 
 class Origins:
     """The given tensors of one run.
 
     Args:
-        given: names and tensors; of those that share memory the first one counts.
+        given: their places and they themselves; of those that share memory the first one counts.
     """
 
-    def __init__(self, given: Iterable[tuple[str, Tensor]]) -> None:
+    def __init__(self, given: Iterable[tuple[Place, Tensor]]) -> None:
         # The tensors are held, so that nobody else gets their addresses while this lives.
         self._given = list(given)
-        self._starts: dict[int, str] = {}
-        for name, tensor in self._given:
+        self._starts: dict[int, Place] = {}
+        for place, tensor in self._given:
             if type(tensor) in _PLAIN and tensor.layout == torch.strided:
-                self._starts.setdefault(tensor.data_ptr(), name)
-        self._strided: dict[int, tuple[str, int, Any]] | None = None
-        self._others: dict[int, str] = {}
+                self._starts.setdefault(tensor.data_ptr(), place)
+        self._strided: dict[int, tuple[Place, int, Any]] | None = None
+        self._others: dict[int, Place] = {}
 
     def starting_at(self, tensor: Tensor) -> Place | None:
         """Where the tensor lies, if it begins where a given one begins; that is found with little on the host."""
         if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
             return self.place_of(tensor)
-        name = self._starts.get(tensor.data_ptr())
-        return None if name is None else Place(name, 0)
+        return self._starts.get(tensor.data_ptr())
 
-    def _look_closer(self) -> dict[int, tuple[str, int, Any]]:
+    def _look_closer(self) -> dict[int, tuple[Place, int, Any]]:
         """The given tensors by their storages."""
-        found: dict[int, tuple[str, int, Any]] = {}
-        for name, tensor in self._given:
+        found: dict[int, tuple[Place, int, Any]] = {}
+        for place, tensor in self._given:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                found.setdefault(storage._cdata, (name, int(tensor.storage_offset()), storage))
+                found.setdefault(storage._cdata, (place, int(tensor.storage_offset()), storage))
             else:
-                self._others.setdefault(id(tensor), name)
+                self._others.setdefault(id(tensor), place)
         return found
 
     def place_of(self, tensor: Tensor) -> Place | None:
@@ -62,7 +80,6 @@ class Origins:
         if self._strided is None:
             self._strided = self._look_closer()
         if tensor.layout != torch.strided:
-            found = self._others.get(id(tensor))
-            return None if found is None else Place(found, 0)
-        place = self._strided.get(tensor.untyped_storage()._cdata)
-        return None if place is None else Place(place[0], int(tensor.storage_offset()) - place[1])
+            return self._others.get(id(tensor))
+        found = self._strided.get(tensor.untyped_storage()._cdata)
+        return None if found is None else found[0]._replace(offset=int(tensor.storage_offset()) - found[1])

@@ -6,10 +6,9 @@ that the block itself changes. All of it is recorded here, and only what the cal
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments import Arguments, kept, version
+from momentumnet.recompute.arguments import Arguments, kept, parameter_names, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
-from momentumnet.recompute.origins import Origins
+from momentumnet.recompute.origins import Origins, Place
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
 _THREADS: set[int] = set()
@@ -37,6 +36,9 @@ class BlockCall:
         module: whose buffers and parameters the call uses.
         function: what to call; ``module`` itself or its unconverted ``__call__``.
         stream: the tensor among the arguments that will be handed in anew; None to keep them all.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        own: those, by position or keyword, that no other call is given.
     """
 
     def __init__(
@@ -47,20 +49,22 @@ class BlockCall:
         stream: Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        own: Collection[int | str] = (),
     ) -> None:
         self.name = name
         self.dtype = torch.float32 if stream is None else stream.dtype
         self._requires_grad = stream is not None and stream.requires_grad
         self._grad_enabled = torch.is_grad_enabled()
         self._module, self._function = module, function
-        self._arguments = Arguments(stream, args, kwargs)
+        self._arguments = Arguments(stream, args, kwargs, own)
+        self._left: list[Tensor] = []  # by `anew`, in the objects and containers that it was given
         device = self._arguments.device if stream is None else stream.device
         self._autocast = Autocast(device)
         self._generators = Generators(device)
-        self._owners = owners = list(module.modules())
+        self._owners = owners = _modules_of(module)
         self._look_at(owners)
         self._training = module.training
-        self._parameters: list[tuple[weakref.ref[Tensor], str, int, bool]] = []
+        self._parameters: list[tuple[weakref.ref[Tensor], str, int, torch.dtype, bool]] = []
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
         self._swapped: list[tuple[nn.Module, str, Any]] = []
         aliases: dict[int, Tensor] = {}
@@ -69,7 +73,9 @@ class BlockCall:
             for name, parameter in values:
                 if parameter is None:
                     continue
-                self._parameters.append((weakref.ref(parameter), name, version(parameter), parameter.requires_grad))
+                self._parameters.append(
+                    (weakref.ref(parameter), name, version(parameter), parameter.dtype, parameter.requires_grad)
+                )
                 if not isinstance(parameter, nn.Parameter):
                     self._swapped.append((owner, name, kept(parameter, aliases)))
 
@@ -92,22 +98,25 @@ class BlockCall:
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
-        self._arguments.notice_changes()
+        self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
         return output
 
     def origins(self, stream: Tensor | None) -> Origins:
         """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
         return Origins(self._given(stream))
 
-    def _given(self, stream: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+    def _given(self, stream: Tensor | None) -> Iterator[tuple[Place, Tensor]]:
         if stream is not None:
-            yield "its input", stream
+            yield Place("input"), stream
         for number, owner in enumerate(self._owners):
-            for kind, tensors in (("parameter", owner._parameters), ("buffer", owner._buffers)):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        yield f"{kind} {name!r} of its module {number}", tensor
-        yield from self._arguments.named_tensors()
+            for name, parameter in owner._parameters.items():
+                if parameter is not None:
+                    yield Place("parameter", number, name), parameter
+            for name, buffer in owner._buffers.items():
+                if buffer is not None:
+                    yield Place("buffer", number, name), buffer
+        for number, argument in self._arguments.tensors():
+            yield Place("argument", number), argument
 
     def suspects(self) -> list[str]:
         """What is known of this call that may have made its recompute another one: sentences without a full stop."""
@@ -128,10 +137,7 @@ class BlockCall:
     def _name_of(self, key: int | str) -> str:
         if isinstance(key, str):
             return key
-        try:
-            names = list(inspect.signature(self._module.forward).parameters)
-        except (TypeError, ValueError):
-            names = []
+        names = parameter_names(self._module)
         return names[key] if key < len(names) else f"number {key}"
 
     @property
@@ -142,6 +148,12 @@ class BlockCall:
     def stands(self) -> None:
         """The first run will not be taken back."""
         self._buffers.forget_running()
+        self._arguments.stand()
+
+    @property
+    def can_be_made_over(self) -> bool:
+        """Whether `anew` can hand over all that the first run was given."""
+        return self._arguments.can_be_given_anew
 
     def take_back(self) -> None:
         """As if the first run had not been: the buffers hold what they held before it."""
@@ -161,7 +173,22 @@ class BlockCall:
         ):
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
+        self._left = self._arguments.shared(args, kwargs)
         return output
+
+    def put_right(self, later: Collection[BlockCall]) -> None:
+        """After `anew`: objects and containers, and what ``later`` calls keep of them, hold what they should have held.
+
+        Raises:
+            RuntimeError: a tensor there is of another size, or has no memory of its own.
+            ValueError: it cannot be told which tensor of the first run another one stands for.
+        """
+        for wrong, right in self._arguments.rewritten(self._left):
+            if wrong.data_ptr() != right.data_ptr():
+                wrong.data.copy_(right.detach())  # through .data: nobody has changed it
+            for call in later:
+                call._arguments.renew(wrong, right.detach())
+        self._left = []
 
     def again(self, stream: Tensor | None) -> Any:
         """Make the call once more on ``stream``; generators and buffers end as they were.
@@ -204,10 +231,15 @@ class BlockCall:
                 f"block {self.name!r} was in {'training' if self._training else 'eval'} mode in its forward and is "
                 "not any more; switch modes after backward"
             )
-        for reference, name, counter, requires_grad in self._parameters:
+        for reference, name, counter, dtype, requires_grad in self._parameters:
             parameter = reference()
             if parameter is None:
                 continue
+            if parameter.dtype != dtype:  # through .data, which counts as no change in place
+                raise ReconstructionError(
+                    f"block {self.name!r}: parameter {name!r} was {dtype} in its forward and is {parameter.dtype} now; "
+                    "change the type of the model (.to, .double, .half) after backward"
+                )
             if version(parameter) != counter:
                 raise ReconstructionError(
                     f"block {self.name!r}: parameter {name!r} was changed between forward and backward, so the "
@@ -218,3 +250,15 @@ class BlockCall:
                     f"block {self.name!r}: requires_grad of parameter {name!r} was changed between forward and "
                     "backward; change it before forward"
                 )
+
+
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """The module and all inside it, each once; without the names that `nn.Module.modules` makes on its way."""
+    found = {id(module): module}
+    owners = [module]
+    for owner in owners:
+        for child in owner._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                owners.append(child)
+    return owners

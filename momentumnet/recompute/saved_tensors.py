@@ -157,7 +157,7 @@ def _open(slot: Slot) -> Tensor:
 
 
 def _told(place: Place | None) -> str:
-    return "another tensor" if place is None else f"{place.name} from its element {place.offset} on"
+    return "another tensor" if place is None else place.told()
 
 
 def _difference(expected: list[Kind], got: list[Kind]) -> str:

@@ -71,27 +71,32 @@ class SavedValues:
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
         self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
-        self._origins: Callable[[], Origins] | None = functools.cache(origins)
+        self._find_origins: Callable[[], Origins] | None = origins
+        self._origins: Origins | None = None
 
     def note(self, tensor: Tensor, references: int) -> None:
         """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""
-        self.kinds.append((tensor.shape, tensor.dtype))
+        shape = tensor.shape
+        self.kinds.append((shape, tensor.dtype))
         look = self._look_at(tensor, references)
         self.looks.append(look)
-        if self._views is not None and isinstance(look, Look):
-            self._views.add(len(self.looks) - 1, tensor, look)
+        if self._views is None or isinstance(look, Place):
+            return
+        if look is not Look.NOT:
+            self._views.add(len(self.looks) - 1, tensor.detach(), look)
+        elif len(shape) == 1:
             for number in self._running_statistics():
                 self.looks[number] = Look.NOT
                 self._views.forget(number)
 
     def _running_statistics(self) -> range:
-        """Which of the last ones are running statistics that no module holds as buffers.
+        """Which of the last ones are running statistics that no module holds as buffers; the very last is 1-D.
 
         A batch norm in training saves (x, running mean, running variance, weight if any, mean, deviation). It moves the
         running ones and its gradient does not read them.
         """
         kind, end = self.kinds[-1], len(self.looks)
-        if len(kind[0]) != 1 or not kind[1].is_floating_point or self.looks[-2:] != 2 * [Look.NOT]:
+        if not kind[1].is_floating_point or self.looks[-2:] != 2 * [Look.NOT]:
             return range(0)
         start = end - 4 if self.looks[-3:-2] == [Look.WHOLE] else end - 5
         alike = start > 0 and self.kinds[start:] == (end - start) * [kind]
@@ -106,29 +111,31 @@ class SavedValues:
                 self._views.add(number, tensor, look)
             self.reports = self._views.reports()
         self._last.clear()
-        self._views = self._origins = None
+        self._views = self._find_origins = self._origins = None
 
     def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The reports of other tensors, looked at in the same way."""
         views = Views(exact=self.exact)
         for number, (tensor, look) in enumerate(zip(tensors, self.looks, strict=True)):
-            if isinstance(look, Look):
+            if look is not Look.NOT and isinstance(look, Look):
                 views.add(number, tensor, look)
         return views.reports()
 
     def _look_at(self, tensor: Tensor, references: int) -> Look | Place:
-        if self._origins is None or _has_no_memory(tensor):
+        if self._find_origins is None or _has_no_memory(tensor):
             return Look.NOT
+        if self._origins is None:
+            self._origins = self._find_origins()
         integers = not (tensor.is_floating_point() or tensor.is_complex())
         if tensor.requires_grad:
-            place = self._origins().starting_at(tensor)
+            place = self._origins.starting_at(tensor)
             if place is None and self.exact:
                 self._last.append((len(self.looks), tensor.detach()))
             return Look.NOT if place is None else place
         held = references > _references_of_own_results()
         if not held and not integers:
             return Look.NOT
-        place = self._origins().place_of(tensor)
+        place = self._origins.place_of(tensor)
         if place is not None:
             return place
         if not self.exact:
@@ -156,10 +163,8 @@ class Views:
         self._large: list[Tensor] = []
 
     def add(self, number: int, tensor: Tensor, look: Look) -> None:
-        """Have a part of the tensor, or the whole of it, looked at."""
-        if look is Look.NOT:
-            return
-        for part in _parts(tensor.detach()):
+        """Have a part of the detached tensor, or the whole of it, looked at."""
+        for part in _parts(tensor):
             if look is Look.WHOLE and self._exact and part.numel() * part.element_size() > _SMALL:
                 self._large += fingerprint(part)
             elif part.numel():
@@ -200,8 +205,9 @@ def _parts(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     wrapper: Any = tensor
     if is_traceable_wrapper_subclass(wrapper):
-        names, _ = wrapper.__tensor_flatten__()
-        return [part for name in names for part in _parts(getattr(wrapper, name).detach())]
+        names, _ = wrapper.__tensor_flatten__()  # some PyTorch versions name more than tensors there (a DeviceMesh)
+        held = [getattr(wrapper, name) for name in names]
+        return [part for value in held if isinstance(value, Tensor) for part in _parts(value.detach())]
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):

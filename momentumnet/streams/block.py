@@ -14,6 +14,7 @@ class ResidualStream:
     Attributes:
         path: Longest common parent module path of the blocks, ``""`` for the root.
         blocks: Dotted module names in call order; a module that is called four times stands four times.
+        arguments: For each of them the position or keyword in which it takes the stream tensor.
         kind: How the block's input reaches its output: ``"additive"`` (``x + f(x)``), ``"additive-scaled"``,
             ``"additive-rearranged"``, ``"postact"`` (an activation or a norm after the sum), ``"gated"`` or
             ``"concat"``; several words are joined by ``+``.
@@ -29,6 +30,7 @@ class ResidualStream:
 
     path: str
     blocks: tuple[str, ...]
+    arguments: tuple[int | str, ...]
     kind: str
     shape: tuple[int, ...]
     dtype: torch.dtype

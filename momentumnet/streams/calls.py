@@ -14,6 +14,8 @@ from torch import nn
 from torch.autograd.graph import GradientEdge, Node
 
 Key = tuple[int, int]
+# An argument of a call: the call's number in the pass, and the position or keyword.
+Place = tuple[int, int | str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,8 @@ class Endpoint:
 
     ``key`` is its identity and its version at that moment; it means something only while ``tensor`` is kept alive.
     ``base_edge`` is where the gradient of what it was a view of went then: a write to a view gives the view another
-    node, from which the way back leads to the base alone.
+    node, from which the way back leads to the base alone. ``argument`` is the position or keyword in which it entered,
+    ``magnitude`` its largest finite absolute value (0 for layers, which are no blocks).
     """
 
     tensor: torch.Tensor | None
@@ -31,18 +34,22 @@ class Endpoint:
     key: Key
     edge: GradientEdge | None
     base_edge: GradientEdge | None = None
+    argument: int | str | None = None
+    magnitude: float = 0.0
 
 
 @dataclass(eq=False)
 class Call:
     """One call of one module.
 
-    ``inputs`` holds the tensors that can be the stream: the first floating-point tensor among the positional
-    arguments or, where there is none, the floating-point keyword arguments. ``keeps_shape`` says that one of them
-    has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep them alive.
-    ``refusal`` says why a stream cannot carry that tensor, such as a complex one; then there are no ``inputs``.
+    ``inputs`` holds the tensors that can be the stream: floating-point arguments, in order. ``keeps_shape`` says that
+    one of them has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep
+    them alive. ``first_argument`` is where the first of them all stood, whatever its shape.
+    ``refusal`` says why a stream cannot carry that one, such as a complex one; then there are no ``inputs``.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``entered``
-    those of its arguments that it or what ran before kept.
+    those of its arguments that it or what ran before kept. ``alone`` says that one tensor is all that it takes.
+    ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
+    last.
     """
 
     name: str
@@ -50,20 +57,22 @@ class Call:
     index: int
     children: list[Call] = field(default_factory=list)
     inputs: list[Endpoint] = field(default_factory=list)
+    first_argument: int | str | None = None
     side_nodes: set[Node] = field(default_factory=set)
     output: Endpoint | None = None
     keeps_shape: bool = False
     takes_tensor: bool = False
+    alone: bool = False
     refusal: str = ""
     returns_tensor: bool = False
     recorded_gradients: bool = True
     overwritten: bool = False
-    magnitude: float = 0.0
-    entered_magnitude: float = 0.0
     spread: float = 1.0
     saved: list[int] = field(default_factory=list)
     saved_at: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
+    first: int = 0
+    behind: int = 0
 
     @property
     def composite(self) -> bool:
@@ -91,10 +100,14 @@ class Call:
 
 @dataclass(eq=False)
 class Trace:
-    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept."""
+    """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept.
+
+    ``returned`` are the tensors of the model's output, in order.
+    """
 
     root: Call
     storages: dict[int, torch.UntypedStorage]
+    returned: list[torch.Tensor] = field(default_factory=list)
 
     def saved_bytes(self, calls: list[Call] | None = None) -> int:
         """Bytes that autograd kept for ``calls`` and what they called; of the whole pass where ``None``."""

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.objects import Held
+from momentumnet.streams.wrapped import check_unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -20,8 +21,9 @@ def copy_of(model: Model) -> Model:
 
     Raises:
         ConversionError: PyTorch cannot copy the model's tensors, as fake ones; or a module holds a tensor with an
-            autograd graph, which cannot be copied; says where.
+            autograd graph, which cannot be copied; says where. Or the model is wrapped for several processes already.
     """
+    check_unwrapped(model)
     if any(isinstance(tensor, FakeTensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ConversionError("the model's tensors are fake, and PyTorch cannot copy such tensors; pass inplace=True")
     try:

@@ -21,6 +21,7 @@ from momentumnet.streams.outside import outside_of
 from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
+from momentumnet.streams.wrapped import check_unwrapped
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         The streams, the rejections and what was measured.
 
     Raises:
-        ConversionError: A path in ``streams`` is no module of the model or holds no stream; or ``example_inputs``
-            is no tensor, list, tuple or mapping.
+        ConversionError: A path in ``streams`` is no module of the model or holds no stream; ``example_inputs``
+            is no tensor, list, tuple or mapping; or the model is wrapped for several processes already.
     """
+    check_unwrapped(model)
     names = _checked_names(model, streams)
     with roles_laid_aside(model):
         trace = record(model, example_inputs)
@@ -181,15 +183,18 @@ def _indices(streams: Sequence[ResidualStream], runs: Sequence[Sequence[Call]]) 
 def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStream:
     first, calls = group[0], [call for run in group for call in run]
     kinds = dict.fromkeys(judge(call).kind or "" for call in calls)
-    entry = judge(first[0]).entry or first[0].inputs[0]
+    entries = {call: judge(call).entry or call.inputs[0] for call in calls}
+    entry = entries[first[0]]
+    ends = [end for call in calls for end in (entries[call], call.output) if end is not None]
     return ResidualStream(
         path=_common_parent([call.name for call in first]),
         blocks=tuple(call.name for call in first),
+        arguments=tuple(entries[call].argument or 0 for call in first),
         kind="+".join(kinds),
         shape=entry.shape,
         dtype=entry.dtype,
-        magnitude=max(call.magnitude for call in calls),
-        start_magnitude=max(run[0].entered_magnitude for run in group),
+        magnitude=max(end.magnitude for end in ends),
+        start_magnitude=max(entries[run[0]].magnitude for run in group),
         spread=max(call.spread for call in calls),
         saved_bytes=trace.saved_bytes(calls),
     )

@@ -45,7 +45,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
         for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    inside = Held(_attributes(module for module, _, _ in held), constants=model.parameters())
+    inside = Held(_attributes(module for module, _, _ in held), apart=model.parameters())
     values = Values(inside.tensors)
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from momentumnet.recompute import objects
+from momentumnet.recompute import object_copies
 
 
 def floating(value: Any) -> bool:
@@ -39,7 +39,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 def copied(value: Any) -> Any:
     """The same nested value with every tensor cloned, so that the model cannot write into what the caller has.
 
-    Objects (a key-value cache) are copied with their tensors, too, as far as `objects.copied` copies them.
+    Objects (a key-value cache) are copied with their tensors, too, as far as `object_copies.copied` copies them.
     """
     if isinstance(value, torch.Tensor):
         return _cloned(value)
@@ -49,7 +49,7 @@ def copied(value: Any) -> Any:
         return type(value)(*(copied(item) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(copied(item) for item in value)
-    return objects.copied(value, _cloned)
+    return object_copies.copied(value, _cloned)
 
 
 def _cloned(tensor: torch.Tensor) -> torch.Tensor:

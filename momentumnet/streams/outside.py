@@ -77,7 +77,7 @@ def _behind(
     """By the chain's number, the composite module behind it that alone would keep what the chain returns."""
     kept = trace.kept_without(blocks.union(modules, *chains))
     for index, chain in enumerate(chains):
-        following = [module for module in modules if _follows(chain[-1], module)]
+        following = [module for module in modules if module.alone and follows(chain[-1], module)]
         if len(following) == 1 and counts[following[0].module] == 1 and following[0].entered.isdisjoint(kept):
             yield index, following[0]
 
@@ -91,7 +91,7 @@ def _with_returned(trace: Trace, parts: list[Part], ends: list[Call], blocks: se
         if end.output and end.output.tensor is not None and storage_key(end.output.tensor) not in kept
     ]
     return [
-        replace(part, returned=_input_bytes(part.calls[0]) * any(_follows(end, part.calls[0]) for end in given))
+        replace(part, returned=_input_bytes(part.calls[0]) * any(follows(end, part.calls[0]) for end in given))
         for part in parts
     ]
 
@@ -128,7 +128,7 @@ def _chains(layers: list[Call], counts: Counter[nn.Module | None]) -> list[list[
         if counts[call.module] > 1:
             chains.append([])
             continue
-        if chains[-1] and not (_is_cheap(call) and _follows(chains[-1][-1], call)):
+        if chains[-1] and not (_is_cheap(call) and call.alone and follows(chains[-1][-1], call)):
             chains.append([])
         if chains[-1] or (call.saved and not _is_overwritten(call)):
             chains[-1].append(call)
@@ -158,7 +158,8 @@ def _is_cheap(call: Call) -> bool:
     return call.module is not None and all(parameter.dim() < 2 for parameter in call.module.parameters())
 
 
-def _follows(before: Call, call: Call) -> bool:
+def follows(before: Call, call: Call) -> bool:
+    """Whether the one tensor that can be the stream in a call is what the call before returned."""
     if before.output is None or before.output.edge is None or len(call.inputs) != 1:
         return False
     left, taken = before.output.edge, call.inputs[0].edge

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.core.carried import refusal
 from momentumnet.core.resolution import spread_of
-from momentumnet.streams.calls import Call, Endpoint, Key, Trace, storage_key
+from momentumnet.recompute.arguments import named_arguments
+from momentumnet.streams.calls import Call, Endpoint, Key, Place, Trace, storage_key
 from momentumnet.streams.nested import floating, stream_output, tensors_in
 
 
@@ -49,10 +51,17 @@ class Recorder:
 
     Create it where gradients are enabled; :attr:`trace` is complete when the model's call has returned. What shares
     memory with one of its :attr:`constants` is not counted as kept for backward.
+
+    Args:
+        model: whose calls are recorded.
+        places: arguments that :attr:`overlooked` named in a trace of the same pass; they are given a gradient.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, places: Collection[Place] = ()) -> None:
         self.trace = Trace(Call("", None, -1), {})
+        self._places = places
+        # Arguments that may be a stream, and had no gradient by which that could be seen.
+        self.overlooked: set[Place] = set()
         self._names = {module: name for name, module in model.named_modules()}
         self._stack = [self.trace.root]
         self._count = 0
@@ -70,20 +79,38 @@ class Recorder:
         self._count += 1
         self._stack[-1].children.append(call)
         self._stack.append(call)
-        candidates = [value for value in args if floating(value)][:1]
-        candidates = candidates or [value for value in kwargs.values() if floating(value)]
         arguments = list(tensors_in([args, kwargs]))
-        call.refusal = next(filter(None, map(_refusal, candidates or arguments)), "")
-        candidates = [] if call.refusal else candidates
+        candidates = {key: value for key, value in named_arguments(args, kwargs).items() if floating(value)}
+        call.first_argument = next(iter(candidates), None)
+        call.refusal = next(filter(None, map(_refusal, list(candidates.values())[:1] or arguments)), "")
         call.takes_tensor = bool(arguments)
+        call.alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
-        seen = {id(value): self._with_gradient(value) for value in candidates}
+        seen = {
+            id(value): self._with_gradient(value)
+            for key, value in candidates.items()
+            if self._gets_gradient(call, key, candidates)
+        }
         self._entered[call] = [
-            _Entered(self._endpoint(value, seen[id(value)]), seen[id(value)], seen[id(value)]._version)
-            for value in candidates
+            _Entered(self._endpoint(value, shown, key), shown, shown._version)
+            for key, value in candidates.items()
+            if _refusal(value) is None
+            for shown in [seen.get(id(value), value)]
         ]
+        call.first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         args = tuple(seen.get(id(value), value) for value in args)
         return args, {name: seen.get(id(value), value) for name, value in kwargs.items()}
+
+    def _gets_gradient(self, call: Call, key: int | str, candidates: dict[int | str, torch.Tensor]) -> bool:
+        """Whether an argument is given one, where it has none, so that what the block does with it can be seen.
+
+        Not every one: a mask that has a gradient takes other kernels, which keep more for backward.
+        """
+        first = next(iter(candidates.values()))
+        value = candidates[key]
+        alike = not first.requires_grad and (value.shape, value.dtype) == (first.shape, first.dtype)
+        no_positional = not isinstance(next(iter(candidates)), int)
+        return not call.refusal and (no_positional or value is first or alike or (call.index, key) in self._places)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # A call that ended in an exception which the model caught itself is still on the stack.
@@ -91,21 +118,26 @@ class Recorder:
             self._entered.pop(self._stack.pop(), None)
         call = self._stack.pop()
         entered = self._entered.pop(call)
+        call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
         keys = map(storage_key, tensors_in([args, kwargs]))
         call.entered = {key for key in keys if key is not None and key in self.trace.storages}
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
+        if not any(item.end.edge for item in alike) and call.recorded_gradients and not call.plain_layer:
+            self.overlooked |= {(call.index, item.end.argument) for item in alike if item.end.argument is not None}
+        alike = [item for item in alike if item.end.edge or item.end.argument == call.first_argument]
         if not alike or end is None:
-            call.inputs = [replace(item.end, tensor=None) for item in entered[:1]]
+            call.inputs = [] if call.refusal else [replace(item.end, tensor=None) for item in entered[:1]]
             call.output = end and replace(end, tensor=None)
             return
+        call.refusal = ""
         call.inputs, call.output, call.keeps_shape = [item.end for item in alike], end, True
         call.overwritten = any(item.seen._version != item.version for item in alike)
         if not call.plain_layer:
-            call.entered_magnitude = max(map(self._magnitude, call.inputs))
-            call.magnitude = max(call.entered_magnitude, self._magnitude(end))
+            call.inputs = [replace(entry, magnitude=self._magnitude(entry)) for entry in call.inputs]
+            call.output = replace(end, magnitude=self._magnitude(end))
             call.spread = self._spread(end)
 
     def keep(self, tensor: torch.Tensor) -> None:
@@ -122,10 +154,10 @@ class Recorder:
         attached: torch.Tensor = _Attach.apply(tensor, self._anchor)
         return attached
 
-    def _endpoint(self, tensor: torch.Tensor, seen: torch.Tensor) -> Endpoint:
+    def _endpoint(self, tensor: torch.Tensor, seen: torch.Tensor, argument: int | str | None = None) -> Endpoint:
         base = seen._base  # not public; the only way to know of a view
         base_edge = None if base is None else _edge(base)
-        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen), base_edge)
+        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen), base_edge, argument)
 
     def _magnitude(self, endpoint: Endpoint) -> float:
         if endpoint.tensor is not None and endpoint.key not in self._magnitudes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from momentumnet.errors import ConversionError
-from momentumnet.streams.calls import Trace
+from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to
@@ -49,6 +49,8 @@ def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
 def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> Trace:
     """Traces one forward pass of ``model`` and leaves the model, the inputs and the generators as they were.
 
+    The pass is made twice where a module may take its stream behind another argument, and that one has no gradient.
+
     Args:
         model: The module to trace; it runs with gradients enabled.
         eval_mode: Whether it runs in eval mode, its batch norms on the statistics of the batch, or in its own.
@@ -65,12 +67,21 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
             "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
             "copy it outside"
         )
+    recorder = _record(model, example_inputs, (), eval_mode=eval_mode)
+    if recorder.overlooked:
+        places = recorder.overlooked
+        del recorder  # and the activations that it holds
+        recorder = _record(model, example_inputs, places, eval_mode=eval_mode)
+    return recorder.trace
+
+
+def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *, eval_mode: bool) -> Recorder:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         norms = batches_measured(model) if eval_mode else nullcontext()
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=eval_mode))
-        recorder = Recorder(model)
+        recorder = Recorder(model, places)
         stack.enter_context(eager_functions())
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
@@ -82,8 +93,9 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
-        call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
-    return recorder.trace
+        output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
+        recorder.trace.returned = list(tensors_in(output))
+    return recorder
 
 
 def _hollow(example_inputs: Any, recorder: Recorder, stack: ExitStack) -> Any:

@@ -12,6 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.low_bits import join_low_bits, pack_low_bits, split_low_bits, unpack_low_bits
 from tests.arithmetic.strategies import (
     exact,
     gammas,
@@ -166,8 +167,8 @@ class TestLowBits:
     def test_split_rounds_to_nearest_and_join_undoes_it(self, data, word: fp.Word) -> None:
         values, bits = data.draw(integer_lists(word, 8)), data.draw(st.integers(1, word.bits + 40))
         tensor = torch.tensor(values, dtype=word.dtype)
-        high, low = fp.split_low_bits(tensor, bits)
-        assert fp.join_low_bits(high, low, bits).tolist() == values == tensor.tolist()
+        high, low = split_low_bits(tensor, bits)
+        assert join_low_bits(high, low, bits).tolist() == values == tensor.tolist()
         for value, rounded in zip(values, high.tolist(), strict=True):
             if abs(value) < word.limit:
                 assert rounded == round(Fraction(value, 1 << bits))
@@ -178,24 +179,24 @@ class TestLowBits:
             half = 1 << (bits - 1)
             values = [tie + near for tie in (-3 * half, -half, half, 3 * half) for near in (-1, 0, 1)]
             values = [wrap(value, word) for value in values]
-            high, low = fp.split_low_bits(torch.tensor(values, dtype=word.dtype), bits)
-            assert fp.join_low_bits(high, low, bits).tolist() == values
+            high, low = split_low_bits(torch.tensor(values, dtype=word.dtype), bits)
+            assert join_low_bits(high, low, bits).tolist() == values
             if 3 * half < word.limit:
                 assert high.tolist() == [round(Fraction(value, 1 << bits)) for value in values]
 
     @pytest.mark.parametrize(("bits", "size"), [(1, 1), (7, 1), (8, 2), (15, 2), (16, 4), (31, 4), (32, 8), (70, 8)])
     def test_low_bits_take_the_smallest_type(self, bits: int, size: int) -> None:
-        assert fp.split_low_bits(torch.arange(4, dtype=torch.int64), bits)[1].element_size() == size
+        assert split_low_bits(torch.arange(4, dtype=torch.int64), bits)[1].element_size() == size
 
     def test_what_is_put_aside_is_a_copy(self) -> None:
         for bits in (4, 40):
             value = torch.tensor([1000, -1000], dtype=torch.int32)
-            high, low = fp.split_low_bits(value, bits)
+            high, low = split_low_bits(value, bits)
             value.zero_()
-            joined = fp.join_low_bits(high, low, bits)
+            joined = join_low_bits(high, low, bits)
             assert joined.tolist() == [1000, -1000]
             joined.zero_()
-            assert fp.join_low_bits(high, low, bits).tolist() == [1000, -1000]
+            assert join_low_bits(high, low, bits).tolist() == [1000, -1000]
 
 
 class TestChecksum:
@@ -263,8 +264,8 @@ def test_packed_low_bits_come_back(bits: int) -> None:
     half = 1 << (bits - 1)
     values = torch.arange(-half, half + 1, dtype=torch.int8)
     first, second = (grid.flatten() for grid in torch.meshgrid(values, values, indexing="ij"))
-    packed = fp.pack_low_bits(first, second, bits)
+    packed = pack_low_bits(first, second, bits)
     assert sum(part.numel() * part.element_size() for part in packed) == first.numel() * (1 if bits <= 3 else 2)
-    unpacked = fp.unpack_low_bits(packed, bits)
+    unpacked = unpack_low_bits(packed, bits)
     assert unpacked[0].tolist() == first.tolist()
     assert unpacked[1].tolist() == second.tolist()

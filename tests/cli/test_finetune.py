@@ -348,3 +348,17 @@ def test_memory_to_spare_leads_to_the_same_weights(finetune: Callable[..., Any])
     assert held[0] + 3 * 2**13 < held[1] <= held[0] + 2**16
     before, after = weights("least"), weights("spared")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_budget_in_place_of_the_options_that_it_chooses(finetune: Callable[..., Any]) -> None:
+    done = finetune("--epochs", "1", "--output", "planned", "--budget", "least", "--json")
+    assert done.status == 0, done.err
+    values = json.loads(done.out)
+    momentum, unconverted = values["networks"]["momentum"], values["networks"]["unconverted"]
+    assert values["settings"]["budget"] == "least"
+    assert momentum["saved_bytes"] < 0.8 * unconverted["saved_bytes"]
+    assert "no choice fits a budget of 1.00 MiB" in finetune("--budget", "1MiB").err
+    for option in (("--spare", "1MiB"), ("--backward", "stored"), ("--others", "keep")):
+        refused = finetune("--budget", "1GiB", *option)
+        assert refused.status == 2
+        assert "leave out --others, --spare and --backward" in refused.err

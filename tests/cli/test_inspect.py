@@ -82,3 +82,15 @@ def test_a_budget_that_nothing_fits(command: Callable[..., Any]) -> None:
     done = command("inspect", "resnet18", "--budget", "1GiB", "--spare", "1MiB")
     assert done.status != 0
     assert "leave out --others and --spare" in done.err
+
+
+def test_the_largest_batch_within_a_budget(command: Callable[..., Any]) -> None:
+    least = command("inspect", "resnet18", "--input", "4,3,64,64", "--budget", "least", "--json")
+    budget = f"{int(json.loads(least.out)['peak'] / 970)}KiB"
+    done = command("inspect", "resnet18", "--input", "1,3,64,64", "--budget", budget, "--largest-batch", "--json")
+    values = json.loads(done.out)
+    assert 4 <= values["largest_batch"] <= 8
+    assert values["peak"] <= values["budget"]
+    without = command("inspect", "resnet18", "--largest-batch")
+    assert without.status != 0
+    assert "--largest-batch needs the memory that a step may take" in without.err

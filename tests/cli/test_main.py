@@ -30,7 +30,7 @@ def test_module_runs_and_explains_itself() -> None:
     "name",
     [
         *("inspect", "finetune", "evaluate", "predict", "export", "doctor"),
-        *("bench depth", "bench step", "bench kernel", "bench peers", "bench init", "bench sam"),
+        *("bench depth", "bench step", "bench plan", "bench kernel", "bench peers", "bench init", "bench sam"),
     ],
 )
 def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:

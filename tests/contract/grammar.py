@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ SKIPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 SIDES = ("none", "loss", "none in tuple", "number", "dict")
 # May be impossible to make again.
 HOSTILE_SIDES = ("own generator",)
-PARENTS = ("loop", "taps", "kwargs", "drop", "between", "no grad first")
+PARENTS = ("loop", "taps", "kwargs", "behind another", "object", "list", "drop", "between", "no grad first")
 STEPS = ("plain", "two forwards", "retained", "accumulated", "eval between", "inputs", "second order", "autocast")
 
 
@@ -81,10 +82,12 @@ class FuzzBlock(nn.Module):
         self.spec = spec
         self.source = torch.Generator().manual_seed(7) if spec.side == "own generator" else None
 
-    def forward(self, x: Tensor, extra: Tensor) -> Any:
+    def forward(self, x: Tensor, extra: Tensor, notes: Any = None) -> Any:
         h = x
         for operation in self.operations:
             h = operation(h, x, extra)
+        if notes is not None:
+            h = _noted(notes, h)
         if self.tied is not None:
             h = torch.tanh(self.tied(h))
         side: Any = None
@@ -115,19 +118,38 @@ class FuzzNet(nn.Module):
         parent, losses = self.spec.parent, torch.zeros(())
         self.calls += self.training
         x = self.stem(x)
+        notes = {"object": (SimpleNamespace(keys=[]),), "list": ([],)}.get(parent, ())
         for index, block in enumerate(self.blocks):
             if parent == "drop" and self.training and index == 1 and self.calls % 2:
                 continue
             if parent == "between" and index == 1:
                 x = x.add_(0.5) if self.spec.seed % 2 else x * 1.5
             with torch.set_grad_enabled(torch.is_grad_enabled() and not (parent == "no grad first" and index == 0)):
-                returned = block(x, extra=extra) if parent == "kwargs" else block(x, extra)
+                returned = _CALLS.get(parent, _plainly)(block, x, extra, *notes)
             x, loss = _parted(returned)
             if loss is not None:
                 losses = losses + loss
             if parent == "taps":
                 losses = losses + x.float().tanh().mean()
         return self.head(x), losses
+
+
+def _plainly(block: nn.Module, *args: Any) -> Any:
+    return block(*args)
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "kwargs": lambda block, x, extra: block(x, extra=extra),
+    "behind another": lambda block, x, extra: block(extra=extra, x=x),
+}
+
+
+def _noted(notes: Any, h: Tensor) -> Tensor:
+    """The branch with what the block before has left in an object or a list, where it is left for the next one."""
+    keys = notes if isinstance(notes, list) else notes.keys
+    before = keys[-1:]
+    keys.append(torch.tanh(h))
+    return h + before[0] if before else h
 
 
 def _parted(returned: Any) -> tuple[Tensor, Tensor | None]:

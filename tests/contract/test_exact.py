@@ -196,6 +196,16 @@ def test_parameter_changed_between_forward_and_backward_raises(middle: type[nn.M
         loss.backward()
 
 
+@pytest.mark.parametrize("changed", [torch.float64, torch.bfloat16])
+def test_parameters_of_another_type_in_backward_are_named(changed: torch.dtype) -> None:
+    """Changed through .data, which no counter counts: the error is that, and not the block's own."""
+    net = chain_of(ResidualMLP)
+    loss = loss_of(net(torch.randn(5, WIDTH)))
+    net.blocks.to(changed)
+    with pytest.raises(mn.ReconstructionError, match=f"parameter 'weight' was torch.float32 .* is {changed} now"):
+        loss.backward()
+
+
 class ReadingABuffer(ZeroScaled):
     """A zero branch that reads a buffer: the state cannot tell that the buffer was changed."""
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from momentumnet.recompute.objects import Held, Values, copied, has_state
+from momentumnet.recompute.object_copies import copied
+from momentumnet.recompute.objects import Held, Values, has_state
 
 
 class Plain:
@@ -190,7 +191,7 @@ def test_everything_is_put_back(owner: Any, change: Any) -> None:
 def test_values_and_histories_are_put_back() -> None:
     weight = torch.ones(2, requires_grad=True)
     plain, constant = torch.zeros(2), torch.zeros(2)
-    held = Held([{"plain": [plain], "constant": constant}], constants=[constant])
+    held = Held([{"plain": [plain], "constant": constant}], apart=[constant])
     values = Values(held.tensors)
     plain.add_(weight)
     constant.add_(1)

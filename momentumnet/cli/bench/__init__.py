@@ -15,6 +15,7 @@ from momentumnet.cli.bench import (
     kernel,
     lottery,
     peers,
+    plan,
     sam,
     sam_step,
     step,
@@ -29,5 +30,5 @@ def add_parser(commands: Any) -> None:
         "bench", help="measure memory, time, exactness and methods of training"
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, kernel, peers, init, sam, lottery, gradinit, sam_step, structured, zoo):
+    for benchmark in (depth, step, plan, kernel, peers, init, sam, lottery, gradinit, sam_step, structured, zoo):
         benchmark.add_parser(benchmarks)

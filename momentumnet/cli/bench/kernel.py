@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import torch
 
 from momentumnet.bench.kernel.measure import measure
-from momentumnet.bench.kernel.table import table
+from momentumnet.bench.kernel.state import DTYPES, measure_state
+from momentumnet.bench.kernel.table import state_table, table
 from momentumnet.bench.results import Results
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
@@ -19,7 +21,8 @@ TEXT = CommandText(
     "bandwidth of the momentum step",
     """\
 Time the exact momentum step and its inverse, native (where it is built) and in PyTorch operations, against x.add_(v)
-on the same device: bytes per second over bytes per second. At 1.0 the step is as fast as memory allows.""",
+on the same device: bytes per second over bytes per second. At 1.0 the step is as fast as memory allows. Then measure
+the bytes that the state takes for each element of a stream, at gamma 9/10 and 1/8.""",
     """\
 examples:
   momentumnet bench kernel
@@ -27,6 +30,9 @@ examples:
 
 Writes kernel.json, kernel.md and kernel.png to --output.""",
 )
+
+# Of the streams whose state is weighed.
+STREAM_GAMMAS, STREAM_DEPTHS = (Fraction(9, 10), Fraction(1, 8)), (4, 24, 48)
 
 
 def add_parser(benchmarks: Any) -> None:
@@ -49,6 +55,11 @@ def run(options: argparse.Namespace) -> None:
     repeats = common.chosen_repeats(options)
     settings = {"gammas": [str(gamma) for gamma in options.gammas], "repeats": repeats}
     results = Results.begin(options.output / "kernel.json", command="bench kernel", device=device, settings=settings)
+    states = [
+        measure_state(min(sizes), gamma, dtype, blocks, device)
+        for dtype, gamma, blocks in itertools.product(DTYPES, STREAM_GAMMAS, STREAM_DEPTHS)
+    ]
+    results.header["states"] = states
     cases = list(itertools.product(options.gammas, sizes, sorted(set(threads))))
     with report.progress() as progress:
         task = progress.add_task("", total=len(cases))
@@ -56,4 +67,5 @@ def run(options: argparse.Namespace) -> None:
             progress.update(task, description=f"gamma {gamma}, {elements} elements, {count} threads")
             results.add(measure(elements, gamma, count, device, repeats=repeats))
             progress.advance(task)
-    finish(report, results, [table(results.rows, results.header["machine"]["kernels"])], plot_kernel)
+    tables = [table(results.rows, results.header["machine"]["kernels"]), state_table(states)]
+    finish(report, results, tables, plot_kernel)

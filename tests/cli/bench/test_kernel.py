@@ -28,3 +28,5 @@ def test_table_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.Mo
     assert torch.get_num_threads() == threads
     assert Path("out", "kernel.png").read_bytes().startswith(b"\x89PNG")
     assert "| reference step |" in Path("out", "kernel.md").read_text()
+    assert [row["blocks"] for row in values["states"]] == [4, 24, 48] * 6
+    assert "| bfloat16 | 9/10 | 24 |" in Path("out", "kernel.md").read_text()

@@ -1,0 +1,130 @@
+"""The callback: converts when a fit begins, and keeps in checkpoints what makes a resumed one the same to the bit."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from momentumnet.conversion import convert
+from momentumnet.description import describe
+from momentumnet.errors import ConversionError
+from momentumnet.planning import plan
+from momentumnet.resume import load_training_state, training_state
+from momentumnet.streams.converted import converted_blocks
+
+logger = logging.getLogger("momentumnet")
+
+_KEY = "momentumnet"
+_OWN = frozenset({"example_inputs", "inplace", "plan", "like"})
+
+
+class MomentumConversion(Callback):
+    """Converts the module in place when a run begins: behind ``configure_model``, before its optimizers are made.
+
+    A module that is converted already stays as it is. Checkpoints get an entry ``momentumnet`` with the module's
+    description and what its streams have learned, which a resumed fit takes up. On CUDA the peak of allocated bytes is
+    logged with each epoch of training, as ``peak_memory_mib``.
+
+    Args:
+        example_inputs: of the module's forward, as `convert` takes them. None for its ``example_input_array``.
+        options: further options of `convert`: ``gamma``, ``budget``, ``streams``, ``others``, ``spare``, ... With a
+            ``budget`` the plan that was made for it is told to the log.
+
+    Raises:
+        TypeError: an option that `convert` does not have, or that the callback takes care of itself.
+        ConversionError: when a run begins: there are no example inputs, or as `convert` raises it.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[MomentumConversion(images, budget="2GiB")])  # doctest: +SKIP
+    """
+
+    def __init__(self, example_inputs: Any = None, **options: Any) -> None:
+        unknown = sorted(options.keys() - inspect.signature(convert).parameters.keys() | options.keys() & _OWN)
+        if unknown:
+            raise TypeError(f"MomentumConversion takes the options of momentumnet.convert; not {', '.join(unknown)}")
+        self._example, self._options = example_inputs, options
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Convert, or have it done as soon as ``configure_model`` has made the layers."""
+        if type(pl_module).configure_model is LightningModule.configure_model:
+            self._convert(pl_module)
+            return
+        configure = pl_module.configure_model
+
+        def configure_and_convert() -> None:
+            configure()
+            self._convert(pl_module)
+
+        pl_module.configure_model = configure_and_convert  # type: ignore[method-assign]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module's methods as they were."""
+        vars(pl_module).pop("configure_model", None)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the peak of the epoch."""
+        peak = _peak_bytes(pl_module.device)
+        if peak is not None:
+            pl_module.log("peak_memory_mib", peak / 2**20)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what the module is beside its class."""
+        checkpoint[_KEY] = {"description": describe(pl_module), "streams": training_state(pl_module)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take up what the streams had learned."""
+        if _KEY in checkpoint:
+            load_training_state(pl_module, checkpoint[_KEY]["streams"])
+
+    def _convert(self, module: LightningModule) -> None:
+        if any(True for _ in converted_blocks(module)):
+            return
+        example = module.example_input_array if self._example is None else self._example
+        if example is None and "streams" not in self._options:
+            raise ConversionError(
+                f"there is nothing to find the streams of {type(module).__name__} with: give MomentumConversion "
+                "example inputs, set the module's example_input_array, or name streams=[...]"
+            )
+        with _apart_from_its_trainer(module):
+            budget = self._options.get("budget")
+            if budget is None:
+                convert(module, example, inplace=True, **self._options)
+                return
+            made = _planned(module, example, self._options)
+            logger.info("%s", made)
+            kept = {name: value for name, value in self._options.items() if name in _BESIDE_A_PLAN}
+            convert(module, plan=made, inplace=True, **kept)
+
+
+_BESIDE_A_PLAN = frozenset({"final_velocity", "initial_velocity"})
+
+
+def _planned(module: LightningModule, example: Any, options: Mapping[str, Any]) -> Any:
+    return plan(module, example, **{name: value for name, value in options.items() if name not in _BESIDE_A_PLAN})
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """The most bytes that were allocated since the epoch began; None where the allocator does not tell."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def _apart_from_its_trainer(module: LightningModule) -> Iterator[None]:
+    """A trace leaves a module as it was found, with all that hangs on it: not with a trainer and its loops."""
+    trainer = module._trainer
+    module.trainer = None
+    try:
+        yield
+    finally:
+        module.trainer = trainer

@@ -1,0 +1,110 @@
+"""The largest batch whose step fits a budget: guessed from what was measured at another one, and then measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from momentumnet.planner.advice import does_not_fit
+from momentumnet.planner.budget import allowed
+from momentumnet.planner.rescaled import predicted_largest
+from momentumnet.planner.search import Options, within
+from momentumnet.streams.nested import tensors_in
+
+# A batch that fits, where batch norms can measure a batch of one value a channel in nothing smaller.
+FIRST = 2
+# No batch is measured that is larger than so many times one that fits.
+GROWTH = 16
+# So many guesses are followed; then every other step halves what is left.
+GUESSES = 6
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A batch that was looked at: what was measured (None without the memory to), and whether a plan fits."""
+
+    batch: int
+    options: Options | None
+    fits: bool
+
+
+def largest_planned(
+    make_example: Callable[[int], Any], measure: Callable[[Any], Options], limit: int, *, most: int
+) -> int:
+    """The largest batch whose step fits a budget.
+
+    Args:
+        make_example: gives a batch's example inputs.
+        measure: gives what can be chosen for example inputs.
+        limit: the budget in bytes.
+        most: the largest batch to look at.
+
+    Raises:
+        ConversionError: a batch of one does not fit.
+        ValueError: the inputs do not depend on the batch.
+    """
+    shapes: dict[int, list[torch.Size]] = {}
+    found: dict[int, Options] = {}
+
+    def options_of(batch: int) -> Options | None:
+        example = make_example(batch)
+        shapes[batch] = [tensor.shape for tensor in tensors_in(example)]
+        alike = [other for other in shapes if other != batch and shapes[other] == shapes[batch]]
+        if alike:
+            raise ValueError(
+                f"make_example must make inputs of the batch size that it is given, got the same shapes "
+                f"{[tuple(shape) for shape in shapes[batch]]} for {alike[0]} and for {batch}"
+            )
+        try:
+            found[batch] = measure(example)
+        except torch.OutOfMemoryError:
+            return None
+        except (RuntimeError, ValueError) as error:
+            # Batch norms have nothing to measure in one value a channel: then a batch of two is the smallest.
+            if batch == 1 and FIRST in found:
+                raise does_not_fit(found[FIRST], limit, FIRST) from error
+            raise
+        return found[batch]
+
+    largest = largest_fitting(options_of, allowed(limit), most)
+    if not largest:
+        raise does_not_fit(found[min(found)], limit, min(found))
+    return largest
+
+
+def largest_fitting(options_of: Callable[[int], Options | None], limit: int, most: int) -> int:
+    """The largest batch for which choices fit, at most ``most``; 0 if not even a batch of one does.
+
+    It fits, and one more does not: both are measured. Batches between a larger one that fits and it are not
+    looked at, as peaks grow with the batch.
+
+    Args:
+        options_of: measures a step of so large a batch; None if there is not the memory to do so.
+        limit: bytes that the peak may take.
+        most: the largest batch to look at.
+    """
+
+    def tried(batch: int) -> Tried:
+        options = options_of(batch)
+        return Tried(batch, options, options is not None and within(options, limit) is not None)
+
+    low = last = tried(min(FIRST, most))
+    if not low.fits:
+        return int(low.batch > 1 and tried(1).fits)
+    high: int | None = None
+    turn = 0
+    while (stop := min(most, GROWTH * low.batch) + 1 if high is None else high) - low.batch > 1:
+        turn += 1
+        if last.options is None or (turn > GUESSES and turn % 2):
+            last = tried((low.batch + stop) // 2)
+        else:
+            beyond = range(low.batch + 1, stop)
+            last = tried(predicted_largest(last.options.profile, last.batch, limit, beyond) or beyond[0])
+        if last.fits:
+            low = last
+        else:
+            high = last.batch
+    return low.batch

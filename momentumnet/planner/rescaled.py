@@ -1,0 +1,61 @@
+"""What a measured step would take at another batch size: activations grow with it, gradients of weights do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from momentumnet.planner.profile import Cost, Profile, Unit
+from momentumnet.planner.search import Options, within
+
+
+def rescaled(profile: Profile, share: float) -> Profile:
+    """The profile at ``share`` times the batch that was measured: an estimate, as work space may grow otherwise.
+
+    Times are left as they were.
+    """
+    return replace(
+        profile,
+        units=tuple(_unit(unit, share) for unit in profile.units),
+        sizes={key: int(size * share) for key, size in profile.sizes.items()},
+        streams=tuple(replace(stream, elements=int(stream.elements * share)) for stream in profile.streams),
+        loss=_cost(profile.loss, share),
+    )
+
+
+def predicted_largest(profile: Profile, measured: int, limit: int, batches: range) -> int | None:
+    """The largest of the batches that is predicted to fit; None if none is.
+
+    Args:
+        profile: of a step.
+        measured: its batch.
+        limit: bytes that the peak may take.
+        batches: those to choose from.
+    """
+
+    def fits(batch: int) -> bool:
+        return within(Options(rescaled(profile, batch / measured)), limit) is not None
+
+    if not batches or not fits(batches[0]):
+        return None
+    first, last = batches[0], batches[-1]
+    while first < last:
+        middle = (first + last + 1) // 2
+        first, last = (middle, last) if fits(middle) else (first, middle - 1)
+    return first
+
+
+def _unit(unit: Unit, share: float) -> Unit:
+    return replace(unit, cost=_cost(unit.cost, share))
+
+
+def _cost(cost: Cost, share: float) -> Cost:
+    def grown(total: int, fixed: int) -> int:
+        return fixed + int(share * max(0, total - fixed))
+
+    return replace(
+        cost,
+        free_peak=grown(cost.free_peak, cost.cast_bytes),
+        forward_peak=grown(cost.forward_peak, cost.cast_bytes),
+        backward_peak=grown(cost.backward_peak, cost.parameter_bytes),
+        output_bytes=grown(cost.output_bytes, 0),
+    )

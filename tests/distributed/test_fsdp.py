@@ -1,0 +1,134 @@
+"""FSDP2 (`fully_shard`) on two processes gives the gradients of one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.fsdp
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.errors import ConversionError
+from tests.distributed import nets
+from tests.distributed.nets import chain, converted, data, gradients, loss
+from tests.models import Chain
+from tests.processes import PROCESSES, found_by, leave, run_in_two
+
+if not hasattr(torch.distributed.fsdp, "fully_shard"):
+    pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)", allow_module_level=True)
+
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+
+Found = dict[str, "Tensor | None"]
+HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def sharded(net: Any, *, blocks: bool, **options: Any) -> Any:
+    """The network with its parameters in shards; of each block by itself, or all together."""
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    for block in net.blocks if blocks else ():
+        fully_shard(block, mesh=mesh, **options)
+    return fully_shard(net, mesh=mesh, **options)
+
+
+def steps(net: nn.Module, x: Tensor, count: int = 2) -> Found:
+    """Gradients of a second step: parameters that were sharded again show only then."""
+    for _ in range(count):
+        net.zero_grad()
+        loss(net, x).backward()
+    return gradients(net)
+
+
+def plain(x: Tensor, parent: type[Chain] = Chain, **options: Any) -> Found:
+    return steps(sharded(converted(chain(parent=parent)), **options), x)
+
+
+def sharded_first(x: Tensor) -> Found:
+    net = sharded(chain(), blocks=True)
+    with pytest.raises(ConversionError, match=r"the model is sharded by fully_shard already.*convert first"):
+        converted(net)
+    with pytest.raises(ConversionError, match=r"the model is sharded by fully_shard already.*inplace=True"):
+        mn.convert(net, streams=["blocks"])
+    return steps(mn.convert(net, streams=["blocks"], gamma=nets.GAMMA, inplace=True), x)
+
+
+def frozen_ones(net: Chain) -> Chain:
+    for module in (net.stem, net.blocks[1], net.blocks[3].inner[0]):
+        module.requires_grad_(False)
+    return net
+
+
+def frozen(x: Tensor) -> Found:
+    return steps(sharded(converted(frozen_ones(chain())), blocks=True), x)
+
+
+def norm_over_processes(x: Tensor) -> Found:
+    return steps(sharded(converted(chain(nets.NormOverProcesses)), blocks=True), x)
+
+
+def half_blocks(x: Tensor) -> Found:
+    """Sharded blocks add up the gradients of their inputs in another order, as stored ones do: in bfloat16 it shows."""
+    found = plain(x, blocks=True, mp_policy=HALF)
+    stored = steps(sharded(converted(chain(), "stored"), blocks=True, mp_policy=HALF), x)
+    nets.assert_same(found, stored, 0)
+    return found
+
+
+CASES: dict[str, Callable[[Tensor], Found]] = {
+    "root": lambda x: plain(x, blocks=False),
+    "root_resharded": lambda x: plain(x, blocks=False, reshard_after_forward=True),
+    "blocks": lambda x: plain(x, blocks=True, reshard_after_forward=True),
+    "blocks_kept": lambda x: plain(x, blocks=True, reshard_after_forward=False),
+    "sharded_first": sharded_first,
+    "taps": lambda x: plain(x, nets.TappedChain, blocks=True),
+    "early": lambda x: plain(x, nets.EarlyChain, blocks=True),
+    "frozen": frozen,
+    "norm": norm_over_processes,
+    "offload": lambda x: plain(x, blocks=True, offload_policy=CPUOffloadPolicy(pin_memory=False)),
+    "half_root": lambda x: plain(x, blocks=False, mp_policy=HALF),
+    "half_blocks": half_blocks,
+}
+
+
+def work(rank: int, folder: Path) -> None:
+    for name, case in CASES.items():
+        leave(folder, name, case(data().chunk(PROCESSES)[rank]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every case has found, from one pair of processes."""
+    path = tmp_path_factory.mktemp("fsdp")
+    run_in_two(work, path)
+    return path
+
+
+def of_one(case: str) -> Found:
+    if case.startswith("half"):
+        return of_one_in_half()
+    parent = {"taps": nets.TappedChain, "early": nets.EarlyChain}.get(case, Chain)
+    net = chain(nets.NormOverProcesses if case == "norm" else nets.ResidualMLP, parent)
+    return steps(converted(frozen_ones(net) if case == "frozen" else net, "stored"), data())
+
+
+def of_one_in_half() -> Found:
+    """Both parts of the batch on parameters in bfloat16, their gradients added in float32."""
+    net = converted(chain(), "stored")
+    parts = []
+    for part in data().chunk(PROCESSES):
+        half = copy.deepcopy(net).to(torch.bfloat16)
+        loss(half, part.to(torch.bfloat16)).backward()
+        parts.append(gradients(half))
+    return {name: sum(part[name].float() for part in parts) / PROCESSES for name in parts[0]}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_gradients_of_one(case: str, folder: Path) -> None:
+    tolerance = 2e-2 if case == "half_blocks" else nets.TOLERANCE
+    nets.assert_same(found_by(folder, case), of_one(case), tolerance)

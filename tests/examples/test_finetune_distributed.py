@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import finetune_distributed
+import pytest
+import torch.distributed.fsdp
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="this PyTorch has no FSDP2")
+def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
+    alone = finetune_distributed.main(["--folder", str(tmp_path / "alone"), "--steps", "6"])
+    script = str(ROOT / "examples" / "finetune_distributed.py")
+    arguments = ["--folder", str(tmp_path / "run"), "--steps", "3"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    run = subprocess.run(
+        [*launcher, script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    first = [float(value) for value in re.findall(r"2 processes: loss ([\d.]+)", run.stdout)]
+    further = finetune_distributed.main(["--folder", str(tmp_path / "run"), "--steps", "6"])
+    assert (len(first), len(further)) == (3, 3)
+    assert first + further == pytest.approx(alone, rel=1e-5)
+    assert alone[-1] < alone[0]

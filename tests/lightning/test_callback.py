@@ -1,0 +1,169 @@
+"""`MomentumConversion` under Lightning's Trainer: conversion, budget, resume, mixed precision."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.errors import ConversionError
+from tests.models import WIDTH, Chain, ResidualMLP
+
+pytest.importorskip("lightning", reason="pip install 'momentumnet[lightning]'")
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from momentumnet.lightning import MomentumConversion, callback
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # Lightning's advice on workers and loggers
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+class Regression(LightningModule):
+    """A chain of blocks, made at once or in ``configure_model``."""
+
+    def __init__(self, *, late: bool = False) -> None:
+        super().__init__()
+        self.net: Any = None
+        self.late = late
+        if not late:
+            self.make()
+
+    def make(self) -> None:
+        torch.manual_seed(0)
+        self.net = Chain([ResidualMLP() for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return self(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class Late(Regression):
+    """Its layers are made when a fit begins."""
+
+    def __init__(self) -> None:
+        super().__init__(late=True)
+
+    def configure_model(self) -> None:
+        if self.net is None:
+            self.make()
+
+
+def data() -> Tensor:
+    return torch.randn(16, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def loader() -> Any:
+    return DataLoader(TensorDataset(data()), batch_size=4)
+
+
+def fit(module: LightningModule, folder: Path, *callbacks: Any, resume: str | None = None, **options: Any) -> Trainer:
+    plain = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=folder, callbacks=list(callbacks), **{**plain, **options})
+    trainer.fit(module, loader(), ckpt_path=resume)
+    return trainer
+
+
+def by_hand(**options: Any) -> Regression:
+    """The same training, converted and run without Lightning."""
+    module = mn.convert(Regression(), data()[:4], inplace=True, backward="stored", **options)
+    optimizer = module.configure_optimizers()
+    for (x,) in loader():
+        optimizer.zero_grad()
+        module.training_step((x,), 0).backward()
+        optimizer.step()
+    return module
+
+
+def assert_equal(module: nn.Module, expected: nn.Module) -> None:
+    state = expected.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [Regression, Late])
+def test_a_fit_trains_the_converted_module(kind: type[Regression], tmp_path: Path) -> None:
+    module = kind()
+    fit(module, tmp_path, MomentumConversion(data()[:4], gamma=0.5), max_epochs=1, enable_checkpointing=False)
+    assert mn.describe(module)["streams"][0]["gamma"] == "1/2"
+    assert_equal(module, by_hand(gamma=0.5))
+    assert "configure_model" not in vars(module)
+
+
+def test_fast_dev_run_by_the_modules_own_example(tmp_path: Path) -> None:
+    module = Regression()
+    module.example_input_array = data()[:4]
+    fit(module, tmp_path, MomentumConversion(), fast_dev_run=True)
+    assert len(mn.describe(module)["streams"][0]["blocks"]) == 4
+    fit(module, tmp_path, MomentumConversion(), fast_dev_run=True)  # is converted already
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    module = Regression()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fit(module, tmp_path, MomentumConversion(data()[:4]), fast_dev_run=True, precision="bf16-mixed")
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+    assert all(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_resumed_fit_has_the_same_bits(tmp_path: Path) -> None:
+    conversion = {"gamma": 0.9}
+    whole, first, resumed = Regression(), Regression(), Regression()
+    fit(whole, tmp_path, MomentumConversion(data()[:4], **conversion), max_epochs=4, enable_checkpointing=False)
+    keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    fit(first, tmp_path, MomentumConversion(data()[:4], **conversion), keep, max_epochs=2)
+    last = str(tmp_path / "last.ckpt")
+    assert torch.load(last, weights_only=False)["momentumnet"]["description"] == mn.describe(first)
+
+    fit(resumed, tmp_path, MomentumConversion(data()[:4] / 100, **conversion), max_epochs=4, resume=last)
+
+    assert_equal(resumed, whole)
+    assert mn.training_state(resumed) == mn.training_state(whole)
+
+
+def test_a_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = Regression()
+    with caplog.at_level(logging.INFO, "momentumnet"):
+        fit(module, tmp_path, MomentumConversion(data()[:4], budget="1MiB"), fast_dev_run=True)
+    assert mn.describe(module)["streams"]
+    assert str(mn.plan(Regression(), data()[:4], budget="1MiB")).splitlines()[0][:20] in caplog.text
+
+
+def test_the_peak_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callback, "_peak_bytes", lambda device: 3 * 2**20)
+    conversion = MomentumConversion(data()[:4])
+    trainer = fit(Regression(), tmp_path, conversion, max_epochs=1, enable_checkpointing=False)
+    assert trainer.callback_metrics["peak_memory_mib"] == 3
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not gama, inplace"):
+        MomentumConversion(gama=0.5, inplace=True)
+    with pytest.raises(ConversionError, match="example_input_array"):
+        fit(Regression(), tmp_path, MomentumConversion(), fast_dev_run=True)
+
+
+def test_without_lightning() -> None:
+    program = (
+        "import sys; sys.modules['lightning'] = None\n"
+        "import momentumnet as mn\n"
+        "try: mn.lightning\n"
+        "except ImportError as error: assert 'pip install momentumnet[lightning]' in str(error), error\n"
+        "else: raise SystemExit('imported')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,153 @@
+"""What a plan predicts of networks whose gradients do not flow from unit to unit alone, beside what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import momentumnet as mn
+from momentumnet.planner.flow import flow_of
+from momentumnet.streams.trace import call_with_example
+
+
+class UNet(nn.Module):
+    """Three resolutions; what the way down had is taken up on the way up. No stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(self._pair(before, own) for before, own in ((3, 8), (8, 16), (16, 32)))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(before, own, 2, stride=2) for before, own in ((32, 16), (16, 8)))
+        self.joined = nn.ModuleList(self._pair(before, own) for before, own in ((32, 16), (16, 8)))
+        self.head = nn.Conv2d(8, 2, 1)
+
+    @staticmethod
+    def _pair(before: int, own: int) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(before, own, 3, padding=1), nn.BatchNorm2d(own), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(own, own, 3, padding=1), nn.BatchNorm2d(own), nn.ReLU(inplace=True)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        for block in self.down:
+            x = block(F.max_pool2d(x, 2) if skips else x)
+            skips.append(x)
+        for up, block, skip in zip(self.up, self.joined, skips[-2::-1], strict=True):
+            x = block(torch.cat([skip, up(x)], dim=1))
+        output: Tensor = self.head(x)
+        return output
+
+
+class Stage(nn.Module):
+    """Layers that keep their shape, with a classifier of many classes: a layer with large gradients, in no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(4))
+        self.head = nn.Linear(64, 5000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        output: Tensor = self.head(x)
+        return output
+
+
+def llama() -> nn.Module:
+    sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 6, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=1000, use_cache=False, **sizes))
+
+
+def tokens() -> dict[str, Tensor]:
+    found = torch.randint(1000, (4, 64), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": found, "labels": found}
+
+
+def squared(output: Tensor) -> Tensor:
+    return output.float().square().mean()
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Callable[[Any], Tensor]]] = {
+    "unet": (UNet, lambda: torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), squared),
+    "large classifier": (Stage, lambda: torch.randn(16, 64, generator=torch.Generator().manual_seed(1)), squared),
+    "llama": (llama, tokens, lambda output: output.loss),
+}
+CELLS = [*((name, False) for name in NETWORKS), ("llama", True)]
+
+
+class Step:
+    """Forward and backward pass."""
+
+    def __init__(self, name: str, *, autocast: bool) -> None:
+        torch.manual_seed(0)
+        build, example, self.loss = NETWORKS[name]
+        self.model, self.example, self._autocast = build().train(), example(), autocast
+
+    def under_autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._autocast)
+
+    def __call__(self, net: nn.Module) -> None:
+        net.zero_grad(set_to_none=True)
+        with self.under_autocast():
+            loss = self.loss(call_with_example(net, self.example))
+        loss.backward()
+
+    def gradients(self, net: nn.Module) -> dict[str, Tensor]:
+        self(net)
+        return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("name", "autocast"), CELLS)
+def test_peak_and_held_are_predicted_and_gradients_are_those_of_stored(name: str, autocast: bool) -> None:
+    step = Step(name, autocast=autocast)
+    with step.under_autocast():
+        least = mn.plan(step.model, step.example, budget="least", loss=step.loss)
+        between = int((least.peak + least.stored_peak) / 2 * 1.06)
+        plans = [least, mn.plan(step.model, step.example, budget=between, loss=step.loss)]
+        stored = step.model
+        if least.streams:
+            stored = mn.convert(step.model, step.example, backward="stored")
+    expected = step.gradients(stored)
+    for plan in plans:
+        net = mn.convert(step.model, plan=plan)
+        torch.testing.assert_close(step.gradients(net), expected, rtol=0.0, atol=0.0)
+        net.zero_grad(set_to_none=True)
+        report = mn.measure_memory(lambda net=net: step(net))
+        assert plan.peak == pytest.approx(report.peak_bytes, rel=0.1)
+        assert plan.held == pytest.approx(report.saved_bytes, rel=0.05)
+
+
+def test_a_gradient_waits_while_a_skip_goes_around() -> None:
+    """By hand: y = a(x); z = c(b(y)) + y, each layer a unit. The gradient of y waits while b and c run."""
+    first, second, third = (nn.Linear(4, 4, bias=False) for _ in range(3))
+    ranges = []
+
+    def unit(layer: nn.Module, x: Tensor) -> Tensor:
+        start = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        output = layer(x)
+        ranges.append((start, torch.autograd._get_sequence_nr()))  # type: ignore[attr-defined]
+        return output
+
+    y = unit(first, torch.randn(2, 4, requires_grad=True))
+    z = unit(third, unit(second, y)) + y
+    layers = nn.ModuleList([first, second, third])
+    flow = flow_of([z], ranges, list(layers.parameters()))
+    gradient = 2 * 4 * 4
+    assert [flow.around(place) for place in range(3)] == [0, gradient, gradient]
+    assert flow.in_front(3) == 3 * gradient  # an addition takes one and hands out two
+    assert [flow.of_parameters(place) for place in range(4)] == [0, 0, 0, 0]
+    outside = flow_of([z], ranges[:2], [first.weight, second.weight])
+    assert [outside.of_parameters(place) for place in range(3)] == [0, 0, 4 * 4 * 4]
+
+
+def test_modules_that_take_more_than_one_tensor_are_recomputed_alone() -> None:
+    """Llama hands its embeddings to the rotation as well, beside the positions: no chain leads into that."""
+    step = Step("llama", autocast=False)
+    plan = mn.plan(step.model, step.example, budget="least", loss=step.loss)
+    assert all(len(unit.names) == 1 or "rotary" not in unit.names[-1] for unit in plan.units)

@@ -1,0 +1,100 @@
+"""A budget that is too small: what the error says is computed, and is what one finds when following it."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.planner.advice import fullest_moment
+from momentumnet.planner.budget import MARGIN, bytes_of
+from momentumnet.planner.simulate import peak_of, simulated
+from tests.models import Chain, ResidualMLP
+from tests.planner.test_plans import encoder, tokens
+from tests.planner.test_search import all_choices, random_profile
+
+
+def said(model: nn.Module, x: Tensor, budget: int, **options: object) -> str:
+    with pytest.raises(mn.ConversionError, match="no choice fits") as caught:
+        mn.plan(model, x, budget=budget, **options)  # type: ignore[call-overload]
+    return str(caught.value)
+
+
+def figure(message: str, pattern: str) -> int:
+    """The bytes that stand where the pattern has a group."""
+    found = re.search(pattern, message)
+    assert found is not None, message
+    size = bytes_of(found[1])
+    assert size is not None
+    return size
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_parts_make_up_the_peak(seed: int) -> None:
+    profile = random_profile(seed, 1)
+    for choices in list(all_choices(profile))[:200]:
+        fullest = fullest_moment(profile, choices)
+        parts = (fullest.gradients, fullest.kept, fullest.states, fullest.working)
+        assert min(parts) >= 0
+        assert sum(parts) == fullest.moment.bytes == peak_of(simulated(profile, choices)).bytes
+
+
+def test_the_least_is_named_and_a_smaller_batch_that_fits() -> None:
+    torch.manual_seed(0)
+    model = encoder().train()
+    least = mn.plan(model, tokens(16), budget="least").peak
+    budget = int(0.6 * least)
+    message = said(model, tokens(16), budget)
+    assert figure(message, r"The least is about ([\d.]+ \wiB), for") == pytest.approx(least / (1 - MARGIN), rel=0.02)
+    found = re.search(r"a batch of (\d+) instead of 16", message)
+    assert found is not None, message
+    assert mn.plan(model, tokens(int(found[1])), budget=budget).peak <= budget
+    assert "no choice fits" in said(model, tokens(int(found[1]) + 2), budget)
+
+
+def test_a_size_that_is_not_known_is_a_percentage() -> None:
+    class Added(Chain):
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x + shift)
+
+    torch.manual_seed(0)
+    model, x = Added([ResidualMLP() for _ in range(4)]), torch.randn(512, 16)
+    with pytest.raises(mn.ConversionError, match=r"What would help: a batch of \d+ % of this size \(about"):
+        mn.plan(model, (x, torch.zeros(16)), budget=60000)
+
+
+def test_a_larger_gamma_where_states_take_the_most() -> None:
+    torch.manual_seed(0)
+    model, x = Chain([ResidualMLP() for _ in range(24)]), torch.randn(2048, 16)
+    message = said(model, x, 1 << 20)
+    predicted = figure(message, r"gamma=\d+/\d+, which is another function to train \(about ([\d.]+ \wiB)\)")
+    gamma = re.search(r"gamma=(\d+/\d+)", message)
+    assert gamma is not None
+    least = mn.plan(model, x, budget="least", gamma=Fraction(gamma[1])).peak
+    assert predicted == pytest.approx(least / (1 - MARGIN), rel=0.02)
+    assert re.search(r"[\d.]+ \wiB states of streams", message)
+    assert "gamma=" not in said(model, x, 1 << 20, gamma=0.9)
+
+
+def test_chunks_where_it_is_the_loss_that_takes_the_most() -> None:
+    def wide(output: Tensor) -> Tensor:
+        return (output[..., None] * torch.ones(200)).exp().mean()
+
+    torch.manual_seed(0)
+    model, x = Chain([ResidualMLP() for _ in range(4)]), torch.randn(1024, 16)
+    message = said(model, x, 1 << 20, loss=wide)
+    assert "for the loss: " in message
+    assert re.search(r"the loss computed in \d+ chunks \(about", message), message
+    assert "chunks" not in said(model, x, 1 << 16)
+
+
+def test_no_batch_is_small_enough_for_the_gradients_of_parameters() -> None:
+    torch.manual_seed(0)
+    model, x = Chain([ResidualMLP(16, 4096) for _ in range(4)]), torch.randn(2, 16)
+    message = said(model, x, 1 << 20)
+    assert re.search(r"for [^:]*: [\d.]+ MiB gradients of parameters, ", message), message
+    assert "batch of" not in message
