@@ -157,6 +157,7 @@ def settings(options: argparse.Namespace, images: ImageData, weights: str, recip
         "gamma": str(options.gamma),
         "others": options.others,
         "spare": options.spare,
+        "budget": options.budget,
         "backward": options.backward,
         "budget": options.budget,
         "arithmetic": options.arithmetic,

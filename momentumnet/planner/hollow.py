@@ -38,7 +38,7 @@ def hollowed(model: nn.Module, example_inputs: Any) -> Iterator[tuple[Any, list[
     modes = [tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)]
     with ExitStack() as stack:
         mode = stack.enter_context(modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True))
-        before = [mode.from_tensor(tensor) for tensor in tensors]
+        before: list[Tensor] = [mode.from_tensor(tensor) for tensor in tensors]
         yield pytree.tree_map_only(Tensor, mode.from_tensor, example_inputs), before
 
 
@@ -80,7 +80,7 @@ class HollowMeasures(TorchDispatchMode):
         self._total, self._peak, self._behind_peak, self._saved = 0, 0, 0, None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._saved is None and torch._C._current_autograd_node() is not None:  # type: ignore[attr-defined]
+        if self._saved is None and torch._C._current_autograd_node() is not None:
             self._saved = self._behind_peak = self._total
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in self._alive:

@@ -360,7 +360,7 @@ def test_a_budget_in_place_of_the_options_that_it_chooses(finetune: Callable[...
     assert "no choice fits a budget of 1.00 MiB" in finetune("--budget", "1MiB").err
     for option in (("--spare", "1MiB"), ("--backward", "stored"), ("--others", "keep")):
         refused = finetune("--budget", "1GiB", *option)
-        assert refused.status == 1
+        assert refused.status == 2
         assert "leave out --others, --spare and --backward" in refused.err
 
 
