@@ -159,7 +159,6 @@ def settings(options: argparse.Namespace, images: ImageData, weights: str, recip
         "spare": options.spare,
         "budget": options.budget,
         "backward": options.backward,
-        "budget": options.budget,
         "arithmetic": options.arithmetic,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
