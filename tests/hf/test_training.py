@@ -89,6 +89,14 @@ def trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def forget(model: nn.Module) -> None:
+    """Have the streams expect values far from theirs, as another example would have shown them."""
+    learned = mn.training_state(model)
+    for stream in learned["streams"].values():
+        stream["scale"] |= {"magnitude": 2e4, "start": 5e3}
+    mn.load_training_state(model, learned)
+
+
 def logits(model: nn.Module, *, bf16: bool = False) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         return model.eval()(input_ids=ids(3)).logits.float()
@@ -102,6 +110,7 @@ def test_lora_resumed_and_loaded_to_the_bit(tmp_path: Path) -> None:
 
     trainer(with_lora(base(tmp_path / "base")), tmp_path / "run", until=2).train()
     resumed = with_lora(base(tmp_path / "base"))
+    forget(resumed)
     trainer(resumed, tmp_path / "run").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
 
     expected = trained(whole)
