@@ -29,7 +29,7 @@ def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], Non
     Args:
         path: Where it is; the one before it lies beside it.
         settings: What makes the run the one that it is.
-        say: Takes a line about a damaged one that is passed over.
+        say: Takes a line about a damaged one that is passed over, and put aside.
 
     Raises:
         UsageError: All of them are damaged, or the good one belongs to a run with other settings.
@@ -48,6 +48,8 @@ def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], Non
             checkpoint_file.check_settings(file, _as_far_as(content["settings"], settings), settings)
         except CheckpointError as error:
             raise _unusable(str(error)) from error
+        if problem:  # or else the next one that is written would put it in place of the good one
+            path.replace(path.with_suffix(f".damaged{path.suffix}"))
         return content
     if problem:
         raise _unusable(problem)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from momentumnet import checkpoint_file
 from momentumnet.cli import checkpoint
 from momentumnet.cli.errors import UsageError
 
@@ -84,6 +85,8 @@ def test_damaged_one_is_passed_over_for_the_one_before(path: Path, damage: str) 
     assert content is not None
     assert content["epoch"] == 1
     assert len(said) == (damage != "gone")
+    checkpoint.save(path, SETTINGS, {"epoch": 2})
+    assert checkpoint_file.load(checkpoint_file.previous(path), SETTINGS)["epoch"] == 1  # the good one is there still
     assert all("checkpoint.pt is damaged" in line and "going on from the checkpoint before it" in line for line in said)
 
 
