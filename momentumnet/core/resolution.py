@@ -34,6 +34,8 @@ JOINT_BITS = 20
 NARROW_TYPICAL_BITS = 18
 # Values of a tensor that are looked at to tell what is typical.
 _SAMPLE = 1 << 14
+# The largest spread that is told: all beyond ask for the same word, and it stays finite.
+_MOST = 2.0**100
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,5 @@ def spread_of(value: Tensor, largest: float) -> float:
     sample = sample[(sample > 0) & sample.isfinite()]
     if not sample.numel() or not 0 < largest < math.inf:
         return 1.0
-    return max(1.0, largest / float(sample.float().median()))
+    sample = sample if sample.dtype == torch.float64 else sample.float()
+    return max(1.0, min(largest / float(sample.median()), _MOST))

@@ -256,6 +256,11 @@ def test_each_operation_alone(name: str) -> None:
     assert outcome == ("refused" if name in HOSTILE else "equal")
 
 
+def test_values_that_float32_does_not_know() -> None:
+    block = Block(("times 300", "softmax"))  # no work, so that there is no stream
+    assert check(Case(Net((block, block), dtype="float64"), {}, (Step(),))) == "refused"
+
+
 @pytest.mark.parametrize("parent", PARENTS)
 @pytest.mark.parametrize("kind", STEPS)
 def test_each_parent_and_step(parent: str, kind: str) -> None:

@@ -108,6 +108,13 @@ def test_spread_is_of_the_median_that_is_not_zero() -> None:
     assert spread_of(torch.randn(3, 100_000).t(), 4.0) == pytest.approx(4 / 0.6745, rel=0.1)
 
 
+@pytest.mark.parametrize("tiny", [1e-50, 5e-324])
+def test_spread_over_values_that_float32_does_not_know_is_finite(tiny: float) -> None:
+    """As a softmax of large values in float64 leaves them."""
+    values = torch.tensor([1.0, tiny, tiny, tiny], dtype=torch.float64)
+    assert spread_of(values, 1.0) == pytest.approx(min(1 / tiny, 2.0**100))
+
+
 def test_the_first_pass_looks_for_the_spread() -> None:
     x = torch.ones(100)
     x[3] = 2e5
