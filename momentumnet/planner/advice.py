@@ -97,7 +97,7 @@ class _InParts(Simulation):
         super().note(phase, index, extra)
         is_again = phase in ("recompute", "backward") and self.choice(index).way is not Way.STORED
         kept = min(self._waiting, self.held.total) if is_again else self.held.total
-        moving = self._in_motion(phase, index)
+        moving = min(extra, self._in_motion(phase, index))
         working = self.held.total - kept + extra - moving
         self.parts.append(FullestMoment(self.moments[-1], self.gradients, kept, self.states + moving, working))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from fractions import Fraction
 
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.planner.advice import fullest_moment
 from momentumnet.planner.budget import MARGIN, bytes_of
+from momentumnet.planner.fit import options_of
+from momentumnet.planner.flow import Flow
+from momentumnet.planner.rescaled import rescaled
+from momentumnet.planner.search import Options, least
 from momentumnet.planner.simulate import peak_of, simulated
+from momentumnet.streams.discover import discover
 from tests.models import Chain, ResidualMLP
 from tests.planner.test_plans import encoder, tokens
 from tests.planner.test_search import all_choices, random_profile
@@ -36,6 +42,14 @@ def figure(message: str, pattern: str) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_parts_make_up_the_peak(seed: int) -> None:
     profile = random_profile(seed, 1)
+    outside = max(profile.sizes) + 1  # kept by code in front of the first unit
+    places = 2 * len(profile.units) + 1
+    profile = dataclasses.replace(
+        profile,
+        glue=((0, frozenset({outside})), *profile.glue),
+        sizes={**profile.sizes, outside: 50},
+        flow=Flow(waiting=(3,) * places, work=(40,) * places, parameters=(2,) * places),
+    )
     for choices in list(all_choices(profile))[:200]:
         fullest = fullest_moment(profile, choices)
         parts = (fullest.gradients, fullest.kept, fullest.states, fullest.working)
@@ -98,3 +112,16 @@ def test_no_batch_is_small_enough_for_the_gradients_of_parameters() -> None:
     message = said(model, x, 1 << 20)
     assert re.search(r"for [^:]*: [\d.]+ MiB gradients of parameters, ", message), message
     assert "batch of" not in message
+
+
+def test_an_estimate_at_another_batch_is_what_is_measured_there() -> None:
+    torch.manual_seed(0)
+    model = Chain([ResidualMLP() for _ in range(4)])
+    options = {batch: options_at(model, torch.randn(batch, 16)) for batch in (256, 768)}
+    estimated, _ = least(Options(rescaled(options[256].profile, 3)))
+    measured, _ = least(options[768])
+    assert estimated == pytest.approx(measured, rel=0.02)
+
+
+def options_at(model: nn.Module, x: Tensor) -> Options:
+    return options_of(model, x, discover(model, x), gamma=Fraction(1, 8), arithmetic="exact", loss=None)
