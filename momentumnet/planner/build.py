@@ -90,14 +90,18 @@ def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
 def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]:
     """The units, where a momentum stream hands its blocks, and whoever comes behind it, a tensor of its own.
 
-    In the trace a block's output is the input of the next one; in a momentum stream that is x after the step.
+    In the trace a block's output is the input of the next one; in a momentum stream that is x after the step. What the
+    model was given is no bytes of the step, but the first block takes it from the state.
     """
     found: list[Unit] = []
     for index, unit in enumerate(units):
         streams = {unit.stream, units[index - 1].stream if index else None} - {None}
-        shared = unit.entry & units[index - 1].saved if index and streams else frozenset()
+        given = {key for key in unit.entry if not sizes[key]} if unit.stream is not None else set()
+        if index and units[index - 1].stream == unit.stream:
+            given = set()
+        shared = (unit.entry & units[index - 1].saved if index and streams else frozenset()) | given
         own = {key: -1 - len(units) - len(sizes) - number for number, key in enumerate(shared)}
-        sizes.update({new: sizes[key] for key, new in own.items()})
+        sizes.update({new: sizes[key] or unit.cost.output_bytes for key, new in own.items()})
         entry, saved = (frozenset(own.get(key, key) for key in keys) for keys in (unit.entry, unit.saved))
         found.append(replace(unit, entry=entry, saved=saved))
     return found

@@ -9,6 +9,7 @@ import torch
 
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
+from momentumnet.core.rest import OUTPUT_PIECE
 from momentumnet.planner.flow import Flow
 
 # A storage that autograd keeps, by number.
@@ -97,6 +98,12 @@ class StreamProfile:
         if self.word is None:
             return self.in_motion
         return int(self.elements * resting_bytes(self.gamma, self.word, self.bits, steps)) if steps else 0
+
+    @property
+    def ending(self) -> int:
+        """Bytes with which its output is made of its state, piece by piece, beside the last block's output."""
+        output = self.elements * self.dtype.itemsize
+        return output if self.word is None else output + 16 * min(self.elements, OUTPUT_PIECE)  # x and v in doubles
 
     def put_aside(self, steps: int) -> int:
         """Those of them that the store has put aside on the way."""

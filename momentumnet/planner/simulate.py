@@ -89,8 +89,7 @@ class Simulation:
             self.held.add(self.units[self.start - 1].saved)
         self.before = self.held.total
         self.states = 0  # bytes of streams' states
-        self.gradients = sum(unit.cost.parameter_bytes for unit in self.units[self.stop :])
-        self.gradients += sum(profile.flow.of_parameters(at + 1) for at in range(self.stop, len(self.units)))
+        self.gradients = 0  # of parameters
         self.moments: list[Moment] = []
         self.added: list[int] = []  # by the forward of each unit to what is held
         self._rewound = self._count_rewound()
@@ -120,9 +119,12 @@ class Simulation:
     def gives_again(self, index: int) -> bool:
         """Whether the unit is a stream's last block, whose state gives what the stream returns again."""
         stream = self.stream_of(index)
-        is_last = index + 1 == len(self.units) or self.units[index + 1].stream != self.units[index].stream
         exact = stream is not None and stream.word is not None
-        return exact and is_last and self.choice(index).way is Way.REVERSIBLE
+        return exact and self._is_last(index) and self.choice(index).way is Way.REVERSIBLE
+
+    def _is_last(self, index: int) -> bool:
+        """Whether the unit is the last block of its stream."""
+        return index + 1 == len(self.units) or self.units[index + 1].stream != self.units[index].stream
 
     def note(self, phase: str, index: int, extra: int) -> None:
         """A moment at which so many bytes are there beside those that are held."""
@@ -153,6 +155,9 @@ class Simulation:
                 self.held.add(unit.saved)
             elif self._keeps_input(index):
                 self.held.add(unit.entry)
+            if stream is not None and self._is_last(index):
+                ending = stream.in_motion + stream.put_aside(whole) + stream.ending + unit.cost.output_bytes
+                self.note("forward", index, ending + casts)
             if stream is not None and steps and steps == whole:
                 self.states += stream.at_rest(whole)
             casts += 0 if stored else unit.cost.cast_bytes
@@ -172,7 +177,8 @@ class Simulation:
 
     def backward(self) -> None:
         """All units, the last one first."""
-        self.gradients += self.profile.flow.of_parameters(self.stop)
+        self.gradients = sum(unit.cost.parameter_bytes for unit in self.units[self.stop :])
+        self.gradients += sum(self.profile.flow.of_parameters(at) for at in range(self.stop, len(self.units) + 1))
         for index in reversed(range(self.start, self.stop)):
             unit, choice = self.units[index], self.choice(index)
             extra = unit.cost.output_bytes + self._of_stream(index) + self.profile.flow.around(index)

@@ -13,6 +13,7 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import Network
 from momentumnet.bench.results import Row
+from momentumnet.bench.step.planned import beside_the_best, peaks_of, planned_builds
 from momentumnet.bench.training_step import FAILURES, TrainingStep, built, ratio, reason, relative_error, step_rows
 from momentumnet.streams.discover import find_streams
 
@@ -37,6 +38,7 @@ def measure(
     dtype: torch.dtype | None,
     repeats: int,
     advance: Callable[[], object],
+    planning: bool = False,
 ) -> list[Row]:
     """A row for each method.
 
@@ -48,19 +50,24 @@ def measure(
         dtype: Type of autocast; None for none.
         repeats: Timed steps of each method.
         advance: Called once for each method.
+        planning: Whether networks that are planned, at the last gamma, are measured as well.
     """
     torch.manual_seed(0)
     model = network.build().to(device)
     step = TrainingStep(network.example().to(device), dtype)
     with compilation():
-        variants = built(builds, model, step)
+        variants, peaks = built(builds, model, step), dict[str, int]()
+        if planning:
+            peaks = peaks_of(variants, step)
+            planned = built(planned_builds(peaks, gammas[-1]), model, step)
+            variants, peaks = variants | planned, peaks | peaks_of(planned, step)
         errors = {name: _gradient_error(step, variant, model, name, gammas) for name, variant in variants.items()}
         for name, error in errors.items():
             if isinstance(error, str):
                 variants[name] = error
         rows = step_rows(variants, step, repeats=repeats, advance=advance)
     elements = block_elements(step, model)
-    return [
+    measured = [
         {
             "method": name,
             **row,
@@ -72,6 +79,7 @@ def measure(
         }
         for name, row in rows.items()
     ]
+    return beside_the_best(measured, peaks)
 
 
 def block_elements(step: TrainingStep, model: nn.Module) -> int:

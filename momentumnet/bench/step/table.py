@@ -25,6 +25,10 @@ NOTES = (
     "step, which changes no gradient and takes no time to speak of.",
 )
 
+PLANNED_NOTE = (
+    "'planned as': planned with the peak of that method as budget (gradients included), or the least there is. Lines "
+    "below the table have their time beside the quickest method that fits into the same bytes."
+)
 COLUMNS = ("peak memory", "×", "bytes an element and block", "step time", "×", "to checkpoint", "gradient error")
 
 
@@ -36,7 +40,16 @@ def table(rows: Sequence[Row]) -> Table:
         first = index == 0 or rows[index - 1]["network"] != row["network"]
         cells.append((row["network"] if first else "", row["method"], *_figures(row)))
     failures = [f"{row['network']}, {row['method']}: {row['error']}" for row in rows if "error" in row]
-    return Table("One training step", columns, cells, notes=(*NOTES, *failures))
+    planned = [_beside_the_best(row) for row in rows if row.get("time_to_best") is not None]
+    notes = (*NOTES, *([PLANNED_NOTE, *planned] if planned else []), *failures)
+    return Table("One training step", columns, cells, notes=notes)
+
+
+def _beside_the_best(row: Row) -> str:
+    return (
+        f"{row['network']}, {row['method']}: {row['time_to_best']:.2f} times the time of {row['best_within']}, the "
+        f"quickest within {format_bytes(row['budget_bytes'])}"
+    )
 
 
 def _figures(row: Row) -> tuple[str, ...]:

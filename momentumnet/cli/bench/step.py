@@ -29,6 +29,7 @@ host's memory ('offloaded'); with --compiled also under torch.compile, block by 
 examples:
   momentumnet bench step
   momentumnet bench step --network resnet50-128 --network encoder-48
+  momentumnet bench step --planned --network resnet50-64 --network encoder-48
   momentumnet bench step --network llama-24 --device cuda --dtype bfloat16 --compiled
 
 Writes step.json, step.md and step.png to --output.""",
@@ -53,6 +54,12 @@ def add_parser(benchmarks: Any) -> None:
         "of half its activations",
     )
     command.add_argument(
+        "--planned",
+        action="store_true",
+        help="also networks planned at the last of --gammas, within the peak of each other method and within the least "
+        "budget, beside the quickest method that fits into the same bytes",
+    )
+    command.add_argument(
         "--offloaded", action="store_true", help="also with activations in the host's memory (always on a GPU)"
     )
     common.add_gammas(command, "9/10,1/8")
@@ -73,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
     report, device = Report(as_json=options.json), chosen_device(options)
     chosen = {"offloading": options.offloaded or device.type == "cuda", "compiling": options.compiled}
     settings = {**common.step_settings(options), "repeats": common.chosen_repeats(options), **chosen}
+    settings |= {"planning": True} if options.planned else {}
     path = options.output / "step.json"
     results = Results.begin(path, command="bench step", device=device, settings=settings, resume=options.resume)
     with report.progress() as progress:
@@ -89,6 +97,7 @@ def run(options: argparse.Namespace) -> None:
                 device,
                 dtype=options.dtype,
                 repeats=settings["repeats"],
+                planning=options.planned,
                 advance=lambda task=task: progress.advance(task),  # type: ignore[misc]
             )
             results.add([{"network": name, **row} for row in rows])

@@ -10,6 +10,7 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import Network, Stack, family
 from momentumnet.bench.results import Row
 from momentumnet.bench.step.measure import block_elements, measure, step_methods
+from momentumnet.bench.step.planned import PLANNED, beside_the_best, squared
 from momentumnet.bench.step.table import table
 from momentumnet.bench.training_step import TrainingStep
 
@@ -61,3 +62,67 @@ def test_methods_are_measured_where_stored_activations_do_not_fit(monkeypatch: p
     assert rows["checkpoint"]["memory_to_stored"] is None
     (_, line) = table([{"network": "deep", **row} for row in rows.values()]).rows
     assert line[-1] == "", "an error that is not known is not 0"
+
+
+def test_planned_networks_are_measured_within_the_bytes_of_the_others() -> None:
+    network = family("mlp", 6)
+    gamma = Fraction(1, 2)
+    builds = step_methods(network, [gamma], offloading=False, compiling=False)
+    rows = {
+        row["method"]: row
+        for row in measure(
+            network,
+            builds,
+            [gamma],
+            torch.device("cpu"),
+            dtype=None,
+            repeats=1,
+            advance=lambda: None,
+            planning=True,
+        )
+    }
+    planned = {name: row for name, row in rows.items() if PLANNED in name}
+    of = "momentum 1/2" + PLANNED
+    compared = [name for name in builds if "float" not in name]
+    assert set(planned) == {of + "least", *(of + name for name in compared)}
+    for name, row in planned.items():
+        if "error" in row:
+            assert "no choice fits a budget" in row["error"]
+            continue
+        assert row["gradient_error"] == 0
+        assert row["peak_with_gradients"] <= row["budget_bytes"]
+        assert name == of + "least" or row["time_to_best"] is not None
+    assert "error" not in planned[of + "stored"]
+    budgets = [planned[of + name]["budget_bytes"] for name in compared]
+    assert planned[of + "stored"]["budget_bytes"] == max(budgets)
+    # Checkpointing the network as it was has no state to move, which weighs more than these small blocks.
+    converted = [planned[of + name]["budget_bytes"] for name in compared if name.startswith("momentum")]
+    assert planned[of + "least"]["peak_with_gradients"] <= min(converted) * 1.02
+    (note,) = [
+        line
+        for line in table([{"network": "mlp", **row} for row in rows.values()]).notes
+        if line.startswith(f"mlp, {of}stored:")
+    ]
+    assert "times the time of" in note
+
+
+def test_the_best_is_the_quickest_that_fits() -> None:
+    def row(method: str, peak: int, seconds: float | None) -> Row:
+        return {"method": method, "peak_bytes": peak, "step_seconds": seconds}
+
+    others = [row("stored", 10, 1.0), row("checkpoint", 5, 2.0), row("momentum 1/2 float", 1, 0.5)]
+    failed = {**row("momentum 1/2", 4, None), "error": "why"}
+    planned, least = (row("momentum 1/2" + PLANNED + of, 5, 1.5) for of in ("checkpoint", "least"))
+    peaks = {"stored": 20, "checkpoint": 8, "momentum 1/2": 7, planned["method"]: 8, least["method"]: 6}
+    *_, found, alone = beside_the_best([*others, failed, planned, least], peaks)
+    assert (found["best_within"], found["time_to_best"], found["budget_bytes"]) == ("checkpoint", 0.75, 8)
+    assert (alone["best_within"], alone["time_to_best"], alone["budget_bytes"]) == (None, None, 6)
+
+
+def test_the_planned_loss_is_that_of_the_step() -> None:
+    x = torch.randn(3, 4)
+    layer = nn.Linear(4, 4)
+    TrainingStep(x, None)(layer)
+    (expected,) = torch.autograd.grad(squared(layer(x)), [layer.weight])
+    assert layer.weight.grad is not None
+    assert torch.equal(layer.weight.grad, expected)

@@ -1,0 +1,92 @@
+"""Planned networks beside the other methods: at the bytes that each of those takes, and at the least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fractions import Fraction
+
+from torch import Tensor, nn
+
+from momentumnet.bench import methods as ways
+from momentumnet.bench.probe import step_memory
+from momentumnet.bench.results import Row
+from momentumnet.bench.training_step import FAILURES, TrainingStep
+from momentumnet.conversion import convert
+from momentumnet.planner.budget import LEAST
+from momentumnet.planning import plan
+
+# What names say of a network that is planned: behind it stands in whose bytes, or "least".
+PLANNED = ", planned as "
+# Other arithmetic or compiled code would not be the same comparison.
+_NOT_COMPARED = (ways.COMPILED_BLOCKS, ways.HALF_KEPT, " float", PLANNED)
+
+
+def peaks_of(variants: Mapping[str, nn.Module | str], step: TrainingStep) -> dict[str, int]:
+    """The peaks of the compared methods' and of planned networks, gradients included, as budgets count them."""
+
+    def fresh(network: nn.Module) -> None:
+        network.zero_grad(set_to_none=True)
+        step(network)
+
+    peaks = {}
+    for method, network in variants.items():
+        if isinstance(network, str) or not (_is_compared(method) or PLANNED in method):
+            continue
+        with suppress(*FAILURES):  # its own row says why
+            peaks[method] = step_memory(network, fresh).peak_bytes
+    return peaks
+
+
+def planned_builds(peaks: Mapping[str, int], gamma: Fraction) -> dict[str, ways.Build]:
+    """How to make the planned networks: within the peaks of the other methods, and within the least."""
+    budgets: dict[str, int | str] = {LEAST: LEAST, **peaks}
+    return {planned_name(gamma, of): _planner(gamma, budget) for of, budget in budgets.items()}
+
+
+def planned_name(gamma: Fraction, of: str) -> str:
+    """What a network that is planned as a method, or as "least", is called."""
+    return ways.momentum_name(gamma) + PLANNED + of
+
+
+def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
+    """The rows, those of planned networks with their budget, and the quickest other method within it.
+
+    Args:
+        rows: A row for each method.
+        peaks: By method, as `peaks_of` has them.
+    """
+    seconds = {row["method"]: row["step_seconds"] for row in rows if row["step_seconds"] is not None}
+    found = []
+    for row in rows:
+        _, _, of = row["method"].partition(PLANNED)
+        if of:
+            budget = peaks.get(row["method"] if of == LEAST else of)
+            fitting = [
+                other
+                for other, peak in peaks.items()
+                if budget is not None and peak <= budget and other in seconds and _is_compared(other)
+            ]
+            best = min(fitting, key=lambda other: float(seconds[other]), default=None)
+            time = None if best is None or row["method"] not in seconds else seconds[row["method"]] / seconds[best]
+            figures = {"peak_with_gradients": peaks.get(row["method"]), "budget_bytes": budget}
+            row = {**row, **figures, "best_within": best, "time_to_best": time}
+        found.append(row)
+    return found
+
+
+def _is_compared(method: str) -> bool:
+    return not any(part in method for part in _NOT_COMPARED)
+
+
+def _planner(gamma: Fraction, budget: int | str) -> ways.Build:
+    def build(model: nn.Module, x: Tensor) -> nn.Module:
+        found = plan(model.train(), x, gamma=gamma, budget=budget, loss=squared)
+        return convert(ways.twin(model), plan=found, inplace=True)
+
+    return build
+
+
+def squared(output: Tensor) -> Tensor:
+    """The loss of `TrainingStep`."""
+    return output.float().square().mean()
