@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from momentumnet import whole_file
 from momentumnet.bench.plan.table import table
 
 
@@ -13,7 +14,7 @@ def test_table_and_json(command: Callable[..., Any]) -> None:
     done = command("bench", "plan", *options)
     assert done.status == 0
     values = json.loads(done.out)
-    assert json.loads(Path("out", "plan.json").read_text()) == values
+    assert whole_file.read_json(Path("out", "plan.json")) == values
     rows = values["rows"]
     assert [(row["network"], row["dtype"], row["budget"]) for row in rows] == [
         ("unet", "float32", budget) for budget in ("least", "middle", "stored")
