@@ -6,6 +6,8 @@ It prints a line for each run that ended: kills so far, and the digest of its we
 from __future__ import annotations
 
 import hashlib
+import importlib
+import itertools
 import os
 import random
 import shutil
@@ -29,6 +31,7 @@ from momentumnet.cli.weights_file import load_weights
 from momentumnet.memory import MemoryReport
 
 FOLDER = Path("out")
+PATIENCE = 50
 COST = StepCost(MemoryReport(0, 0), 0.0)
 
 
@@ -45,7 +48,7 @@ class Block(nn.Module):
 def comparison_of(network: nn.Module, images: list[tuple[Tensor, int]]) -> Comparison:
     data = ImageData("noise", images, images, ("a", "b"), Preprocessing(6), workers=0)
     recipe = Recipe(epochs=4, batch_size=4, lr=0.01, seed=0)
-    settings = {"model": "tiny", "data": "noise", "gamma": "1/2", "others": "keep"}
+    settings = {"model": "tiny", "data": "noise", "gamma": "1/2", "others": "keep", "epochs": recipe.epochs}
     one = Comparison({MOMENTUM: network}, data, torch.device("cpu"), recipe, FOLDER, settings, Report())
     one._measure = lambda: {MOMENTUM: COST}  # type: ignore[method-assign]  # takes longer than the training
     return one
@@ -74,7 +77,9 @@ def digest() -> str:
 
 
 def main(kills: int) -> None:
+    os.fsync = lambda _: None  # a killed process loses nothing that it has written; slow disks would take minutes
     torch.set_num_threads(1)
+    importlib.import_module("torch._dynamo")  # blocks load it when they are called: seconds, in each child
     torch.manual_seed(0)
     images = [(torch.randn(3, 6, 6), index % 2) for index in range(8)]
     model = nn.Sequential(Block(), Block(), Block(), nn.Flatten(), nn.Linear(108, 2))
@@ -88,7 +93,9 @@ def main(kills: int) -> None:
     done = 0
     while done < kills:
         shutil.rmtree(FOLDER, ignore_errors=True)
-        while True:
+        for attempt in itertools.count():
+            if attempt == PATIENCE:
+                raise SystemExit(f"a run that was killed {PATIENCE} times has not come to its end")
             process = child(one)
             time.sleep(chance.uniform(0, 0.7 * whole))
             os.kill(process, signal.SIGKILL)

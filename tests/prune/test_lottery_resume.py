@@ -137,7 +137,7 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     LotteryTicket(network(), train, folder=tmp_path, **OPTIONS).run()
     (path,) = tmp_path.glob("ticket-001*")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"ticket-001\.pt is damaged .* delete it"):
+    with pytest.raises(CheckpointError, match=r"ticket-001\.pt is damaged, .* delete it"):
         LotteryTicket(network(), train, folder=tmp_path, **OPTIONS).run()
     path.unlink()
     assert_same(LotteryTicket(network(seed=7), train, folder=tmp_path, **OPTIONS))
