@@ -6,7 +6,6 @@ It prints a line for each run that ended: kills so far, and the digest of its we
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import os
 import random
@@ -77,9 +76,7 @@ def digest() -> str:
 
 
 def main(kills: int) -> None:
-    os.fsync = lambda _: None  # a killed process loses nothing that it has written; slow disks would take minutes
     torch.set_num_threads(1)
-    importlib.import_module("torch._dynamo")  # blocks load it when they are called: seconds, in each child
     torch.manual_seed(0)
     images = [(torch.randn(3, 6, 6), index % 2) for index in range(8)]
     model = nn.Sequential(Block(), Block(), Block(), nn.Flatten(), nn.Linear(108, 2))
