@@ -177,7 +177,7 @@ def largest_batch(
     from momentumnet.planner.batch import largest_planned
     from momentumnet.planner.budget import bytes_of
     from momentumnet.planner.build import device_of
-    from momentumnet.planner.fit import options_of
+    from momentumnet.planner.fit import measured_step
 
     limit, ratio = bytes_of(budget, device_of(model, ())), exact_gamma(gamma)
     if limit is None:
@@ -186,8 +186,8 @@ def largest_batch(
         raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
 
     def measure(example_inputs: Any) -> Options:
-        found = discover(model, example_inputs, streams=streams)
-        return options_of(model, example_inputs, found, gamma=ratio, arithmetic=arithmetic, loss=loss)
+        step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
+        return step.options
 
     return largest_planned(make_example, measure, limit, most=most)
 
@@ -229,15 +229,18 @@ def step_plan(
     Raises:
         ValueError: an option is given that the plan itself has to choose.
     """
-    from momentumnet.planner.fit import fitted  # only who gives a budget waits for it
+    # Only who gives a budget waits for these.
+    from momentumnet.planner.budget import bytes_of
+    from momentumnet.planner.build import device_of
+    from momentumnet.planner.fit import measured_step
 
     chosen = {"backward": backward != AUTO, "others": others != "keep", "spare": bool(spare)}
     if any(chosen.values()):
         given = ", ".join(name for name, is_given in chosen.items() if is_given)
         raise ValueError(f"with a budget, what is recomputed is chosen for each block and module; leave out {given}")
-    found = discover(model, example_inputs, streams=streams)
-    ratio = exact_gamma(gamma)
-    return fitted(model, example_inputs, found, budget, gamma=ratio, arithmetic=arithmetic, loss=loss)
+    limit, ratio = bytes_of(budget, device_of(model, example_inputs)), exact_gamma(gamma)
+    step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
+    return step.plan(limit)
 
 
 def check_options(others: str, spare: int, backward: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -10,111 +11,109 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.planner.advice import does_not_fit
-from momentumnet.planner.budget import allowed, bytes_of
-from momentumnet.planner.build import device_of, profile_of
+from momentumnet.planner.budget import allowed
+from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, within
 from momentumnet.planner.simulate import held_between, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
-from momentumnet.streams.discover import Discovery
+from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.nested import tensors_in
 
 
-def fitted(
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A training step, traced and measured once, to be planned for whatever budget.
+
+    Attributes:
+        found: what the trace has found in the model.
+        options: what can be chosen for it.
+        gamma: of the streams.
+        arithmetic: of the streams.
+        batch: size of the example's batch, if it is known.
+    """
+
+    found: Discovery
+    options: Options
+    gamma: Fraction
+    arithmetic: str
+    batch: int | None
+
+    def plan(self, limit: int | None) -> TrainingPlan:
+        """The plan that takes the least time in so many bytes; None: the one that takes the least bytes.
+
+        Raises:
+            ConversionError: no choice fits; says what the least is, what takes it and what would help.
+        """
+        if limit is None:
+            _, choices = least(self.options)
+        else:
+            choices = within(self.options, allowed(limit)) or []
+            if not choices:
+                raise does_not_fit(self.options, limit, self.batch)
+        return self._with(choices, limit)
+
+    def _with(self, choices: Sequence[Choice], limit: int | None) -> TrainingPlan:
+        profile, options = self.options.profile, self.options
+        everything = [Choice(0, len(profile.units), Way.STORED)]
+        moments, stored = simulated(profile, choices), simulated(profile, everything)
+        seconds = profile.stored_seconds
+        return TrainingPlan(
+            units=tuple(_planned_units(profile, options, choices)),
+            streams=tuple(
+                PlannedStream(s.path, s.blocks, s.arguments, s.magnitude, s.start_magnitude, s.spread)
+                for s in (self.found.streams if self.gamma else ())
+            ),
+            gamma=self.gamma,
+            arithmetic=self.arithmetic,
+            budget=limit,
+            peak=peak_of(moments).bytes,
+            stored_peak=peak_of(stored).bytes,
+            seconds=seconds + sum(options.seconds(choice) for choice in choices),
+            stored_seconds=seconds,
+            held=held_between(profile, choices),
+            moments=tuple(moments),
+            stored_moments=tuple(stored),
+            estimated=profile.estimated,
+        )
+
+
+def measured_step(
     model: nn.Module,
     example_inputs: Any,
-    found: Discovery,
-    budget: int | str,
     *,
     gamma: Fraction,
-    arithmetic: str,
-    loss: Callable[[Any], Tensor] | None,
-) -> TrainingPlan:
-    """The plan that takes the least time within a budget.
+    streams: Sequence[str] | None = None,
+    arithmetic: str = "exact",
+    loss: Callable[[Any], Tensor] | None = None,
+) -> MeasuredStep:
+    """Trace and measure a training step.
 
     Args:
         model: the network, unconverted; it is left as it was found.
         example_inputs: as `momentumnet.convert` takes them.
-        found: what a trace has found in it.
-        budget: bytes, a text such as "4GiB", "least" or "device".
         gamma: of the streams.
+        streams: container paths to restrict them to.
         arithmetic: of the streams.
         loss: of the model's output.
 
     Raises:
-        ConversionError: no choice fits the budget; says what the least is, what takes it and what would help.
-        ValueError: the budget is no number of bytes.
-    """
-    limit = bytes_of(budget, device_of(model, example_inputs))
-    options = options_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
-    if limit is None:
-        _, choices = least(options)
-    else:
-        choices = within(options, allowed(limit)) or []
-        if not choices:
-            raise does_not_fit(options, limit, batch_of(example_inputs))
-    return _plan(options.profile, options, choices, found, limit, gamma, arithmetic)
-
-
-def options_of(
-    model: nn.Module,
-    example_inputs: Any,
-    found: Discovery,
-    *,
-    gamma: Fraction,
-    arithmetic: str,
-    loss: Callable[[Any], Tensor] | None,
-) -> Options:
-    """What can be chosen for a model, measured; the arguments are those of `fitted`.
-
-    Raises:
         ConversionError: the model has nothing that could be recomputed.
     """
+    found = discover(model, example_inputs, streams=streams)
     profile = profile_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
     if not profile.units:
         raise ConversionError(
             f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
-    return Options(profile)
+    return MeasuredStep(found, Options(profile), gamma, arithmetic, _batch_of(example_inputs))
 
 
-def batch_of(example_inputs: Any) -> int | None:
+def _batch_of(example_inputs: Any) -> int | None:
     """The batch size that all tensors of the example have in front; None if they have none in common."""
     sizes = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_in(example_inputs)}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def _plan(
-    profile: Profile,
-    options: Options,
-    choices: Sequence[Choice],
-    found: Discovery,
-    limit: int | None,
-    gamma: Fraction,
-    arithmetic: str,
-) -> TrainingPlan:
-    everything = [Choice(0, len(profile.units), Way.STORED)]
-    moments, stored = simulated(profile, choices), simulated(profile, everything)
-    seconds = profile.stored_seconds
-    return TrainingPlan(
-        units=tuple(_planned_units(profile, options, choices)),
-        streams=tuple(
-            PlannedStream(s.path, s.blocks, s.arguments, s.magnitude, s.start_magnitude, s.spread)
-            for s in (found.streams if gamma else ())
-        ),
-        gamma=gamma,
-        arithmetic=arithmetic,
-        budget=limit,
-        peak=peak_of(moments).bytes,
-        stored_peak=peak_of(stored).bytes,
-        seconds=seconds + sum(options.seconds(choice) for choice in choices),
-        stored_seconds=seconds,
-        held=held_between(profile, choices),
-        moments=tuple(moments),
-        stored_moments=tuple(stored),
-        estimated=profile.estimated,
-    )
 
 
 def _planned_units(profile: Profile, options: Options, choices: Sequence[Choice]) -> list[PlannedUnit]:

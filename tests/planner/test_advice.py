@@ -13,12 +13,11 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.planner.advice import fullest_moment
 from momentumnet.planner.budget import MARGIN, bytes_of
-from momentumnet.planner.fit import options_of
+from momentumnet.planner.fit import measured_step
 from momentumnet.planner.flow import Flow
 from momentumnet.planner.rescaled import rescaled
 from momentumnet.planner.search import Options, least
 from momentumnet.planner.simulate import peak_of, simulated
-from momentumnet.streams.discover import discover
 from tests.models import Chain, ResidualMLP
 from tests.planner.test_plans import encoder, tokens
 from tests.planner.test_search import all_choices, random_profile
@@ -124,4 +123,4 @@ def test_an_estimate_at_another_batch_is_what_is_measured_there() -> None:
 
 
 def options_at(model: nn.Module, x: Tensor) -> Options:
-    return options_of(model, x, discover(model, x), gamma=Fraction(1, 8), arithmetic="exact", loss=None)
+    return measured_step(model, x, gamma=Fraction(1, 8)).options

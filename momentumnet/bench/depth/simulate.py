@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.bench import methods as ways
 from momentumnet.bench.cifar_networks import build
 from momentumnet.bench.language_models import LlamaDecoder, transformer_layer
 from momentumnet.bench.networks import Stack
 from momentumnet.bench.results import Row
+from momentumnet.planner.fit import measured_step
 from momentumnet.planner.training_plan import TrainingPlan
-from momentumnet.planning import plan
+from momentumnet.planning import DEFAULT_GAMMA
 
 # More than any step takes: everything is stored.
 WITHOUT_LIMIT = 1 << 60
@@ -57,7 +59,8 @@ def simulate(giant: Giant) -> list[Row]:
     # Not on the meta device: attention takes the way there that keeps all scores.
     with FakeTensorMode(), _made_of(giant.dtype):
         model, x = giant.build().train(), giant.example()
-    plans = {ways.STORED: plan(model, x, budget=WITHOUT_LIMIT), "least": plan(model, x, budget="least")}
+    step = measured_step(model, x, gamma=exact_gamma(DEFAULT_GAMMA))
+    plans = {ways.STORED: step.plan(WITHOUT_LIMIT), "least": step.plan(None)}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return [{"method": method, "parameters": parameters, **_figures(found)} for method, found in plans.items()]
 

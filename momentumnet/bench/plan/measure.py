@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,16 +10,18 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.bench.plan.networks import PlannedNetwork
 from momentumnet.bench.probe import step_memory
 from momentumnet.bench.results import Row
 from momentumnet.conversion import convert
+from momentumnet.planner.fit import measured_step
 from momentumnet.planner.training_plan import TrainingPlan
-from momentumnet.planning import plan as planned
+from momentumnet.planning import DEFAULT_GAMMA
 from momentumnet.streams.trace import call_with_example
 
-# Where between the least peak and that of stored activations the budgets lie.
-BUDGETS = {"least": 0.0, "middle": 0.5, "stored": 1.0}
+# Where between the least peak and that of stored activations the budgets beside "least" lie.
+BUDGETS = {"middle": 0.5, "stored": 1.0}
 LEFT_FREE = 1.1  # of what a plan is to have
 
 
@@ -54,7 +56,7 @@ def measure(
         loss.backward()
 
     rows = []
-    for name, plan in _plans(model, example, network, autocast):
+    for name, plan in _plans(model, example, network, autocast).items():
         memory = step_memory(convert(model, plan=plan), step)
         ratio = plan.peak / memory.peak_bytes
         rows.append(
@@ -73,13 +75,9 @@ def measure(
 
 def _plans(
     model: nn.Module, example: Any, network: PlannedNetwork, autocast: Callable[[], AbstractContextManager[object]]
-) -> Iterator[tuple[str, TrainingPlan]]:
-    least: TrainingPlan | None = None
-    for name, share in BUDGETS.items():
-        budget: int | str = "least"
-        if least is not None:
-            budget = int(LEFT_FREE * (least.peak + share * (least.stored_peak - least.peak)))
-        with autocast():
-            plan = planned(model, example, budget=budget, loss=network.loss)
-        least = least or plan
-        yield name, plan
+) -> dict[str, TrainingPlan]:
+    with autocast():
+        step = measured_step(model, example, gamma=exact_gamma(DEFAULT_GAMMA), loss=network.loss)
+        least = step.plan(None)
+        most = {name: least.peak + share * (least.stored_peak - least.peak) for name, share in BUDGETS.items()}
+        return {"least": least, **{name: step.plan(int(LEFT_FREE * peak)) for name, peak in most.items()}}
