@@ -16,7 +16,7 @@ from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, converted_blocks, release, streams_of
+from momentumnet.streams.converted import Role, converted_blocks, is_converted, release, streams_of
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
@@ -111,7 +111,7 @@ def convert(
     References:
         Sander, Ablin, Blondel, Peyre: Momentum Residual Neural Networks, ICML 2021, arXiv 2102.07870, equation 4.
     """
-    if any(True for _ in converted_blocks(model)):
+    if is_converted(model):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others, "spare": spare}
     given = {**options, "example_inputs": example_inputs, "gamma": gamma, "streams": streams, "budget": budget}

@@ -32,7 +32,7 @@ class TrainingStep:
         network.train()
         with self.autocast():
             output = network(self.x)
-        output.float().square().mean().backward()
+        squared(output).backward()
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of the forward pass."""
@@ -46,6 +46,11 @@ class TrainingStep:
             self(network)
             found = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
             return torch.cat([gradient.flatten().float() for gradient in found])
+
+
+def squared(output: Tensor) -> Tensor:
+    """The mean of the squared outputs."""
+    return output.float().square().mean()
 
 
 def gradient_error(step: TrainingStep, network: nn.Module, reference: nn.Module) -> float:

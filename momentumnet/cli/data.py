@@ -30,8 +30,8 @@ AUGMENTATIONS: dict[str, Callable[[], list[Callable[[Any], Any]]]] = {
     "trivialaugment": lambda: [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
     "autoaugment": lambda: [v2.RandomHorizontalFlip(), v2.AutoAugment()],
 }
-# Pixels of the digits are 0 to 16 with mean 4.9 and deviation 6.0.
-DIGITS_MEAN, DIGITS_STD = (4.9 / 16,) * 3, (6.0 / 16,) * 3
+# Pixels of the digits: the largest, mean and deviation.
+DIGITS_LARGEST, DIGITS_MEAN, DIGITS_STD = 16, 4.9, 6.0
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,12 @@ def _digits(image_size: int) -> ImageData:
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    images = (torch.tensor(pixels, dtype=torch.float32).view(-1, 8, 8) - 4.9) / 6.0
+    images = (torch.tensor(pixels, dtype=torch.float32).view(-1, 8, 8) - DIGITS_MEAN) / DIGITS_STD
     targets = torch.tensor(labels)
     train, held_out = train_test_split(range(len(targets)), test_size=0.2, stratify=labels, random_state=0)
     parts = [_Digits(images[index], targets[index], image_size) for index in (train, held_out)]
-    preprocessing = Preprocessing(image_size, DIGITS_MEAN, DIGITS_STD, greyscale=True)
+    mean, std = (DIGITS_MEAN / DIGITS_LARGEST,) * 3, (DIGITS_STD / DIGITS_LARGEST,) * 3  # of a file, from 0 to 1
+    preprocessing = Preprocessing(image_size, mean, std, greyscale=True)
     return ImageData("digits", parts[0], parts[1], tuple("0123456789"), preprocessing, workers=0)
 
 

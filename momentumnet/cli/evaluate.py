@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,15 @@ from momentumnet import whole_file
 from momentumnet.cli import arguments, data
 from momentumnet.cli.data import ImageData
 from momentumnet.cli.errors import UsageError
-from momentumnet.cli.options import CommandText, add_command, add_count, add_device, add_skip_broken, chosen_device
+from momentumnet.cli.options import (
+    CommandText,
+    add_command,
+    add_count,
+    add_device,
+    add_run_folder,
+    add_skip_broken,
+    chosen_device,
+)
 from momentumnet.cli.trained import Trained
 from momentumnet.cli.training import predictions
 
@@ -37,7 +44,7 @@ Writes evaluation.json and confusion.png to the run's folder.""",
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     command = add_command(commands, "evaluate", TEXT, run)
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")
+    add_run_folder(command)
     command.add_argument(
         "--data",
         type=arguments.data_source,

@@ -12,7 +12,7 @@ import torch
 
 from momentumnet import whole_file
 from momentumnet.cli.errors import UsageError
-from momentumnet.cli.options import CommandText, add_command
+from momentumnet.cli.options import CommandText, add_command, add_run_folder
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.cli.trained import WEIGHTS, Trained
 
@@ -34,7 +34,7 @@ examples:
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     command = add_command(commands, "export", TEXT, run)
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")
+    add_run_folder(command)
     command.add_argument("--output", type=Path, metavar="FILE", help="(default: RUN/MODEL.pt)")
 
 

@@ -25,7 +25,7 @@ from momentumnet.cli.options import (
 )
 from momentumnet.cli.recipe import PRECISIONS, Recipe, freeze
 from momentumnet.conversion import convert
-from momentumnet.streams.converted import converted_blocks
+from momentumnet.streams.converted import is_converted
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -151,7 +151,7 @@ def _convert(
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
             planned = convert(model, examples.to(device), **budgeted)
-        if not any(True for _ in converted_blocks(planned)):
+        if not is_converted(planned):
             raise UsageError(
                 f"{options.model} has no stream, and nothing is recomputed within --budget {options.budget}, so there "
                 "is nothing to convert"

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,6 +103,11 @@ def add_count(parser: argparse._ActionsContainer, flag: str, default: int, meani
     parser.add_argument(
         flag, type=arguments.positive, default=default, metavar="N", help=f"{meaning} {DEFAULT}".lstrip()
     )
+
+
+def add_run_folder(parser: argparse.ArgumentParser) -> None:
+    """Adds the run whose network is used."""
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")
 
 
 def add_skip_broken(parser: argparse._ActionsContainer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,15 @@ from torch import Tensor
 
 from momentumnet.cli.errors import UsageError
 from momentumnet.cli.images import BrokenImageError, read_image
-from momentumnet.cli.options import CommandText, add_command, add_count, add_device, add_skip_broken, chosen_device
+from momentumnet.cli.options import (
+    CommandText,
+    add_command,
+    add_count,
+    add_device,
+    add_run_folder,
+    add_skip_broken,
+    chosen_device,
+)
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.cli.trained import Trained
 
@@ -35,7 +42,7 @@ With --json each line is an object: file, class, probability, and the probabilit
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     command = add_command(commands, "predict", TEXT, run)
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")
+    add_run_folder(command)
     command.add_argument("files", nargs="+", metavar="FILE", help="image")
     add_count(command, "--batch-size", 64)
     add_skip_broken(command)

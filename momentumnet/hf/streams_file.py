@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from momentumnet import whole_file
 from momentumnet.description import describe
 from momentumnet.errors import CheckpointError
 from momentumnet.resume import training_state
@@ -24,23 +24,19 @@ def base_of(model: nn.Module) -> nn.Module:
 def write(model: nn.Module, folder: Path) -> None:
     """Write the file for a converted model, or for one of peft around it."""
     base = base_of(model)
-    content = {"description": describe(base), "streams": training_state(base)}
-    (folder / NAME).write_text(json.dumps(content))
+    whole_file.write_json(folder / NAME, {"description": describe(base), "streams": training_state(base)})
 
 
 def read(folder: Path) -> dict[str, Any] | None:
     """What stands there: ``description`` and ``streams``; None if there is no such file.
 
     Raises:
-        CheckpointError: the file holds something else.
+        CheckpointError: the file is damaged, or holds something else.
     """
     path = folder / NAME
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.keys() != {"description", "streams"}:
+    content = whole_file.read_json(path)
+    if content.keys() != {"description", "streams"}:
         raise CheckpointError(f"{path} should hold 'description' and 'streams', as momentumnet.hf writes it")
     return content

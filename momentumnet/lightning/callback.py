@@ -16,7 +16,7 @@ from momentumnet.description import describe
 from momentumnet.errors import ConversionError
 from momentumnet.planning import plan
 from momentumnet.resume import load_training_state, training_state
-from momentumnet.streams.converted import converted_blocks
+from momentumnet.streams.converted import is_converted
 
 logger = logging.getLogger("momentumnet")
 
@@ -88,7 +88,7 @@ class MomentumConversion(Callback):
             load_training_state(pl_module, checkpoint[_KEY]["streams"])
 
     def _convert(self, module: LightningModule) -> None:
-        if any(True for _ in converted_blocks(module)):
+        if is_converted(module):
             return
         example = module.example_input_array if self._example is None else self._example
         if example is None and "streams" not in self._options:

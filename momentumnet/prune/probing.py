@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
 from momentumnet.prune.masks import masks_of, remove_masks
-from momentumnet.streams.converted import converted_blocks
+from momentumnet.streams.converted import is_converted
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.trace import call_with_example
@@ -29,7 +29,7 @@ def unmasked_copy(model: nn.Module) -> nn.Module:
     Raises:
         PruningError: the model is converted.
     """
-    if next(converted_blocks(model), None) is not None:
+    if is_converted(model):
         raise PruningError(
             "the model holds converted blocks, whose size belongs to their stream; call momentumnet.revert on it "
             "first, and convert what pruning leaves"

@@ -137,6 +137,11 @@ def roles_laid_aside(model: nn.Module) -> Iterator[None]:
             block.__class__ = converted
 
 
+def is_converted(model: nn.Module) -> bool:
+    """Whether the model holds a converted block."""
+    return next(converted_blocks(model), None) is not None
+
+
 def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:
     """Every converted block in the model with its role."""
     for module in model.modules():

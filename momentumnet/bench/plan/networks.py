@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from momentumnet.bench.training_step import squared
+
 VOCABULARY = 2000
 
 
@@ -66,11 +68,6 @@ def double_convolution(before: int, own: int) -> nn.Sequential:
     for taken in (before, own):
         layers += [nn.Conv2d(taken, own, 3, padding=1, bias=False), nn.BatchNorm2d(own), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
-
-
-def squared(output: Tensor) -> Tensor:
-    """The mean of the squared outputs."""
-    return output.float().square().mean()
 
 
 def _images(size: int) -> Callable[[int], Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from momentumnet.bench import methods as ways
 from momentumnet.bench.probe import step_memory
 from momentumnet.bench.results import Row
-from momentumnet.bench.training_step import FAILURES, TrainingStep
+from momentumnet.bench.training_step import FAILURES, TrainingStep, squared
 from momentumnet.conversion import convert
 from momentumnet.planner.budget import LEAST
 from momentumnet.planning import plan
@@ -85,8 +85,3 @@ def _planner(gamma: Fraction, budget: int | str) -> ways.Build:
         return convert(ways.twin(model), plan=found, inplace=True)
 
     return build
-
-
-def squared(output: Tensor) -> Tensor:
-    """The loss of `TrainingStep`."""
-    return output.float().square().mean()

@@ -10,9 +10,9 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import Network, Stack, family
 from momentumnet.bench.results import Row
 from momentumnet.bench.step.measure import block_elements, measure, step_methods
-from momentumnet.bench.step.planned import PLANNED, beside_the_best, squared
+from momentumnet.bench.step.planned import PLANNED, beside_the_best
 from momentumnet.bench.step.table import table
-from momentumnet.bench.training_step import TrainingStep
+from momentumnet.bench.training_step import TrainingStep, squared
 
 
 class FullMemory(nn.Module):
