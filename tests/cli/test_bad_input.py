@@ -77,6 +77,12 @@ def test_files_that_hold_no_image_are_named(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
+def test_images_of_which_pillow_only_warns_are_refused(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    with pytest.raises(BrokenImageError, match="large.png: more than 89478485 pixels"):
+        read_image(tmp_path / "large.png")
+
+
 def test_broken_files_of_a_folder_are_one_line_or_skipped_and_counted(
     command: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

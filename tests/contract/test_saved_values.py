@@ -254,3 +254,24 @@ def test_compiled_blocks() -> None:
         block.compile(backend="aot_eager")
     got, expected = (train_step(model, (rows(),)) for model in (net, expected))
     torch.testing.assert_close(got.gradients, expected.gradients)
+
+
+class InTurns(Counting):
+    """Multiplies by two parameters of the same values in turns, so that nothing but their names tells them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.ones(WIDTH)) for _ in range(2))
+
+    def branch(self, f: Tensor, count: int) -> Tensor:
+        return f * (self.first if count % 2 else self.second)
+
+
+def test_another_parameter_of_the_same_values_is_refused() -> None:
+    _, net = nets(InTurns)
+    with pytest.raises(
+        mn.ReconstructionError,
+        match="saved parameter 'first' of its module 0 from its element 0 on in forward and parameter 'second' of its "
+        "module 0 from its element 0 on when it was recomputed",
+    ):
+        train_step(net, (rows(),))

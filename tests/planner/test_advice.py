@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from momentumnet.planner.advice import fullest_moment
@@ -101,8 +103,19 @@ def test_chunks_where_it_is_the_loss_that_takes_the_most() -> None:
     model, x = Chain([ResidualMLP() for _ in range(4)]), torch.randn(1024, 16)
     message = said(model, x, 1 << 20, loss=wide)
     assert "for the loss: " in message
-    assert re.search(r"the loss computed in \d+ chunks \(about", message), message
+    found = re.search(r"the loss computed in (\d+) chunks \(about", message)
+    assert found is not None, message
     assert "chunks" not in said(model, x, 1 << 16)
+
+    def in_chunks(count: int) -> Callable[[Tensor], Tensor]:
+        def loss(output: Tensor) -> Tensor:
+            pieces = [checkpoint(wide, piece, use_reentrant=False) for piece in output.chunk(count)]
+            return torch.stack(pieces).mean()
+
+        return loss
+
+    assert mn.plan(model, x, budget=1 << 20, loss=in_chunks(int(found[1]))).peak <= 1 << 20
+    said(model, x, 1 << 20, loss=in_chunks(int(found[1]) // 2))
 
 
 def test_no_batch_is_small_enough_for_the_gradients_of_parameters() -> None:
