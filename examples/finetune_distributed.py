@@ -84,9 +84,11 @@ def resume(network: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -
 def main(arguments: list[str] | None = None) -> list[float]:
     """The losses of the steps that were made, over all processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="of the checkpoint")
+    parser.add_argument("--folder", type=Path, default=Path("runs/distributed"), help="of the checkpoint")
     parser.add_argument("--steps", type=int, default=40, help="in all, those of earlier runs included")
+    parser.add_argument("--short", action="store_true", help="4 steps")
     options = parser.parse_args(arguments)
+    steps = 4 if options.short else options.steps
     options.folder.mkdir(parents=True, exist_ok=True)
 
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -106,8 +108,10 @@ def main(arguments: list[str] | None = None) -> list[float]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     done = resume(network, optimizer, options.folder)
 
+    if done >= steps and rank == 0:
+        print(f"{options.folder} has made {done} of {steps} steps already: nothing is left to do")
     losses = []
-    for step in range(done, options.steps):
+    for step in range(done, steps):
         generator = torch.Generator().manual_seed(step)  # the same batch in any number of processes
         batch = torch.randperm(len(labels), generator=generator)[:BATCH].chunk(processes)[rank]
         loss = F.cross_entropy(network(images[batch]), labels[batch])
@@ -120,7 +124,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
         losses.append(mean.item())
         if rank == 0:
             print(f"step {step + 1}, {processes} process{'es' * (processes > 1)}: loss {losses[-1]:.6f}")
-    save(network, optimizer, max(done, options.steps), options.folder)
+    save(network, optimizer, max(done, steps), options.folder)
     if processes > 1:
         dist.destroy_process_group()
     return losses

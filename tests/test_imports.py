@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "momentumnet"
 # From the ground up. A room may import those below it, and itself; rooms of one row know nothing of each other.
 FLOORS = (
     ("errors", "figures", "log", "memory", "progress"),
-    ("arithmetic", "whole_file"),
+    ("arithmetic", "command_errors", "whole_file"),
     ("checkpoint_file", "native", "recompute"),
     ("core", "loss"),
     ("streams",),
@@ -22,6 +22,7 @@ FLOORS = (
     ("conversion",),
     ("hf", "init", "landscape", "lightning", "momentum_net", "optim", "prune"),
     ("bench",),
+    ("finetuning",),
     ("cli",),
     ("__main__",),
 )
@@ -101,6 +102,7 @@ def test_every_room_has_its_floor() -> None:
         ("core/tape.py", "import momentumnet as mn"),
         ("core/tape.py", "from . import stream"),
         ("bench/results.py", "from momentumnet.cli import report"),
+        ("finetuning/training.py", "from momentumnet.cli import report"),
         ("bench/step/measure.py", "from momentumnet.bench.depth import measure"),
         ("bench/results.py", "from momentumnet.bench.depth import measure"),
     ],

@@ -1,1 +1,1 @@
-"""The command line ``momentumnet``: a front end of the public functions, and the only place with a training loop."""
+"""The command line ``momentumnet``: parsers and printing, in front of the public functions and of ``finetuning``."""

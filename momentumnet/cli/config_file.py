@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.cli.errors import MachineError, UsageError
+from momentumnet.command_errors import MachineError, UsageError
 
 FLAG = "--config"
 

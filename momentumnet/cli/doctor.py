@@ -15,9 +15,9 @@ import torchvision
 from momentumnet import native
 from momentumnet.arithmetic import self_check
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.cli.errors import CommandError
 from momentumnet.cli.options import CommandText, add_command
 from momentumnet.cli.plain_report import PlainReport
+from momentumnet.command_errors import CommandError
 from momentumnet.errors import MomentumNetError
 
 TEXT = CommandText(

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from momentumnet import whole_file
-from momentumnet.cli import arguments, data
-from momentumnet.cli.data import ImageData
-from momentumnet.cli.errors import UsageError
+from momentumnet.cli import arguments
 from momentumnet.cli.options import (
     CommandText,
     add_command,
@@ -22,8 +20,11 @@ from momentumnet.cli.options import (
     add_skip_broken,
     chosen_device,
 )
-from momentumnet.cli.trained import Trained
-from momentumnet.cli.training import predictions
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import data
+from momentumnet.finetuning.data import ImageData
+from momentumnet.finetuning.trained import Trained
+from momentumnet.finetuning.training import predictions
 
 SHOWN = 10  # classes up to which the confusion matrix is printed
 TEXT = CommandText(

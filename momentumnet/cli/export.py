@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from momentumnet import whole_file
-from momentumnet.cli.errors import UsageError
 from momentumnet.cli.options import CommandText, add_command, add_run_folder
 from momentumnet.cli.plain_report import PlainReport
-from momentumnet.cli.trained import WEIGHTS, Trained
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning.trained import WEIGHTS, Trained
 
 TEXT = CommandText(
     "a run's weights as a state dict of the stock network",

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from momentumnet.cli.errors import CommandError, MachineError
+from momentumnet.command_errors import CommandError, MachineError
 from momentumnet.errors import MomentumNetError, StorageError
 from momentumnet.memory import format_bytes
 

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from momentumnet.cli import arguments, config_file, data, models, run_folder, training_options
-from momentumnet.cli.comparison import MOMENTUM, UNCONVERTED, Comparison
-from momentumnet.cli.data import ImageData
-from momentumnet.cli.errors import UsageError
+from momentumnet.cli import arguments, config_file, training_options
 from momentumnet.cli.options import (
     CommandText,
     add_choice,
@@ -23,8 +20,12 @@ from momentumnet.cli.options import (
     chosen_device,
     conversion,
 )
-from momentumnet.cli.recipe import PRECISIONS, Recipe, freeze
+from momentumnet.command_errors import UsageError
 from momentumnet.conversion import convert
+from momentumnet.finetuning import data, models, run_folder
+from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
+from momentumnet.finetuning.data import ImageData
+from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
 from momentumnet.streams.converted import is_converted
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    importlib.import_module("momentumnet.cli.weights_file")  # a package that is missing is told before any work
+    importlib.import_module("momentumnet.finetuning.weights_file")  # a package that is missing is told before any work
     recipe = training_options.recipe(options)
     if options.spare and options.backward == "stored":
         raise UsageError(
@@ -109,6 +110,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, recipe: Recipe, report: Report, folder: Path) -> None:
+    from momentumnet.cli import comparison_table
+
     device = chosen_device(options)
     torch.manual_seed(options.seed)
     image_size = options.image_size or max(data.default_size(options.data), models.smallest_size(options.model))
@@ -132,14 +135,17 @@ def _run(options: argparse.Namespace, recipe: Recipe, report: Report, folder: Pa
         recipe=recipe,
         output=folder,
         settings=training_options.settings(options, images, weights, recipe),
-        report=report,
+        narrator=report,
         save=options.save,
     )
     try:
-        comparison.run(trained=(MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,), resume=options.resume)
+        outcomes = comparison.run(
+            trained=(MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,), resume=options.resume
+        )
     except KeyboardInterrupt:
         report.line(f"Interrupted: the same command with --resume goes on after the last finished epoch, in {folder}.")
         raise
+    comparison_table.show(comparison, outcomes, report)
 
 
 def _convert(

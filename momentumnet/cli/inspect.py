@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from momentumnet.cli import arguments, models
-from momentumnet.cli.errors import CommandError
+from momentumnet.cli import arguments
 from momentumnet.cli.options import CommandText, add_command, conversion
+from momentumnet.command_errors import CommandError
+from momentumnet.finetuning import models
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import LEAST
 from momentumnet.planning import largest_batch, plan

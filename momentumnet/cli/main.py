@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Sequence
 
 from momentumnet.cli import bench, config_file, doctor, evaluate, export, finetune, inspect, predict
-from momentumnet.cli.errors import CommandError
 from momentumnet.cli.failures import explain
+from momentumnet.command_errors import CommandError
 
 READER_GONE, INTERRUPTED = 141, 130  # as a shell reports a program that SIGPIPE or SIGINT ended
 DESCRIPTION = """\

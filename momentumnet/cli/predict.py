@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import BrokenImageError, read_image
 from momentumnet.cli.options import (
     CommandText,
     add_command,
@@ -22,7 +20,9 @@ from momentumnet.cli.options import (
     chosen_device,
 )
 from momentumnet.cli.plain_report import PlainReport
-from momentumnet.cli.trained import Trained
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning.images import BrokenImageError, read_image
+from momentumnet.finetuning.trained import Trained
 
 SHOWN = 3  # classes of a file, the likeliest first
 TEXT = CommandText(

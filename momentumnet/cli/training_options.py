@@ -6,10 +6,10 @@ import argparse
 from typing import Any
 
 from momentumnet.cli import arguments
-from momentumnet.cli.data import AUGMENTATIONS, ImageData, Reading
-from momentumnet.cli.errors import UsageError
 from momentumnet.cli.options import add_choice, add_count, add_skip_broken
-from momentumnet.cli.recipe import PRECISIONS, Recipe
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning.data import AUGMENTATIONS, ImageData, Reading
+from momentumnet.finetuning.recipe import PRECISIONS, Recipe
 
 RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
 

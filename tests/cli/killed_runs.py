@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.bench.probe import StepCost
-from momentumnet.cli import run_folder
-from momentumnet.cli.comparison import MOMENTUM, Comparison
-from momentumnet.cli.data import ImageData
-from momentumnet.cli.images import Preprocessing
-from momentumnet.cli.recipe import Recipe
+from momentumnet.cli import comparison_table
 from momentumnet.cli.report import Report
-from momentumnet.cli.weights_file import load_weights
+from momentumnet.finetuning import run_folder
+from momentumnet.finetuning.comparison import MOMENTUM, Comparison
+from momentumnet.finetuning.data import ImageData
+from momentumnet.finetuning.images import Preprocessing
+from momentumnet.finetuning.recipe import Recipe
+from momentumnet.finetuning.weights_file import load_weights
 from momentumnet.memory import MemoryReport
 
 FOLDER = Path("out")
@@ -55,7 +56,7 @@ def comparison_of(network: nn.Module, images: list[tuple[Tensor, int]]) -> Compa
 
 def train(one: Comparison) -> None:
     with run_folder.opened(FOLDER, "tiny", resume=True, overwrite=False):
-        one.run(trained=(MOMENTUM,), resume=True)
+        comparison_table.show(one, one.run(trained=(MOMENTUM,), resume=True), Report())
 
 
 def child(one: Comparison) -> int:

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torchvision.models import resnet18
 
-from momentumnet.cli import image_folder, inspect
-from momentumnet.cli.images import BrokenImageError, Preprocessing, read_image
+from momentumnet.cli import inspect
+from momentumnet.finetuning import image_folder
+from momentumnet.finetuning.images import BrokenImageError, Preprocessing, read_image
 
 OPTIONS = ("finetune", "--model", "mobilenet_v3_small", "--image-size", "32", "--batch-size", "4", "--epochs", "1")
 
@@ -91,7 +92,7 @@ def test_broken_files_of_a_folder_are_one_line_or_skipped_and_counted(
     found = one_line(command(*options), 2)
     assert any(f"train/dark/{name}: " in found for name in broken)
     assert "leave out such files by --skip-broken" in found
-    monkeypatch.setattr("momentumnet.cli.finetune.Comparison.run", lambda *_, **__: None)
+    monkeypatch.setattr("momentumnet.cli.finetune.Comparison.run", lambda *_, **__: {})
     done = command(*options, "--skip-broken")
     assert done.status == 0
     assert f"{photos}/train: 4 of 20 files cannot be read and are skipped" in done.out

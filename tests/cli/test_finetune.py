@@ -14,9 +14,9 @@ from torchvision.models import get_model
 
 from momentumnet import checkpoint_file, whole_file
 from momentumnet.bench.probe import step_costs
-from momentumnet.cli import comparison, data, models
-from momentumnet.cli.training import Trainer
-from momentumnet.cli.weights_file import load_weights
+from momentumnet.finetuning import comparison, data, models
+from momentumnet.finetuning.training import Trainer
+from momentumnet.finetuning.weights_file import load_weights
 
 SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--image-size", "32", "--batch-size", "4")
 
@@ -301,7 +301,7 @@ def test_weights_and_data_that_are_named_and_cannot_be_had_end_it_with_2(command
 def test_without_network_and_without_naming_any_weights_are_random_and_a_line_says_so(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("momentumnet.cli.finetune.Comparison.run", lambda *_, **__: None)
+    monkeypatch.setattr("momentumnet.cli.finetune.Comparison.run", lambda *_, **__: {})
     done = command("finetune", "--model", "mobilenet_v3_small", "--image-size", "32")
     assert done.status == 0
     lines = done.out.splitlines()

@@ -17,9 +17,9 @@ from torchvision.models import get_model
 import momentumnet as mn
 from momentumnet import whole_file
 from momentumnet.cli.evaluate import measures
-from momentumnet.cli.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from momentumnet.cli.trained import write_config
-from momentumnet.cli.weights_file import save_weights
+from momentumnet.finetuning.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from momentumnet.finetuning.trained import write_config
+from momentumnet.finetuning.weights_file import save_weights
 
 MODEL = "mobilenet_v3_small"
 

@@ -29,3 +29,15 @@ def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
     assert (len(first), len(further)) == (3, 3)
     assert first + further == pytest.approx(alone, rel=1e-5)
     assert alone[-1] < alone[0]
+
+
+def test_it_runs_without_any_word_on_where_and_says_when_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert len(finetune_distributed.main(["--short"])) == 4
+    assert (tmp_path / "runs" / "distributed" / "momentum.json").exists()
+    capsys.readouterr()
+    assert finetune_distributed.main(["--short"]) == []
+    assert "nothing is left to do" in capsys.readouterr().out

@@ -21,8 +21,8 @@ from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
 from momentumnet.cli.bench.options import add_benchmark
 from momentumnet.cli.bench.outcome import finish
-from momentumnet.cli.errors import CommandError
 from momentumnet.cli.options import CommandText, add_choice, chosen_device
+from momentumnet.command_errors import CommandError
 
 MODELS, QUICK_MODELS = "lenet300,resnet20_bn", "lenet300"
 TEXT = CommandText(

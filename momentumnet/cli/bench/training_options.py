@@ -11,8 +11,8 @@ from momentumnet.bench import cifar_networks
 from momentumnet.bench.images import ImageData, load_cifar10, load_digits, load_npz
 from momentumnet.bench.seeds import Case
 from momentumnet.cli import arguments
-from momentumnet.cli.errors import CommandError
 from momentumnet.cli.options import add_count
+from momentumnet.command_errors import CommandError
 
 EPOCHS, SEEDS, QUICK_IMAGES = 10, 3, 256
 

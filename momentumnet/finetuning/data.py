@@ -15,9 +15,9 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
 from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
-from momentumnet.cli import image_folder
-from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import BrokenImageError, Preprocessing
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import image_folder
+from momentumnet.finetuning.images import BrokenImageError, Preprocessing
 
 DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
 FOLDER_SIZE = 224

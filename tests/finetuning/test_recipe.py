@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from momentumnet.cli import data, recipe
-from momentumnet.cli.data import ImageData, Reading
-from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import Preprocessing
-from momentumnet.cli.recipe import Recipe
-from momentumnet.cli.training import Trainer
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import data, recipe
+from momentumnet.finetuning.data import ImageData, Reading
+from momentumnet.finetuning.images import Preprocessing
+from momentumnet.finetuning.recipe import Recipe
+from momentumnet.finetuning.training import Trainer
 
 PLAIN = Recipe(epochs=1, batch_size=4, lr=0.1, seed=0, base="sgd", weight_decay=0.01, schedule="constant")
 
@@ -121,7 +121,7 @@ def test_half_precision_resumes_to_the_bit_and_is_near_float32(precision: str) -
 
 def test_patience_ends_a_training_that_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.5, 0.7, 0.7, 0.6, 0.9])
-    monkeypatch.setattr("momentumnet.cli.training.evaluate", lambda *_: (next(accuracies), 0.0))
+    monkeypatch.setattr("momentumnet.finetuning.training.evaluate", lambda *_: (next(accuracies), 0.0))
     one = trainer(replace(PLAIN, epochs=9, patience=2))
     while not one.finished:
         one.run_epoch(lambda: None)

@@ -9,8 +9,8 @@ import torch
 from torchvision.models import get_model, resnet18
 
 from momentumnet.bench import downloads
-from momentumnet.cli import models
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import models
 
 SMALL = "mobilenet_v3_small"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from momentumnet.cli import run_folder
-from momentumnet.cli.errors import MachineError, UsageError
+from momentumnet.command_errors import MachineError, UsageError
+from momentumnet.finetuning import run_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from momentumnet.cli import run_folder
+from momentumnet.finetuning import run_folder
 output = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 with run_folder.opened(output, "net", resume=False, overwrite=False) as folder:
     print(folder, flush=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from momentumnet.cli.errors import MachineError, UsageError
+from momentumnet.command_errors import MachineError, UsageError
 
 RUNS = Path("runs")
 LOCK = ".lock"

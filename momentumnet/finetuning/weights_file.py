@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from momentumnet import whole_file
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
 from momentumnet.errors import CheckpointError
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from momentumnet.cli import models
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import models
 from momentumnet.optim import SAM
 
 BACKBONE = "backbone"

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momentumnet.cli import checkpoint
-from momentumnet.cli.data import ImageData
-from momentumnet.cli.metrics import Epoch
-from momentumnet.cli.recipe import PRECISIONS, Recipe
+from momentumnet.finetuning import checkpoint
+from momentumnet.finetuning.data import ImageData
+from momentumnet.finetuning.metrics import Epoch
+from momentumnet.finetuning.recipe import PRECISIONS, Recipe
 from momentumnet.resume import training_state
 
 

@@ -14,8 +14,8 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.bench import downloads
 from momentumnet.checkpoint_file import UNREADABLE
-from momentumnet.cli import weight_faults
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import weight_faults
 
 VIDEO_FRAMES = 16
 DEFAULT_SIZE = 224
@@ -161,7 +161,7 @@ def _from_file(name: str, path: Path, classes: int, image_size: int) -> nn.Modul
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        from momentumnet.cli.weights_file import load_foreign
+        from momentumnet.finetuning.weights_file import load_foreign
 
         return load_foreign(path)
     try:

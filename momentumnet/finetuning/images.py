@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

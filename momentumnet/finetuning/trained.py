@@ -13,12 +13,12 @@ from torch import nn
 from torchvision.models import list_models
 
 from momentumnet import whole_file
-from momentumnet.cli import models
-from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import Preprocessing
+from momentumnet.command_errors import UsageError
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.errors import CheckpointError, ConversionError
+from momentumnet.finetuning import models
+from momentumnet.finetuning.images import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -110,7 +110,7 @@ class Trained:
         Raises:
             UsageError: There are none yet, or they are damaged.
         """
-        from momentumnet.cli.weights_file import load_weights
+        from momentumnet.finetuning.weights_file import load_weights
 
         path = self.folder / WEIGHTS
         if not path.is_file():

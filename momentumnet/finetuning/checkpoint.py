@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from momentumnet import checkpoint_file
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
 from momentumnet.errors import CheckpointError
 from momentumnet.resume import load_training_state
 

@@ -8,8 +8,8 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from momentumnet.bench import downloads
-from momentumnet.cli import data
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import data
 
 
 def silent(text: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torchvision.datasets import ImageFolder
 
-from momentumnet.cli.errors import UsageError
-from momentumnet.cli.images import BrokenImageError, check_header, read_image
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning.images import BrokenImageError, check_header, read_image
 
 NAMED = 3  # broken files, in a line that counts them all
 

@@ -1,4 +1,4 @@
-"""A converted network beside the unconverted one: measured, fine-tuned, and put in one table."""
+"""A converted network beside the unconverted one: measured and fine-tuned."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ import time
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momentumnet import whole_file
 from momentumnet.bench.probe import StepCost, step_costs
-from momentumnet.cli.data import ImageData
-from momentumnet.cli.errors import UsageError
-from momentumnet.cli.metrics import Epoch, write_metrics
-from momentumnet.cli.recipe import Recipe
-from momentumnet.cli.trained import WEIGHTS, write_config
-from momentumnet.cli.training import Trainer, evaluate
-from momentumnet.memory import format_bytes
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning.data import ImageData
+from momentumnet.finetuning.metrics import Epoch, write_metrics
+from momentumnet.finetuning.recipe import Recipe
+from momentumnet.finetuning.trained import WEIGHTS, write_config
+from momentumnet.finetuning.training import Trainer, evaluate
 
 if TYPE_CHECKING:
-    from momentumnet.cli.report import Report
+    from rich.progress import Progress
 
 MOMENTUM, UNCONVERTED = "momentum", "unconverted"
+
+
+class Narrator(Protocol):
+    """Tells the user how far it is."""
+
+    def line(self, text: str) -> None:
+        """Takes one line of text."""
+
+    def progress(self) -> Progress:
+        """A progress bar, to be used as a context manager."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Comparison:
         save: Which weights are kept: ``best`` (by validation accuracy), ``last`` or ``both``.
         output: Folder of the run, which is there.
         settings: What makes the run the one that it is, as plain values.
-        report: Takes what the user is to see.
+        narrator: Takes what the user is to see meanwhile.
     """
 
     networks: dict[str, nn.Module]
@@ -75,12 +83,12 @@ class Comparison:
     recipe: Recipe
     output: Path
     settings: Mapping[str, object]
-    report: Report
+    narrator: Narrator
     save: str = "last"
     _epochs: dict[str, list[Epoch]] = dataclasses.field(default_factory=dict, init=False)
 
-    def run(self, *, trained: Collection[str], resume: bool) -> None:
-        """Measures all networks, trains those named, and reports.
+    def run(self, *, trained: Collection[str], resume: bool) -> dict[str, Outcome]:
+        """Measures all networks, trains those named, and returns what each one came to.
 
         Raises:
             UsageError: Too few images, or a checkpoint that cannot be resumed.
@@ -99,12 +107,12 @@ class Comparison:
             before, _ = evaluate(network, self.images, self.recipe.batch_size, self.device)
             epochs = self._train(name, network, costs, resume=resume) if name in trained else []
             outcomes[name] = Outcome(before, costs[name], epochs)
-        self._show(outcomes)
+        return outcomes
 
     def _measure(self) -> dict[str, StepCost]:
         images, labels = next(iter(self.images.batches(self.images.train, self.recipe.batch_size, shuffle_seed=0)))
         step = partial(_forward_backward, images.to(self.device), labels.to(self.device))
-        with self.report.progress() as progress:
+        with self.narrator.progress() as progress:
             task = progress.add_task("measuring memory and time", total=None)
             return step_costs(self.networks, step, advance=lambda: progress.advance(task))
 
@@ -118,12 +126,12 @@ class Comparison:
             self._run_epoch(name, trainer)
             self._write(name, trainer, costs)
         if trainer.out_of_patience and len(trainer.done) < self.recipe.epochs:
-            self.report.line(f"{name}: no better accuracy for {self.recipe.patience} epochs, so it ends here")
+            self.narrator.line(f"{name}: no better accuracy for {self.recipe.patience} epochs, so it ends here")
         return trainer.done
 
     def _write(self, name: str, trainer: Trainer, costs: Mapping[str, StepCost]) -> None:
         """Writes the weights and the table of what is done so far."""
-        from momentumnet.cli.weights_file import save_weights
+        from momentumnet.finetuning.weights_file import save_weights
 
         if not trainer.done:
             return
@@ -137,53 +145,21 @@ class Comparison:
         write_metrics(self.output / "metrics.csv", self._epochs, peaks)
 
     def _resume(self, trainer: Trainer) -> None:
-        if not trainer.resume(self.report.line):
-            self.report.line(f"{trainer.path} does not exist yet: starting with the first epoch")
+        if not trainer.resume(self.narrator.line):
+            self.narrator.line(f"{trainer.path} does not exist yet: starting with the first epoch")
             return
-        self.report.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.recipe.epochs}")
+        self.narrator.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.recipe.epochs}")
 
     def _run_epoch(self, name: str, trainer: Trainer) -> None:
         counter = f"{len(trainer.done) + 1}/{self.recipe.epochs}"
         start = time.perf_counter()
-        with self.report.progress() as progress:
+        with self.narrator.progress() as progress:
             task = progress.add_task(f"{name}, epoch {counter}", total=trainer.steps_per_epoch)
             epoch = trainer.run_epoch(lambda: progress.advance(task))
         seconds = time.perf_counter() - start
-        self.report.line(
+        self.narrator.line(
             f"{name}, epoch {counter}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}, {seconds:.0f} s"
         )
-
-    def _show(self, outcomes: Mapping[str, Outcome]) -> None:
-        columns = ("network", "accuracy before", "accuracy after", "peak memory", "held", "step time")
-        rows = [
-            (
-                name,
-                f"{outcome.accuracy_before:.1%}",
-                "" if outcome.accuracy_after is None else f"{outcome.accuracy_after:.1%}",
-                format_bytes(outcome.cost.memory.peak_bytes),
-                format_bytes(outcome.cost.memory.saved_bytes),
-                f"{outcome.cost.seconds * 1000:.0f} ms",
-            )
-            for name, outcome in outcomes.items()
-        ]
-        self.report.table(columns, rows, title=f"{self.settings['model']} on {self.settings['data']}")
-        self.report.line(
-            f"Converted at gamma {self.settings['gamma']}, others {self.settings['others']}. Memory and time are those "
-            f"of one forward and backward pass over {self.recipe.batch_size} images, beside parameters and gradients."
-        )
-        self.report.line(
-            f"The fine-tuned weights, which fit the unconverted network too: {self.output / WEIGHTS}. "
-            f"momentumnet evaluate, predict and export take {self.output} from here"
-        )
-        values = {
-            "command": "finetune",
-            "settings": dict(self.settings),
-            "device": str(self.device),
-            "output": str(self.output),
-            "networks": {name: outcome.values() for name, outcome in outcomes.items()},
-        }
-        whole_file.write_json(self.output / "report.json", values)
-        self.report.result(values)
 
 
 def _forward_backward(images: Tensor, labels: Tensor, network: nn.Module) -> None:

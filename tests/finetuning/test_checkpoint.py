@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from momentumnet import checkpoint_file
-from momentumnet.cli import checkpoint
-from momentumnet.cli.errors import UsageError
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import checkpoint
 
 SETTINGS: dict[str, object] = {"model": "resnet18", "lr": 0.1}
 

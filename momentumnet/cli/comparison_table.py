@@ -1,0 +1,48 @@
+"""What ``momentumnet finetune`` shows at its end: the networks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from momentumnet import whole_file
+from momentumnet.cli.report import Report
+from momentumnet.finetuning.comparison import Comparison, Outcome
+from momentumnet.finetuning.trained import WEIGHTS
+from momentumnet.memory import format_bytes
+
+COLUMNS = ("network", "accuracy before", "accuracy after", "peak memory", "held", "step time")
+
+
+def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report) -> None:
+    """Prints the table, and writes it as ``report.json`` into the folder of the run."""
+    settings, folder = comparison.settings, comparison.output
+    rows = [(name, *_cells(outcome)) for name, outcome in outcomes.items()]
+    report.table(COLUMNS, rows, title=f"{settings['model']} on {settings['data']}")
+    report.line(
+        f"Converted at gamma {settings['gamma']}, others {settings['others']}. Memory and time are those "
+        f"of one forward and backward pass over {comparison.recipe.batch_size} images, beside parameters and gradients."
+    )
+    report.line(
+        f"The fine-tuned weights, which fit the unconverted network too: {folder / WEIGHTS}. "
+        f"momentumnet evaluate, predict and export take {folder} from here"
+    )
+    values: dict[str, Any] = {
+        "command": "finetune",
+        "settings": dict(settings),
+        "device": str(comparison.device),
+        "output": str(folder),
+        "networks": {name: outcome.values() for name, outcome in outcomes.items()},
+    }
+    whole_file.write_json(folder / "report.json", values)
+    report.result(values)
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    return (
+        f"{outcome.accuracy_before:.1%}",
+        "" if outcome.accuracy_after is None else f"{outcome.accuracy_after:.1%}",
+        format_bytes(outcome.cost.memory.peak_bytes),
+        format_bytes(outcome.cost.memory.saved_bytes),
+        f"{outcome.cost.seconds * 1000:.0f} ms",
+    )
