@@ -95,7 +95,7 @@ def main(kills: int) -> None:
             if attempt == PATIENCE:
                 raise SystemExit(f"a run that was killed {PATIENCE} times has not come to its end")
             process = child(one)
-            time.sleep(chance.uniform(0, 0.7 * whole))
+            time.sleep(chance.uniform(0, (0.7 + attempt / 20) * whole))  # a machine may become slower meanwhile
             os.kill(process, signal.SIGKILL)
             _, status = os.waitpid(process, 0)
             if os.WIFEXITED(status):
