@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from momentumnet import hf as hf  # needs an extra, as lightning does: no names of all
     from momentumnet import init, landscape, native, optim, prune
     from momentumnet import lightning as lightning
-    from momentumnet.conversion import convert, revert, set_gamma
+    from momentumnet.conversion import convert, set_gamma
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
     from momentumnet.errors import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
     from momentumnet.planning import largest_batch, plan
     from momentumnet.resume import load_training_state, training_state
+    from momentumnet.reversion import revert
     from momentumnet.streams.block import ResidualStream
     from momentumnet.streams.discover import find_streams
 
@@ -73,7 +74,7 @@ __all__ = [
 
 _PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
-    "conversion": ("convert", "revert", "set_gamma"),
+    "conversion": ("convert", "set_gamma"),
     "core.ledger": ("check_replays",),
     "description": ("describe",),
     "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
@@ -82,6 +83,7 @@ _NAMES = {
     "planner.training_plan": ("TrainingPlan",),
     "planning": ("largest_batch", "plan"),
     "resume": ("load_training_state", "training_state"),
+    "reversion": ("revert",),
     "streams.block": ("ResidualStream",),
     "streams.discover": ("find_streams",),
 }

@@ -14,9 +14,10 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
+from momentumnet.planned import Ends, convert_as_planned, replanning
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, converted_blocks, is_converted, release, streams_of
+from momentumnet.streams.converted import Role, is_converted, streams_of
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
 
 Model = TypeVar("Model", bound=nn.Module)
+REPLANS = ("never", "auto")
 
 
 def convert(
@@ -41,6 +43,7 @@ def convert(
     spare: int = 0,
     budget: int | str | None = None,
     plan: TrainingPlan | None = None,
+    replan: str = "never",
     like: Mapping[str, Any] | None = None,
     inplace: bool = False,
 ) -> Model:
@@ -75,13 +78,16 @@ def convert(
             "drop" leaves it out, as the paper does.
         others: "keep", or "checkpoint" to recompute the composite modules outside the streams too, and the chains of
             other layers there that end in norms, activations and pooling (a ResNet's stem).
-        spare: bytes that a step with inputs like the example's may keep more than it must. The blocks and modules that
-            run last keep their activations as long as these bytes suffice, which saves the time of their recompute;
-            backward frees them first, so that the peak grows by ``spare`` at most.
+        spare: bytes that a step like the example may take above the least: ``spare=2**30`` is a budget of the least
+            and 1 GiB, see `plan`.
         budget: the most bytes that a step like the example may allocate at once, see `plan`: for each block and module
             is chosen what takes the least time in them.
         plan: a plan that ``plan(..., budget=...)`` has made for this model, to be followed. Without example inputs, and
             with no other option but ``final_velocity`` and ``initial_velocity``.
+        replan: beside a budget or ``spare``: what happens when the model is called with larger inputs than the
+            example's, so that a step takes more than was planned. "never": a line in the log says so, once. "auto": it
+            is planned again for these inputs before the call goes on; parameters stay the same objects. (Not in several
+            processes, which all have to recompute alike: there the line alone.)
         like: what `describe` returned of another converted model: the model is converted as that one was, without
             example inputs. It says all the rest, so give no other option (but a module as ``initial_velocity``, where
             it had one). `load_training_state` then gives the scales that the other one had.
@@ -113,24 +119,25 @@ def convert(
     """
     if is_converted(model):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
-    options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others, "spare": spare}
-    given = {**options, "example_inputs": example_inputs, "gamma": gamma, "streams": streams, "budget": budget}
+    options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
+    stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare}
+    given = {**stepwise, "example_inputs": example_inputs, "budget": budget, "replan": replan}
+    ends = Ends(final_velocity, initial_velocity)
+    check_options(others, spare, backward)
+    _check_replan(replan, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
     if like is not None:
         _check_nothing_else("like", {**given, "final_velocity": final_velocity, "plan": plan})
         runners, roles = from_description(model, like, initial_velocity)
-    elif plan is not None or budget is not None:
-        if plan is None:
-            planned = {name: given[name] for name in ("gamma", "streams", "arithmetic", "backward", "others", "spare")}
-            plan = step_plan(model, example_inputs, budget, **planned)  # type: ignore[arg-type]
-        else:
-            _check_nothing_else("plan", given)
-        from momentumnet.planner.following import from_plan
-
-        runners, roles = from_plan(model, plan, final_velocity)
-        _set_initial_velocity(runners, initial_velocity)
+    elif plan is not None:
+        _check_nothing_else("plan", given)
+        return convert_as_planned(model, plan, ends, inplace=inplace)
+    elif budget is not None or spare:
+        plan = step_plan(model, example_inputs, budget, **stepwise)
+        again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
+        return convert_as_planned(model, plan, ends, again, inplace=inplace)
     else:
         runners, roles = _found(model, example_inputs, exact_gamma(gamma), streams, final_velocity, options)
-        _set_initial_velocity(runners, initial_velocity)
+        ends.begin(runners)
     target = model if inplace else copy_of(model)
     apply(target, runners, roles)
     model_config.note(target)
@@ -146,11 +153,10 @@ def _found(
     options: dict[str, Any],
 ) -> tuple[list[MomentumStream], list[Role]]:
     """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them."""
-    check_options(options["others"], options["spare"], options["backward"])
     found: list[tuple[str, tuple[str, ...], dict[str, Any]]]
     roles: list[Role] = []
     if example_inputs is None:
-        paths = named_by_hand(streams, options["others"], options["spare"])
+        paths = named_by_hand(streams, options["others"])
         backward = "reversible" if options["backward"] == AUTO else options["backward"]
         found = [(path, children_of(model, path), {"backward": backward}) for path in paths]
     else:
@@ -163,12 +169,11 @@ def _found(
                     "magnitude": stream.magnitude or None,
                     "start": stream.start_magnitude or None,
                     "spread": stream.spread if stream.magnitude else None,
-                    "kept": kept,
                     "backward": backward,
                     "arguments": stream.arguments,
                 },
             )
-            for stream, kept, backward in zip(planned.discovery.streams, planned.kept, planned.backwards, strict=True)
+            for stream, backward in zip(planned.discovery.streams, planned.backwards, strict=True)
         ]
         roles = recomputed(planned.recomputed)
     settings = {"arithmetic": options["arithmetic"], "final_velocity": final_velocity}
@@ -176,29 +181,6 @@ def _found(
         MomentumStream(path or "(root)", blocks, gamma, **settings, **measured) for path, blocks, measured in found
     ]
     return runners, roles
-
-
-def revert(model: Model, *, inplace: bool = False) -> Model:
-    """The original network back, with the parameters that the converted one has now.
-
-    Args:
-        model: a model that `convert` or `transform_to_momentumnet` returned.
-        inplace: change this model instead of a copy.
-
-    Raises:
-        ConversionError: the model holds no converted block.
-
-    Example:
-        >>> original = mn.revert(converted)  # doctest: +SKIP
-    """
-    target = model if inplace else copy_of(model)
-    blocks = [block for block, _ in converted_blocks(target)]
-    if not blocks:
-        raise ConversionError("the model holds no converted block; there is nothing to revert")
-    for block in blocks:
-        release(block)
-    model_config.forget(target)
-    return target
 
 
 def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
@@ -223,6 +205,13 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
     model_config.renew(model)
 
 
+def _check_replan(replan: str, *, is_planned: bool) -> None:
+    if replan not in REPLANS:
+        raise ValueError(f"replan must be one of {', '.join(map(repr, REPLANS))}, got {replan!r}")
+    if replan != "never" and not is_planned:
+        raise ValueError("replan='auto' plans again, and nothing is planned; give a budget, too, e.g. budget='4GiB'")
+
+
 def _check_nothing_else(option: str, given: dict[str, Any]) -> None:
     """Beside a description or a plan nothing is given: it would be ignored."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(convert).parameters.items()}
@@ -231,15 +220,3 @@ def _check_nothing_else(option: str, given: dict[str, Any]) -> None:
         raise ConversionError(
             f"{option}= says how the model is converted, and {', '.join(others)} was given, too; leave out one of them"
         )
-
-
-def _set_initial_velocity(runners: Sequence[MomentumStream], initial_velocity: str | nn.Module | None) -> None:
-    if initial_velocity is None:
-        return
-    for runner in runners:
-        if initial_velocity == "branch":
-            runner.branch_first = True
-        elif isinstance(initial_velocity, nn.Module):
-            runner.velocity_module = initial_velocity
-        else:
-            raise ValueError(f"initial_velocity must be None, 'branch' or an nn.Module, got {initial_velocity!r}")

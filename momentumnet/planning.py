@@ -31,7 +31,6 @@ def plan(
     arithmetic: str = ...,
     backward: str = ...,
     others: str = ...,
-    spare: int = ...,
     budget: None = ...,
     loss: None = ...,
 ) -> Plan: ...
@@ -49,6 +48,22 @@ def plan(
     others: str = ...,
     spare: int = ...,
     budget: int | str,
+    loss: Callable[[Any], Tensor] | None = ...,
+) -> TrainingPlan: ...
+
+
+@overload
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    gamma: float | Fraction = ...,
+    streams: Sequence[str] | None = ...,
+    arithmetic: str = ...,
+    backward: str = ...,
+    others: str = ...,
+    spare: int,
+    budget: int | str | None = ...,
     loss: Callable[[Any], Tensor] | None = ...,
 ) -> TrainingPlan: ...
 
@@ -84,7 +99,7 @@ def plan(
         arithmetic: see `convert`.
         backward: see `convert`.
         others: see `convert`.
-        spare: see `convert`.
+        spare: bytes that a step may take above the least: ``spare=2**30`` is a budget of the least and 1 GiB.
         budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, ``"least"`` for
             as few as there can be, or ``"device"`` for nine tenths of what is free now on the device of the model (on
             the CPU: of what the system and the process's container have left). Parameters, and what an optimizer keeps,
@@ -106,7 +121,8 @@ def plan(
         >>> from momentumnet.planning import plan
         >>> print(plan(torchvision.models.resnet50(), torch.randn(1, 3, 64, 64)))  # doctest: +SKIP
     """
-    if budget is None:
+    check_options(others, spare, backward)
+    if budget is None and not spare:
         if loss is not None:
             raise ValueError("loss= is measured for a budget; give one, e.g. budget='4GiB', or leave it out")
         return conversion_plan(
@@ -117,7 +133,6 @@ def plan(
             arithmetic=arithmetic,
             backward=backward,
             others=others,
-            spare=spare,
         )
     return step_plan(
         model,
@@ -201,20 +216,18 @@ def conversion_plan(
     arithmetic: str,
     backward: str,
     others: str,
-    spare: int,
 ) -> Plan:
     """What a conversion with these options does; `plan` says what they mean."""
-    check_options(others, spare, backward)
     found = discover(model, example_inputs, streams=streams)
     if not found.streams:
         raise ConversionError(_nothing_found(model, found.rejections))
-    return Plan(found, exact_gamma(gamma), backward, arithmetic, others, spare)
+    return Plan(found, exact_gamma(gamma), backward, arithmetic, others)
 
 
 def step_plan(
     model: nn.Module,
     example_inputs: Any,
-    budget: int | str,
+    budget: int | str | None,
     *,
     gamma: float | Fraction,
     streams: Sequence[str] | None,
@@ -224,23 +237,33 @@ def step_plan(
     spare: int = 0,
     loss: Callable[[Any], Tensor] | None = None,
 ) -> TrainingPlan:
-    """The choices that fit a budget; `plan` says what the options mean.
+    """The choices that fit a budget, or the least and ``spare``; `plan` says what the options mean.
 
     Raises:
-        ValueError: an option is given that the plan itself has to choose.
+        ValueError: an option is given that the plan itself has to choose, or two that say how many bytes there are.
     """
     # Only who gives a budget waits for these.
-    from momentumnet.planner.budget import bytes_of
+    from momentumnet.planner.budget import LEAST, bytes_of
     from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import measured_step
 
-    chosen = {"backward": backward != AUTO, "others": others != "keep", "spare": bool(spare)}
+    chosen = {"backward": backward != AUTO, "others": others != "keep"}
     if any(chosen.values()):
         given = ", ".join(name for name, is_given in chosen.items() if is_given)
-        raise ValueError(f"with a budget, what is recomputed is chosen for each block and module; leave out {given}")
+        said = "a budget" if budget is not None else "bytes to spare"
+        raise ValueError(f"with {said}, what is recomputed is chosen for each block and module; leave out {given}")
+    if budget is None:
+        budget = LEAST
+    if spare and budget != LEAST:
+        raise ValueError(
+            f"spare={spare!r} is a budget of the least that there is and so many bytes, and budget={budget!r} another "
+            "one; leave out one of them"
+        )
+    if example_inputs is None:
+        raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
     limit, ratio = bytes_of(budget, device_of(model, example_inputs)), exact_gamma(gamma)
     step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
-    return step.plan(limit)
+    return step.plan(limit, spare=spare)
 
 
 def check_options(others: str, spare: int, backward: str) -> None:
@@ -249,10 +272,6 @@ def check_options(others: str, spare: int, backward: str) -> None:
         raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
     if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
         raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
-    if spare and backward == "stored":
-        raise ValueError(
-            "backward='stored' keeps all activations, so there is nothing to spare; leave out one of the two"
-        )
 
 
 def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:

@@ -19,6 +19,8 @@ FLOORS = (
     ("streams",),
     ("description", "planner", "resume"),
     ("model_config", "planning"),
+    ("reversion",),
+    ("planned",),
     ("conversion",),
     ("hf", "init", "landscape", "lightning", "momentum_net", "optim", "prune"),
     ("bench",),

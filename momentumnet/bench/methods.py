@@ -17,14 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from momentumnet.bench.compiled import BudgetedActivations, compile_each
 from momentumnet.bench.networks import Network
 from momentumnet.conversion import convert
-from momentumnet.memory import measure_memory
-from momentumnet.planning import plan
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
 OFFLOADED, HALF_KEPT = "offloaded", "compiled, half the activations"
 
-# What names say of a conversion that keeps more than it must: the modules outside the streams, or the last blocks.
-OTHERS_KEPT, LAST_KEPT = ", others kept", ", last kept"
+# What names say of a conversion that keeps the modules outside the streams.
+OTHERS_KEPT = ", others kept"
 
 # What names say of a method whose blocks are compiled one by one.
 COMPILED_BLOCKS = ", compiled blocks"
@@ -74,11 +72,10 @@ def methods(
     """How to make the network's variants, by name, from the unconverted model and its input.
 
     Stored activations; ``torch.utils.checkpoint`` around every block, and around every √n of n blocks; converted at
-    each gamma in each arithmetic, with the blocks outside the streams recomputed; with ``keeping``, in exact arithmetic
-    also with those kept as they are, and with the last blocks kept, in as many bytes as checkpointing every block holds
-    more. With ``offloading``, activations in the host's memory. With ``compiling``, all but these and the float
-    arithmetic also with compiled blocks, and compiled as a whole in half of the activations (`compilation` must be
-    open where they run). The variants share their parameters.
+    each gamma in each arithmetic, with the blocks outside the streams recomputed; with ``keeping``, in exact
+    arithmetic also with those kept as they are. With ``offloading``, activations in the host's memory. With
+    ``compiling``, all but these and the float arithmetic also with compiled blocks, and compiled as a whole in half
+    of the activations (`compilation` must be open where they run). The variants share their parameters.
     """
     named = {STORED: _stored, **_checkpointing(network, twin)}
     if offloading:
@@ -88,7 +85,6 @@ def methods(
             named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
         if keeping:
             named[momentum_name(gamma) + OTHERS_KEPT] = converter(gamma, "exact", others="keep")
-            named[momentum_name(gamma) + LAST_KEPT] = _as_much_as_checkpointed(network, gamma)
     return {**named, **_compiled(network, gammas)} if compiling else named
 
 
@@ -144,7 +140,6 @@ def converter(
     *,
     backward: str = "auto",
     others: str = "checkpoint",
-    spare: int = 0,
     duplicate: Copy = twin,
 ) -> Build:
     """Converts; by default with the blocks outside the streams checkpointed, as ``CHECKPOINT`` does it with them."""
@@ -160,21 +155,8 @@ def converter(
                 arithmetic=arithmetic,
                 backward=backward,
                 others=others if backward != "stored" else "keep",
-                spare=spare,
                 inplace=True,
             )
-
-    return build
-
-
-def _as_much_as_checkpointed(network: Network, gamma: Fraction) -> Build:
-    """Converts, and keeps the last blocks until the network holds as much as where every block is checkpointed."""
-
-    def build(model: nn.Module, x: Tensor) -> nn.Module:
-        reference = checkpointed(model, network.containers, every=1)
-        held = measure_memory(lambda: reference(x)).saved_bytes
-        least = plan(model, x, gamma=gamma, others="checkpoint").saved_after
-        return converter(gamma, "exact", spare=max(0, held - least))(model, x)
 
     return build
 

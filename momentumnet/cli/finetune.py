@@ -64,7 +64,7 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("engine")
     meaning = (
         "memory that a training step may take, e.g. 2GiB, 'device' for what is free there, or 'least': for each block "
-        "and module is chosen what takes the least time in it, in place of --others, --spare and --backward"
+        "and module is chosen what takes the least time in it, in place of --others and --backward"
     )
     group.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
     add_choice(
@@ -97,12 +97,8 @@ def run(options: argparse.Namespace) -> None:
 
     importlib.import_module("momentumnet.finetuning.weights_file")  # a package that is missing is told before any work
     recipe = training_options.recipe(options)
-    if options.spare and options.backward == "stored":
-        raise UsageError(
-            "--backward stored keeps all activations, so there is nothing to --spare; leave out one of them"
-        )
-    if options.budget is not None and (options.others != "checkpoint" or options.spare or options.backward != "auto"):
-        raise UsageError("--budget chooses for each block and module; leave out --others, --spare and --backward")
+    if _is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
+        raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
     report = Report(as_json=options.json)
     name = f"{options.model}-{Path(options.data).resolve().name}"
     with run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite) as folder:
@@ -152,11 +148,11 @@ def _convert(
     model: nn.Module, images: ImageData, options: argparse.Namespace, recipe: Recipe, device: torch.device
 ) -> nn.Module:
     batch_size, dtype = recipe.batch_size, PRECISIONS[recipe.precision]
-    if options.budget is not None:  # measured as the steps will be
+    if _is_planned(options):  # measured as the steps will be
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
-            planned = convert(model, examples.to(device), **budgeted)
+            planned = convert(model, examples.to(device), spare=options.spare, **budgeted)
         if not is_converted(planned):
             raise UsageError(
                 f"{options.model} has no stream, and nothing is recomputed within --budget {options.budget}, so there "
@@ -169,8 +165,11 @@ def _convert(
         examples.to(device),
         gamma=options.gamma,
         others=options.others,
-        # The example is a part of a batch, and activations grow with it.
-        spare=options.spare * len(examples) // batch_size,
         backward=options.backward,
         arithmetic=options.arithmetic,
     )
+
+
+def _is_planned(options: argparse.Namespace) -> bool:
+    """Whether it is chosen for each block and module what is recomputed."""
+    return options.budget is not None or bool(options.spare)

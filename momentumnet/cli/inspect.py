@@ -28,8 +28,7 @@ blocks that conversion can carry, with the bytes held between forward and backwa
     """\
 examples:
   momentumnet inspect resnet50
-  momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint
-  momentumnet inspect resnet101 --input 32,3,224,224 --others checkpoint --spare 1GiB
+  momentumnet inspect resnet101 --input 32,3,224,224 --spare 1GiB
   momentumnet inspect resnet101 --input 32,3,224,224 --budget 2GiB
   momentumnet inspect resnet101 --input 1,3,224,224 --budget 8GiB --largest-batch
   momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128""",
@@ -68,11 +67,11 @@ def run(options: argparse.Namespace) -> None:
     inputs = models.example_inputs(options.model, options.input)
     if options.largest_batch and options.budget in (None, LEAST):
         raise CommandError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
-    if options.budget is not None:
+    if options.budget is not None or options.spare:
         _within_budget(report, model, inputs, options)
         return
     try:
-        planned = plan(model, inputs, gamma=options.gamma, others=options.others, spare=options.spare)
+        planned = plan(model, inputs, gamma=options.gamma, others=options.others)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         # What models raise for a shape that they are not made for.
         shapes = " and ".join(arguments.shape_text(shape) for shape in options.input or [])
@@ -99,15 +98,12 @@ def run(options: argparse.Namespace) -> None:
         f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
         "checkpointed: by torch.utils.checkpoint of each block."
     )
-    if planned.spare:
-        report.line(planned.kept_line)
     report.result(
         {
             "command": "inspect",
             "model": options.model,
             "gamma": str(planned.gamma),
             "others": options.others,
-            "spare": options.spare,
             "streams": [
                 {
                     "path": row.path,
@@ -117,9 +113,8 @@ def run(options: argparse.Namespace) -> None:
                     "saved_before": row.saved_before,
                     "saved_after": row.saved_after,
                     "checkpointed": row.checkpointed,
-                    "blocks_kept": kept,
                 }
-                for row, kept in zip(planned.rows, planned.kept, strict=True)
+                for row in planned.rows
             ],
             "saved_before": planned.saved_before,
             "saved_after": planned.saved_after,
@@ -129,13 +124,13 @@ def run(options: argparse.Namespace) -> None:
 
 def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespace) -> None:
     """Shows the choices that fit a budget."""
-    if options.others != "keep" or options.spare:
-        raise CommandError("--budget chooses for each block and module; leave out --others and --spare")
+    if options.others != "keep":
+        raise CommandError("--budget and --spare choose for each block and module; leave out --others")
     model.train()
     batch = _largest_batch(report, model, options) if options.largest_batch else None
     if batch is not None:
         inputs = models.example_inputs(options.model, options.input, batch=batch)
-    planned = plan(model, inputs, gamma=options.gamma, budget=options.budget)
+    planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
     for line in str(planned).splitlines():
         report.line(line)
     report.result(

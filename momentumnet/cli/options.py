@@ -85,7 +85,7 @@ def conversion(*, others: str) -> argparse.ArgumentParser:
         type=arguments.byte_count,
         default=0,
         metavar="SIZE",
-        help="memory, e.g. 512MiB, in which the last blocks keep their activations, which saves their recompute "
+        help="memory above the least that a step can take, e.g. 512MiB: a --budget of the least and so much more "
         "(default: none)",
     )
     return parser

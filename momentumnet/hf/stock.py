@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from momentumnet.conversion import revert
 from momentumnet.errors import ConversionError
 from momentumnet.hf.streams_file import base_of
+from momentumnet.reversion import revert
 from momentumnet.streams.converted import named_streams
 
 

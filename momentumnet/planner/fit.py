@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.planner.advice import does_not_fit
+from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice, Way
@@ -39,15 +40,19 @@ class MeasuredStep:
     gamma: Fraction
     arithmetic: str
     batch: int | None
+    elements: int
 
-    def plan(self, limit: int | None) -> TrainingPlan:
-        """The plan that takes the least time in so many bytes; None: the one that takes the least bytes.
+    def plan(self, limit: int | None, *, spare: int = 0) -> TrainingPlan:
+        """The plan that takes the least time in so many bytes; None: in the least there can be, and ``spare``.
 
         Raises:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
         if limit is None:
-            _, choices = least(self.options)
+            smallest, choices = least(self.options)
+            if spare:
+                limit = smallest + spare
+                choices = within(self.options, limit) or choices
         else:
             choices = within(self.options, allowed(limit)) or []
             if not choices:
@@ -75,6 +80,7 @@ class MeasuredStep:
             held=held_between(profile, choices),
             moments=tuple(moments),
             stored_moments=tuple(stored),
+            elements=self.elements,
             estimated=profile.estimated,
         )
 
@@ -105,9 +111,13 @@ def measured_step(
     profile = profile_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
     if not profile.units:
         raise ConversionError(
-            f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
+            f"the streams of {type(model).__name__} run several times in a pass, and these are not planned; convert "
+            "without a budget"
+            if found.streams
+            else f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
-    return MeasuredStep(found, Options(profile), gamma, arithmetic, _batch_of(example_inputs))
+    batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
+    return MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements)
 
 
 def _batch_of(example_inputs: Any) -> int | None:

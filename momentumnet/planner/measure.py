@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
+from momentumnet.errors import MomentumNetError
 from momentumnet.memory import measure_memory
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
@@ -127,6 +128,10 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+class _NothingKeptError(MomentumNetError):
+    """The model takes a gradient in its forward."""
+
+
 def measured(
     model: nn.Module,
     example_inputs: Any,
@@ -136,8 +141,23 @@ def measured(
 ) -> tuple[list[Cost], Ending]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
-    The model runs once, in its own mode, without keeping what backward would need, and is left as it was found.
+    The model runs once, in its own mode, without keeping what backward would need (but where it takes a gradient in its
+    forward), and is left as it was found.
     """
+    try:
+        return _measured(model, example_inputs, units, loss, device, saved_tensors_hooks(_nothing, _not_kept))
+    except _NothingKeptError:
+        return _measured(model, example_inputs, units, loss, device, saved_tensors_hooks(_without_history, _as_it_is))
+
+
+def _measured(
+    model: nn.Module,
+    example_inputs: Any,
+    units: Sequence[Sequence[str]],
+    loss: Callable[[Any], Tensor] | None,
+    device: torch.device,
+    keeping: saved_tensors_hooks,
+) -> tuple[list[Cost], Ending]:
     names = [tuple(unit) for unit in units]
     costs: dict[tuple[str, ...], Cost] = {}
     first = {unit[0]: unit for unit in names}
@@ -163,7 +183,7 @@ def measured(
             example_inputs, before = stack.enter_context(hollowed(model, example_inputs))
             hollow = HollowMeasures(before)
         measures = Measures(device, hollow)
-        stack.enter_context(saved_tensors_hooks(_nothing, _nothing))
+        stack.enter_context(keeping)
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
         for name, unit in first.items():
             hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
@@ -218,6 +238,10 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 def _nothing(_: object) -> Any:
     return None
+
+
+def _not_kept(_: object) -> Any:
+    raise _NothingKeptError
 
 
 def _leaf(tensor: Tensor) -> Tensor:

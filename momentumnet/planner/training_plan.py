@@ -14,7 +14,7 @@ from momentumnet.memory import format_bytes
 from momentumnet.planner.choice import Way
 from momentumnet.planner.simulate import Moment
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class TrainingPlan:
         held: predicted bytes between forward and backward.
         moments: the bytes over the step.
         stored_moments: the same where everything is stored.
+        elements: of the example's tensors; with more the step takes more.
         estimated: whether it was made of tensors without values: times are counts of operations then, and work space
             of kernels is not in the bytes.
     """
@@ -83,6 +84,7 @@ class TrainingPlan:
     held: int
     moments: tuple[Moment, ...]
     stored_moments: tuple[Moment, ...]
+    elements: int
     estimated: bool = False
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:

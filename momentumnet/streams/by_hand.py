@@ -9,7 +9,7 @@ from torch import nn
 from momentumnet.errors import ConversionError
 
 
-def named_by_hand(streams: Sequence[str] | None, others: str, spare: int) -> Sequence[str]:
+def named_by_hand(streams: Sequence[str] | None, others: str) -> Sequence[str]:
     """The containers that were named; raises `ConversionError` where options need a trace of example inputs."""
     if not streams:
         raise ConversionError(
@@ -17,8 +17,6 @@ def named_by_hand(streams: Sequence[str] | None, others: str, spare: int) -> Seq
         )
     if others == "checkpoint":
         raise ConversionError("others='checkpoint' needs example_inputs, to see which modules lie outside the streams")
-    if spare:
-        raise ConversionError("spare needs example_inputs, to see how much the blocks keep")
     return streams
 
 

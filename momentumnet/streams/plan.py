@@ -13,7 +13,6 @@ from momentumnet.core.resolution import resolution_for
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
-from momentumnet.streams.timeline import Stage, tail_of
 
 # Blocks are recomputed by rewinding, or from their inputs: whichever holds less.
 AUTO = "auto"
@@ -37,17 +36,13 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """The streams that a conversion will carry, and what it saves. ``print(plan)`` shows a table.
-
-    ``spare`` is that of `momentumnet.convert`.
-    """
+    """The streams that a conversion will carry, and what it saves. ``print(plan)`` shows a table."""
 
     discovery: Discovery
     gamma: Fraction
     backward: str = AUTO
     arithmetic: str = "exact"
     others: str = "keep"
-    spare: int = 0
 
     @property
     def rows(self) -> list[PlanRow]:
@@ -59,10 +54,10 @@ class Plan:
                 s.kind,
                 s.shape,
                 s.saved_bytes,
-                self._saved_after(index, s),
+                self._saved_after(s),
                 len(s) * _stream_bytes(s),
             )
-            for index, s in enumerate(self.discovery.streams)
+            for s in self.discovery.streams
         ]
 
     @property
@@ -77,7 +72,7 @@ class Plan:
             return self.saved_before
         outside = self.discovery.elsewhere_bytes
         if self.others == "checkpoint":
-            stages = zip(self.discovery.timeline[: self._tail], self._freed, strict=False)
+            stages = zip(self.discovery.timeline, self._freed, strict=True)
             outside -= sum(freed for stage, freed in stages if stage.stream is None)
         return outside + sum(row.saved_after for row in self.rows)
 
@@ -94,26 +89,14 @@ class Plan:
         if self.backward != AUTO or not self.gamma:
             return "reversible" if self.backward == AUTO else self.backward
         inputs = len(stream) * _stream_bytes(stream)
-        return "checkpointed" if inputs < self._state_bytes(stream, len(stream)) else "reversible"
-
-    @property
-    def kept(self) -> list[int]:
-        """For each stream, how many of its last blocks keep their activations because there is memory to spare."""
-        return [len(self._tail_of(index)) for index in range(len(self.discovery.streams))]
-
-    @property
-    def kept_line(self) -> str:
-        """``kept`` in words."""
-        blocks = sum(map(len, self.discovery.streams))
-        return f"{sum(self.kept)} of {blocks} blocks keep their activations, with {format_bytes(self.spare)} to spare"
+        return "checkpointed" if inputs < self._state_bytes(stream) else "reversible"
 
     @property
     def recomputed(self) -> list[tuple[str, ...]]:
         """Names of what is recomputed outside the streams: of a module, or of the layers of a chain."""
         if self.others == "keep":
             return []
-        stages = self.discovery.timeline[: self._tail]
-        return list(dict.fromkeys(stage.names for stage in stages if stage.stream is None))
+        return list(dict.fromkeys(stage.names for stage in self.discovery.timeline if stage.stream is None))
 
     @property
     def _stored(self) -> bool:
@@ -133,40 +116,20 @@ class Plan:
                 given_again = self.arithmetic == "exact" and way == "reversible"
         return found
 
-    @cached_property
-    def _tail(self) -> int:
-        """Number of the first stage that is not recomputed."""
-        return tail_of(
-            self.discovery.timeline,
-            self.spare,
-            waiting=[self._at_rest(stream, len(stream)) for stream in self.discovery.streams],
-            others=self.others == "checkpoint",
-            freed=self._freed,
-        )
-
-    def _tail_of(self, stream: int) -> list[Stage]:
-        return [stage for stage in self.discovery.timeline[self._tail :] if stage.stream == stream]
-
-    def _saved_after(self, index: int, stream: ResidualStream) -> int:
+    def _saved_after(self, stream: ResidualStream) -> int:
+        """Bytes that wait for the backward of the blocks: of the stream's state, or of their inputs."""
         if self._stored:
             return stream.saved_bytes
-        tail = self._tail_of(index)
-        return self._at_rest(stream, len(stream) - len(tail)) + sum(stage.saving for stage in tail)
-
-    def _at_rest(self, stream: ResidualStream, steps: int) -> int:
-        """Bytes that wait for the backward of so many blocks: of the stream's state, or of their inputs."""
         if self._backward_of(stream) == "checkpointed":
-            return steps * _stream_bytes(stream)
-        return self._state_bytes(stream, steps)
+            return len(stream) * _stream_bytes(stream)
+        return self._state_bytes(stream)
 
-    def _state_bytes(self, stream: ResidualStream, steps: int) -> int:
-        """Bytes of the stream's state while it waits to be rewound by so many steps."""
-        if not steps or not self.gamma:
-            return 0
+    def _state_bytes(self, stream: ResidualStream) -> int:
+        """Bytes of the stream's state while it waits to be rewound."""
         if self.arithmetic == "float":
             return 2 * prod(stream.shape) * word_for(stream.dtype).bits // 8
         found = resolution_for(stream.dtype, len(stream), self.gamma, stream.spread)
-        return ceil(prod(stream.shape) * resting_bytes(self.gamma, found.word, found.bits, steps))
+        return ceil(prod(stream.shape) * resting_bytes(self.gamma, found.word, found.bits, len(stream)))
 
     def __str__(self) -> str:
         """A table in plain text."""
@@ -184,8 +147,6 @@ class Plan:
             f"{'whole network':<32} {sum(row.blocks for row in rows):>6} {'':<12} {'':<20} "
             f"{format_bytes(self.saved_before):>10} {format_bytes(self.saved_after):>10}"
         )
-        if self.spare:
-            lines.append(self.kept_line)
         checkpointed = [
             s.path or "(root)"
             for s, way in zip(self.discovery.streams, self.backwards, strict=True)

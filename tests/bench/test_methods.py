@@ -15,11 +15,9 @@ from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
 from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, reason, step_rows
 from momentumnet.errors import ConversionError
-from momentumnet.memory import measure_memory
-from momentumnet.planning import plan
 from momentumnet.streams.converted import converted_blocks
 
-KEPT, LAST = "momentum 1/2, others kept", "momentum 1/2, last kept"
+KEPT = "momentum 1/2, others kept"
 SMALL = [family(name, 5) for name in FAMILIES]
 
 
@@ -31,7 +29,7 @@ def test_variants_compute_what_they_should(network: Network) -> None:
         name: build(model, x)
         for name, build in ways.methods(network, [Fraction(1, 2)], arithmetics=("exact", "float"), keeping=True).items()
     }
-    names = ("stored", "checkpoint", "checkpoint √n", "momentum 1/2", "momentum 1/2 float", KEPT, LAST)
+    names = ("stored", "checkpoint", "checkpoint √n", "momentum 1/2", "momentum 1/2 float", KEPT)
     assert tuple(variants) == names
     step = TrainingStep(x, None)
     for name in ("checkpoint", "checkpoint √n"):
@@ -39,7 +37,6 @@ def test_variants_compute_what_they_should(network: Network) -> None:
     reference = ways.converter(Fraction(1, 2), "exact", backward="stored")(model, x)
     assert gradient_error(step, variants["momentum 1/2"], reference) == 0
     assert gradient_error(step, variants[KEPT], reference) == 0
-    assert gradient_error(step, variants[LAST], reference) == 0
     assert gradient_error(step, variants["momentum 1/2"], model) > 0.01
     reference = ways.converter(Fraction(1, 2), "float", backward="stored")(model, x)
     assert 0 < gradient_error(step, variants["momentum 1/2 float"], reference) < 1e-2
@@ -56,17 +53,6 @@ def test_others_are_kept_or_recomputed() -> None:
     )
     assert kept == 2 + 3 + 5 + 2
     assert recomputed == kept + 4 + 4  # the first blocks, and the stem's layers
-
-
-def test_last_blocks_are_kept_in_what_checkpointing_holds() -> None:
-    network = NETWORKS["resnet50-64"]
-    model, x = network.build(), network.example()
-    variants = ways.methods(network, [Fraction(1, 2)], arithmetics=("exact",), keeping=True)
-    nets = [variants[name](model, x) for name in ("momentum 1/2", LAST, "checkpoint")]
-    held = [measure_memory(lambda net=net: net(x)).saved_bytes for net in nets]
-    assert held[0] < held[1] <= held[2]
-    stages = plan(model, x, others="checkpoint").discovery.timeline
-    assert held[2] - held[1] < max(stage.saving + stage.returned for stage in stages), "one more would fit"
 
 
 def test_segments_cover_all_containers_of_a_resnet() -> None:

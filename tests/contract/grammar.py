@@ -236,6 +236,8 @@ def cases(draw: st.DrawFn) -> Case:
         options = {name: value for name, value in options.items() if name not in ("others", "spare")} | {
             "by_hand": True
         }
+    if "spare" in options:  # chooses these
+        options = {name: value for name, value in options.items() if name not in ("others", "backward")}
     case = Case(net, options, draw(steps()))
     used = {name for block in net.blocks for name in block.operations}
     lost = options.get("gamma", 0.125) ** -len(net.blocks)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import assert_same, loss_of, train_step
+from tests.contract.test_kept import converted
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 
@@ -145,8 +146,8 @@ def test_second_backward_and_second_derivatives() -> None:
 
 def test_last_blocks_kept() -> None:
     expected = train_step(mn.convert(chain(), rows(), backward="stored"), (rows(),))
-    for spare in (1 << 10, 1 << 12, 1 << 20):
-        net = mn.convert(chain(), rows(), backward="checkpointed", spare=spare)
+    for kept in (1, 3, 1 << 20):
+        net = converted(chain(), rows(), kept, backward="checkpointed")
         assert_same(train_step(net, (rows(),)), expected, tolerance=0.0)
 
 

@@ -119,8 +119,10 @@ def _converted(case: Case, backward: str) -> nn.Module:
         return mn.convert(net, streams=["blocks"], backward=backward, inplace=True, **options)
     if backward == "stored":
         options.pop("spare", None)
+    if "spare" not in options:
+        options["backward"] = backward
     random.seed(0)
-    return mn.convert(net, inputs(case.net, 0), backward=backward, inplace=True, **options)
+    return mn.convert(net, inputs(case.net, 0), inplace=True, **options)
 
 
 def _no_network(case: Case, error: Exception) -> str:

@@ -72,9 +72,9 @@ def test_loaded_after_conversion_it_trains_as_stored(case: Case, options: dict[s
     weights = case.model().state_dict()
     outcomes = []
     for backward in ("stored", "reversible"):
-        given = {**options, "backward": backward}
-        if backward == "stored":
-            given.pop("spare", None)
+        given = options if "spare" in options and backward != "stored" else {"backward": backward}
+        if "spare" not in options:
+            given |= options
         net = mn.convert(case.model().to("meta"), on_meta(case.example()), **given).to_empty(device="cpu")
         net.load_state_dict(weights)
         steps = []

@@ -157,7 +157,7 @@ def test_what_a_budget_may_be(budget: Any) -> None:
         mn.plan(Chain([ResidualMLP()] * 2), torch.randn(2, 16), budget=budget)
 
 
-@pytest.mark.parametrize("option", [{"others": "checkpoint"}, {"spare": 5}, {"backward": "stored"}])
+@pytest.mark.parametrize("option", [{"others": "checkpoint"}, {"backward": "stored"}])
 def test_options_that_a_plan_chooses(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"leave out {next(iter(option))}"):
         mn.plan(Chain([ResidualMLP(), ResidualMLP()]), torch.randn(2, 16), budget="least", **option)

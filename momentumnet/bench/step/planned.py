@@ -18,6 +18,8 @@ from momentumnet.planning import plan
 
 # What names say of a network that is planned: behind it stands in whose bytes, or "least".
 PLANNED = ", planned as "
+# At gamma 0 a network computes what it always did.
+UNCONVERTED = Fraction(0)
 # Other arithmetic or compiled code would not be the same comparison.
 _NOT_COMPARED = (ways.COMPILED_BLOCKS, ways.HALF_KEPT, " float", PLANNED)
 
@@ -39,9 +41,17 @@ def peaks_of(variants: Mapping[str, nn.Module | str], step: TrainingStep) -> dic
 
 
 def planned_builds(peaks: Mapping[str, int], gamma: Fraction) -> dict[str, ways.Build]:
-    """How to make the planned networks: within the peaks of the other methods, and within the least."""
+    """How to make the planned networks: within the peaks of the other methods, and within the least.
+
+    At ``gamma``, and without momentum within those of the methods without.
+    """
     budgets: dict[str, int | str] = {LEAST: LEAST, **peaks}
-    return {planned_name(gamma, of): _planner(gamma, budget) for of, budget in budgets.items()}
+    unconverted = {of: budget for of, budget in budgets.items() if not _is_momentum(of)}
+    return {
+        planned_name(factor, of): _planner(factor, budget)
+        for factor, asked in ((gamma, budgets), (UNCONVERTED, unconverted))
+        for of, budget in asked.items()
+    }
 
 
 def planned_name(gamma: Fraction, of: str) -> str:
@@ -62,17 +72,28 @@ def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
         _, _, of = row["method"].partition(PLANNED)
         if of:
             budget = peaks.get(row["method"] if of == LEAST else of)
-            fitting = [
-                other
+            is_momentum = _is_momentum(row["method"])
+            rivals = {
+                other: peak
                 for other, peak in peaks.items()
-                if budget is not None and peak <= budget and other in seconds and _is_compared(other)
+                if _is_compared(other) and (is_momentum or not _is_momentum(other))
+            }
+            fitting = [
+                other for other, peak in rivals.items() if budget is not None and peak <= budget and other in seconds
             ]
             best = min(fitting, key=lambda other: float(seconds[other]), default=None)
             time = None if best is None or row["method"] not in seconds else seconds[row["method"]] / seconds[best]
-            figures = {"peak_with_gradients": peaks.get(row["method"]), "budget_bytes": budget}
+            of_this_function = [peak for other, peak in rivals.items() if _is_momentum(other) == is_momentum]
+            lowest = min(of_this_function, default=None)
+            figures = {"peak_with_gradients": peaks.get(row["method"]), "budget_bytes": budget, "lowest_peak": lowest}
             row = {**row, **figures, "best_within": best, "time_to_best": time}
         found.append(row)
     return found
+
+
+def _is_momentum(method: str) -> bool:
+    """Whether the method trains a network with momentum."""
+    return method.startswith("momentum") and not method.startswith(ways.momentum_name(UNCONVERTED) + ",")
 
 
 def _is_compared(method: str) -> bool:

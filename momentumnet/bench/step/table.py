@@ -12,8 +12,7 @@ NOTES = (
     "One forward and backward pass in training mode; memory beside parameters and their gradients. Columns with × are "
     "multiples of stored activations, 'to checkpoint' of checkpointing every block, measured in turns with them. "
     "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
-    "the default of convert. 'last kept': the last blocks keep their activations, as many of them as fit into what "
-    "checkpointing every block holds more between forward and backward (spare=...).",
+    "the default of convert.",
     "'offloaded': what autograd saves lies in the host's memory (save_on_cpu), which on a GPU does not count. "
     "'compiled blocks': torch.compile of every block, inside what the method does with it; 'compiled, half the "
     "activations': of the whole network, with activation_memory_budget=0.5. Their gradients are compared with "
@@ -26,8 +25,10 @@ NOTES = (
 )
 
 PLANNED_NOTE = (
-    "'planned as': planned with the peak of that method as budget (gradients included), or the least there is. Lines "
-    "below the table have their time beside the quickest method that fits into the same bytes."
+    "'planned as': planned with the peak of that method as budget (gradients included), or the least there is; "
+    "'momentum 0' is the network as it is, with stored and checkpointed parts alone. Lines below the table have their "
+    "time beside the quickest method that fits into the same bytes, and their peak beside the lowest of the methods of "
+    "the same function."
 )
 COLUMNS = ("peak memory", "×", "bytes an element and block", "step time", "×", "to checkpoint", "gradient error")
 
@@ -48,7 +49,8 @@ def table(rows: Sequence[Row]) -> Table:
 def _beside_the_best(row: Row) -> str:
     return (
         f"{row['network']}, {row['method']}: {row['time_to_best']:.2f} times the time of {row['best_within']}, the "
-        f"quickest within {format_bytes(row['budget_bytes'])}"
+        f"quickest within {format_bytes(row['budget_bytes'])}; peak {format_bytes(row['peak_with_gradients'])}, the "
+        f"lowest of the others {format_bytes(row['lowest_peak'])}"
     )
 
 

@@ -22,9 +22,9 @@ TEXT = CommandText(
 Measure the peak memory and the time of one training step (forward and backward) of a network: as it is, with
 torch.utils.checkpoint around every block and around every √n of n blocks, and converted at two values of gamma, exact
 and with the plain float inverse. The methods take turns; the converted networks recompute the blocks outside their
-streams too, as checkpointing does, but for 'others kept', which is what convert does by default. 'last kept' holds as
-much as checkpointing every block does: the last blocks keep their activations. On a GPU also with activations in the
-host's memory ('offloaded'); with --compiled also under torch.compile, block by block and as a whole.""",
+streams too, as checkpointing does, but for 'others kept', which is what convert does by default. On a GPU also with
+activations in the host's memory ('offloaded'); with --compiled also under torch.compile, block by block and as a
+whole.""",
     """\
 examples:
   momentumnet bench step

@@ -47,7 +47,6 @@ def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]
             "momentum 9/10",
             "momentum 1/8",
             "momentum 1/8, others kept",
-            "momentum 1/8, last kept",
         ):
             assert rows[network, method]["gradient_error"] == 0
         assert rows[network, "momentum 9/10 float"]["gradient_error"] > 0

@@ -1,8 +1,9 @@
-"""Memory to spare: the last blocks keep their activations; nothing else changes."""
+"""The last blocks keep their activations, as a plan may choose; nothing else changes."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import Outcome, assert_same, loss_of, train_step
 from tests.contract.test_ends import CONVERSIONS, TwoStreams, rows
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 DEPTH, HIDDEN = 6, 4 * WIDTH
-EVERYTHING = 1 << 40
+EVERYTHING = 1 << 20
 
 
 class Wide(ResidualMLP):
@@ -44,29 +46,28 @@ def chain(block: Callable[[], nn.Module] = Counted) -> Chain:
     return Chain([block() for _ in range(DEPTH)])
 
 
-def bytes_of_last(model: nn.Module, example: Any, count: int, others: str = "keep") -> int:
-    """What the last ``count`` blocks, and the modules between them, keep; and the state that waits in front of them."""
-    plan = mn.plan(model, example, others=others)
-    stages = [stage for stage in plan.discovery.timeline if stage.stream is not None or others == "checkpoint"]
-    first, last = stages[: len(stages) - count], stages[len(stages) - count :]
-    cut = {stage.stream for stage in first} & {stage.stream for stage in last} - {None}
-    return sum(stage.saving + stage.returned for stage in last) + sum(plan.rows[index].saved_after for index in cut)
-
-
 def converted(model: nn.Module, example: Any, count: int, others: str = "keep", **options: Any) -> nn.Module:
-    """With as many bytes to spare as the last ``count`` blocks need."""
-    return mn.convert(model, example, others=others, spare=bytes_of_last(model, example, count, others), **options)
+    """Whose last ``count`` blocks keep their activations, and the modules between them that would be recomputed."""
+    chosen = {name: options.pop(name) for name in ("gamma", "arithmetic") if name in options}
+    plan = mn.plan(model, example, budget="least", **chosen)
+    way = {True: options.pop("backward", "reversible"), False: "checkpointed" if others == "checkpoint" else "stored"}
+    ways = [way[unit.stream is not None] for unit in plan.units]
+    recomputed = [place for place, way in enumerate(ways) if way != "stored"]
+    for place in recomputed[max(0, len(recomputed) - count) :] if count else ():
+        ways[place] = "stored"
+    units = [
+        dataclasses.replace(unit, way=way, group=number)
+        for number, (unit, way) in enumerate(zip(plan.units, ways, strict=True))
+    ]
+    return mn.convert(model, plan=dataclasses.replace(plan, units=tuple(units)), **options)
 
 
 @pytest.mark.parametrize("others", ["keep", "checkpoint"])
-@pytest.mark.parametrize("spare", ["one", "two", "everything"])
-def test_gradients_equal_stored(case: Case, others: str, spare: str) -> None:
+@pytest.mark.parametrize("kept", [1, 2, EVERYTHING])
+def test_gradients_equal_stored(case: Case, others: str, kept: int) -> None:
     model, example = case.model(), case.example()
     stored = mn.convert(model, example, backward="stored")
-    bytes_ = {"one": 1, "two": 2, "everything": 0}[spare]
-    net = mn.convert(
-        model, example, others=others, spare=bytes_of_last(model, example, bytes_, others) if bytes_ else EVERYTHING
-    )
+    net = converted(model, example, kept, others)
     assert_same(train_step(net, example), train_step(stored, example), tolerance=0.0)
 
 
@@ -224,8 +225,9 @@ def test_blocks_of_a_stream_that_runs_twice_are_all_recomputed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.chain(x) - self.chain(2 * x)
 
-    assert mn.plan(Twice(), rows(), spare=EVERYTHING).kept == [0]
-    nets = (mn.convert(Twice(), rows(), backward="stored"), mn.convert(Twice(), rows(), spare=EVERYTHING))
+    with pytest.raises(mn.ConversionError, match="streams of Twice run several times in a pass, and these are not"):
+        mn.convert(Twice(), rows(), spare=1 << 30)
+    nets = (mn.convert(Twice(), rows(), backward="stored"), mn.convert(Twice(), rows()))
     expected, got = (train_step(net, (rows(),)) for net in nets)
     assert_same(got, expected)
 
@@ -236,3 +238,13 @@ def test_copies_keep_as_many_blocks(copied: Callable[[nn.Module], nn.Module]) ->
     before = [block.calls for block in net.blocks]
     loss_of(net(rows())).backward()
     assert [block.calls - count for block, count in zip(net.blocks, before, strict=True)] == [2] * 4 + [1] * 2
+
+
+def test_a_stream_that_is_kept_whole_puts_no_state_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    forks: list[ExactState] = []
+    fork = ExactState.fork
+    monkeypatch.setattr(ExactState, "fork", lambda state: forks.append(state) or fork(state))
+    for kept, expected in ((DEPTH - 1, 1), (DEPTH, 0)):
+        loss_of(converted(chain(), rows(), kept)(rows())).backward()
+        assert len(forks) == expected
+        forks.clear()

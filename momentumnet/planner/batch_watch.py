@@ -1,0 +1,79 @@
+"""Training keeps to its plan: calls with more than the example that was planned for are noticed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from momentumnet.memory import format_bytes
+from momentumnet.streams.nested import tensors_in
+
+logger = logging.getLogger("momentumnet")
+
+# Plans the model again for these arguments, and converts it accordingly.
+Again = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
+class BatchWatch:
+    """A forward pre-hook of a planned model, which counts the elements of its input tensors.
+
+    Args:
+        planned: how many the example had.
+        budget: bytes that the step was planned for; None for the least.
+        again: for larger calls; None: a line in the log says what to do.
+    """
+
+    def __init__(self, planned: int, budget: int | None, again: Again | None) -> None:
+        self._planned, self._budget, self._again = planned, budget, again
+        self._noticed = planned
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look at a call that is about to be made; those without gradients keep nothing."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        elements = elements_of((args, kwargs))
+        if elements <= self._noticed:
+            return
+        self._noticed = elements
+        if self._again is not None and not _in_several_processes():
+            logger.info("planning again: %d elements come in, %d were planned for", elements, self._planned)
+            self._again(model, args, kwargs)
+            return
+        budget = "the least that was planned" if self._budget is None else f"the {format_bytes(self._budget)} planned"
+        logger.warning(
+            "%s was planned for inputs of %d elements and is given %d: the step takes more than %s. %s",
+            type(model).__name__,
+            self._planned,
+            elements,
+            budget,
+            "Plan again for the largest batch (momentumnet.plan), or let it be done (convert(..., replan='auto'))"
+            if self._again is None
+            else "In several processes it is not planned again, as all have to recompute alike: plan for this batch",
+        )
+
+    def attach(self, model: nn.Module) -> None:
+        """Watch the calls of a model."""
+        model.register_forward_pre_hook(self, with_kwargs=True)
+
+
+def detach(model: nn.Module) -> None:
+    """Watch no module in the model any more."""
+    for module in model.modules():
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, BatchWatch):
+                del module._forward_pre_hooks[number]
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
+
+
+def elements_of(inputs: Any) -> int:
+    """Elements of all tensors among the arguments of a call."""
+    return sum(tensor.numel() for tensor in tensors_in(inputs))
+
+
+def _in_several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

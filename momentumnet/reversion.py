@@ -1,0 +1,39 @@
+"""A converted network's way back to the original one."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+from momentumnet import model_config
+from momentumnet.errors import ConversionError
+from momentumnet.planner import batch_watch
+from momentumnet.streams.converted import converted_blocks, release
+from momentumnet.streams.copies import copy_of
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def revert(model: Model, *, inplace: bool = False) -> Model:
+    """The original network back, with the parameters that the converted one has now.
+
+    Args:
+        model: a model that `convert` or `transform_to_momentumnet` returned.
+        inplace: change this model instead of a copy.
+
+    Raises:
+        ConversionError: the model holds no converted block.
+
+    Example:
+        >>> original = mn.revert(converted)  # doctest: +SKIP
+    """
+    target = model if inplace else copy_of(model)
+    blocks = [block for block, _ in converted_blocks(target)]
+    if not blocks:
+        raise ConversionError("the model holds no converted block; there is nothing to revert")
+    for block in blocks:
+        release(block)
+    batch_watch.detach(target)
+    model_config.forget(target)
+    return target

@@ -1,0 +1,154 @@
+"""Inputs larger than the example that was planned for: told of, or planned again."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.contract.reference import assert_same, train_step
+from tests.models import WIDTH, Chain, ResidualMLP
+
+TOLD = "was planned for inputs of"
+
+
+class Wide(ResidualMLP):
+    """Keeps more than the stream's state takes."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 8 * WIDTH)
+
+
+def chain() -> Chain:
+    torch.manual_seed(3)
+    return Chain([Wide() for _ in range(6)])
+
+
+def rows(batch: int) -> Tensor:
+    return torch.randn(batch, WIDTH, generator=torch.Generator().manual_seed(batch))
+
+
+def step(net: nn.Module, batch: int) -> None:
+    net(rows(batch)).square().mean().backward()
+    net.zero_grad(set_to_none=True)
+
+
+def ways(net: nn.Module) -> tuple[str, int]:
+    stream = mn.describe(net)["streams"][0]
+    return stream["backward"], stream["kept"]
+
+
+BUDGET = mn.plan(chain(), rows(64), budget="least").peak * 5 // 4
+
+
+def test_a_larger_batch_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    net = mn.convert(chain(), rows(16), budget=BUDGET)
+    for batch in (16, 4):
+        step(net, batch)
+    with torch.no_grad():
+        net(rows(64))
+    assert TOLD not in caplog.text
+    for _ in range(3):
+        step(net, 32)
+    assert caplog.text.count(TOLD) == 1
+    assert f"{16 * WIDTH} elements and is given {32 * WIDTH}" in caplog.text
+    assert "Plan again for the largest batch" in caplog.text
+
+
+def test_a_plan_that_was_loaded_knows_its_example(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mn.plan(chain(), rows(16), budget="least").save(tmp_path / "plan.json")
+    net = mn.convert(chain(), plan=mn.TrainingPlan.load(tmp_path / "plan.json"))
+    step(net, 17)
+    assert "takes more than the least that was planned" in caplog.text
+
+
+def test_planned_again_it_fits_and_the_gradients_are_those_of_stored(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "momentumnet")
+    net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto", inplace=True)
+    parameters = list(net.parameters())
+    assert ways(net)[1] == 6
+    step(net, 4)
+    expected = train_step(mn.convert(chain(), rows(64), backward="stored"), (rows(64),))
+    assert_same(train_step(net, (rows(64),)), expected)
+    assert TOLD not in caplog.text
+    assert "planning again" in caplog.text
+    assert ways(net)[1] < 6
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    net.zero_grad(set_to_none=True)
+    assert mn.measure_memory(lambda: step(net, 64)).peak_bytes <= BUDGET
+    assert caplog.text.count("planning again") == 1
+
+
+def test_gamma_is_the_one_that_was_set() -> None:
+    net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
+    mn.set_gamma(net, 0.5)
+    step(net, 64)
+    assert mn.describe(net)["streams"][0]["gamma"] == "1/2"
+
+
+def test_what_does_not_fit_leaves_the_model_as_it_was() -> None:
+    net = mn.convert(chain(), rows(16), budget=BUDGET, replan="auto")
+    before = mn.describe(net)
+    with pytest.raises(mn.ConversionError, match="no choice fits a budget"):
+        step(net, 4096)
+    assert mn.describe(net) == before
+    step(net, 16)
+
+
+def test_arguments_by_name_and_by_position() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = chain()
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.chain(x) * scale
+
+    for call in ((lambda net, x: net(x, scale=x.new_ones(()))), (lambda net, x: net(x=x, scale=x.new_ones(())))):
+        net = mn.convert(Two(), (rows(4), torch.ones(())), budget=BUDGET, replan="auto")
+        call(net, rows(64)).sum().backward()
+        assert ways(net)[1] < 6
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_plan_themselves_again(copied: Callable[[nn.Module], nn.Module]) -> None:
+    original = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
+    net = copied(original)
+    step(net, 64)
+    assert ways(net)[1] < 6
+    assert ways(original)[1] == 6
+
+
+def test_nothing_is_left_of_it_on_a_reverted_model(caplog: pytest.LogCaptureFixture) -> None:
+    net = mn.revert(mn.convert(chain(), rows(4), budget=BUDGET))
+    step(net, 64)
+    assert not net._forward_pre_hooks
+    assert not net._forward_pre_hooks_with_kwargs
+    assert TOLD not in caplog.text
+
+
+def test_several_processes_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    net(rows(64))
+    assert "In several processes it is not planned again" in caplog.text
+    assert ways(net)[1] == 6
+
+
+def test_what_replan_may_be() -> None:
+    with pytest.raises(ValueError, match="replan must be one of 'never', 'auto', got True"):
+        mn.convert(chain(), rows(4), budget=BUDGET, replan=True)
+    with pytest.raises(ValueError, match="nothing is planned; give a budget"):
+        mn.convert(chain(), rows(4), replan="auto")
+    plan = mn.plan(chain(), rows(4), budget=BUDGET)
+    with pytest.raises(mn.ConversionError, match="replan was given, too"):
+        mn.convert(chain(), plan=plan, replan="auto")
