@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
@@ -161,9 +162,8 @@ def largest_batch(
 ) -> int:
     """The largest batch of which a training step fits a budget: for it `plan` finds choices, for one more it does not.
 
-    The step is measured at a batch of two, the peak predicted for others, and the answer measured in its turn: that it
-    fits, and that one more does not. Three to six batches are measured as a rule, none of them much larger than the
-    answer.
+    The step is measured at a batch of two, the peak predicted for others, and the answer tried out: that it fits, and
+    that one more does not. Some ten batches are measured as a rule, none of them much larger than the answer.
 
     Args:
         model: the network, which is left as it is.
@@ -189,7 +189,7 @@ def largest_batch(
         >>> size = mn.largest_batch(model, make_example, "1MiB")
         >>> converted = mn.convert(model, make_example(size), budget="1MiB")
     """
-    from momentumnet.planner.batch import largest_planned
+    from momentumnet.planner.batch import largest_planned, largest_tried
     from momentumnet.planner.budget import bytes_of
     from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import measured_step
@@ -204,7 +204,15 @@ def largest_batch(
         step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
         return step.options
 
-    return largest_planned(make_example, measure, limit, most=most)
+    def fits(batch: int) -> bool:
+        try:
+            step_plan(model, make_example(batch), limit, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
+        except (ConversionError, torch.OutOfMemoryError):
+            return False
+        return True
+
+    found = largest_planned(make_example, measure, limit, most=most)
+    return largest_tried(found, fits, most)
 
 
 def conversion_plan(
@@ -246,6 +254,7 @@ def step_plan(
     from momentumnet.planner.budget import LEAST, bytes_of
     from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import measured_step
+    from momentumnet.planner.trial import trial_of
 
     chosen = {"backward": backward != AUTO, "others": others != "keep"}
     if any(chosen.values()):
@@ -263,7 +272,7 @@ def step_plan(
         raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
     limit, ratio = bytes_of(budget, device_of(model, example_inputs)), exact_gamma(gamma)
     step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
-    return step.plan(limit, spare=spare)
+    return step.plan(limit, spare=spare, trial=trial_of(model, example_inputs, loss))
 
 
 def check_options(others: str, spare: int, backward: str) -> None:

@@ -18,6 +18,8 @@ from momentumnet.streams.nested import tensors_in
 FIRST = 2
 # No batch is measured that is larger than so many times one that fits.
 GROWTH = 16
+# So much larger than predicted a batch may be: what the prediction may be off, and the margin.
+BEYOND = 0.2
 # So many guesses are followed; then every other step halves what is left.
 GUESSES = 6
 
@@ -73,6 +75,21 @@ def largest_planned(
     if not largest:
         raise does_not_fit(found[min(found)], limit, min(found))
     return largest
+
+
+def largest_tried(largest: int, fits: Callable[[int], bool], most: int) -> int:
+    """The largest batch that fits, from the largest that is predicted to.
+
+    Args:
+        largest: the one that is predicted to, with a margin.
+        fits: tries a batch.
+        most: the largest batch to look at.
+    """
+    low, high = largest, min(most, largest + max(1, int(largest * BEYOND))) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def largest_fitting(options_of: Callable[[int], Options | None], limit: int, most: int) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
+from momentumnet.core.collectives import processes
 from momentumnet.memory import format_bytes
 from momentumnet.streams.nested import tensors_in
 
@@ -40,7 +40,7 @@ class BatchWatch:
         if elements <= self._noticed:
             return
         self._noticed = elements
-        if self._again is not None and not _in_several_processes():
+        if self._again is not None and processes() == 1:
             logger.info("planning again: %d elements come in, %d were planned for", elements, self._planned)
             self._again(model, args, kwargs)
             return
@@ -73,7 +73,3 @@ def detach(model: nn.Module) -> None:
 def elements_of(inputs: Any) -> int:
     """Elements of all tensors among the arguments of a call."""
     return sum(tensor.numel() for tensor in tensors_in(inputs))
-
-
-def _in_several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

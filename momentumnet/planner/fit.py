@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,11 +16,16 @@ from momentumnet.planner.budget import allowed
 from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Profile
-from momentumnet.planner.search import Options, least, within
+from momentumnet.planner.search import Options, least, least_seconds, within
 from momentumnet.planner.simulate import held_between, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
+from momentumnet.planner.trial import Trial
 from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.nested import tensors_in
+
+# So many plans are tried out, and so much may the prediction be off.
+TRIALS = 4
+OFF = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,56 @@ class MeasuredStep:
     batch: int | None
     elements: int
 
-    def plan(self, limit: int | None, *, spare: int = 0) -> TrainingPlan:
+    def plan(self, limit: int | None, *, spare: int = 0, trial: Trial | None = None) -> TrainingPlan:
         """The plan that takes the least time in so many bytes; None: in the least there can be, and ``spare``.
+
+        Args:
+            limit: the bytes.
+            spare: see above.
+            trial: measures what a plan's step takes, so that the bytes can be used to the last one; None: a margin is
+                left for what the prediction may be off.
 
         Raises:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
         if limit is None:
             smallest, choices = least(self.options)
-            if spare:
-                limit = smallest + spare
-                choices = within(self.options, limit) or choices
-        else:
-            choices = within(self.options, allowed(limit)) or []
-            if not choices:
-                raise does_not_fit(self.options, limit, self.batch)
-        return self._with(choices, limit)
+            room = smallest + spare
+            return self._with(within(self.options, room) or choices, room if spare else None, room)
+        room = allowed(limit)
+        found = None if trial is None else self._tried(limit, trial)
+        choices = within(self.options, room) or []
+        if found is None and not choices:
+            raise does_not_fit(self.options, limit, self.batch)
+        return found or self._with(choices, limit, room)
 
-    def _with(self, choices: Sequence[Choice], limit: int | None) -> TrainingPlan:
+    def _tried(self, limit: int, trial: Trial) -> TrainingPlan | None:
+        """The quickest plan that was measured to fit; None if the first ones do not, or nearly nothing is predicted to.
+
+        What is predicted is corrected by what was measured, and tried again.
+        """
+        room, best, seen = limit, None, list[list[Choice]]()
+        for _ in range(TRIALS):
+            choices = within(self.options, room) or self._least_below((1 + OFF) * limit)
+            if choices is None or choices in seen:
+                break
+            seen.append(choices)
+            plan = self._with(choices, limit, room)
+            peak = trial(plan)
+            if peak is not None and peak <= limit:
+                if best is None or plan.seconds < best.seconds:
+                    best = replace(plan, measured_peak=peak)
+            elif best is not None:
+                break
+            off = plan.peak / (peak or plan.peak * (1 + OFF))
+            room = int(limit * min(off, 1 + OFF))
+        return best
+
+    def _least_below(self, limit: float) -> list[Choice] | None:
+        smallest, choices = least(self.options)
+        return choices if smallest <= limit else None
+
+    def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
         everything = [Choice(0, len(profile.units), Way.STORED)]
         moments, stored = simulated(profile, choices), simulated(profile, everything)
@@ -75,7 +112,8 @@ class MeasuredStep:
             budget=limit,
             peak=peak_of(moments).bytes,
             stored_peak=peak_of(stored).bytes,
-            seconds=seconds + sum(options.seconds(choice) for choice in choices),
+            seconds=seconds + sum(map(options.seconds, choices)),
+            least_seconds=seconds + min(least_seconds(options, room), sum(map(options.seconds, choices))),
             stored_seconds=seconds,
             held=held_between(profile, choices),
             moments=tuple(moments),

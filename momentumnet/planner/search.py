@@ -1,12 +1,13 @@
 """The choice for each unit that takes the least time within a budget: dynamic programming over the units.
 
 Bytes that are held in front of a unit are counted in cells of a grid, rounded up, so that what is found always fits.
+The same search with bytes rounded down finds a time that no choice within the budget can go below.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,16 @@ class Options:
 
 def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | None:
     """The choices that take the least time in so many bytes; None if there are none."""
+    return _searched(options, budget, cells, math.ceil)
+
+
+def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
+    """What all choices that fit take more than keeping everything, or longer; infinite if none fits."""
+    found = _searched(options, budget, cells, math.floor)
+    return math.inf if found is None else sum(options.seconds(choice) for choice in found)
+
+
+def _searched(options: Options, budget: int, cells: int, rounded: Callable[[float], int]) -> list[Choice] | None:
     profile = options.profile
     count, cell = len(profile.units), budget / cells
     glue = np.cumsum([profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)])
@@ -116,7 +127,7 @@ def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | 
                 continue
             for option in options.at(start, front):
                 fitting = int((budget - glue[start] - option.need) // cell) + 1
-                shift = int(np.ceil(option.held / cell))
+                shift = rounded(option.held / cell)
                 reach = min(fitting, cells - shift, cells)
                 if reach <= 0:
                     continue

@@ -61,8 +61,10 @@ class TrainingPlan:
         arithmetic: theirs.
         budget: in bytes; None if the least was asked for.
         peak: predicted bytes at the step's fullest moment, parameters and optimizer not counted.
+        measured_peak: the same, measured in a step that followed the plan; None if none was made.
         stored_peak: the same where everything is stored.
         seconds: predicted time of a step.
+        least_seconds: a time that no other choice in these bytes goes below, by the same prediction.
         stored_seconds: the same where everything is stored.
         held: predicted bytes between forward and backward.
         moments: the bytes over the step.
@@ -80,12 +82,14 @@ class TrainingPlan:
     peak: int
     stored_peak: int
     seconds: float
+    least_seconds: float
     stored_seconds: float
     held: int
     moments: tuple[Moment, ...]
     stored_moments: tuple[Moment, ...]
     elements: int
     estimated: bool = False
+    measured_peak: int | None = None
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
@@ -102,6 +106,13 @@ class TrainingPlan:
             if unit.way == Way.CHECKPOINTED.value and unit.stream not in momentum:
                 found.setdefault(unit.group, []).append(unit)
         return list(found.values())
+
+    @property
+    def _above_the_least(self) -> str:
+        share = self.seconds / self.least_seconds - 1
+        return (
+            f"at most {share:.1%} more than any choice in these bytes" if share > 5e-4 else "the least in these bytes"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -148,10 +159,12 @@ class TrainingPlan:
             lines.append(
                 f"{name:<40} {len(units):>6} {units[0].way:<13} {format_bytes(held):>10} {_milliseconds(seconds):>10}"
             )
+        measured = "" if self.measured_peak is None else f", measured {format_bytes(self.measured_peak)},"
         asked = "the least" if self.budget is None else f"a budget of {format_bytes(self.budget)}"
         lines.append(
-            f"peak {format_bytes(self.peak)} for {asked} (stored: {format_bytes(self.stored_peak)}), "
-            f"{self.seconds / self.stored_seconds:.2f} times the time of stored activations; gamma {self.gamma}. "
+            f"peak {format_bytes(self.peak)}{measured} for {asked} (stored: {format_bytes(self.stored_peak)}), "
+            f"{self.seconds / self.stored_seconds:.2f} times the time of stored activations, "
+            f"{self._above_the_least}; gamma {self.gamma}. "
             "Parameters and what an optimizer keeps are not counted."
         )
         if self.estimated:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.planner import batch_watch
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, Chain, ResidualMLP
 
@@ -137,8 +137,7 @@ def test_nothing_is_left_of_it_on_a_reverted_model(caplog: pytest.LogCaptureFixt
 
 def test_several_processes_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(batch_watch, "processes", lambda: 2)
     net(rows(64))
     assert "In several processes it is not planned again" in caplog.text
     assert ways(net)[1] == 6

@@ -14,7 +14,7 @@ import torch
 from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.profile import Cost, Profile, StreamProfile, Unit
-from momentumnet.planner.search import LONGEST_SEGMENT, TOLERANCE, Options, least, within
+from momentumnet.planner.search import LONGEST_SEGMENT, TOLERANCE, Options, least, least_seconds, within
 from momentumnet.planner.simulate import peak_of, simulated
 
 
@@ -101,6 +101,9 @@ def test_as_good_as_trying_all(seed: int, streams: int) -> None:
         assert found is not None
         assert peak_of(simulated(profile, found)).bytes <= budget
         assert math.isclose(seconds(profile, found), best, abs_tol=1e-9)
+        for cells in (20, 200, 16 * budget):  # rounded down a choice may fit that does not
+            assert least_seconds(options, budget, cells=cells) <= best + 1e-9
+        assert math.isclose(least_seconds(options, budget, cells=16 * budget), best, abs_tol=1e-9)
     assert within(options, least_peak - 1, cells=16 * least_peak) is None
 
 

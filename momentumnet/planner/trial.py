@@ -1,0 +1,64 @@
+"""A plan tried out: the peak of a step that follows it, measured on a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from momentumnet.core.collectives import processes
+from momentumnet.memory import measure_memory
+from momentumnet.planner.following import from_plan
+from momentumnet.planner.hollow import without_values
+from momentumnet.planner.measure import loss_of
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.streams.guard import left_as_found
+from momentumnet.streams.nested import copied, tensors_in
+from momentumnet.streams.roles import apply
+from momentumnet.streams.trace import call_with_example
+
+# Measures the peak of a step that follows a plan, in bytes; None if there is not so much memory.
+Trial = Callable[[TrainingPlan], int | None]
+
+
+def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor] | None) -> Trial | None:
+    """How plans for this step are tried out; None where they cannot be.
+
+    Not without values, where parameters are no plain ones, and in several processes, which would have to try as often.
+    """
+    plain = all(type(parameter) is nn.Parameter for parameter in model.parameters())
+    if not plain or without_values(model, example_inputs) or processes() > 1:
+        return None
+
+    def trial(plan: TrainingPlan) -> int | None:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
+            net, example = _following(model, plan), copied(example_inputs)
+
+            def step() -> None:
+                output = call_with_example(net, example)
+                (loss_of if loss is None else loss)(output).backward()
+
+            try:
+                step()  # in the first one streams learn their scales
+                net.zero_grad(set_to_none=True)
+                return measure_memory(step).peak_bytes
+            except torch.OutOfMemoryError:
+                return None
+
+    return trial
+
+
+def _following(model: nn.Module, plan: TrainingPlan) -> nn.Module:
+    """A converted copy, whose parameters share the model's memory and have gradients of their own."""
+    own = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()}
+    net = copy.deepcopy(model, dict(own))
+    runners, roles = from_plan(net, plan, "drop" if plan.gamma == 1 else "flush")
+    apply(net, runners, roles)
+    return net

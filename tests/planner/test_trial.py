@@ -1,0 +1,154 @@
+"""Plans tried out: a budget is used to its last byte, and what was measured to fit does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.memory import format_bytes
+from momentumnet.planner import trial
+from momentumnet.planner.fit import MeasuredStep, measured_step
+from momentumnet.planner.measure import loss_of
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.trial import trial_of
+from tests.models import WIDTH, Chain, ResidualMLP
+
+
+class Wide(ResidualMLP):
+    """Keeps more than the stream's state takes."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 8 * WIDTH)
+
+
+def chain() -> Chain:
+    torch.manual_seed(3)
+    return Chain([Wide() for _ in range(6)])
+
+
+def rows(batch: int = 64) -> Tensor:
+    return torch.randn(batch, WIDTH, generator=torch.Generator().manual_seed(batch))
+
+
+def peak(net: nn.Module) -> int:
+    x = rows()
+
+    def step() -> None:
+        loss_of(net(x)).backward()
+
+    step()
+    net.zero_grad(set_to_none=True)
+    return mn.measure_memory(step).peak_bytes
+
+
+def measured(model: nn.Module) -> MeasuredStep:
+    return measured_step(model, rows(), gamma=exact_gamma(1 / 8))
+
+
+def off_by(factor: float, true: Callable[[TrainingPlan], int | None]) -> Callable[[TrainingPlan], int | None]:
+    def scaled(plan: TrainingPlan) -> int | None:
+        found = true(plan)
+        return None if found is None else int(found * factor)
+
+    return scaled
+
+
+def test_the_peak_is_that_of_the_converted_network() -> None:
+    model = chain()
+    for budget in ("least", mn.plan(model, rows(), budget="least").peak * 3 // 2):
+        plan = mn.plan(model, rows(), budget=budget)
+        tried = trial_of(model, rows(), None)
+        assert tried is not None
+        assert tried(plan) == pytest.approx(peak(mn.convert(model, plan=plan)), rel=0.01)
+        assert plan.measured_peak == (None if budget == "least" else tried(plan))
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    class Noisy(Chain):
+        def __init__(self) -> None:
+            super().__init__([Wide() for _ in range(4)])
+            self.norm, self.calls = nn.BatchNorm1d(WIDTH), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(self.norm(x) + torch.randn_like(x))
+
+    model = Noisy().train()
+    model(rows()).sum().backward()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients, calls = [parameter.grad.clone() for parameter in model.parameters()], model.calls
+    random = torch.get_rng_state()
+    assert mn.plan(model, rows(), budget="1MiB").measured_peak is not None
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.calls == calls
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(p.grad, gradient) for p, gradient in zip(model.parameters(), gradients, strict=True))
+
+
+def test_a_budget_of_what_another_plan_took_gives_that_plan_again() -> None:
+    """With a margin for the prediction it would not fit its own bytes."""
+    model = chain()
+    least = mn.plan(model, rows(), budget="least")
+    tried = trial_of(model, rows(), None)
+    assert tried is not None
+    own = tried(least)
+    again = mn.plan(model, rows(), budget=own)
+    assert [unit.way for unit in again.units] == [unit.way for unit in least.units]
+    assert again.measured_peak == own
+    with pytest.raises(mn.ConversionError, match="no choice fits"):
+        mn.plan(model, rows(), budget=own - 1)
+
+
+@pytest.mark.parametrize("factor", [0.92, 0.97, 1.03, 1.08])
+def test_a_prediction_that_is_off_is_corrected(factor: float) -> None:
+    model = chain()
+    step, tried = measured(model), trial_of(model, rows(), None)
+    assert tried is not None
+    least, stored = step.plan(None).peak, step.plan(1 << 40).peak
+    for limit in range(int(1.1 * least), int(1.1 * stored), (stored - least) // 5):
+        found = step.plan(limit, trial=off_by(factor, tried))
+        assert found.measured_peak is not None
+        assert found.measured_peak <= limit
+        # What a step that is predicted exactly takes in these bytes, a block more or less.
+        best = step.plan(int(limit / factor), trial=tried)
+        assert found.seconds <= best.seconds + 1.01 * max(unit.seconds for unit in step.plan(None).units)
+
+
+def test_without_the_memory_for_a_trial_less_is_planned() -> None:
+    model = chain()
+    step, tried = measured(model), trial_of(model, rows(), None)
+    most = step.plan(None).peak * 5 // 4
+    found = step.plan(most * 21 // 20, trial=lambda plan: None if plan.peak > most else tried(plan))
+    assert found.measured_peak is not None
+    assert found.peak <= most
+
+
+def test_where_nothing_can_be_tried_a_margin_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(nn.Parameter):
+        pass
+
+    odd = chain()
+    odd.stem.weight = Other(odd.stem.weight.detach())
+    assert trial_of(odd, rows(), None) is None
+    assert trial_of(chain().to("meta"), rows().to("meta"), None) is None
+    assert trial_of(chain(), rows(), None) is not None
+    monkeypatch.setattr(trial, "processes", lambda: 2)
+    assert trial_of(chain(), rows(), None) is None
+    budget = mn.plan(chain(), rows(), budget="least").peak
+    with pytest.raises(mn.ConversionError, match="no choice fits"):
+        mn.plan(chain(), rows(), budget=budget)
+
+
+def test_it_is_printed_and_saved(tmp_path: Path) -> None:
+    plan = mn.plan(chain(), rows(), budget="1MiB")
+    assert f", measured {format_bytes(plan.measured_peak)}, for a budget" in str(plan)
+    assert ", measured" not in str(dataclasses.replace(plan, measured_peak=None))
+    plan.save(tmp_path / "plan.json")
+    assert mn.TrainingPlan.load(tmp_path / "plan.json") == plan
