@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torchvision.models import list_models
 
+from momentumnet.command_errors import UsageError
 from momentumnet.planner.budget import DEVICE, LEAST
 
 
@@ -171,3 +172,13 @@ def data_source(text: str) -> str:
     if text not in ("digits", "cifar10") and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is neither digits, cifar10 nor a folder")
     return text
+
+
+def check_one_budget(options: argparse.Namespace) -> None:
+    """``--spare`` is a budget of the least that there is, and so many bytes; it takes no other one.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if options.spare and options.budget not in (None, LEAST):
+        raise UsageError("--spare is a budget of the least that there is, and so much more; leave out one of the two")

@@ -97,6 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
     importlib.import_module("momentumnet.finetuning.weights_file")  # a package that is missing is told before any work
     recipe = training_options.recipe(options)
+    arguments.check_one_budget(options)
     if _is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
         raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
     report = Report(as_json=options.json)

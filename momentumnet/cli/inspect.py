@@ -124,6 +124,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespace) -> None:
     """Shows the choices that fit a budget."""
+    arguments.check_one_budget(options)
     if options.others != "keep":
         raise CommandError("--budget and --spare choose for each block and module; leave out --others")
     model.train()

@@ -32,9 +32,9 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
                 stream.path or "(root)",
                 stream.blocks,
                 plan.gamma,
-                magnitude=stream.magnitude,
+                magnitude=stream.magnitude or None,  # 0: measured without values, which come later
                 start=stream.start_magnitude or None,
-                spread=stream.spread,
+                spread=stream.spread if stream.magnitude else None,
                 arithmetic=plan.arithmetic,
                 backward=backward,
                 kept=kept,

@@ -78,7 +78,7 @@ def test_a_budget_that_nothing_fits(command: Callable[..., Any]) -> None:
     assert "no choice fits a budget of 1.00 MiB" in done.err
     done = command("inspect", "resnet18", "--budget", "1GiB", "--spare", "1MiB")
     assert done.status != 0
-    assert "leave out one of them" in done.err
+    assert "leave out one of the two" in done.err
     done = command("inspect", "resnet18", "--spare", "1MiB", "--others", "checkpoint")
     assert done.status != 0
     assert "leave out --others" in done.err
