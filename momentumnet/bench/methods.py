@@ -78,9 +78,11 @@ def methods(
     also with those kept as they are, and with the last blocks kept, in as many bytes as checkpointing every block holds
     more. With ``offloading``, activations in the host's memory. With ``compiling``, all but these and the float
     arithmetic also with compiled blocks, and compiled as a whole in half of the activations (`compilation` must be
-    open where they run). The variants share their parameters.
+    open where they run). The variants share their parameters. Of a network whose blocks are not known, what needs them
+    is left out.
     """
-    named = {STORED: _stored, **_checkpointing(network, twin)}
+    known = bool(network.containers)
+    named = {STORED: _stored, **(_checkpointing(network, twin) if known else {})}
     if offloading:
         named[OFFLOADED] = lambda model, x: Offloaded(model, pinned=x.is_cuda)
     for gamma in gammas:
@@ -88,8 +90,9 @@ def methods(
             named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
         if keeping:
             named[momentum_name(gamma) + OTHERS_KEPT] = converter(gamma, "exact", others="keep")
+        if keeping and known:
             named[momentum_name(gamma) + LAST_KEPT] = _as_much_as_checkpointed(network, gamma)
-    return {**named, **_compiled(network, gammas)} if compiling else named
+    return {**named, **_compiled(network, gammas)} if compiling and known else named
 
 
 def _stored(model: nn.Module, _: Tensor) -> nn.Module:
