@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,7 +62,6 @@ OPTIONS = ("--image-size", "16", "--batch-size", "4", "--epochs", "1", "--augmen
 def _mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.setattr(comparison, "step_costs", partial(step_costs, repeats=1))
 
 

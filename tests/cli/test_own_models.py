@@ -113,7 +113,6 @@ def test_a_function_of_ones_own(command: Callable[..., Any], inputs: tuple[str, 
         (("mine:network", "--input", "x=16x8", "--input", "x=16x8"), 2, "give each input by a keyword of its own"),
         (("mine:network", "--input", "16x9"), 1, "mine:network does not accept the input 16,9: RuntimeError: "),
         (("mine:network", "--input", "y=16x8"), 1, "mine:network does not accept the input y=16,8: TypeError: "),
-        (("hf:nowhere",), 2, "hf:nowhere: there is no nowhere; give a folder with config.json"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
@@ -238,6 +237,9 @@ def test_transformers_by_folder_file_and_weights(command: Callable[..., Any], tm
 
 def test_a_config_that_is_none(command: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="pip install 'momentumnet[hf]'")
+    done = command("inspect", "hf:nowhere")
+    assert done.status == 2
+    assert "hf:nowhere: there is no nowhere; give a folder with config.json" in done.err
     (tmp_path / "config.json").write_text("{")
     done = command("inspect", "hf:.")
     assert done.status == 2

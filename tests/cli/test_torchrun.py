@@ -52,7 +52,6 @@ OPTIONS = (
 def _mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 
 def in_two(*arguments: str) -> subprocess.CompletedProcess[str]:
