@@ -75,9 +75,11 @@ def methods(
     each gamma in each arithmetic, with the blocks outside the streams recomputed; with ``keeping``, in exact
     arithmetic also with those kept as they are. With ``offloading``, activations in the host's memory. With
     ``compiling``, all but these and the float arithmetic also with compiled blocks, and compiled as a whole in half
-    of the activations (`compilation` must be open where they run). The variants share their parameters.
+    of the activations (`compilation` must be open where they run). The variants share their parameters. Of a network
+    whose blocks are not known, what needs them is left out.
     """
-    named = {STORED: _stored, **_checkpointing(network, twin)}
+    known = bool(network.containers)
+    named = {STORED: _stored, **(_checkpointing(network, twin) if known else {})}
     if offloading:
         named[OFFLOADED] = lambda model, x: Offloaded(model, pinned=x.is_cuda)
     for gamma in gammas:
@@ -85,7 +87,7 @@ def methods(
             named[momentum_name(gamma, arithmetic)] = converter(gamma, arithmetic)
         if keeping:
             named[momentum_name(gamma) + OTHERS_KEPT] = converter(gamma, "exact", others="keep")
-    return {**named, **_compiled(network, gammas)} if compiling else named
+    return {**named, **_compiled(network, gammas)} if compiling and known else named
 
 
 def _stored(model: nn.Module, _: Tensor) -> nn.Module:

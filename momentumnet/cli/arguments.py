@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,11 @@ import torchvision
 from torchvision.models import list_models
 
 from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import model_sources
+from momentumnet.finetuning.model_inputs import DTYPES, Given, InputShape
 from momentumnet.planner.budget import DEVICE, LEAST
+
+_FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
 def gamma(text: str) -> Fraction:
@@ -33,13 +38,36 @@ def gammas(text: str) -> list[Fraction]:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """A tensor's shape, batch dimension included: ``1,3,224,224``."""
-    return tuple(positive(part) for part in text.split(","))
+    """A tensor's shape, batch dimension included: ``1,3,224,224`` or ``1x3x224x224``."""
+    return tuple(positive(part) for part in text.replace("x", ",").split(","))
 
 
 def shape_text(shape: Sequence[int]) -> str:
     """A shape as `shape` reads it."""
     return ",".join(str(size) for size in shape)
+
+
+def model_input(text: str) -> Given:
+    """One input of a network as its shape, with its type and its keyword, or a function that returns all inputs.
+
+    ``1x3x224x224``, ``2x16:int64``, ``input_ids=2x16:int64``, ``module:function``.
+    """
+    if _FUNCTION.fullmatch(text):
+        return text
+    keyword, equals, rest = text.rpartition("=")
+    sizes, colon, dtype = rest.partition(":")
+    try:
+        found = shape(sizes)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no input ({error}); write for example 2x3x224x224, 2x16:int64, input_ids=2x16:int64 or "
+            "module:function"
+        ) from None
+    if colon and dtype not in DTYPES:
+        raise argparse.ArgumentTypeError(f"{dtype!r} in {text!r} is not one of {', '.join(DTYPES)}")
+    if equals and not keyword.isidentifier():
+        raise argparse.ArgumentTypeError(f"{keyword!r} in {text!r} is no keyword of a function")
+    return InputShape(found, DTYPES[dtype] if colon else torch.float32, keyword or None)
 
 
 def depths(text: str) -> list[int]:
@@ -147,12 +175,24 @@ def device(text: str) -> torch.device:
 
 
 def any_model(text: str) -> str:
-    """The name of any torchvision model."""
-    return _known(text, list_models())
+    """The name of any torchvision model, or of one of those that `own_model` knows."""
+    return own_model(text) if model_sources.is_own(text) else _known(text, list_models())
+
+
+def own_model(text: str) -> str:
+    """``timm:NAME``, ``hf:PATH`` or ``module:function``; what they name is looked at later."""
+    prefix, _, rest = text.partition(":")
+    if not rest:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing behind {prefix}:")
+    if prefix not in ("timm", "hf") and not _FUNCTION.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither timm:NAME, hf:PATH nor module:function")
+    return text
 
 
 def classifier(text: str) -> str:
-    """The name of a torchvision image classification model."""
+    """The name of a torchvision image classification model, or of one of those that `own_model` knows."""
+    if model_sources.is_own(text):
+        return own_model(text)
     names = list_models(module=torchvision.models)
     if text not in names and text in list_models():
         raise argparse.ArgumentTypeError(f"{text} is not an image classification model")

@@ -14,6 +14,7 @@ from momentumnet import whole_file
 from momentumnet.cli.options import CommandText, add_command, add_run_folder
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.trained import WEIGHTS, Trained
 
 TEXT = CommandText(
@@ -45,13 +46,16 @@ def run(options: argparse.Namespace) -> None:
         UsageError: The folder holds no run, or the output's folder is not there.
     """
     report, trained = PlainReport(as_json=options.json), Trained.read(options.run_folder)
-    path = options.output or trained.folder / f"{trained.model}.pt"
+    path = options.output or trained.folder / f"{model_sources.in_file_names(trained.model)}.pt"
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}")
     whole_file.write(path, partial(torch.save, trained.stock().state_dict()))
     gammas = sorted({stream["gamma"] for stream in trained.conversion["streams"]})
     classes = len(trained.classes)
-    report.line(f"Written: {path}, for torchvision.models.get_model({trained.model!r}, num_classes={classes})")
+    made = f"torchvision.models.get_model({trained.model!r}, num_classes={classes})"
+    if model_sources.is_own(trained.model):
+        made = f"{trained.model} with {classes} classes"
+    report.line(f"Written: {path}, for {made}")
     if any(Fraction(gamma) for gamma in gammas):
         report.line(
             f"The network was trained at gamma {', '.join(gammas)}: the stock one computes nearly the same only. "

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from momentumnet.command_errors import CommandError, MachineError
 from momentumnet.errors import MomentumNetError, StorageError
+from momentumnet.finetuning import model_inputs, model_sources, own_code
+from momentumnet.finetuning.model_inputs import Given
 from momentumnet.memory import format_bytes
 
 EXTRA_MODULES = ("rich", "matplotlib", "sklearn", "safetensors")
 # "you tried to allocate 123 bytes" on the CPU, "Tried to allocate 2.00 GiB" on CUDA.
 _WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
+# gloo and NCCL, where a process that is waited for has gone.
+_OTHERS_GONE = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
 
 
 def explain(error: Exception) -> tuple[str, int] | None:
@@ -29,10 +35,32 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return needs, MachineError.status
     if _is_out_of_memory(error):
         return _out_of_memory(error), MachineError.status
+    if isinstance(error, RuntimeError) and _OTHERS_GONE.search(str(error)):
+        return "another process of this run has ended: its message says why", CommandError.status
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}", MachineError.status
     return None
+
+
+@contextmanager
+def told_of_inputs(model: str, given: Sequence[Given] | None) -> Iterator[None]:
+    """Inside, what a model raises for inputs that it is not made for is told in one line.
+
+    Args:
+        model: Its name.
+        given: The inputs that the user has named.
+
+    Raises:
+        CommandError: It does not accept them.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
+        if _is_out_of_memory(error) or not (given or model_sources.is_own(model)):
+            raise
+        inputs = f"the input {model_inputs.described(given)}" if given else "its default input; name others by --input"
+        raise CommandError(f"{model} does not accept {inputs}: {own_code.reason(error)}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

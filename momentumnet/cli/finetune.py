@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from momentumnet.cli.options import (
 )
 from momentumnet.command_errors import UsageError
 from momentumnet.conversion import convert
-from momentumnet.finetuning import data, models, run_folder
+from momentumnet.description import describe
+from momentumnet.finetuning import data, model_sources, processes, run_folder
 from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
@@ -35,19 +37,23 @@ EXAMPLES = 8
 TEXT = CommandText(
     "convert a classifier and fine-tune it",
     """\
-Convert a torchvision classifier into a Momentum ResNet, fine-tune it, and show accuracy, memory and step time beside
-the unconverted network. The fine-tuned weights fit the unconverted network too.""",
+Convert an image classifier into a Momentum ResNet, fine-tune it, and show accuracy, memory and step time beside the
+unconverted network. The fine-tuned weights fit the unconverted network too. The classifier is torchvision's, timm's,
+one of transformers, or what a function of yours returns.""",
     """\
 examples:
   momentumnet finetune                                     ResNet-18 on the digits of scikit-learn
   momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
   momentumnet finetune --data photos --weights DEFAULT     photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
+  momentumnet finetune --model timm:vit_tiny_patch16_224 --data photos
+  momentumnet finetune --model mine:network                mine.py: def network(): return an nn.Module for images
   momentumnet finetune --budget 2GiB                       what each block keeps is chosen so that a step fits
   momentumnet finetune --compare                           fine-tune the unconverted network as well
   momentumnet finetune --optimizer sam                     step with the gradient at the worst point nearby
   momentumnet finetune --data photos --validation 0.2 --augment randaugment --precision bf16 --accumulate 2
   momentumnet finetune --freeze backbone --schedule cosine --warmup 1 --patience 3 --save best
   momentumnet finetune --resume                            go on after an interruption, or to more --epochs
+  torchrun --nproc-per-node 2 -m momentumnet finetune      in two processes, each with its part of every batch
 
 Weights and data that are named and cannot be had end it with exit status 2. A checkpoint is written after every
 epoch, to runs/MODEL-DATA unless --output names another folder; a second run goes to runs/MODEL-DATA-2, and --resume
@@ -100,33 +106,37 @@ def run(options: argparse.Namespace) -> None:
     arguments.check_one_budget(options)
     if _is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
         raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
-    report = Report(as_json=options.json)
-    name = f"{options.model}-{Path(options.data).resolve().name}"
-    with run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite) as folder:
-        _run(options, recipe, report, folder)
+    name = f"{model_sources.in_file_names(options.model)}-{Path(options.data).resolve().name}"
+    with processes.joined(options.device) as (together, options.device), ExitStack() as stack:
+        report, folder = Report(as_json=options.json, silent=not together.is_first), None
+        if together.is_first:
+            opened = run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite)
+            folder = stack.enter_context(opened)
+        _run(options, recipe, report, together.from_first(folder), together)
 
 
-def _run(options: argparse.Namespace, recipe: Recipe, report: Report, folder: Path) -> None:
+def _run(
+    options: argparse.Namespace, recipe: Recipe, report: Report, folder: Path, together: processes.Processes
+) -> None:
     from momentumnet.cli import comparison_table
 
     device = chosen_device(options)
     torch.manual_seed(options.seed)
-    image_size = options.image_size or max(data.default_size(options.data), models.smallest_size(options.model))
-    reading = training_options.reading(options)
-    images = data.load_images(options.data, image_size=image_size, say=report.line, reading=reading)
-    model, weights = models.build_classifier(
-        options.model, weights=options.weights, classes=images.classes, image_size=image_size, say=report.line
-    )
+    with together.one_first():
+        images, model, weights = _loaded(options, report)
+        recipe = dataclasses.replace(recipe, batch_size=_batch_size(recipe.batch_size, len(images.train), together))
     report.line(
         f"{options.model} (weights: {weights}) on {images.name}: {len(images.train)} training and "
-        f"{len(images.validation)} validation images of {image_size} x {image_size}, {images.classes} classes, {device}"
+        f"{len(images.validation)} validation images of {images.image_size} x {images.image_size}, "
+        f"{images.classes} classes, {device}"
     )
-    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(images.train)))
+    if together.count > 1:
+        report.line(f"{together.count} processes, {recipe.batch_size // together.count} images of a batch in each")
     if options.freeze is not None:
         report.line(f"{len(freeze(model, options.freeze))} modules with parameters do not learn")
     model.to(device)
     comparison = Comparison(
-        networks={MOMENTUM: _convert(model, images, options, recipe, device), UNCONVERTED: model},
+        networks={MOMENTUM: _converted(model, images, options, recipe, device, together), UNCONVERTED: model},
         images=images,
         device=device,
         recipe=recipe,
@@ -134,6 +144,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, report: Report, folder: Pa
         settings=training_options.settings(options, images, weights, recipe),
         narrator=report,
         save=options.save,
+        processes=together,
     )
     try:
         outcomes = comparison.run(
@@ -142,7 +153,47 @@ def _run(options: argparse.Namespace, recipe: Recipe, report: Report, folder: Pa
     except KeyboardInterrupt:
         report.line(f"Interrupted: the same command with --resume goes on after the last finished epoch, in {folder}.")
         raise
-    comparison_table.show(comparison, outcomes, report)
+    if together.is_first:
+        comparison_table.show(comparison, outcomes, report)
+
+
+def _loaded(options: argparse.Namespace, report: Report) -> tuple[ImageData, nn.Module, str]:
+    """The images, the network, and where its weights came from."""
+    image_size = options.image_size or max(data.default_size(options.data), model_sources.smallest_size(options.model))
+    reading = training_options.reading(options)
+    images = data.load_images(options.data, image_size=image_size, say=report.line, reading=reading)
+    model, weights = model_sources.build_classifier(
+        options.model, weights=options.weights, classes=images.classes, image_size=image_size, say=report.line
+    )
+    return images, model, weights
+
+
+def _batch_size(asked: int, images: int, together: processes.Processes) -> int:
+    """Images of a forward pass in all processes together.
+
+    Raises:
+        UsageError: They cannot be shared out.
+    """
+    if asked % together.count:
+        raise UsageError(f"--batch-size {asked} is that of all processes together: take a multiple of {together.count}")
+    return min(asked, images // together.count * together.count)
+
+
+def _converted(
+    model: nn.Module,
+    images: ImageData,
+    options: argparse.Namespace,
+    recipe: Recipe,
+    device: torch.device,
+    together: processes.Processes,
+) -> nn.Module:
+    """The network, converted in all processes as the first one has it: choices for a budget go by measured times."""
+    own = dataclasses.replace(recipe, batch_size=recipe.batch_size // together.count)
+    if not _is_planned(options):
+        return _convert(model, images, options, own, device)
+    network = _convert(model, images, options, own, device) if together.is_first else None
+    description = together.from_first(None if network is None else describe(network))
+    return convert(model, like=description) if network is None else network
 
 
 def _convert(

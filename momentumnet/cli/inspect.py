@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from momentumnet.cli import arguments
-from momentumnet.cli.options import CommandText, add_command, conversion
+from momentumnet.cli import arguments, inspect_check
+from momentumnet.cli.failures import told_of_inputs
+from momentumnet.cli.options import CommandText, add_command, add_input, conversion
 from momentumnet.command_errors import CommandError
-from momentumnet.finetuning import models
+from momentumnet.finetuning import model_sources
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import LEAST
 from momentumnet.planning import largest_batch, plan
@@ -23,23 +23,30 @@ if TYPE_CHECKING:
 TEXT = CommandText(
     "show which blocks can be converted and what that saves",
     """\
-Trace a torchvision model once with random weights (nothing is downloaded) and show its residual streams: runs of
-blocks that conversion can carry, with the bytes held between forward and backward before and after.""",
+Trace a model once with random weights (nothing is downloaded) and show its residual streams: runs of blocks that
+conversion can carry, with the bytes held between forward and backward before and after. The model is torchvision's,
+timm's, one of transformers, or what a function of yours returns. --check converts it and makes training steps.""",
     """\
 examples:
   momentumnet inspect resnet50
   momentumnet inspect resnet101 --input 32,3,224,224 --spare 1GiB
   momentumnet inspect resnet101 --input 32,3,224,224 --budget 2GiB
   momentumnet inspect resnet101 --input 1,3,224,224 --budget 8GiB --largest-batch
-  momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128""",
+  momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128
+  momentumnet inspect timm:vit_tiny_patch16_224 --check
+  momentumnet inspect hf:checkpoint --input input_ids=2x16:int64     checkpoint/config.json, and weights if there are
+  momentumnet inspect hf:config.json
+  momentumnet inspect mine:network --input 2x3x64x64                 mine.py: def network(): return an nn.Module
+  momentumnet inspect mine:network --input mine:inputs --check       inputs(): a tensor, a tuple or a dict
+
+With --check the exit status is 1 where a gradient differs by more than 1e-5 from that of stored activations.""",
 )
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     parser = add_command(commands, "inspect", TEXT, run, conversion(others="keep"))
-    parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help="name of a torchvision model")
-    shapes = "shape of the input, e.g. 1,3,224,224; once for each input (default: what the model is made for)"
+    parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help=model_sources.MEANING)
     meaning = (
         "choose for each block and module what takes the least time within this memory, e.g. 4GiB, gradients "
         "included and parameters not, 'device' for what is free there, or 'least'; measures a training step"
@@ -50,7 +57,13 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="find the largest batch that fits --budget; of --input, all but the first dimension counts",
     )
-    parser.add_argument("--input", type=arguments.shape, action="append", metavar="SHAPE", help=shapes)
+    add_input(parser)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="convert it, and compare a training step's gradients with those of stored activations; shows bytes and "
+        "time before and after, and how far the output moves",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -63,22 +76,26 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.report import Report
 
     report = Report(as_json=options.json)
-    model = models.untrained(options.model)
-    inputs = models.example_inputs(options.model, options.input)
     if options.largest_batch and options.budget in (None, LEAST):
         raise CommandError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
-    if options.budget is not None or options.spare:
-        _within_budget(report, model, inputs, options)
-        return
-    try:
+    model = model_sources.build(options.model)
+    if options.check:
+        inspect_check.run(report, model, _inputs(model, options, default_batch=2), options)
+    elif options.budget is not None or options.spare:
+        _within_budget(report, model, options)
+    else:
+        _show(report, model, options)
+
+
+def _inputs(model: nn.Module, options: argparse.Namespace, **batch: int) -> Any:
+    return model_sources.example_inputs(options.model, model, options.input, **batch)
+
+
+def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None:
+    """Shows the streams."""
+    inputs = _inputs(model, options)
+    with told_of_inputs(options.model, options.input):
         planned = plan(model, inputs, gamma=options.gamma, others=options.others)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        # What models raise for a shape that they are not made for.
-        shapes = " and ".join(arguments.shape_text(shape) for shape in options.input or [])
-        if not shapes:
-            raise
-        reason = textwrap.shorten(str(error), 200)
-        raise CommandError(f"{options.model} does not accept the input {shapes}: {reason}") from error
     columns = ("stream", "blocks", "shape", "before", "after", "checkpointed")
     rows = [
         (
@@ -122,16 +139,16 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespace) -> None:
+def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace) -> None:
     """Shows the choices that fit a budget."""
     arguments.check_one_budget(options)
     if options.others != "keep":
         raise CommandError("--budget and --spare choose for each block and module; leave out --others")
     model.train()
     batch = _largest_batch(report, model, options) if options.largest_batch else None
-    if batch is not None:
-        inputs = models.example_inputs(options.model, options.input, batch=batch)
-    planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
+    inputs = _inputs(model, options) if batch is None else _inputs(model, options, batch=batch)
+    with told_of_inputs(options.model, options.input):
+        planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
     for line in str(planned).splitlines():
         report.line(line)
     report.result(
@@ -153,7 +170,7 @@ def _within_budget(report: Report, model: nn.Module, inputs: Any, options: argpa
 def _largest_batch(report: Report, model: nn.Module, options: argparse.Namespace) -> int:
     batch = largest_batch(
         model,
-        lambda batch: models.example_inputs(options.model, options.input, batch=batch),
+        lambda batch: _inputs(model, options, batch=batch),
         options.budget,
         gamma=options.gamma,
     )

@@ -105,6 +105,18 @@ def add_count(parser: argparse._ActionsContainer, flag: str, default: int, meani
     )
 
 
+def add_input(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--input``."""
+    parser.add_argument(
+        "--input",
+        type=arguments.model_input,
+        action="append",
+        metavar="SHAPE|MODULE:FUNCTION",
+        help="shape of an input, e.g. 2x3x224x224, 2x16:int64 or input_ids=2x16:int64, once for each input; or a "
+        "function that returns all of them (default: what the model is made for)",
+    )
+
+
 def add_run_folder(parser: argparse.ArgumentParser) -> None:
     """Adds the run whose network is used."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")

@@ -22,6 +22,7 @@ from momentumnet.cli.options import (
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning.images import BrokenImageError, read_image
+from momentumnet.finetuning.own_classifiers import logits
 from momentumnet.finetuning.trained import Trained
 
 SHOWN = 3  # classes of a file, the likeliest first
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     network, broken = trained.network(device), list[str]()
     for files, images in _batches(trained, options, broken):
         with torch.no_grad():
-            probabilities = network(images.to(device)).float().softmax(dim=1).cpu()
+            probabilities = logits(network(images.to(device))).float().softmax(dim=1).cpu()
         for file, row in zip(files, probabilities.tolist(), strict=True):
             _show(report, file, row, trained.classes, as_json=options.json)
     if broken:

@@ -23,11 +23,12 @@ class Report(PlainReport):
 
     Args:
         as_json: Whether stdout is kept for the result as JSON; everything else then goes to stderr.
+        silent: Whether nothing is shown: another process of the same training speaks.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
-        super().__init__(as_json=as_json)
-        self.console = _Console(stderr=as_json, highlight=False, soft_wrap=True)
+    def __init__(self, *, as_json: bool = False, silent: bool = False) -> None:
+        super().__init__(as_json=as_json and not silent)
+        self.console = _Console(stderr=as_json, highlight=False, soft_wrap=True, quiet=silent)
 
     def line(self, text: str) -> None:
         """Prints one line of text, exactly as it stands."""

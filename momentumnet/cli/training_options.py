@@ -8,6 +8,7 @@ from typing import Any
 from momentumnet.cli import arguments
 from momentumnet.cli.options import add_choice, add_count, add_skip_broken
 from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.data import AUGMENTATIONS, ImageData, Reading
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe
 
@@ -17,7 +18,11 @@ RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
 def add_network_and_data(group: Any) -> None:
     """Adds what is trained, and on what."""
     group.add_argument(
-        "--model", type=arguments.classifier, default="resnet18", help="torchvision classifier (default: %(default)s)"
+        "--model",
+        type=arguments.classifier,
+        default="resnet18",
+        metavar="MODEL",
+        help=f"{model_sources.MEANING}; of images, all of them (default: %(default)s)",
     )
     group.add_argument(
         "--weights",

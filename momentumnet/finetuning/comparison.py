@@ -17,6 +17,8 @@ from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.metrics import Epoch, write_metrics
+from momentumnet.finetuning.own_classifiers import logits
+from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import Recipe
 from momentumnet.finetuning.trained import WEIGHTS, write_config
 from momentumnet.finetuning.training import Trainer, evaluate
@@ -72,6 +74,7 @@ class Comparison:
         device: Where the networks are.
         recipe: How to train.
         save: Which weights are kept: ``best`` (by validation accuracy), ``last`` or ``both``.
+        processes: Those that train together; the first one writes.
         output: Folder of the run, which is there.
         settings: What makes the run the one that it is, as plain values.
         narrator: Takes what the user is to see meanwhile.
@@ -85,6 +88,7 @@ class Comparison:
     settings: Mapping[str, object]
     narrator: Narrator
     save: str = "last"
+    processes: Processes = ALONE
     _epochs: dict[str, list[Epoch]] = dataclasses.field(default_factory=dict, init=False)
 
     def run(self, *, trained: Collection[str], resume: bool) -> dict[str, Outcome]:
@@ -93,24 +97,28 @@ class Comparison:
         Raises:
             UsageError: Too few images, or a checkpoint that cannot be resumed.
         """
-        if self.recipe.batch_size < 2:
+        if self.recipe.batch_size < 2 * self.processes.count:
+            among = f" for {self.processes.count} processes" if self.processes.count > 1 else ""
             raise UsageError(
                 f"training needs batches of at least 2 images; there are {self.recipe.batch_size} in a batch of "
-                f"{self.images.name}"
+                f"{self.images.name}{among}"
             )
-        network, classes, preprocessing = self.networks[MOMENTUM], self.images.class_names, self.images.preprocessing
-        write_config(self.output, network, classes, preprocessing, self.settings)
+        if self.processes.is_first:
+            classes, preprocessing = self.images.class_names, self.images.preprocessing
+            write_config(self.output, self.networks[MOMENTUM], classes, preprocessing, self.settings)
         costs = self._measure()
         outcomes = {}
         for name in list(self.networks):
             network = self.networks.pop(name)  # so that its memory is free for the next one
-            before, _ = evaluate(network, self.images, self.recipe.batch_size, self.device)
+            size, device = self.recipe.batch_size, self.device
+            before, _ = evaluate(network, self.images, size, device, processes=self.processes)
             epochs = self._train(name, network, costs, resume=resume) if name in trained else []
             outcomes[name] = Outcome(before, costs[name], epochs)
         return outcomes
 
     def _measure(self) -> dict[str, StepCost]:
-        images, labels = next(iter(self.images.batches(self.images.train, self.recipe.batch_size, shuffle_seed=0)))
+        train, size = self.images.train, self.recipe.batch_size
+        images, labels = next(iter(self.images.batches(train, size, shuffle_seed=0, processes=self.processes)))
         step = partial(_forward_backward, images.to(self.device), labels.to(self.device))
         with self.narrator.progress() as progress:
             task = progress.add_task("measuring memory and time", total=None)
@@ -118,7 +126,15 @@ class Comparison:
 
     def _train(self, name: str, network: nn.Module, costs: Mapping[str, StepCost], *, resume: bool) -> list[Epoch]:
         path = self.output / f"checkpoint-{name}.pt"
-        trainer = Trainer(network, self.images, self.device, recipe=self.recipe, path=path, settings=self.settings)
+        trainer = Trainer(
+            network,
+            self.images,
+            self.device,
+            recipe=self.recipe,
+            path=path,
+            settings=self.settings,
+            processes=self.processes,
+        )
         if resume:
             self._resume(trainer)
         self._write(name, trainer, costs)
@@ -133,7 +149,7 @@ class Comparison:
         """Writes the weights and the table of what is done so far."""
         from momentumnet.finetuning.weights_file import save_weights
 
-        if not trainer.done:
+        if not trainer.done or not self.processes.is_first:
             return
         best = self.output / (WEIGHTS if name == MOMENTUM else f"{name}.safetensors")
         if self.save == "last" or trainer.best is trainer.done[-1]:
@@ -164,4 +180,4 @@ class Comparison:
 
 def _forward_backward(images: Tensor, labels: Tensor, network: nn.Module) -> None:
     network.train()
-    F.cross_entropy(network(images), labels).backward()
+    F.cross_entropy(logits(network(images)), labels).backward()

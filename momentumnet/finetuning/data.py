@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
@@ -18,6 +18,7 @@ from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import image_folder
 from momentumnet.finetuning.images import BrokenImageError, Preprocessing
+from momentumnet.finetuning.processes import ALONE, Processes
 
 DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
 FOLDER_SIZE = 224
@@ -55,18 +56,32 @@ class ImageData:
         """Side of the images that a network is given."""
         return self.preprocessing.image_size
 
-    def batches(self, part: Any, batch_size: int, *, shuffle_seed: int | None = None) -> Batches:
+    def batches(
+        self, part: Any, batch_size: int, *, shuffle_seed: int | None = None, processes: Processes = ALONE
+    ) -> Batches:
         """Batches of one part: in order, or in an order that depends on ``shuffle_seed`` alone.
 
-        Shuffled batches are all full: batch normalisation cannot train on a last batch of a single image.
+        Shuffled batches are all full: batch normalisation cannot train on a last batch of a single image. Of several
+        processes each gets its part of each batch.
         """
-        shuffle = shuffle_seed is not None
         generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
-        return Batches(
-            DataLoader(
-                part, batch_size, shuffle=shuffle, drop_last=shuffle, generator=generator, num_workers=self.workers
-            )
-        )
+        order = SequentialSampler(part) if generator is None else RandomSampler(part, generator=generator)
+        batches = BatchSampler(order, batch_size, drop_last=generator is not None)
+        own = batches if processes.count == 1 else _Part(batches, processes)
+        return Batches(DataLoader(part, batch_sampler=own, generator=generator, num_workers=self.workers))
+
+
+class _Part(Sampler[list[int]]):
+    """A process's part of batches."""
+
+    def __init__(self, batches: BatchSampler, processes: Processes) -> None:
+        self._batches, self._processes = batches, processes
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._processes.part(self._batches)
 
 
 class Batches:

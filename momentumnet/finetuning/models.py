@@ -38,9 +38,19 @@ def example_inputs(name: str, shapes: Sequence[tuple[int, ...]] | None, *, batch
         shapes = _default_shapes(name)
     if batch is not None:
         shapes = [(batch, *shape[1:]) for shape in shapes]
-    tensors = tuple(torch.rand(shape) for shape in shapes)
-    if name in list_models(module=torchvision.models.detection):
-        return ([image for batch in tensors for image in batch],)  # detection models take a list of images
+    taken: tuple[Any, ...] = as_taken(name, tuple(torch.rand(shape) for shape in shapes))
+    return taken
+
+
+def is_detection(name: str) -> bool:
+    """Whether the torchvision model ``name`` takes a list of images, and targets in training."""
+    return name in list_models(module=torchvision.models.detection)
+
+
+def as_taken(name: str, tensors: Any) -> Any:
+    """Positional arguments as the torchvision model ``name`` takes them: images in batches, or in a list."""
+    if is_detection(name) and isinstance(tensors, tuple) and all(isinstance(images, Tensor) for images in tensors):
+        return ([image for batch in tensors for image in batch],)
     return tensors
 
 
@@ -90,10 +100,10 @@ def build_classifier(
     if weights == "none":
         return sized(name, classes, image_size), weights
     if weights is not None and Path(weights).is_file():
-        return _from_file(name, Path(weights), classes, image_size), weights
+        return from_file(Path(weights), name, classes, lambda count: sized(name, count, image_size)), weights
     model, problem = _pretrained(name, weights or "DEFAULT")
     if model is not None:
-        _replace_head(model, classes)
+        fit_head(model, classes, anew=True)
         return model, weights or "DEFAULT"
     if weights is not None:
         raise UsageError(
@@ -144,18 +154,28 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module | None, object]:
         return None, error
 
 
-def _from_file(name: str, path: Path, classes: int, image_size: int) -> nn.Module:
+def from_file(path: Path, name: str, classes: int, build: Callable[[int], nn.Module]) -> nn.Module:
+    """A classifier with the weights of a state dict; a head for another number of classes is replaced by a new one.
+
+    Args:
+        path: The file.
+        name: Of the network, for messages.
+        classes: Number of classes.
+        build: Makes the network for a number of classes.
+
+    Raises:
+        UsageError: The file cannot be read, or does not fit.
+    """
     state = _read_state(path)
-    model = sized(name, classes, image_size)
+    model = build(classes)
     place, _ = head(model)
     trained = state.get(f"{place}.weight")
     if trained is not None and len(trained) != classes:
-        model = sized(name, len(trained), image_size)
+        model = build(len(trained))
     if faults := weight_faults.faults(model, state):
         raise UsageError(f"{path} does not hold weights of {name}: {faults}{weight_faults.fitting(state, name)}")
     model.load_state_dict(state)
-    if trained is not None and len(trained) != classes:
-        _replace_head(model, classes)
+    fit_head(model, classes)
     return model
 
 
@@ -188,8 +208,11 @@ def head(model: nn.Module) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
-def _replace_head(model: nn.Module, classes: int) -> None:
+def fit_head(model: nn.Module, classes: int, *, anew: bool = False) -> None:
+    """Puts a new head in place of one for another number of classes, or, with ``anew``, of any."""
     path, old = head(model)
+    if old.out_features == classes and not anew:
+        return
     parent, _, name = path.rpartition(".")
     new = nn.Linear(old.in_features, classes, bias=old.bias is not None)
     setattr(model.get_submodule(parent), name, new)

@@ -17,7 +17,7 @@ from momentumnet.command_errors import UsageError
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.errors import CheckpointError, ConversionError
-from momentumnet.finetuning import models
+from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.images import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -57,6 +57,10 @@ def _version() -> str | None:
         return None
 
 
+def _is_known(model: str) -> bool:
+    return model_sources.is_own(model) or model in list_models()
+
+
 @dataclass(frozen=True)
 class Trained:
     """The network of a run.
@@ -93,7 +97,7 @@ class Trained:
             found = whole_file.read_json(path)
         except CheckpointError as error:
             raise UsageError(f"{error}; start {folder} anew with --overwrite") from error
-        if found.get("format") != FORMAT or found["model"] not in list_models():
+        if found.get("format") != FORMAT or not _is_known(found["model"]):
             raise UsageError(f"{path} was written by another version of momentumnet (format {found.get('format')})")
         return cls(
             folder,
@@ -117,7 +121,7 @@ class Trained:
             raise UsageError(
                 f"{self.folder} holds no {WEIGHTS}: no epoch is done; momentumnet finetune --resume goes on"
             )
-        network = models.sized(self.model, len(self.classes), self.preprocessing.image_size)
+        network = model_sources.sized(self.model, len(self.classes), self.preprocessing.image_size)
         try:
             network.load_state_dict(load_weights(path))
         except (CheckpointError, RuntimeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from momentumnet.finetuning import checkpoint
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.metrics import Epoch
+from momentumnet.finetuning.own_classifiers import logits
+from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe
 from momentumnet.resume import training_state
 
@@ -33,6 +35,7 @@ class Trainer:
         recipe: How to train it.
         path: Checkpoint of this network.
         settings: What must agree for a checkpoint to be resumed.
+        processes: Those that train together, each on its part of each batch.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class Trainer:
         recipe: Recipe,
         path: Path,
         settings: Mapping[str, object],
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.data, self.device = model, data, device
-        self.recipe, self.path, self.settings = recipe, path, settings
+        self.recipe, self.path, self.settings, self.processes = recipe, path, settings, processes
         self.done: list[Epoch] = []
         # Norms whose weights do not learn keep their statistics too.
         self._frozen = [module for module in model.modules() if _is_frozen(module)]
@@ -56,7 +60,8 @@ class Trainer:
         self._optimizer = recipe.optimizer(model)
         self._scheduler = recipe.scheduler(self._optimizer, self.steps_per_epoch)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        torch.manual_seed(recipe.seed)
+        self._called = processes.wrapped(model, device)
+        torch.manual_seed(recipe.seed + processes.rank)  # each draws other dropout masks for its part
 
     def resume(self, say: Callable[[str], None]) -> bool:
         """Goes on from the last good checkpoint, to the bit.
@@ -70,16 +75,19 @@ class Trainer:
         Raises:
             UsageError: All of them are damaged, or belong to another run.
         """
-        state = checkpoint.load(self.path, self.settings, say=say)
+        with self.processes.one_first():  # which puts a damaged one aside
+            state = checkpoint.load(self.path, self.settings, say=say)
         if state is None:
             return False
-        checkpoint.load_streams(self.path, self.model, state["streams"])
+        own = state if self.processes.is_first else _of(state.get("others", ()), self.processes.rank - 1)
+        checkpoint.load_streams(self.path, self.model, (own or state)["streams"])
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._go_on_with_schedule(state["scheduler"], longer=state["settings"]["epochs"] != self.recipe.epochs)
         self._scaler.load_state_dict(state["scaler"])
         self.done = [Epoch(**values) for values in state["epochs"]]
-        _set_random_state(state["random"])
+        if own is not None:
+            _set_random_state(own["random"])
         return True
 
     def _go_on_with_schedule(self, state: Mapping[str, Any], *, longer: bool) -> None:
@@ -97,24 +105,31 @@ class Trainer:
         number, start = len(self.done) + 1, time.perf_counter()
         loss = self._train(number, advance)
         seconds = time.perf_counter() - start
-        accuracy, validation_loss = evaluate(self.model, self.data, self.recipe.batch_size, self.device)
+        self.processes.share_buffers(self.model)
+        accuracy, validation_loss = evaluate(
+            self.model, self.data, self.recipe.batch_size, self.device, processes=self.processes
+        )
         lr = float(self._optimizer.param_groups[0]["lr"])
         epoch = Epoch(number, loss, accuracy, self._right / self._seen, validation_loss, lr, seconds)
         self.done.append(epoch)
+        first, *others = self.processes.gathered({"streams": training_state(self.model), "random": _random_state()})
+        if self.processes.is_first:
+            self._save({**first, "others": others})
+        return epoch
+
+    def _save(self, of_processes: Mapping[str, Any]) -> None:
         checkpoint.save(
             self.path,
             self.settings,
             {
                 "model": self.model.state_dict(),
-                "streams": training_state(self.model),
                 "optimizer": self._optimizer.state_dict(),
                 "scheduler": self._scheduler.state_dict(),
                 "scaler": self._scaler.state_dict(),
                 "epochs": [asdict(epoch) for epoch in self.done],
-                "random": _random_state(),
+                **of_processes,
             },
         )
-        return epoch
 
     @property
     def finished(self) -> bool:
@@ -139,7 +154,8 @@ class Trainer:
         losses: list[Any] = []  # tensors, which the optimizers pass through from the closure
         right: list[Tensor] = []
         seed, self._seen = self.recipe.seed + number, 0
-        batches = iter(self.data.batches(self.data.train, self.recipe.batch_size, shuffle_seed=seed))
+        own = self.data.batches(self.data.train, self.recipe.batch_size, shuffle_seed=seed, processes=self.processes)
+        batches = iter(own)
         while group := list(itertools.islice(batches, self.recipe.accumulate)):
             found: list[Tensor] = []
             closure = self._passes(
@@ -155,8 +171,9 @@ class Trainer:
             right.append(found[0])  # of the first pass: SAM's second one is at other weights
             self._seen += sum(len(labels) for _, labels in group)
             advance()
-        self._right = int(torch.stack(right).sum())
-        return float(torch.stack(losses).mean())
+        self._right = int(self.processes.total(torch.stack(right).sum()))
+        self._seen *= self.processes.count  # all parts are of one size
+        return float(self.processes.total(torch.stack(losses).mean())) / self.processes.count
 
     def _passes(self, group: list[tuple[Tensor, Tensor]], found: list[Tensor]) -> Callable[[], Any]:
         """What the optimizer calls once in a step, or twice; ``found`` takes the number of right classes of each."""
@@ -165,11 +182,12 @@ class Trainer:
         def closure() -> Tensor:
             self._optimizer.zero_grad()
             losses, right = [], []
-            for images, labels in group:
-                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                    outputs = self.model(images)
-                    loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
-                self._scaler.scale(loss / len(group)).backward()
+            for number, (images, labels) in enumerate(group, start=1):
+                with self.processes.gradients_kept(self._called, until_later=number < len(group)):
+                    with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                        outputs = logits(self._called(images))
+                        loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+                    self._scaler.scale(loss / len(group)).backward()
                 losses.append(loss.detach())
                 right.append((outputs.detach().argmax(dim=1) == labels).sum())
             found.append(torch.stack(right).sum())
@@ -185,18 +203,27 @@ def predictions(
     """What the model, in eval mode, puts out for each batch, float32 (N, classes) on the CPU, with the labels."""
     model.eval()
     for images, labels in batches:
-        yield model(images.to(device)).float().cpu(), labels
+        yield logits(model(images.to(device))).float().cpu(), labels
 
 
-def evaluate(model: nn.Module, data: ImageData, batch_size: int, device: torch.device) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, data: ImageData, batch_size: int, device: torch.device, *, processes: Processes = ALONE
+) -> tuple[float, float]:
     """Share of the validation images, from 0 to 1, whose class the model finds, and their mean cross entropy."""
     right = total = 0
     loss = 0.0
-    for outputs, labels in predictions(model, data.batches(data.validation, batch_size), device):
+    for outputs, labels in predictions(model, data.batches(data.validation, batch_size, processes=processes), device):
         right += int((outputs.argmax(dim=1) == labels).sum())
         loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
         total += len(labels)
-    return right / total, loss / total
+    place = device if processes.count > 1 else "cpu"
+    counts = processes.total(torch.tensor([right, total, loss], dtype=torch.float64, device=place)).tolist()
+    return counts[0] / counts[1], counts[2] / counts[1]
+
+
+def _of(states: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any] | None:
+    """That of one process; None where the run had fewer."""
+    return states[index] if index < len(states) else None
 
 
 def _is_frozen(module: nn.Module) -> bool:

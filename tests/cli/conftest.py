@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,14 @@ def _no_network_and_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(downloads, "reachable", lambda url: False)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_modules_forgotten() -> Iterator[None]:
+    """What a test has written as ``mine.py`` is not what another one finds."""
+    sys.modules.pop("mine", None)
+    yield
+    sys.modules.pop("mine", None)
 
 
 @pytest.fixture

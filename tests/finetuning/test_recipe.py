@@ -121,7 +121,7 @@ def test_half_precision_resumes_to_the_bit_and_is_near_float32(precision: str) -
 
 def test_patience_ends_a_training_that_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.5, 0.7, 0.7, 0.6, 0.9])
-    monkeypatch.setattr("momentumnet.finetuning.training.evaluate", lambda *_: (next(accuracies), 0.0))
+    monkeypatch.setattr("momentumnet.finetuning.training.evaluate", lambda *_, **__: (next(accuracies), 0.0))
     one = trainer(replace(PLAIN, epochs=9, patience=2))
     while not one.finished:
         one.run_epoch(lambda: None)

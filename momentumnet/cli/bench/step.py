@@ -8,14 +8,20 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.networks import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS
+from momentumnet.bench.networks import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS, Network
+from momentumnet.bench.one_tensor import network_of
 from momentumnet.bench.results import Results
 from momentumnet.bench.step.measure import measure, step_methods
 from momentumnet.bench.step.table import table
+from momentumnet.cli import arguments
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
-from momentumnet.cli.options import CommandText, chosen_device
+from momentumnet.cli.failures import told_of_inputs
+from momentumnet.cli.options import CommandText, add_input, chosen_device
+from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import model_inputs, model_sources
 
+BATCH = 8  # of a model that says what it takes
 TEXT = CommandText(
     "memory and time of one training step",
     """\
@@ -31,6 +37,7 @@ examples:
   momentumnet bench step --network resnet50-128 --network encoder-48
   momentumnet bench step --planned --network resnet50-64 --network encoder-48
   momentumnet bench step --network llama-24 --device cuda --dtype bfloat16 --compiled
+  momentumnet bench step --model mine:network --input 16x3x64x64     mine.py: def network(): return an nn.Module
 
 Writes step.json, step.md and step.png to --output.""",
 )
@@ -47,6 +54,10 @@ def add_parser(benchmarks: Any) -> None:
         help=f"{', '.join(NETWORKS)}; once for each (default on a CPU: {len(CPU_NETWORKS)} of moderate size, on a GPU: "
         f"{', '.join(GPU_NETWORKS)}; with --quick: {', '.join(QUICK_NETWORKS)})",
     )
+    command.add_argument(
+        "--model", type=arguments.any_model, metavar="MODEL", help=f"instead of a --network: {model_sources.MEANING}"
+    )
+    add_input(command)
     command.add_argument(
         "--compiled",
         action="store_true",
@@ -81,13 +92,15 @@ def run(options: argparse.Namespace) -> None:
     chosen = {"offloading": options.offloaded or device.type == "cuda", "compiling": options.compiled}
     settings = {**common.step_settings(options), "repeats": common.chosen_repeats(options), **chosen}
     settings |= {"planning": True} if options.planned else {}
+    networks = _networks(options, device)
+    if options.model is not None:
+        settings |= {"input": model_inputs.described(options.input)}
     path = options.output / "step.json"
     results = Results.begin(path, command="bench step", device=device, settings=settings, resume=options.resume)
     with report.progress() as progress:
-        for name in options.network or _default_networks(options, device):
+        for name, network in networks.items():
             if results.holds(network=name):
                 continue
-            network = NETWORKS[name]
             builds = step_methods(network, options.gammas, **chosen)
             task = progress.add_task(name, total=len(builds))
             rows = measure(
@@ -103,6 +116,26 @@ def run(options: argparse.Namespace) -> None:
             results.add([{"network": name, **row} for row in rows])
             progress.remove_task(task)
     finish(report, results, [table(results.rows)], plot_step)
+
+
+def _networks(options: argparse.Namespace, device: torch.device) -> dict[str, Network]:
+    """What is measured, by name.
+
+    Raises:
+        UsageError: Options do not go together, or there is no such model.
+        CommandError: The model does not accept the input.
+        ConversionError: It has no stream that can be carried.
+    """
+    if options.model is None:
+        if options.input is not None:
+            raise UsageError("--input is for a --model; the networks of --network bring theirs")
+        return {name: NETWORKS[name] for name in options.network or _default_networks(options, device)}
+    if options.network is not None:
+        raise UsageError("--model and --network both name what is measured; leave out one of them")
+    model = model_sources.build(options.model)
+    inputs = model_sources.example_inputs(options.model, model, options.input, default_batch=BATCH)
+    with told_of_inputs(options.model, options.input):
+        return {options.model: network_of(model, inputs)}
 
 
 def _default_networks(options: argparse.Namespace, device: torch.device) -> Sequence[str]:
