@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         StepOrderError,
         StorageError,
     )
+    from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
     from momentumnet.planning import largest_batch, plan
     from momentumnet.resume import load_training_state, training_state
+    from momentumnet.reversible_sequential import ReversibleSequential
     from momentumnet.reversion import revert
     from momentumnet.streams.block import ResidualStream
     from momentumnet.streams.discover import find_streams
@@ -42,6 +44,7 @@ log.name_the_package()
 __all__ = [
     "CheckpointError",
     "ConversionError",
+    "GammaSchedule",
     "MemoryReport",
     "MomentumNet",
     "MomentumNetError",
@@ -49,6 +52,7 @@ __all__ = [
     "PruningError",
     "ReconstructionError",
     "ResidualStream",
+    "ReversibleSequential",
     "StateRangeError",
     "StepOrderError",
     "StorageError",
@@ -67,6 +71,7 @@ __all__ = [
     "plan",
     "prune",
     "revert",
+    "schedule_gamma",
     "set_gamma",
     "training_state",
     "transform_to_momentumnet",
@@ -78,11 +83,13 @@ _NAMES = {
     "core.ledger": ("check_replays",),
     "description": ("describe",),
     "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
+    "gamma_schedule": ("GammaSchedule", "schedule_gamma"),
     "memory": ("MemoryReport", "measure_memory"),
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
     "planner.training_plan": ("TrainingPlan",),
     "planning": ("largest_batch", "plan"),
     "resume": ("load_training_state", "training_state"),
+    "reversible_sequential": ("ReversibleSequential",),
     "reversion": ("revert",),
     "streams.block": ("ResidualStream",),
     "streams.discover": ("find_streams",),

@@ -186,23 +186,40 @@ def _found(
 def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
     """Change gamma of every momentum stream in the model, from the next forward on.
 
+    A backward that is still to come belongs to the forward before, and keeps its gamma. What was recorded in a CUDA
+    graph keeps it, too: record it anew. `momentumnet.schedule_gamma` changes gamma step by step.
+
     Args:
-        model: a converted model, or one that holds `MomentumNet` modules.
+        model: a converted model, wrapped (``DistributedDataParallel``, an adapter) or not, or one that holds
+            `MomentumNet` modules.
         gamma: in [0, 1], rounded to the nearest n/d with d <= 128.
 
     Raises:
         ConversionError: the model holds no momentum stream.
-        ValueError: gamma is outside [0, 1], or 1 with the flush.
+        ValueError: gamma is outside [0, 1], or 1 with the flush; no stream is changed.
 
     Example:
         >>> mn.set_gamma(converted, 0.5)  # doctest: +SKIP
     """
-    streams = streams_of(model)
+    for stream in streams_that_take(model, gamma):
+        stream.set_gamma(gamma)
+    model_config.renew(model)
+
+
+def streams_that_take(model: nn.Module, *gammas: float | Fraction) -> list[MomentumStream]:
+    """The momentum streams of the model; each can have each of these gammas.
+
+    Raises:
+        ConversionError: there is no stream.
+        ValueError: one cannot have one of the gammas.
+    """
+    streams = [stream for stream in streams_of(model) if stream.has_gamma]
     if not streams:
         raise ConversionError("the model holds no momentum stream; convert it first")
     for stream in streams:
-        stream.set_gamma(gamma)
-    model_config.renew(model)
+        for gamma in gammas:
+            stream.checked_gamma(gamma)
+    return streams
 
 
 def _check_replan(replan: str, *, is_planned: bool) -> None:

@@ -46,10 +46,21 @@ def note(model: nn.Module) -> None:
 
 
 def renew(model: nn.Module) -> None:
-    """Write the description anew where there is one: the model has changed."""
-    config = _config_of(model)
-    if config is not None and getattr(config, NAME, None) is not None:
-        setattr(config, NAME, describe(model))
+    """Write the streams' gammas of now into each description in the model: they have changed.
+
+    By the names of the streams, which are those of their conversion: the config of a model stands in its parts, too,
+    and is found inside of a wrapper (``DistributedDataParallel``, an adapter), where modules have other names.
+    """
+    seen: set[int] = set()
+    for module in model.modules():
+        config = _own_config_of(module)
+        description: Any = getattr(config, NAME, None)
+        if _function_of(description) is None or id(config) in seen:
+            continue
+        seen.add(id(config))
+        gammas = {stream.name: str(stream.gamma) for stream in streams_of(module)}
+        renewed = [{**found, "gamma": gammas.get(found["name"], found["gamma"])} for found in description["streams"]]
+        setattr(config, NAME, {**description, "streams": renewed})
 
 
 def forget(model: nn.Module) -> None:
@@ -60,7 +71,15 @@ def forget(model: nn.Module) -> None:
 
 
 def _config_of(model: nn.Module) -> Any:
-    config = getattr(model, "config", None)
+    return _if_saved(getattr(model, "config", None))
+
+
+def _own_config_of(module: nn.Module) -> Any:
+    """The config that stands on this very module, not one to which a wrapper passes on."""
+    return _if_saved(vars(module).get("config"))
+
+
+def _if_saved(config: Any) -> Any:
     is_saved = all(callable(getattr(config, method, None)) for method in ("to_dict", "save_pretrained"))
     return config if is_saved and hasattr(config, "__dict__") else None
 

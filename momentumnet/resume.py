@@ -10,7 +10,7 @@ from torch import nn
 from momentumnet.errors import CheckpointError
 from momentumnet.streams.converted import named_streams
 
-VERSION = 1
+VERSION = 2
 
 
 def training_state(model: nn.Module) -> dict[str, Any]:

@@ -174,9 +174,9 @@ class StoreSchedule:
         return Digits(n, d, spills, previous, bound, next_bound, (n * next_bound - d * bound) // 2)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def store_schedule(gamma: Fraction, word: Word) -> StoreSchedule:
-    """The shared schedule of every stream with this gamma and word."""
+    """The schedule of every stream with this gamma and word: shared, but for a training that runs through many."""
     return StoreSchedule(gamma, word)
 
 

@@ -83,9 +83,9 @@ def step(ints: Integers, move: Move, position: Tensor, report: Tensor) -> Tensor
         if spilled is not None:
             spilled[where] = low_bytes[0]
         v = v.add_(move.branch_integers(where))
-        largest = torch.maximum(_magnitude_of_branch(move, where), _magnitude(v))
+        largest = torch.maximum(magnitude_of_branch(move, where), magnitude_of_integers(v))
         x = x.add_(word.wrap_(v)).add_(fp.carry(s, digits.next_bound))
-        report[0] = torch.maximum(report[0], torch.maximum(largest, _magnitude(x)))
+        report[0] = torch.maximum(report[0], torch.maximum(largest, magnitude_of_integers(x)))
         fp.write_float(word.wrap_(x), move.scale.exponent, word, position[where])
         report[1] += fp.checksum(x, v, s, where.start)
         piece.write(x, v, s)
@@ -176,10 +176,12 @@ def fits(magnitude: int, word: Word) -> bool:
     return 0 <= magnitude < word.limit
 
 
-def _magnitude_of_branch(move: Move, where: slice) -> Tensor:
+def magnitude_of_branch(move: Move, where: slice) -> Tensor:
+    """The magnitude of a piece of the weighted branch, as a step reports it."""
     return magnitude_of_floats(move.branch.at(where).value(), move.scale.factor, move.scale.word)
 
 
-def _magnitude(value: Tensor) -> Tensor:
+def magnitude_of_integers(value: Tensor) -> Tensor:
+    """A number with as many bits as the largest magnitude among them. Overwrites nothing."""
     low, high = torch.aminmax(value)
     return torch.maximum(high, low.bitwise_not_())

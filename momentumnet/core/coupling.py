@@ -1,12 +1,13 @@
-r"""What a step of a stream is: the momentum rule and its exact inverse (`arithmetic.adjoint` has its adjoint).
+r"""What a step of a stream is: what the engine asks of a rule (`Coupling`) and of a state that moves by it (`State`).
 
-    v <- gamma * v + w * f        w = 1 - gamma        (Sander, Ablin, Blondel, Peyre, ICML 2021, equation 4)
+The momentum rule (Sander, Ablin, Blondel, Peyre, ICML 2021, equation 4) is `momentumnet.core.momentum`:
+
+    v <- gamma * v + w * f        w = 1 - gamma
     x <- x + v
 
 `ExactState` (`momentumnet.core.exact_state`) carries x and v as integers, so that the inverse is exact at any depth;
-`FloatState` carries floats: the plain rule, cheapest, with an inverse that loses log2(1/gamma) bits a step. Both offer
-the operations of `State`, all that the tape (`momentumnet.core.tape`) asks of a coupling; another coupling is another
-pair of such states.
+`FloatState` carries floats: the plain rule, cheapest, with an inverse that loses log2(1/gamma) bits a step. Another
+coupling (`momentumnet.core.additive`) is a file with its own states, and the linear adjoint of its step.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from momentumnet.arithmetic.adjoint import Gradients
+from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.inference import counted, gradients_on
+from momentumnet.core.plain import PlainState
 
 # Relative difference of the norms at which a float reconstruction counts as wrong.
 FLOAT_TOLERANCE = 1e-2
@@ -55,7 +59,7 @@ class State(Protocol):
         """x as handed to the next block."""
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
-        """v as a float tensor."""
+        """v as a float tensor; a packed state stays packed."""
 
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         """x + factor v, the same bits each time; a packed state stays packed."""
@@ -97,6 +101,41 @@ class State(Protocol):
 
     def matches(self, fingerprint: Fingerprint) -> bool:
         """Whether this state is the one that the fingerprint was taken of. Reads the device."""
+
+
+class Coupling(Protocol):
+    """The rule by which a stream moves: makes its states, and knows the transpose of a step."""
+
+    @property
+    def gamma(self) -> Fraction:
+        """What v is multiplied with from step to step: the resolution of the integers goes by it."""
+
+    @property
+    def is_reversible(self) -> bool:
+        """Whether a step can be undone."""
+
+    @property
+    def weight(self) -> Fraction:
+        """That of a branch."""
+
+    def floats(self, x: Tensor, v: Tensor | None, *, finite_only: bool = False) -> FloatState:
+        """The state in floats at a stream's start."""
+
+    def integers(
+        self, x: Tensor, v: Tensor | None, exponent: int, name: str, bits: int, *, word: Word, careful: bool
+    ) -> State:
+        """The exact state at a stream's start: `ExactState` has the arguments and the errors."""
+
+    def plain(self, x: Tensor, v: Tensor | None) -> PlainState:
+        """The state in ordinary, differentiable operations."""
+
+    def adjoint(
+        self, grad_x: Tensor, grad_v: Tensor, weight: float, *, branch_is_output: bool, overwrite: bool
+    ) -> Gradients:
+        """The gradients of a step's branch (or, as `arithmetic.adjoint` says, its block's output), v and x."""
+
+    def velocity_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The type in which the gradient of v travels in a stream of ``dtype``."""
 
 
 class FloatState:

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import selection
+from momentumnet.arithmetic.compiled.selection import MomentumStep
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, full_bits
 from momentumnet.arithmetic.layout import Layout
-from momentumnet.arithmetic.momentum_step import Branch, Move, Scale, advance, magnitude_of_floats
+from momentumnet.arithmetic.momentum_step import Branch, Move, Scale, magnitude_of_floats
 from momentumnet.arithmetic.planes import Integers
 from momentumnet.arithmetic.reports import Reports, has_values, is_hollow
 from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
 from momentumnet.core.range import Range
-from momentumnet.core.rest import OUTPUT_PIECE, AtRest, write_output
+from momentumnet.core.rest import OUTPUT_PIECE, AtRest, write_output, write_velocity
 
 
 class ExactState:
@@ -37,6 +38,7 @@ class ExactState:
         word: the integers' type; None for that of x.
         careful: look at every report at once, and make the scale coarser where values do not fit. Without, nothing is
             read from the device: the reports tell later, and a state that did not fit means nothing.
+        kernels: what makes a step; None for the momentum step as it is selected for x.
 
     Raises:
         NonFiniteBranch: x or v holds NaN or Inf (if careful).
@@ -54,13 +56,14 @@ class ExactState:
         *,
         word: fp.Word | None = None,
         careful: bool = True,
+        kernels: MomentumStep | None = None,
     ) -> None:
         self.word = word or fp.word_for(x.dtype)
         self.range = Range(self.word, exponent, full_bits(self.word) if bits is None else bits, name)
         self.steps = 0
         self._schedule = fp.store_schedule(gamma, self.word)
         self.careful = careful
-        self._kernels = selection.for_tensor(x)
+        self._kernels = kernels or selection.for_tensor(x)
         self._reports = Reports(x.device, self.word.dtype)
         self._layout = Layout.of(x)
         self._ahead = False  # x is taken back already, v and s are not
@@ -130,18 +133,19 @@ class ExactState:
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         velocity = self._layout.empty(dtype)
-        self._kernels.write_position(self._settled().v, self.range.scale(), self._layout.flat(velocity))
+        write_velocity(self._at_rest_or_not(), self._layout.flat(velocity), self.range.scale(), self._kernels)
         return velocity
 
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         output = self._layout.empty(dtype)
-        pieces: Iterable[AtRest]
-        if self._packed is None:
-            pieces = map(AtRest.as_they_are, self._settled().split(OUTPUT_PIECE))
-        else:
-            pieces = self._packed.split(OUTPUT_PIECE)
-        write_output(pieces, self._layout.flat(output), factor, self.range.scale(), self._kernels)
+        write_output(self._at_rest_or_not(), self._layout.flat(output), factor, self.range.scale(), self._kernels)
         return output
+
+    def _at_rest_or_not(self) -> Iterable[AtRest]:
+        """The state as it lies, in pieces of OUTPUT_PIECE."""
+        if self._packed is None:
+            return map(AtRest.as_they_are, self._settled().split(OUTPUT_PIECE))
+        return self._packed.split(OUTPUT_PIECE)
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
         """One step; where it overflows, the scale is made coarser first, its low bits put aside: exact, never silent.
@@ -219,7 +223,7 @@ class ExactState:
         """The integers of one and the same step."""
         ints = self._opened()
         if self._ahead:
-            advance(ints, self._bound())
+            self._kernels.advance(ints, self._bound())
             self._ahead, self._ready = False, None
         return ints
 

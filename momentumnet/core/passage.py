@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from momentumnet.core.by_tensor import ByTensor
 from momentumnet.core.carried import refusal, refusal_of_arguments, same_shape
+from momentumnet.core.coupling import Coupling
 from momentumnet.core.inference import NO_COUNTER
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
@@ -29,6 +30,7 @@ class Passage:
     """Where one pass through the stream stands: carried by the identity of the tensor handed to the parent."""
 
     tape: Tape | PlainState
+    coupling: Coupling
     last: int  # place of the block that returned the tensor; -1 before the first
     velocity: Tensor | None
     counter: int  # the tensor's in-place counter when it was handed out
@@ -120,6 +122,12 @@ class Passages:
                 yield names.index(key)
             elif isinstance(key, int) and key < len(names):
                 yield names[key]
+
+    def goes_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a pass that is under way comes with the arguments."""
+        return self._is_open and any(
+            self._carried.get(tensor) is not None for tensor in tensors_among(args, kwargs).values()
+        )
 
     def take(self, x: Tensor) -> Passage | None:
         """The pass that the tensor carries, once."""

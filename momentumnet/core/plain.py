@@ -39,6 +39,10 @@ class PlainState:
             self._x = self._x + self._v
             return self.output(branch.y.dtype, 0.0)
 
+    def velocity(self, dtype: torch.dtype) -> Tensor:
+        """v."""
+        return torch.zeros_like(self._x, dtype=dtype) if self._v is None else self._v.to(dtype)
+
     def output(self, dtype: torch.dtype, factor: float) -> Tensor:
         """x + factor v."""
         return (self._x if not factor or self._v is None else self._x + self._v * factor).to(dtype)

@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from momentumnet.core.coupling import FloatState, NonFiniteBranch
+from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.watch import Passed, Watch
 from momentumnet.errors import StateRangeError
 from momentumnet.recompute.replay import BlockCall
@@ -54,7 +54,7 @@ def play_again(tape: Tape, watch: Watch) -> None:
         tape.state = watch.begin(watch.start)
     except NonFiniteBranch:
         logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", tape.name)
-        tape.go_beyond(FloatState(watch.start, watch.velocity, tape.gamma))
+        tape.go_beyond(tape.coupling.floats(watch.start, watch.velocity))
         watch.learn = _nothing  # such a start teaches nothing
     watch.restart(tape.state)
     for index, entry in enumerate(passed):

@@ -75,6 +75,12 @@ class AtRest:
         return ints
 
 
+def write_velocity(pieces: Iterable[AtRest], into: Tensor, scale: Scale, kernels: MomentumStep) -> None:
+    """Write v to ``into``, 1-D floats, in pieces of OUTPUT_PIECE."""
+    for rest, piece in zip(pieces, into.split(OUTPUT_PIECE), strict=True):
+        kernels.write_position(Plane.whole(rest.v.unpacked(kernels)), scale, piece)
+
+
 def write_output(pieces: Iterable[AtRest], into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
     """Write x + factor v to ``into``, 1-D floats, in pieces of OUTPUT_PIECE: no state is ever unpacked as a whole."""
     for rest, piece in zip(pieces, into.split(OUTPUT_PIECE), strict=True):

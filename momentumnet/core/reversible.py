@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.arithmetic.adjoint import adjoint, velocity_dtype
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.carried import refusal_of_output, same_shape
-from momentumnet.core.coupling import flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.plain import PlainState
@@ -59,12 +57,12 @@ class _Step(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, x: Tensor, v: Tensor | None, move: StepMove) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         # Not the move itself: the graph may outlive backward, the tape should not.
-        ctx.gamma, ctx.weight = float(move.tape.gamma), float(move.weight)
+        ctx.coupling, ctx.weight = move.tape.coupling, float(move.weight)
         ctx.branch_is_output = move.branch_is_output
         ctx.dtypes, ctx.has_velocity = (y.dtype, x.dtype), v is not None
         branch = branch_of(y, x, branch_is_output=move.branch_is_output)
         x = move.tape.advance(branch, y.dtype, move)
-        dtype = velocity_dtype(y.dtype, ctx.gamma)
+        dtype = ctx.coupling.velocity_dtype(y.dtype)
         placeholder = torch.zeros((), dtype=dtype, device=y.device).expand(y.shape)
         return x, placeholder
 
@@ -76,14 +74,14 @@ class _Step(torch.autograd.Function):
                 return None, None, None, None
             grad_x = torch.zeros_like(grad_v, dtype=y_dtype)
         if grad_v is None:
-            grad_v = torch.zeros_like(grad_x, dtype=velocity_dtype(y_dtype, ctx.gamma))
+            grad_v = torch.zeros_like(grad_x, dtype=ctx.coupling.velocity_dtype(y_dtype))
         if x_dtype != y_dtype:
             grad_x, grad_v = grad_x.to(accumulation_dtype(x_dtype)), grad_v.to(accumulation_dtype(x_dtype))
         # The gradient of the placeholder goes from step to step and nowhere else, so nobody misses its memory; but a
         # backward that is itself differentiated must keep it.
         overwrite = not torch.is_grad_enabled()
-        grad_branch, grad_velocity, grad_position = adjoint(
-            grad_x, grad_v, ctx.gamma, ctx.weight, branch_is_output=ctx.branch_is_output, overwrite=overwrite
+        grad_branch, grad_velocity, grad_position = ctx.coupling.adjoint(
+            grad_x, grad_v, ctx.weight, branch_is_output=ctx.branch_is_output, overwrite=overwrite
         )
         return (
             grad_branch.to(y_dtype) if ctx.needs_input_grad[0] else None,
@@ -94,17 +92,31 @@ class _Step(torch.autograd.Function):
 
 
 class _Flush(torch.autograd.Function):
-    """(x, v) -> x + gamma/(1-gamma) v at the end of a stream."""
+    """(x, v) -> x + factor v at the end of a stream."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor, tape: Tape) -> Tensor:
-        ctx.factor, ctx.narrow = flush_factor(tape.gamma), v.dtype == x.dtype
+    def forward(ctx: Any, x: Tensor, v: Tensor, tape: Tape, factor: float) -> Tensor:
+        ctx.factor, ctx.narrow = factor, v.dtype == x.dtype
         return tape.output(x.dtype, ctx.factor)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         # In one operation: a half type is multiplied in float32.
-        return grad, grad * ctx.factor if ctx.narrow else grad.to(accumulation_dtype(grad.dtype)) * ctx.factor, None
+        wide = grad if ctx.narrow else grad.to(accumulation_dtype(grad.dtype))
+        return grad, wide * ctx.factor, None, None
+
+
+class _Reveal(torch.autograd.Function):
+    """The placeholder of v at the end of a stream -> v."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, tape: Tape, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = v.dtype
+        return tape.velocity(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.to(ctx.dtype), None, None
 
 
 def branch_of(output: Any, x: Tensor, *, branch_is_output: bool) -> Branch:
@@ -154,9 +166,14 @@ def enter(x: Tensor, tape: Tape) -> Tensor:
     return _Enter.apply(x, tape)
 
 
-def flush(x: Tensor, v: Tensor | None, tape: Tape) -> Tensor:
-    """The stream's output with what the velocity still holds back."""
-    return tape.output(x.dtype, flush_factor(tape.gamma)) if v is None else _Flush.apply(x, v, tape)
+def flush(x: Tensor, v: Tensor | None, tape: Tape, factor: float) -> Tensor:
+    """The stream's output with what the velocity still holds back, ``factor`` times itself."""
+    return tape.output(x.dtype, factor) if v is None else _Flush.apply(x, v, tape, factor)
+
+
+def reveal(x: Tensor, v: Tensor | None, tape: Tape) -> Tensor:
+    """The v that stands beside the stream's output ``x``."""
+    return tape.velocity(x.dtype) if v is None else _Reveal.apply(v, tape, x.dtype)
 
 
 def run_block(
@@ -254,6 +271,7 @@ __all__ = [
     "enter",
     "flush",
     "replace_stream",
+    "reveal",
     "run_block",
     "run_plainly",
     "stream_of",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
+from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values
 from momentumnet.core.coupling import State
 from momentumnet.core.exact_state import ExactState
@@ -72,16 +73,18 @@ class StreamScale:
     ) -> None:
         self._name, self._blocks = name, blocks
         self._magnitude, self._start, self._spread = magnitude, start, spread
-        self._coarsest: Mapping[int, int] = {}
+        # By place, the magnitude as a power of two for which a coarser scale had to be taken there. Not the scale: at
+        # another gamma, or in another type, a scale for the same values is another one.
+        self._reached: Mapping[int, int] = {}
         self._told: list[float] = []  # the magnitude that the log was told of; copies of this scale share it
 
     def state(self) -> dict[str, Any]:
-        """All that has been learned, as numbers: ``coarsest`` as pairs of place and scale."""
+        """All that has been learned, as numbers: ``reached`` as pairs of place and power of two."""
         return {
             "magnitude": self._magnitude,
             "start": self._start,
             "spread": self._spread,
-            "coarsest": [[place, exponent] for place, exponent in sorted(self._coarsest.items())],
+            "reached": [[place, power] for place, power in sorted(self._reached.items())],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -99,13 +102,13 @@ class StreamScale:
                 f"stream {self._name!r}: magnitude, start and spread must be finite numbers, 0 or more, or None, got "
                 f"{measured}"
             )
-        if not _are_scales(state["coarsest"], self._blocks):
+        if not _are_powers(state["reached"], self._blocks):
             raise CheckpointError(
-                f"stream {self._name!r}: coarsest must hold pairs of a place among {self._blocks} blocks and a scale, "
-                f"got {state['coarsest']!r}"
+                f"stream {self._name!r}: reached must hold pairs of a place among {self._blocks} blocks and a power of "
+                f"two, got {state['reached']!r}"
             )
         self._magnitude, self._start, self._spread = measured
-        self._coarsest = dict(state["coarsest"])
+        self._reached = dict(state["reached"])
 
     def resolution_for(self, dtype: torch.dtype, gamma: Fraction) -> Resolution:
         """The resolution of a pass of ``dtype``."""
@@ -123,12 +126,17 @@ class StreamScale:
         if (start is None or self._magnitude is None) and has_values(x):
             exponent = self.exponent_for(x, gamma)
             found = self.resolution_for(x.dtype, gamma)
-            return ScalePlan(exponent, found, self._coarsest, careful=True)
+            return ScalePlan(exponent, found, self._coarsest_for(found), careful=True)
         largest, found = self._magnitude or 1.0, self.resolution_for(x.dtype, gamma)
         found = replace(found, bits=min(found.bits, full_bits(found.word) - UNSEEN_BITS))
         largest = largest if start is None else min(largest, GROWTH * start)
         exponent = choose_exponent(largest, found.word, found.bits)
-        return ScalePlan(exponent, found, self._coarsest, careful=False)
+        return ScalePlan(exponent, found, self._coarsest_for(found), careful=False)
+
+    def _coarsest_for(self, found: Resolution) -> dict[int, int]:
+        """By place, the scale that is to be taken there."""
+        bits, coarsest = _bits_of(found.word, found.bits), found.word.min_exponent
+        return {place: max(bits - power, coarsest) for place, power in self._reached.items()}
 
     def exponent_for(self, x: Tensor, gamma: Fraction) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
@@ -162,12 +170,13 @@ class StreamScale:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
                 self._start = start
-        coarsest, tight = dict(self._coarsest), state.word.limit >> TIGHT_BITS
+        reached, tight = dict(self._reached), state.word.limit >> TIGHT_BITS
+        bits = _bits_of(state.word, state.range.bits)
         for before, entry in itertools.pairwise(seen):
             wanted = min(state.range.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
-                coarsest[entry.place] = min(wanted, coarsest.get(entry.place, wanted))
-        self._coarsest = coarsest
+                reached[entry.place] = max(bits - wanted, reached.get(entry.place, bits - wanted))
+        self._reached = reached
         largest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
         if self._magnitude is not None and state.range.capacity > 2 * self._magnitude:
             self._widen(max(state.range.capacity / 2, largest))
@@ -192,8 +201,13 @@ def _is_magnitude(value: Any) -> bool:
     return is_number and 0 <= value < math.inf
 
 
-def _are_scales(pairs: Any, blocks: int) -> bool:
-    """Whether these are pairs of a place in a stream and a scale."""
+def _bits_of(word: Word, bits: int) -> int:
+    """The bits for which scales are chosen, without regard to what passes that are not looked at keep free."""
+    return full_bits(word) if bits >= full_bits(word) - UNSEEN_BITS else bits
+
+
+def _are_powers(pairs: Any, blocks: int) -> bool:
+    """Whether these are pairs of a place in a stream and a power of two."""
     if not isinstance(pairs, Sequence):
         return False
     numbers = [list(pair) if isinstance(pair, Sequence) else [] for pair in pairs]

@@ -41,6 +41,8 @@ class StreamSettings:
             known, and the first floating-point tensor is taken.
     """
 
+    has_gamma = True
+
     def __init__(
         self,
         name: str,
@@ -67,30 +69,43 @@ class StreamSettings:
         self.velocity_module: nn.Module | None = None
         self.set_gamma(gamma)
 
-    def set_gamma(self, gamma: float | Fraction) -> None:
-        """Change gamma from the next pass on."""
+    def checked_gamma(self, gamma: float | Fraction) -> Fraction:
+        """Gamma as the fraction that the stream would have.
+
+        Raises:
+            ValueError: it cannot have this one.
+        """
         ratio = exact_gamma(gamma)
         if ratio == 1 and self.final_velocity == "flush":
             raise ValueError(
                 f"stream {self.name!r}: gamma=1 leaves nothing to flush (gamma/(1-gamma) is infinite); use "
                 "final_velocity='drop' or gamma < 1"
             )
-        self.gamma = ratio
-        if ratio == 0 and self.backward == "reversible":
-            logger.warning("stream %r: gamma=0 has no velocity to invert; it runs with stored activations", self.name)
-        if self.arithmetic == "float" and self.backward == "reversible" and 0 < ratio < 1:
-            self._warn_of_float_error()
+        return ratio
 
-    def _warn_of_float_error(self) -> None:
-        digits_lost = -len(self.blocks) * math.log10(self.gamma)
-        if math.log10(torch.finfo(torch.float32).eps) + digits_lost > math.log10(FLOAT_WARNING):
+    def set_gamma(self, gamma: float | Fraction) -> None:
+        """Change gamma from the next pass on. What there is to say of it is said when it begins to hold."""
+        ratio, before = self.checked_gamma(gamma), getattr(self, "gamma", None)
+        self.gamma = ratio
+        if ratio == 0 and before != 0 and self.backward == "reversible":
+            logger.warning("stream %r: gamma=0 has no velocity to invert; it runs with stored activations", self.name)
+        if self._is_past_floats(ratio) and (before is None or not self._is_past_floats(before)):
             warnings.warn(
-                f"stream {self.name!r}: arithmetic='float' at gamma={float(self.gamma):.4g} over {len(self.blocks)} "
-                f"blocks loses about {digits_lost:.0f} of float32's 7 digits on the way back, so gradients are off by "
-                f"more than {FLOAT_WARNING:g}; use arithmetic='exact'",
+                f"stream {self.name!r}: arithmetic='float' at gamma={float(ratio):.4g} over {len(self.blocks)} "
+                f"blocks loses about {self._digits_lost(ratio):.0f} of float32's 7 digits on the way back, so "
+                f"gradients are off by more than {FLOAT_WARNING:g}; use arithmetic='exact'",
                 MomentumNetWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
+
+    def _is_past_floats(self, gamma: Fraction) -> bool:
+        """Whether the plain inverse is wrong by more than FLOAT_WARNING at this gamma."""
+        if self.arithmetic != "float" or self.backward != "reversible" or not 0 < gamma < 1:
+            return False
+        return math.log10(torch.finfo(torch.float32).eps) + self._digits_lost(gamma) > math.log10(FLOAT_WARNING)
+
+    def _digits_lost(self, gamma: Fraction) -> float:
+        return -len(self.blocks) * math.log10(gamma)
 
 
 def _choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

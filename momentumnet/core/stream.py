@@ -12,6 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -22,9 +23,10 @@ from momentumnet.core import ends, reversible, transforms
 from momentumnet.core.carried import same_shape
 from momentumnet.core.checkpoint import Checkpoint
 from momentumnet.core.collectives import Company
-from momentumnet.core.coupling import FloatState, NonFiniteBranch, State, flush_factor
+from momentumnet.core.coupling import Coupling, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
+from momentumnet.core.momentum import Momentum
 from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan, StreamScale
@@ -116,7 +118,11 @@ class MomentumStream(StreamSettings):
             ConversionError: no stream tensor among the arguments, or one whose velocity has been lost.
             ReconstructionError: the block overwrites its input.
         """
-        if self.gamma == 0 and not self.branch_is_output:
+        if (
+            not self._coupling().is_reversible
+            and not self.branch_is_output
+            and not self._passages.goes_on(args, kwargs)
+        ):
             if self.backward == "checkpointed":
                 return Checkpoint().call(block, module, function, args, kwargs)
             return function(*args, **kwargs)
@@ -181,30 +187,40 @@ class MomentumStream(StreamSettings):
 
     def _weight(self, passage: Passage) -> Fraction:
         """That of the branch in the rule."""
-        return Fraction(1) if self.branch_first and passage.last < 0 else 1 - passage.tape.gamma
+        return Fraction(1) if self.branch_first and passage.last < 0 else passage.coupling.weight
 
     def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
-        tape = passage.tape
         if place < len(self.blocks) - 1:
-            onward = Passage(
-                tape, place, velocity, version(x), x.grad_fn, passage.unfinished, passage.rivals, passage.plan
-            )
+            onward = replace(passage, last=place, velocity=velocity, counter=version(x), node=x.grad_fn)
             self._passages.carry(x, onward)
             return x
         self._passages.finish()
         self._company.pass_ends()
-        factor = flush_factor(tape.gamma) if self.final_velocity == "flush" else 0.0
+        return self._ended(passage, x, velocity)
+
+    def _ended(self, passage: Passage, x: Tensor, velocity: Tensor | None) -> Tensor:
+        """What the stream returns when its last block has returned ``x``."""
+        tape = passage.tape
+        factor = flush_factor(passage.coupling.gamma) if self.final_velocity == "flush" else 0.0
         if isinstance(tape, PlainState):
             return tape.output(x.dtype, factor) if factor else x
         tape.rest()
         if self.final_velocity == "flush":
-            x = reversible.flush(x, velocity, tape)
+            x = reversible.flush(x, velocity, tape, factor)
         ends.remember(x, tape, factor)
         tape.end()
         return x
 
+    def _coupling(self) -> Coupling:
+        """The rule of a pass that begins now."""
+        return Momentum(self.gamma)
+
+    def _first_velocity(self, x: Tensor) -> Tensor | None:
+        """v at the start of a pass from ``x``."""
+        return None if self.velocity_module is None else self.velocity_module(x)
+
     def _start(self, x: Tensor, place: int, transform: str | None) -> Passage:
-        velocity = None if self.velocity_module is None else self.velocity_module(x)
+        coupling, velocity = self._coupling(), self._first_velocity(x)
         if velocity is not None and not same_shape(velocity, x):
             raise ConversionError(
                 f"stream {self.name!r}: the initial velocity has shape {tuple(velocity.shape)}, the stream "
@@ -212,62 +228,62 @@ class MomentumStream(StreamSettings):
             )
         tape: Tape | PlainState
         if transform is None:
-            tape, plan = self._new_tape(x, velocity, place)
+            tape, plan = self._new_tape(coupling, x, velocity, place)
         else:
-            tape, plan = PlainState(x, velocity, self.gamma), None
-            if gradients_on() and self.backward != "stored" and self.gamma > 0:
+            tape, plan = coupling.plain(x, velocity), None
+            if gradients_on() and self.backward != "stored" and coupling.is_reversible:
                 transforms.tell(self.name, transform)
-        return Passage(tape, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
+        return Passage(tape, coupling, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
 
     def _new_tape(
-        self, x: Tensor, v: Tensor | None, place: int, *, from_start: bool = True
+        self, coupling: Coupling, x: Tensor, v: Tensor | None, place: int, *, from_start: bool = True
     ) -> tuple[Tape, ScalePlan | None]:
         """A tape whose state starts from ``x`` and ``v`` at ``place``, and how its scale was chosen."""
         graded = gradients_on()
-        reversible_ = graded and self.backward != "stored" and self.gamma > 0
+        reversible_ = graded and self.backward != "stored" and coupling.is_reversible
         state: State
-        if not graded or self.gamma == 0:
-            state = FloatState(x, v, self.gamma)
-            return Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded), None
-        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, self.gamma, from_start=from_start and place == 0))
+        if not graded or not coupling.is_reversible:
+            state = coupling.floats(x, v)
+            return Tape(self.name, coupling, state, reversible=reversible_, graded=graded), None
+        at_start = from_start and place == 0
+        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, coupling.gamma, from_start=at_start))
         # Activations that are stored cannot be made over, nor can a pass that may end before its last block.
         is_stored = self.backward == "stored" or place >= len(self.blocks) - self.kept
         in_company = self._company.expected
         careful = plan.careful or is_stored or self._passages.may_end_early or in_company
-        from_start, keeps_inputs = from_start and place == 0, self.backward == "checkpointed"
+        from_start, keeps_inputs = at_start, self.backward == "checkpointed"
         try:
-            state = self._state(x, v, plan, careful=careful)
+            state = self._state(x, v, coupling, plan, careful=careful)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
-            state, reversible_ = FloatState(x, v, self.gamma), reversible_ and in_company
+            state, reversible_ = coupling.floats(x, v), reversible_ and in_company
             keeps_inputs = keeps_inputs or in_company
-        tape = Tape(self.name, self.gamma, state, reversible=reversible_, graded=graded, keeps_inputs=keeps_inputs)
+        tape = Tape(self.name, coupling, state, reversible=reversible_, graded=graded, keeps_inputs=keeps_inputs)
         tape.in_company = in_company
         if isinstance(state, ExactState) or not careful:
             learn = _nothing_learnt if recomputing() else functools.partial(self._learn, from_start=from_start)
-            begin = functools.partial(self._state, v=v, plan=plan, careful=True)
+            begin = functools.partial(self._state, v=v, coupling=coupling, plan=plan, careful=True)
             tape.watch = Watch(state, learn, None if careful else x, begin, v)
         return tape, plan
 
     def _learn(self, seen: Sequence[Seen], state: State, *, from_start: bool) -> None:
         self._scale.learn(seen, state, from_start=from_start)
 
-    def _state(self, x: Tensor, v: Tensor | None, plan: ScalePlan, *, careful: bool) -> State:
+    def _state(self, x: Tensor, v: Tensor | None, coupling: Coupling, plan: ScalePlan, *, careful: bool) -> State:
         if self.arithmetic == "float":
-            reversible_ = self.backward == "reversible"
-            return FloatState(x, v, self.gamma, finite_only=careful and reversible_)
+            return coupling.floats(x, v, finite_only=careful and self.backward == "reversible")
         with torch.no_grad():
-            resolution = plan.resolution
-            return ExactState(
-                x, v, self.gamma, plan.exponent, self.name, resolution.bits, word=resolution.word, careful=careful
-            )
+            found = plan.resolution
+            return coupling.integers(x, v, plan.exponent, self.name, found.bits, word=found.word, careful=careful)
 
     def _resume_gradients(self, x: Tensor, passage: Passage, tape: Tape) -> Tape:
         """Blocks that ran without gradients left a float state; the exact one starts from it where gradients begin."""
         if gradients_on() and not tape.graded:
             wide = reversible.accumulation_dtype(x.dtype)
             velocity = tape.last_state().velocity(wide)
-            passage.tape, passage.plan = self._new_tape(x, velocity, passage.last + 1, from_start=False)
+            passage.tape, passage.plan = self._new_tape(
+                passage.coupling, x, velocity, passage.last + 1, from_start=False
+            )
             passage.velocity = None
             return passage.tape
         return tape

@@ -7,7 +7,6 @@ import math
 import threading
 import weakref
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core import audit, transforms
 from momentumnet.core.audit import Fingerprint
-from momentumnet.core.coupling import FloatState, NonFiniteBranch, State
+from momentumnet.core.coupling import Coupling, FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
@@ -48,7 +47,7 @@ class Tape:
     def __init__(
         self,
         name: str,
-        gamma: Fraction,
+        coupling: Coupling,
         state: State,
         *,
         reversible: bool,
@@ -56,7 +55,7 @@ class Tape:
         watch: Watch | None = None,
         keeps_inputs: bool = False,
     ) -> None:
-        self.name, self.gamma, self.reversible, self.graded = name, gamma, reversible, graded
+        self.name, self.coupling, self.reversible, self.graded = name, coupling, reversible, graded
         self.keeps_inputs = keeps_inputs
         self.in_company = False
         self.watch = watch
@@ -126,7 +125,7 @@ class Tape:
                 watch = None if self.watch is None else self.watch.continued(state)
                 self.end_watch()
                 self.end()
-                return Tape(self.name, self.gamma, state, reversible=False, graded=self.graded, watch=watch)
+                return Tape(self.name, self.coupling, state, reversible=False, graded=self.graded, watch=watch)
             self.reversible &= self.rewindable
             if self.watch is not None and not self.reversible:
                 self.watch.start = None
@@ -185,7 +184,7 @@ class Tape:
             self.length - 1 if block is None else block,
         )
         dtype = torch.promote_types(branch.y.dtype, torch.float32)
-        return FloatState(self.state.position(dtype), self.state.velocity(dtype), self.gamma)
+        return self.coupling.floats(self.state.position(dtype), self.state.velocity(dtype))
 
     def last_state(self) -> State:
         """The state at the end of what has been played."""
@@ -196,6 +195,12 @@ class Tape:
         with self.lock, torch.no_grad():
             self.play_to_end()
             return self.last_state().output(dtype, factor)
+
+    def velocity(self, dtype: torch.dtype) -> Tensor:
+        """v at the stream's end, as `output` has x."""
+        with self.lock, torch.no_grad():
+            self.play_to_end()
+            return self.last_state().velocity(dtype)
 
     def rest(self) -> None:
         """The stream has ended: everything has been seen, and it waits for backward in little memory."""
@@ -209,7 +214,7 @@ class Tape:
     def end(self) -> None:
         """What the stream returns has been taken: a state that nobody rewinds is freed."""
         if self.keeps_inputs and self.rewindable:
-            self.state = FloatState(torch.empty(0), None, self.gamma)
+            self.state = self.coupling.floats(torch.empty(0), None)
 
     def end_watch(self) -> None:
         """The forward stands as it went."""

@@ -41,7 +41,8 @@ class StockReport:
         measured = "" if self.difference is None else f"; on the example its output differs by {self.difference:.2g}"
         return (
             f"the stock class computes another function: gamma is {gammas}, and it takes it for 0{measured}. "
-            "Load the checkpoint by momentumnet.hf.from_pretrained, or end fine-tuning at a smaller gamma (set_gamma)"
+            "Load the checkpoint by momentumnet.hf.from_pretrained, or end fine-tuning at gamma 0 "
+            "(momentumnet.hf.GammaCallback)"
         )
 
 

@@ -10,36 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import NARROW_BLOCKS
 from tests.contract.reference import assert_same, loss_of, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Compares each state that backward reconstructs with a copy taken in forward."""
-    seen: dict[tuple[int, int], tuple[Any, ...]] = {}
-    equal: list[bool] = []
-    step, undo = ExactState.step, ExactState.undo
-
-    def watched_step(state: ExactState, *args: Any) -> Any:
-        seen[id(state), state.steps] = (state.x.clone(), state.v.clone(), state.s.clone(), state.exponent)
-        return step(state, *args)
-
-    def watched_undo(state: ExactState, *args: Any, **kwargs: Any) -> None:
-        undo(state, *args, **kwargs)
-        x, v, s, exponent = seen[id(state), state.steps]
-        equal.append(
-            torch.equal(state.x, x)
-            and torch.equal(state.v, v)
-            and torch.equal(state.s, s)
-            and state.exponent == exponent
-        )
-
-    monkeypatch.setattr(ExactState, "step", watched_step)
-    monkeypatch.setattr(ExactState, "undo", watched_undo)
-    return equal
 
 
 @pytest.mark.parametrize("gamma", [0.01, 1 / 8, 0.9])

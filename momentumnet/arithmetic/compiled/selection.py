@@ -23,6 +23,8 @@ class MomentumStep(Codec, Protocol):
 
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None: ...
 
+    def advance(self, ints: Integers, bound: int) -> None: ...
+
     def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None: ...
 
     def checksum(self, ints: Integers, report: Tensor) -> None: ...
@@ -46,6 +48,9 @@ class NativeStep:
     def rewind(self, ints: Integers, bound: int, scale: Scale, position: Tensor | None) -> None:
         dtype = torch.float32 if position is None else position.dtype
         launch_on("mn_rewind", state_plan(ints.bits, dtype, bound, scale.exponent), ints, position)
+
+    def advance(self, ints: Integers, bound: int) -> None:
+        momentum_step.advance(ints, bound)
 
     def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
         plan = move_plan(move, ints, torch.float32, ahead=ahead)

@@ -1,0 +1,52 @@
+"""A callback of ``Trainer`` that changes gamma over the steps of a training."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from transformers import TrainerCallback
+
+from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
+
+
+class GammaCallback(TrainerCallback):
+    """Runs `momentumnet.schedule_gamma` along the steps of ``Trainer``.
+
+    With ``end=0`` the checkpoint at the end is a stock one: its class computes what was trained. A training that is
+    resumed goes on with the gamma of its place: give the same callback, as for `StreamsCallback`, which may stand
+    beside it. What is saved on the way says the gamma of then.
+
+    Args:
+        start: gamma of the first step.
+        end: gamma from optimizer step ``steps`` on.
+        steps: None for all steps of the training, so that ``end`` is reached behind the last one.
+        shape: as `momentumnet.schedule_gamma` takes it.
+
+    Raises:
+        ConversionError: when training begins: the model holds no momentum stream.
+        ValueError: when training begins: an option has a value that it does not take.
+
+    Example:
+        >>> callbacks = [momentumnet.hf.GammaCallback(1 / 8, 0), momentumnet.hf.StreamsCallback()]  # doctest: +SKIP
+        >>> trainer = Trainer(model, args, callbacks=callbacks)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, start: float | Fraction, end: float | Fraction, *, steps: int | None = None, shape: str = "linear"
+    ) -> None:
+        self._start, self._end, self._steps, self._shape = start, end, steps, shape
+        self.schedule: GammaSchedule | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Gamma is that of the first step, or of the place at which a training is resumed."""
+        steps = state.max_steps if self._steps is None else self._steps
+        schedule = schedule_gamma(given["model"], steps, self._start, self._end, shape=self._shape)
+        if state.global_step:
+            schedule.load_state_dict({**schedule.state_dict(), "steps_done": state.global_step})
+        self.schedule = schedule
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """The optimizer has made a step."""
+        if self.schedule is not None:
+            self.schedule.step()
