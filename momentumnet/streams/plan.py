@@ -75,11 +75,9 @@ class Plan:
         """The same after conversion: the state and store of each stream, and all that is outside."""
         if self._stored:
             return self.saved_before
-        outside = self.discovery.elsewhere_bytes
-        if self.others == "checkpoint":
-            stages = zip(self.discovery.timeline[: self._tail], self._freed, strict=False)
-            outside -= sum(freed for stage, freed in stages if stage.stream is None)
-        return outside + sum(row.saved_after for row in self.rows)
+        stages = zip(self._timeline[: self._tail], self._freed, strict=False)
+        freed = sum(freed for stage, freed in stages if stage.stream is None)
+        return self.discovery.elsewhere_bytes - freed + sum(row.saved_after for row in self.rows)
 
     @property
     def backwards(self) -> list[str]:
@@ -110,14 +108,20 @@ class Plan:
     @property
     def recomputed(self) -> list[tuple[str, ...]]:
         """Names of what is recomputed outside the streams: of a module, or of the layers of a chain."""
-        if self.others == "keep":
-            return []
-        stages = self.discovery.timeline[: self._tail]
+        stages = self._timeline[: self._tail]
         return list(dict.fromkeys(stage.names for stage in stages if stage.stream is None))
 
     @property
     def _stored(self) -> bool:
         return self.backward == "stored" or self.gamma == 0
+
+    @property
+    def _timeline(self) -> tuple[Stage, ...]:
+        """What is recomputed, if memory is not spared: the blocks, and all that can be outside of them if asked for."""
+        if self.others == "checkpoint":
+            return self.discovery.timeline
+        blocks = self.discovery.blocks
+        return tuple(stage for stage in blocks if stage.stream is not None) if self._stored else blocks
 
     @cached_property
     def _freed(self) -> list[int]:
@@ -126,7 +130,7 @@ class Plan:
         Its input is among them where the stream before gives again what it returned.
         """
         found, given_again = [], False
-        for stage in self.discovery.timeline:
+        for stage in self._timeline:
             found.append(stage.freed(given_again=given_again))
             if stage.stream is not None:
                 way = self._backward_of(self.discovery.streams[stage.stream])
@@ -137,15 +141,14 @@ class Plan:
     def _tail(self) -> int:
         """Number of the first stage that is not recomputed."""
         return tail_of(
-            self.discovery.timeline,
+            self._timeline,
             self.spare,
             waiting=[self._at_rest(stream, len(stream)) for stream in self.discovery.streams],
-            others=self.others == "checkpoint",
             freed=self._freed,
         )
 
     def _tail_of(self, stream: int) -> list[Stage]:
-        return [stage for stage in self.discovery.timeline[self._tail :] if stage.stream == stream]
+        return [stage for stage in self._timeline[self._tail :] if stage.stream == stream]
 
     def _saved_after(self, index: int, stream: ResidualStream) -> int:
         if self._stored:
@@ -193,6 +196,10 @@ class Plan:
         ]
         if checkpointed:
             lines.append(f"{', '.join(checkpointed)}: checkpointed, as a state would hold more")
+        lone = [name for names in self.recomputed for name in names] if self.others == "keep" else []
+        if lone:
+            shown = ", ".join(lone[:4]) + (f" and {len(lone) - 4} more" if len(lone) > 4 else "")
+            lines.append(f"{shown}: alone between other modules, recomputed from what they take")
         lines.append(
             f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
             "bytes held between forward and backward for the example inputs"

@@ -54,27 +54,23 @@ def timeline_of(
     return tuple(stage for _, stage in sorted(placed, key=lambda item: item[0]))
 
 
-def tail_of(
-    timeline: Sequence[Stage], spare: int, *, waiting: Sequence[int], others: bool, freed: Sequence[int]
-) -> int:
+def tail_of(timeline: Sequence[Stage], spare: int, *, waiting: Sequence[int], freed: Sequence[int]) -> int:
     """Number of the first of the last stages that keep their activations, in ``spare`` bytes.
 
     Those that backward comes to first: what they keep is gone when it comes to the others, so that a step's peak grows
     by ``spare`` at most.
 
     Args:
-        timeline: The stages.
+        timeline: The stages that are recomputed.
         spare: Bytes that may be held more than if all were recomputed.
         waiting: Bytes of each stream's state at rest. It waits beside the one that goes on, if the tail begins amid it.
-        others: Whether the parts outside the streams are recomputed; they keep all of it anyway where not.
         freed: Bytes that the recompute of each stage frees.
     """
     tail, begun = len(timeline), Counter(stage.stream for stage in timeline)
     if not spare:
         return tail
     for index, stage in reversed(list(enumerate(timeline))):
-        if stage.stream is not None or others:
-            spare -= freed[index]
+        spare -= freed[index]
         if spare < 0 or stage.repeated:
             break
         begun[stage.stream] -= 1
