@@ -40,7 +40,8 @@ def measure(entry: Entry) -> Row:
     row["streams"] = [[stream.path, len(stream)] for stream in discovery.streams]
     row["kinds"] = sorted({stream.kind for stream in discovery.streams})
     row["covered"] = len({block for stream in discovery.streams for block in stream.blocks})
-    row["alone"] = len({stage.names for stage in discovery.blocks if stage.stream is None})
+    alone = {stage.names for stage in discovery.blocks if stage.stream is None}
+    row["alone"] = len(alone) if discovery.streams else 0  # a network that has no stream is not converted
     row["blocks"] = len(residual_blocks(model, discovery))
     if not discovery.streams:
         row["refusal"] = why_none(discovery)
