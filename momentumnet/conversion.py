@@ -76,7 +76,9 @@ def convert(
             ``initial_velocity`` of each stream's first block.
         final_velocity: "flush" adds gamma/(1-gamma) v at the end of the stream: what the velocity still holds back;
             "drop" leaves it out, as the paper does.
-        others: "keep", or "checkpoint" to recompute the composite modules outside the streams too, and the chains of
+        others: "keep" (but for residual blocks that stand alone: each is a stream of one, which computes what it always
+            did, and is recomputed from what it takes, unless the network is little else), or "checkpoint" to recompute
+            the composite modules outside the streams too, and the chains of
             other layers there that end in norms, activations and pooling (a ResNet's stem).
         spare: bytes that a step like the example may take above the least: ``spare=2**30`` is a budget of the least
             and 1 GiB, see `plan`.

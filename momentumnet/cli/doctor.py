@@ -37,7 +37,8 @@ exit status: 0, also where kernels are missing; 1 if one of them gives other bit
 # Of pyproject.toml.
 EXTRAS = {
     "cli": ("rich", "matplotlib", "scikit-learn", "safetensors"),
-    "hf": ("transformers", "accelerate", "peft", "timm"),
+    "hf": ("transformers", "accelerate", "peft"),
+    "timm": ("timm",),
     "lightning": ("lightning",),
     "test": ("pytest", "pytest-benchmark", "hypothesis", "setuptools"),
     "dev": ("ruff", "mypy", "pre-commit"),

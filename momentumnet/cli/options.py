@@ -77,7 +77,8 @@ def conversion(*, others: str) -> argparse.ArgumentParser:
         group,
         "--others",
         ("keep", "checkpoint"),
-        "blocks outside the streams: keep their activations, or compute them again too",
+        "what is outside the streams: keep its activations (but for residual blocks that stand alone), or compute it "
+        "again too",
         default=others,
     )
     group.add_argument(

@@ -16,8 +16,8 @@ from momentumnet.errors import ConversionError
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.converted import roles_laid_aside
-from momentumnet.streams.explain import Rejection, explain
-from momentumnet.streams.outside import outside_of
+from momentumnet.streams.explain import Rejection, bypassed, explain
+from momentumnet.streams.outside import lone_of, outside_of
 from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
@@ -35,6 +35,7 @@ class Discovery:
             buffers excluded.
         elsewhere_bytes: Those of them that code outside the streams' blocks keeps, whether blocks keep them too or not.
         timeline: The blocks, and the parts outside that can be recomputed, in call order.
+        blocks: The blocks, those among them that stand alone and of which the recompute saves memory, in call order.
     """
 
     streams: tuple[ResidualStream, ...]
@@ -42,6 +43,7 @@ class Discovery:
     saved_bytes: int
     elsewhere_bytes: int
     timeline: tuple[Stage, ...]
+    blocks: tuple[Stage, ...]
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -111,11 +113,12 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
     with roles_laid_aside(model):
         trace = record(model, example_inputs)
     judge = Judge()
-    everywhere, shared = _runs(trace, judge, lambda name: True)
+    everywhere, lone, shared = _runs(trace, judge, lambda name: True)
     rejections = explain(trace.root, judge, [call for run in everywhere for call in run], shared)
+    rejections += bypassed(model, trace.root)
     found = _streams(trace, judge, everywhere)
     if names is not None:
-        kept, _ = _runs(trace, judge, lambda name: any(_below(name, path) for path in names))
+        kept, lone, _ = _runs(trace, judge, lambda name: any(_below(name, path) for path in names))
         for path in names:
             if not any(_below(run[0].name, path) for run in kept):
                 raise _holds_none(path, found, rejections)
@@ -123,28 +126,31 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         rejections += _left_out(found, restricted, names)
         everywhere, found = kept, restricted
     blocks = {call for run in everywhere for call in run}
+    indices = _indices(found, everywhere)
     return Discovery(
         tuple(found),
         tuple(rejections),
         saved_bytes=trace.saved_bytes(),
         elsewhere_bytes=trace.saved_bytes_without(blocks),
-        timeline=timeline_of(trace, everywhere, _indices(found, everywhere), outside_of(trace, everywhere)),
+        timeline=timeline_of(trace, everywhere, indices, outside_of(trace, everywhere)),
+        blocks=timeline_of(trace, everywhere, indices, lone_of(trace, everywhere, lone)),
     )
 
 
-def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> tuple[list[list[Call]], set[str]]:
-    """The runs of two or more blocks, and the names of modules that are no blocks as they are called elsewhere, too."""
+def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> tuple[list[list[Call]], list[Call], set[str]]:
+    """The runs of two or more blocks, those that stand alone, and what is no block as it is called elsewhere, too."""
     shared: set[str] = set()
 
     def may_be_block(name: str) -> bool:
-        return allowed(name) and name not in shared
+        return bool(name) and allowed(name) and name not in shared
 
     while True:
         blocks = select_blocks(trace.root, judge, may_be_block)
-        runs = [run for run in judge.runs(blocks) if len(run) > 1]
-        found = _called_elsewhere(trace, runs)
+        runs = judge.runs(blocks)
+        streams = [run for run in runs if len(run) > 1]
+        found = _called_elsewhere(trace, streams)
         if not found:
-            return runs, shared
+            return streams, [run[0] for run in runs if len(run) == 1], shared
         shared |= found
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby, permutations
 
+import torch
+from torch import nn
 from torch.autograd.graph import GradientEdge, Node
 
 from momentumnet.streams.calls import Call
@@ -24,7 +26,12 @@ _OTHER_KIND = (
     "a residual block whose skip is {own}, while the block before or after it that passes it the same tensor makes its "
     "skip by {other}; a stream needs two blocks that do it in one way"
 )
+_BYPASSED = (
+    "their forward is called, or what they hold, and not they themselves, so that neither hooks nor a stream would see "
+    "them; call the modules, as in x = layer(x)"
+)
 ALONE = "a residual block, but no residual block before or after it passes it the same tensor; a stream needs two"
+_RESIDUAL = "a residual block"  # so begins each reason of one that is in no stream
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class Rejection:
     path: str
     blocks: tuple[str, ...]
     reason: str
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether they are residual blocks all the same."""
+        return self.reason.startswith(_RESIDUAL)
 
 
 def explain(root: Call, judge: Judge, blocks: list[Call], shared: Collection[str] = ()) -> list[Rejection]:
@@ -68,6 +80,18 @@ def explain(root: Call, judge: Judge, blocks: list[Call], shared: Collection[str
         for call, _ in reversed(reasons):
             pending.append((call, opened and (call.plain_container or _holds(call, chosen))))
     return rejections
+
+
+def bypassed(model: nn.Module, root: Call) -> list[Rejection]:
+    """Finds siblings of one class that are not called themselves, while what they hold is."""
+    called = {call.module for call in root.walk()}
+    found: dict[tuple[str, type[nn.Module]], list[str]] = {}
+    for name, module in model.named_modules():
+        if module in called or isinstance(module, torch.jit.ScriptModule):  # whose calls no hook sees
+            continue
+        if type(module).forward is not nn.Module.forward and not called.isdisjoint(module.modules()):
+            found.setdefault((name.rpartition(".")[0], type(module)), []).append(name)
+    return [Rejection(path, tuple(names), _BYPASSED) for (path, _), names in found.items() if len(names) > 1]
 
 
 def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], shared: Collection[str], opened: bool) -> str:

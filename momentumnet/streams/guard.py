@@ -68,7 +68,8 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
-    return [module._parameters, module._buffers, module._modules]
+    """Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward."""
+    return [value for name, value in module.__dict__.items() if name in _OF_MODULE and isinstance(value, dict)]
 
 
 # What nn.Module keeps for itself: hooks, and the tables above.

@@ -56,6 +56,19 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> list[Part]:
     return _with_returned(trace, parts, [run[-1] for run in runs], blocks)
 
 
+def lone_of(trace: Trace, runs: list[list[Call]], lone: list[Call]) -> list[Part]:
+    """The residual blocks in no stream of which the recompute saves memory: each is a stream of one.
+
+    One that keeps more than half of what the network keeps would all be there again in backward.
+    """
+    possible = [call for call in lone if call.takes_tensor and call.returns_tensor and not _starts_in_place(call)]
+    blocks = {call for run in runs for call in run}
+    kept, most = trace.kept_without(blocks.union(possible)), trace.saved_bytes() // 2
+    saving = {call: _saving_beside(trace, call, kept) for call in possible}
+    parts = [Part((call,), saved) for call, saved in saving.items() if 0 < saved <= most]
+    return _with_returned(trace, parts, [run[-1] for run in runs], blocks)
+
+
 def _saving_of_modules(trace: Trace, modules: list[Call]) -> dict[Call, int]:
     """For each module the bytes that it keeps and none of those before it does, beside its input."""
     seen: set[int] = set()
@@ -141,9 +154,18 @@ def _saving(trace: Trace, chain: list[Call], recomputed: set[Call], modules: lis
     The modules among those keep their arguments, however.
     """
     kept = trace.kept_without(recomputed.union(chain)).union(*(call.entered for call in modules))
-    freed = {key for call in chain for key in call.saved} - kept
-    needs_input = not chain[0].entered or not chain[0].entered <= kept
-    return sum(trace.storages[key].nbytes() for key in freed) - needs_input * _input_bytes(chain[0])
+    return _freed(trace, {key for call in chain for key in call.saved}, chain[0], kept)
+
+
+def _saving_beside(trace: Trace, call: Call, kept: set[int]) -> int:
+    """Bytes that a module keeps, without its input, beside what is ``kept`` anyway."""
+    return _freed(trace, {key for inner in call.walk() for key in inner.saved}, call, kept)
+
+
+def _freed(trace: Trace, keys: set[int], first: Call, kept: set[int]) -> int:
+    """Bytes of what is saved and not ``kept`` anyway, less those of the input from which it is recomputed."""
+    needs_input = not first.entered or not first.entered <= kept
+    return sum(trace.storages[key].nbytes() for key in keys - kept) - needs_input * _input_bytes(first)
 
 
 def _starts_in_place(call: Call) -> bool:

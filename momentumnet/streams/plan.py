@@ -13,6 +13,7 @@ from momentumnet.core.resolution import resolution_for
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
+from momentumnet.streams.timeline import Stage
 
 # Blocks are recomputed by rewinding, or from their inputs: whichever holds less.
 AUTO = "auto"
@@ -70,11 +71,9 @@ class Plan:
         """The same after conversion: the state and store of each stream, and all that is outside."""
         if self._stored:
             return self.saved_before
-        outside = self.discovery.elsewhere_bytes
-        if self.others == "checkpoint":
-            stages = zip(self.discovery.timeline, self._freed, strict=True)
-            outside -= sum(freed for stage, freed in stages if stage.stream is None)
-        return outside + sum(row.saved_after for row in self.rows)
+        stages = zip(self._timeline, self._freed, strict=True)
+        freed = sum(freed for stage, freed in stages if stage.stream is None)
+        return self.discovery.elsewhere_bytes - freed + sum(row.saved_after for row in self.rows)
 
     @property
     def backwards(self) -> list[str]:
@@ -94,13 +93,19 @@ class Plan:
     @property
     def recomputed(self) -> list[tuple[str, ...]]:
         """Names of what is recomputed outside the streams: of a module, or of the layers of a chain."""
-        if self.others == "keep":
-            return []
-        return list(dict.fromkeys(stage.names for stage in self.discovery.timeline if stage.stream is None))
+        return list(dict.fromkeys(stage.names for stage in self._timeline if stage.stream is None))
 
     @property
     def _stored(self) -> bool:
         return self.backward == "stored" or self.gamma == 0
+
+    @property
+    def _timeline(self) -> tuple[Stage, ...]:
+        """What is recomputed: the blocks, and all that can be outside of them if asked for."""
+        if self.others == "checkpoint":
+            return self.discovery.timeline
+        blocks = self.discovery.blocks
+        return tuple(stage for stage in blocks if stage.stream is not None) if self._stored else blocks
 
     @cached_property
     def _freed(self) -> list[int]:
@@ -109,7 +114,7 @@ class Plan:
         Its input is among them where the stream before gives again what it returned.
         """
         found, given_again = [], False
-        for stage in self.discovery.timeline:
+        for stage in self._timeline:
             found.append(stage.freed(given_again=given_again))
             if stage.stream is not None:
                 way = self._backward_of(self.discovery.streams[stage.stream])
@@ -154,6 +159,10 @@ class Plan:
         ]
         if checkpointed:
             lines.append(f"{', '.join(checkpointed)}: checkpointed, as a state would hold more")
+        lone = [name for names in self.recomputed for name in names] if self.others == "keep" else []
+        if lone:
+            shown = ", ".join(lone[:4]) + (f" and {len(lone) - 4} more" if len(lone) > 4 else "")
+            lines.append(f"{shown}: alone between other modules, recomputed from what they take")
         lines.append(
             f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
             "bytes held between forward and backward for the example inputs"

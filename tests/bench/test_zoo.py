@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import momentumnet as mn
-from momentumnet.bench.zoo import models as zoo
+from momentumnet.bench.zoo import torchvision_models as zoo
+from momentumnet.bench.zoo.training_pass import gradients, largest_error
 
 FAMILIES = [
     "resnet18",
@@ -40,19 +41,18 @@ FAMILIES = [
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_gradients_equal_stored(name: str) -> None:
     model = zoo.build(name)
-    batch = 1 if name.startswith(("mvit", "maxvit")) else 2
-    example, step = zoo.inputs(name, batch=batch), zoo.inputs(name, batch=batch, training=True)
-    gradients, states = [], []
+    example, step = zoo.inputs(name), zoo.inputs(name, training=True)
+    found, states = [], []
     for backward in ("stored", "reversible"):
         net = mn.convert(model, example, backward=backward).train()
         assert list(net.state_dict()) == list(model.state_dict())
-        gradients.append(zoo.gradient(net, step))
+        found.append(gradients(net, step))
         states.append({key: value.clone() for key, value in net.named_buffers()})
         del net
         gc.collect()
-    stored, reversible = gradients
-    assert stored.norm() > 0
-    assert (reversible - stored).norm() <= 1e-5 * stored.norm()
+    stored, reversible = found
+    assert any(gradient.norm() > 0 for gradient in stored.values())
+    assert largest_error(reversible, stored) <= 1e-5
     for key, value in states[0].items():
         assert torch.equal(states[1][key], value), key
 
@@ -71,8 +71,8 @@ def test_resnet50_state_dict_and_others(others: str) -> None:
         for backward, other in (("stored", "keep"), ("reversible", others))
     ]
     assert list(nets[1].state_dict()) == list(model.state_dict())
-    stored, reversible = (zoo.gradient(net, zoo.inputs("resnet50")) for net in nets)
-    assert (reversible - stored).norm() <= 1e-6 * stored.norm()
+    stored, reversible = (gradients(net, zoo.inputs("resnet50")) for net in nets)
+    assert largest_error(reversible, stored) <= 1e-6
     for name, buffer in nets[0].named_buffers():
         assert torch.equal(nets[1].get_buffer(name), buffer), name
     nets[1].load_state_dict(zoo.build("resnet50", seed=5).state_dict())
@@ -103,11 +103,11 @@ def test_transformer_with_every_mask(batch_first: bool, norm_first: bool) -> Non
         "tgt_is_causal": True,
     }
     assert [s.path for s in mn.find_streams(model, inputs)] == ["encoder.layers", "decoder.layers"]
-    gradients = []
+    found = []
     for backward in ("stored", "reversible"):
         net = mn.convert(model, inputs, backward=backward).train()
-        gradients.append(zoo.gradient(net, inputs))
-    assert (gradients[1] - gradients[0]).norm() <= 1e-6 * gradients[0].norm()
+        found.append(gradients(net, inputs))
+    assert largest_error(found[1], found[0]) <= 1e-6
 
 
 def test_encoder_fast_path_in_inference() -> None:

@@ -19,7 +19,7 @@ PREFIX = 4
 
 
 def converted(**options: Any) -> nn.Module:
-    return mn.convert(decoder(transformers, "Llama"), batch(padded=False), **options)
+    return mn.convert(decoder("LlamaForCausalLM"), batch(padded=False), **options)
 
 
 def called_with(net: nn.Module, cache: Any) -> Any:

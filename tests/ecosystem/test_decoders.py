@@ -25,7 +25,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def nets(name: str) -> tuple[nn.Module, nn.Module]:
     """The decoder converted twice: stored and reversible."""
-    model, example = decoder(transformers, name), batch(padded=False)
+    model, example = decoder(name), batch(padded=False)
     return mn.convert(model, example, backward="stored"), mn.convert(model, example)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import momentumnet as mn
 from tests.contract.reference import assert_gradients_as_stored
 
-timm = pytest.importorskip("timm", reason="pip install 'momentumnet[hf]'")
+timm = pytest.importorskip("timm", reason="pip install 'momentumnet[timm]'")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -52,3 +52,19 @@ def test_a_block_that_changes_the_shape_and_a_block_alone_are_explained():
     found = {rejection.blocks: rejection.reason for rejection in discover(model, torch.randn(1, 3, 64, 64)).rejections}
     assert found["layer2.0",] == "changes the shape from (1, 64, 16, 16) to (1, 128, 8, 8)"
     assert "a stream needs two" in found["layer2.1",]
+
+
+def test_blocks_whose_forward_is_called_are_explained():
+    """As in SqueezeBERT's encoder: hooks see what is inside them, and not them."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    model = Calls(forward, layers=modules(3))
+    found = discover(model, tokens())
+    assert found.streams == ()
+    (rejection,) = [rejection for rejection in found.rejections if "call the modules" in rejection.reason]
+    assert (rejection.path, rejection.blocks) == ("layers", ("layers.0", "layers.1", "layers.2"))
+    assert not [found for found in discover(nets.chain(3), tokens()).rejections if "call the modules" in found.reason]

@@ -85,3 +85,29 @@ def test_a_model_that_cannot_be_copied_says_where_and_why() -> None:
     with pytest.raises(ConversionError, match=r"of module '0' holds a tensor.*inplace=True"):
         mn.convert(model, tokens())
     mn.convert(model, tokens(), inplace=True)
+
+
+class HooksItself(nn.Module):
+    """Hooks its layers in its first forward, and remembers that it has, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain(3)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "hooked"):
+            for layer in self.layers:
+                layer.register_forward_hook(lambda module, args, output: self.seen.append(output))
+            self.hooked = True
+        self.seen.clear()
+        y: Tensor = self.layers(x)
+        return y
+
+
+def test_hooks_that_a_forward_installs_are_taken_out_with_the_mark_of_them():
+    model = HooksItself()
+    for _ in range(2):
+        assert [len(stream) for stream in find_streams(model, tokens())] == [3]
+    model(tokens())
+    assert len(model.seen) == 3

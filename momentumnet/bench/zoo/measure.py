@@ -1,70 +1,96 @@
-"""One model of the zoo: its streams, and the gradients of its conversion."""
+"""One model of the zoo: its streams, the bytes that its conversion saves, and the gradients of a training step."""
 
 from __future__ import annotations
 
+import gc
 import time
-from dataclasses import dataclass
+from collections import Counter
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from momentumnet.bench.zoo import models
+from momentumnet.bench.results import Row
+from momentumnet.bench.zoo import training_pass
+from momentumnet.bench.zoo.coverage import residual_blocks
+from momentumnet.bench.zoo.entries import Entry
 from momentumnet.conversion import convert
-from momentumnet.errors import ConversionError
-from momentumnet.planning import plan
-
-GAMMA = 1 / 8
-
-
-@dataclass
-class Row:
-    """One model of the table."""
-
-    model: str
-    streams: str = ""
-    blocks: int = 0
-    kind: str = ""
-    saved_before: int = 0
-    saved_after: int = 0
-    gradient_error: float | None = None
-    note: str = ""
-    seconds: float = 0.0
+from momentumnet.errors import MomentumNetError
+from momentumnet.memory import measure_memory
+from momentumnet.planning import OTHERS
+from momentumnet.streams.discover import Discovery, discover
+from momentumnet.streams.trace import call_with_example
 
 
-def measure(name: str, *, batch: int) -> Row:
-    """Find the streams, convert, and compare one training step's gradients, reversible against stored."""
+def measure(entry: Entry) -> Row:
+    """Streams, blocks, bytes held between forward and backward, and gradients against stored activations.
+
+    Returns:
+        ``library``, ``model``, ``streams`` (blocks of each, by path), ``kinds``, ``covered`` (blocks in streams),
+        ``alone`` (others that are recomputed), ``blocks`` (all residual blocks); ``saved_bytes`` of the model as it is,
+        and of the converted one ``kept_bytes`` (others="keep") and ``checkpointed_bytes``;
+        ``gradient_error``, the largest of all parameters and both;
+        ``refusal``, why it is not converted, or what is left out; and ``seconds``.
+    """
     start = time.perf_counter()
-    row = Row(name)
-    model = models.build(name)
-    large = name in models.LARGE
-    batch = 1 if large or name.startswith(("mvit", "swin3d", "maxvit")) else batch
-    try:
-        planned = plan(model, models.inputs(name, batch=batch), gamma=GAMMA)
-    except ConversionError as error:
-        row.note = str(error).splitlines()[0][:160]
+    row: Row = {"library": entry.library, "model": entry.name, "streams": [], "kinds": [], "refusal": ""}
+    row |= {"saved_bytes": None, "kept_bytes": None, "checkpointed_bytes": None, "gradient_error": None}
+    model = entry.build()
+    discovery = discover(model, entry.example())
+    row["streams"] = [[stream.path, len(stream)] for stream in discovery.streams]
+    row["kinds"] = sorted({stream.kind for stream in discovery.streams})
+    row["covered"] = len({block for stream in discovery.streams for block in stream.blocks})
+    alone = {stage.names for stage in discovery.blocks if stage.stream is None}
+    row["alone"] = len(alone) if discovery.streams else 0  # a network that has no stream is not converted
+    row["blocks"] = len(residual_blocks(model, discovery))
+    if not discovery.streams:
+        row["refusal"] = why_none(discovery)
+    elif entry.large:
+        _converted_only(entry, model)
+        row["refusal"] = "over 250 million parameters: found, converted, one forward"
     else:
-        row.streams = " ".join(f"{r.path or '(root)'}:{r.blocks}" for r in planned.rows)
-        row.blocks = sum(r.blocks for r in planned.rows)
-        row.kind = "+".join(sorted({r.kind for r in planned.rows}))
-        row.saved_before, row.saved_after = planned.saved_before, planned.saved_after
-        if large:
-            net = convert(model, models.inputs(name, batch=batch), gamma=GAMMA, inplace=True)
-            with torch.no_grad():
-                models.run(net, models.inputs(name, batch=batch))
-            row.note = "over 250 million parameters: found, converted, one forward"
-        else:
-            row.gradient_error = gradient_error(model, name, batch)
-    row.seconds = time.perf_counter() - start
-    return row
+        try:
+            row |= _compared(entry, model)
+        except MomentumNetError as error:
+            row["refusal"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    gc.collect()
+    return {**row, "seconds": time.perf_counter() - start}
 
 
-def gradient_error(model: nn.Module, name: str, batch: int) -> float:
-    """Relative L2 difference of one training step's gradients, reversible against stored."""
-    example, step = models.inputs(name, batch=batch), models.inputs(name, batch=batch, training=True)
-    gradients = []
-    for backward in ("stored", "auto"):
-        net = convert(model, example, gamma=GAMMA, backward=backward).train()
-        gradients.append(models.gradient(net, step))
-        del net
-    stored, reversible = gradients
-    return float((reversible - stored).norm() / stored.norm())
+def why_none(discovery: Discovery) -> str:
+    """The commonest reason for which what was looked at is no stream, with the number of modules."""
+    reasons: Counter[str] = Counter()
+    for found in discovery.rejections:
+        reasons[found.reason] += len(found.blocks)
+    if not reasons:
+        return "no two sibling modules pass a tensor of one shape along"
+    reason, count = reasons.most_common(1)[0]
+    return f"{count} modules: {reason}"
+
+
+def _converted_only(entry: Entry, model: nn.Module) -> None:
+    net = convert(model, entry.example(), inplace=True)
+    with torch.no_grad():
+        call_with_example(net, entry.example())
+
+
+def _compared(entry: Entry, model: nn.Module) -> Row:
+    example, step = entry.example(), entry.step()
+    plain = entry.build()  # some models keep what a forward computed, and can be copied no more
+    saved = measure_memory(partial(training_pass.forward, plain, step)).saved_bytes
+    del plain
+    net = convert(model, example, backward="stored")
+    stored: dict[str, Tensor] = {}
+    training_pass.step(net, step, stored)
+    errors, held = [], {}
+    for others in OTHERS:
+        net = convert(model, example, others=others)
+        found: dict[str, Tensor] = {}
+        held[others] = measure_memory(partial(training_pass.step, net, step, found)).saved_bytes
+        errors.append(training_pass.largest_error(found, stored))
+    return {
+        "saved_bytes": saved,
+        "kept_bytes": held["keep"],
+        "checkpointed_bytes": held["checkpoint"],
+        "gradient_error": float(torch.tensor(errors).max()),
+    }

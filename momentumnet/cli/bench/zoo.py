@@ -1,60 +1,105 @@
-"""``momentumnet bench zoo``: every torchvision model, converted."""
+"""``momentumnet bench zoo``: the models of torchvision, timm and transformers, converted."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import gc
-import json
+from pathlib import Path
 from typing import Any
 
-from momentumnet import whole_file
-from momentumnet.bench.zoo import models
-from momentumnet.bench.zoo.measure import Row, measure
-from momentumnet.bench.zoo.table import table
-from momentumnet.cli.bench.options import add_cpu_benchmark
-from momentumnet.cli.options import CommandText, add_count
+import torch
+
+from momentumnet.bench.results import Results
+from momentumnet.bench.zoo.entries import LIBRARIES, Entry, entries, missing, version_of
+from momentumnet.bench.zoo.measure import measure
+from momentumnet.bench.zoo.table import tables
+from momentumnet.cli.bench import options as common
+from momentumnet.cli.bench.outcome import finish
+from momentumnet.cli.options import CommandText
+from momentumnet.command_errors import MachineError, UsageError
 
 TEXT = CommandText(
-    "every torchvision model, converted",
+    "the models of torchvision, timm and transformers, converted",
     """\
-Convert every torchvision model without naming its streams: what is found, the bytes that it saves, and the difference
-of one training step's gradients, reversible against stored. On the CPU, with random weights and small inputs.""",
+Convert every model without naming its streams: what is found, the bytes that it saves, and the difference of one
+training step's gradients to those of stored activations, or why it is refused. On the CPU, with random weights and
+small inputs: all of torchvision, the smallest member of each family of timm, small configurations of transformers.""",
     """\
 examples:
   momentumnet bench zoo
-  momentumnet bench zoo resnet50 vit_b_32
+  momentumnet bench zoo --library timm --resume
+  momentumnet bench zoo --library transformers LlamaForCausalLM T5Model
 
-Each model is written as soon as it is done: the same command goes on where the last one ended. Writes zoo.jsonl and
-zoo.md to --output.""",
+Each model is written as soon as it is done: with --resume the same command goes on where the last one ended. Writes
+zoo.json and zoo.md to --output.""",
 )
+QUICK = {"torchvision": ("resnet18",), "timm": ("vit_tiny_patch16_224",), "transformers": ("LlamaForCausalLM",)}
 
 
 def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
-    command = add_cpu_benchmark(benchmarks, "zoo", TEXT, run)
-    command.add_argument("models", nargs="*", metavar="MODEL", help="torchvision names (default: all of them)")
-    add_count(command, "--batch", 2)
+    command = common.add_cpu_benchmark(benchmarks, "zoo", TEXT, run)
+    command.add_argument("models", nargs="*", metavar="MODEL", help="names of models (default: all of them)")
+    command.add_argument(
+        "--library",
+        action="append",
+        choices=LIBRARIES,
+        help="one of the libraries alone; once for each (default: those that are installed)",
+    )
+    common.add_quick(command)
+    common.add_resume(command, unit="model")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the benchmark."""
+    """Runs the benchmark.
+
+    Raises:
+        CheckpointError: ``--resume`` finds results of something else.
+        MachineError: a library that was asked for is not installed.
+        UsageError: there is no model of that name.
+    """
     from momentumnet.cli.report import Report
 
-    report, log = Report(as_json=options.json), options.output / "zoo.jsonl"
-    options.output.mkdir(parents=True, exist_ok=True)
-    rows = [Row(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {row.model for row in rows}
-    for name in options.models or [name for name in models.names() if name not in models.LARGE] + list(models.LARGE):
-        if name in done:
-            continue
-        row = measure(name, batch=options.batch)
-        gc.collect()
-        rows.append(row)
-        report.line(f"{row.model:40s} {row.blocks:4d} {row.gradient_error} {row.seconds:.1f}s {row.note}")
-        whole_file.write_text(log, "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
-    rows.sort(key=lambda row: row.model)
-    path = log.with_suffix(".md")
-    whole_file.write_text(path, table(rows))
-    report.line(f"Written: {log}, and .md beside it")
-    report.result({"command": "bench zoo", "rows": [dataclasses.asdict(row) for row in rows]})
+    report = Report(as_json=options.json)
+    libraries = _libraries(options, report)
+    chosen = _chosen(options, libraries)
+    versions = {library: version_of(library) for library in LIBRARIES}
+    path: Path = options.output / "zoo.json"
+    results = Results.begin(
+        path, command="bench zoo", device=torch.device("cpu"), settings={"libraries": versions}, resume=options.resume
+    )
+    with report.progress() as progress:
+        task = progress.add_task("models", total=len(chosen))
+        for entry in chosen:
+            if not results.holds(library=entry.library, model=entry.name):
+                progress.update(task, description=f"{entry.library}: {entry.name}")
+                results.add([measure(entry)])
+            progress.advance(task)
+    finish(report, results, tables(results.rows))
+
+
+def _libraries(options: argparse.Namespace, report: Any) -> list[str]:
+    """Those that were asked for, or those that are there."""
+    chosen = list(options.library or LIBRARIES)
+    for library in missing(chosen):
+        extra = {"timm": "timm", "transformers": "hf"}.get(library)
+        remedy = f"pip install 'momentumnet[{extra}]'" if extra else f"pip install {library}"
+        if options.library:
+            raise MachineError(f"{library} is not installed: {remedy}")
+        report.line(f"{library} is not installed, so its models are left out: {remedy}")
+        chosen.remove(library)
+    return chosen
+
+
+def _chosen(options: argparse.Namespace, libraries: list[str]) -> list[Entry]:
+    """The models that were named, or all."""
+    every = list(entries(libraries))
+    names = options.models or ([name for library in libraries for name in QUICK[library]] if options.quick else None)
+    if names is None:
+        return every
+    for name in names:
+        if not any(entry.name == name for entry in every):
+            raise UsageError(
+                f"there is no {name!r} among the models of {', '.join(libraries)}; there are: "
+                + ", ".join(entry.name for entry in every)
+            )
+    return [entry for entry in every if entry.name in names]

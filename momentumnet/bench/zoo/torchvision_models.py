@@ -1,25 +1,35 @@
-"""How every torchvision model is built and fed for the zoo table: random weights, small inputs, a scalar loss."""
+"""How every torchvision model is built and fed: random weights, small inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from momentumnet.bench.zoo.entries import Entry
 
 # Over 250 million parameters: discovery and one forward are enough, in bfloat16.
 LARGE = ("vit_h_14", "vit_l_16", "vit_l_32", "regnet_y_128gf")
 DETECTION = ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "fcos", "ssd")
+REGIONS = ("fasterrcnn", "maskrcnn", "keypointrcnn")
 SEGMENTATION = ("fcn", "deeplabv3", "lraspp")
 
 
 def names() -> list[str]:
     """Every torchvision model but the quantized ones."""
     return [name for name in torchvision.models.list_models() if not name.startswith("quantized")]
+
+
+def entries() -> Iterator[Entry]:
+    """Every model, the large ones last."""
+    for name in sorted(names(), key=lambda name: name in LARGE):
+        step = partial(inputs, name, training=True)
+        yield Entry("torchvision", name, partial(build, name), partial(inputs, name), step, large=name in LARGE)
 
 
 def is_detection(name: str) -> bool:
@@ -53,6 +63,8 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
         options |= {"init_weights": False, "aux_logits": False}
     if is_detection(name) and not name.startswith("ssd"):
         options |= {"min_size": 128, "max_size": 128}
+    if name.startswith(REGIONS):  # as many of them as images of this size have, not as those of 800 pixels
+        options |= {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100, "box_batch_size_per_image": 32}
     torch.manual_seed(seed)
     if name in LARGE:
         with _constant_initialisation():
@@ -64,8 +76,9 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     return torchvision.models.get_model(name, **options)
 
 
-def inputs(name: str, *, batch: int = 2, training: bool = False) -> Any:
+def inputs(name: str, *, training: bool = False) -> Any:
     """Inputs as ``find_streams`` takes them: a tensor, a tuple of positional arguments or a dict of keyword ones."""
+    batch = 1 if name in LARGE or name.startswith(("mvit", "swin3d", "maxvit")) else 2
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> Tensor:
@@ -95,28 +108,3 @@ def _target(name: str) -> dict[str, Tensor]:
     if name.startswith("keypointrcnn"):
         target["keypoints"] = torch.full((1, 17, 3), 50.0)
     return target
-
-
-def run(model: nn.Module, example: Any) -> Any:
-    """Call the model with inputs as `inputs` gives them."""
-    if isinstance(example, dict):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple) else model(example)
-
-
-def loss(output: Any) -> Tensor:
-    """The mean square distance from 1 of every floating tensor in the output, summed: heads may start at zero."""
-    terms = [
-        (leaf.float() - 1).square().mean()
-        for leaf in pytree.tree_leaves(output)
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.requires_grad
-    ]
-    return torch.stack(terms).sum()
-
-
-def gradient(model: nn.Module, example: Any, *, seed: int = 2) -> Tensor:
-    """All parameter gradients of one training step in one float64 vector."""
-    model.zero_grad(set_to_none=True)
-    torch.manual_seed(seed)
-    loss(run(model, example)).backward()
-    return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
