@@ -189,7 +189,11 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         ConversionError: the model holds no converted block.
 
     Example:
-        >>> original = mn.revert(converted)  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        >>> original = mn.revert(mn.convert(model, torch.randn(2, 5, 16)))
     """
     target = model if inplace else copy_of(model)
     blocks = [block for block, _ in converted_blocks(target)]
@@ -213,7 +217,12 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         ValueError: gamma is outside [0, 1], or 1 with the flush.
 
     Example:
-        >>> mn.set_gamma(converted, 0.5)  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> net = mn.MomentumNet([torch.nn.Linear(4, 4)] * 3, gamma=0.9, use_backprop=False)
+        >>> mn.set_gamma(net, 0.5)
+        >>> net.gamma
+        0.5
     """
     streams = streams_of(model)
     if not streams:
