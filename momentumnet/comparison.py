@@ -15,8 +15,9 @@ from momentumnet.streams.nested import copied, floating, tensors_in
 from momentumnet.streams.trace import call_with_example
 
 # Up to here two networks count as nearly the same: by their predictions where there are any, else by their outputs.
-NEARLY_AGREEING = 0.98
-NEARLY_EQUAL = 0.05
+# Pretrained CIFAR-10 ResNets lose less than a point of accuracy up to there (docs/choosing-gamma.md).
+NEARLY_AGREEING = 0.95
+NEARLY_EQUAL = 0.1
 
 _LOGITS = "logits"
 
@@ -50,7 +51,7 @@ class OutputComparison:
 
     @property
     def nearly_same(self) -> bool:
-        """Whether at least 98 % of the predictions agree; without predictions, whether outputs differ by 5 % at most.
+        """Whether at least 95 % of the predictions agree; without predictions, whether outputs differ by 10 % at most.
 
         Never where outputs are not finite.
         """
