@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from momentumnet import hf as hf  # needs an extra, as lightning does: no names of all
     from momentumnet import init, landscape, native, optim, prune
     from momentumnet import lightning as lightning
+    from momentumnet.comparison import OutputComparison, compare_outputs
     from momentumnet.conversion import convert, set_gamma
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
@@ -49,6 +50,7 @@ __all__ = [
     "MomentumNet",
     "MomentumNetError",
     "MomentumNetWarning",
+    "OutputComparison",
     "PruningError",
     "ReconstructionError",
     "ResidualStream",
@@ -58,6 +60,7 @@ __all__ = [
     "StorageError",
     "TrainingPlan",
     "check_replays",
+    "compare_outputs",
     "convert",
     "describe",
     "find_streams",
@@ -79,6 +82,7 @@ __all__ = [
 
 _PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
+    "comparison": ("OutputComparison", "compare_outputs"),
     "conversion": ("convert", "set_gamma"),
     "core.ledger": ("check_replays",),
     "description": ("describe",),

@@ -201,7 +201,12 @@ def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
         ValueError: gamma is outside [0, 1], or 1 with the flush; no stream is changed.
 
     Example:
-        >>> mn.set_gamma(converted, 0.5)  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> net = mn.MomentumNet([torch.nn.Linear(4, 4)] * 3, gamma=0.9, use_backprop=False)
+        >>> mn.set_gamma(net, 0.5)
+        >>> net.gamma
+        0.5
     """
     for stream in streams_that_take(model, gamma):
         stream.set_gamma(gamma)

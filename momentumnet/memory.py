@@ -26,6 +26,10 @@ class MemoryReport:
         saved_bytes: Bytes held between forward and backward: allocated during the call and alive when the first
             backward pass in it starts, or when it returns if it runs none.
         backward_peak_bytes: Largest number of bytes alive at once from the start of that pass on; 0 without one.
+
+    Example:
+        >>> print(MemoryReport(peak_bytes=12 << 20, saved_bytes=10 << 20))
+        peak 12.0 MiB, held between forward and backward 10.0 MiB
     """
 
     peak_bytes: int

@@ -27,5 +27,10 @@ def reason(device: str | torch.device = "cpu") -> str:
     """Why there are no native kernels for tensors on ``device``, and what helps; empty where there are.
 
     "cuda" without a number asks for any GPU, "cuda:0" for that one.
+
+    Example:
+        >>> import momentumnet as mn
+        >>> mn.native.reason("meta")
+        "there are kernels for CPU and CUDA tensors, none for 'meta'"
     """
     return libraries.of(torch.device(device)).reason

@@ -118,9 +118,15 @@ def plan(
         ValueError: an option has a value that it does not take.
 
     Example:
-        >>> import torch, torchvision
-        >>> from momentumnet.planning import plan
-        >>> print(plan(torchvision.models.resnet50(), torch.randn(1, 3, 64, 64)))  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+        >>> plan = mn.plan(model, torch.randn(2, 5, 16))
+        >>> [(row.path, row.blocks) for row in plan.rows]
+        [('layers', 12)]
+        >>> plan.saved_after < plan.saved_before
+        True
     """
     check_options(others, spare, backward)
     if budget is None and not spare:

@@ -49,7 +49,11 @@ def load_training_state(model: nn.Module, state: Mapping[str, Any]) -> None:
         CheckpointError: it is no such state, or one of other streams; the model is left as it was.
 
     Example:
-        >>> mn.load_training_state(model, torch.load("run.pt", weights_only=True)["streams"])  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> model = mn.MomentumNet([torch.nn.Linear(4, 4)] * 3, gamma=0.9, use_backprop=False)
+        >>> saved = mn.training_state(model)
+        >>> mn.load_training_state(model, saved)
     """
     if not isinstance(state, Mapping) or not isinstance(state.get("streams"), Mapping):
         raise CheckpointError(

@@ -26,7 +26,11 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         ConversionError: the model holds no converted block.
 
     Example:
-        >>> original = mn.revert(converted)  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        >>> original = mn.revert(mn.convert(model, torch.randn(2, 5, 16)))
     """
     target = model if inplace else copy_of(model)
     blocks = [block for block, _ in converted_blocks(target)]

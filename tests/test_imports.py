@@ -17,7 +17,7 @@ FLOORS = (
     ("checkpoint_file", "native", "recompute"),
     ("core", "loss"),
     ("streams",),
-    ("description", "planner", "resume"),
+    ("comparison", "description", "planner", "resume"),
     ("model_config", "planning"),
     ("reversion",),
     ("planned",),

@@ -40,10 +40,8 @@ def check_replays() -> None:
             its scale: gradients of these replays may be wrong. The flag is cleared.
 
     Example:
-        ::
-
-            graph.replay()
-            mn.check_replays()
+        >>> import momentumnet as mn
+        >>> mn.check_replays()  # after graph.replay(); here nothing was replayed, so there is nothing to tell
     """
     wrong = [device for device, flag in _FLAGS.items() if bool(flag)]
     for device in wrong:

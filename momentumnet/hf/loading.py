@@ -36,7 +36,13 @@ def from_pretrained(path: str | Path, *, model_class: Any = None, **options: Any
         CheckpointError: its ``momentum.json`` is damaged.
 
     Example:
-        >>> model = momentumnet.hf.from_pretrained("trained")  # doctest: +SKIP
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=3))
+        >>> mn.convert(model, {"input_ids": torch.randint(32, (2, 8))}, inplace=True).save_pretrained("trained")
+        >>> trained = mn.hf.from_pretrained("trained")
     """
     beside = streams_file.read(Path(path))
     if (Path(path) / _ADAPTER).is_file():

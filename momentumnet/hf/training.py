@@ -26,7 +26,8 @@ class StreamsCallback(TrainerCallback):
             not converted.
 
     Example:
-        >>> trainer = Trainer(model, args, callbacks=[momentumnet.hf.StreamsCallback()])  # doctest: +SKIP
+        >>> import momentumnet as mn
+        >>> callbacks = [mn.hf.StreamsCallback()]  # for Trainer(model, args, callbacks=callbacks)
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:

@@ -26,6 +26,13 @@ class LossLine:
     Attributes:
         distances: t, float64, shape (n,).
         losses: float64, shape (n,).
+
+    Example:
+        >>> model, batch = nn.Linear(2, 1), (torch.ones(4, 2), torch.zeros(4, 1))
+        >>> direction = filter_normalised_direction(model)
+        >>> line = loss_along(model, nn.functional.mse_loss, batch, direction, distances=[-1, 0, 1])
+        >>> line.distances.tolist(), line.losses.shape
+        ([-1.0, 0.0, 1.0], torch.Size([3]))
     """
 
     distances: Tensor
@@ -52,6 +59,12 @@ class LossPlane:
         first: a, float64, shape (n,).
         second: b, float64, shape (n,).
         losses: float64, shape (n, n): ``losses[i, j]`` at a_i and b_j.
+
+    Example:
+        >>> model, batch = nn.Linear(2, 2), (torch.ones(4, 2), torch.zeros(4, 2))
+        >>> plane = loss_plane(model, nn.functional.mse_loss, batch, points=3)
+        >>> plane.first.tolist(), plane.losses.shape
+        ([-1.0, 0.0, 1.0], torch.Size([3, 3]))
     """
 
     first: Tensor

@@ -41,7 +41,9 @@ class MomentumConversion(Callback):
         ConversionError: when a run begins: there are no example inputs, or as `convert` raises it.
 
     Example:
-        >>> trainer = Trainer(callbacks=[MomentumConversion(images, budget="2GiB")])  # doctest: +SKIP
+        >>> import momentumnet as mn
+        >>> conversion = mn.lightning.MomentumConversion(torch.randn(2, 3, 64, 64), budget="2GiB")
+        >>> trainer = Trainer(callbacks=[conversion], accelerator="cpu", logger=False, enable_checkpointing=False)
     """
 
     def __init__(self, example_inputs: Any = None, **options: Any) -> None:

@@ -72,6 +72,17 @@ class TrainingPlan:
         elements: of the example's tensors; with more the step takes more.
         estimated: whether it was made of tensors without values: times are counts of operations then, and work space
             of kernels is not in the bytes.
+
+    Example:
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        >>> plan = mn.plan(model, torch.randn(2, 8, 16), budget="1MiB")
+        >>> plan.peak <= plan.budget
+        True
+        >>> plan.save("plan.json")
+        >>> converted = mn.convert(model, plan=mn.TrainingPlan.load("plan.json"))
     """
 
     units: tuple[PlannedUnit, ...]

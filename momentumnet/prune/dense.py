@@ -22,6 +22,8 @@ def dense_state_dict(model: nn.Module) -> dict[str, Any]:
         ValueError: a parameter with a mask is sharded.
 
     Example:
+        >>> import torch
+        >>> from momentumnet.prune import apply_masks, dense_state_dict
         >>> model = nn.Linear(2, 1)
         >>> apply_masks(model, {"weight": torch.tensor([[True, False]])})
         >>> list(dense_state_dict(model))
@@ -52,6 +54,8 @@ def load_dense_state_dict(model: nn.Module, state: Mapping[str, Any]) -> None:
             as it was then.
 
     Example:
+        >>> import torch
+        >>> from momentumnet.prune import apply_masks, load_dense_state_dict
         >>> model, other = nn.Linear(2, 1), nn.Linear(2, 1)
         >>> apply_masks(model, {"weight": torch.tensor([[True, False]])})
         >>> load_dense_state_dict(model, other.state_dict())

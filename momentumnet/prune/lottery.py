@@ -22,8 +22,13 @@ from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cp
 from momentumnet.prune.trainings import Record, Trainings
 from momentumnet.resume import load_training_state, training_state
 
-TICKET, REINITIALISED, RANDOM_MASK = "ticket", "reinitialised", "random mask"
+TICKET = "ticket"
+"""The arm of a lottery that trains the ticket itself; see `LotteryTicket.ticket`."""
+
+REINITIALISED, RANDOM_MASK = "reinitialised", "random mask"
+
 CONTROLS = (REINITIALISED, RANDOM_MASK)
+"""What ``LotteryTicket(controls=...)`` may name: "reinitialised" and "random mask"."""
 
 
 class LotteryTicket:
@@ -81,7 +86,7 @@ class LotteryTicket:
         ...         (model(x) - x).square().mean().backward()
         ...         optimizer.step()
         ...         log.step()
-        ...     return -float((model(x) - x).square().mean())
+        ...     return -float((model(x) - x).square().mean().detach())
         >>> lottery = LotteryTicket(nn.Linear(8, 8), train, fraction=0.5, rounds=2)
         >>> [training.kept for training in lottery.run().trainings]
         [64, 32, 16]

@@ -32,6 +32,13 @@ class TicketTraining:
         kept_norm: Mean absolute value of the weights that are kept, before the training.
         removed_norm: The same of those that were taken away; nan where there are none.
         seconds: Duration.
+
+    Example:
+        >>> training = TicketTraining(
+        ...     "ticket", 1, 20, 100, 300, ((100, 0.7), (200, 0.9), (300, 0.9)), (), 0.4, 0.1, 1.5
+        ... )
+        >>> training.sparsity, training.best, training.best_step
+        (0.8, 0.9, 200)
     """
 
     arm: str
@@ -90,6 +97,12 @@ class LotteryReport:
 
     Attributes:
         trainings: Round by round, the ticket before its controls.
+
+    Example:
+        >>> dense = TicketTraining("ticket", 0, 100, 100, 300, ((300, 0.9),), (), 0.2, math.nan, 1.5)
+        >>> print(LotteryReport((dense,)))
+        round  sparsity  weights  network  final  best  at step  |w| kept  removed
+            0    0.00 %      100    dense    0.9   0.9      300       0.2        -
     """
 
     trainings: tuple[TicketTraining, ...]

@@ -26,6 +26,14 @@ class ResidualStream:
         spread: The largest of these over a typical one (the median), in the block where that is most.
         saved_bytes: Bytes that autograd keeps for the blocks in the trace: unique storages, parameters and
             buffers excluded.
+
+    Example:
+        >>> import momentumnet as mn
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        >>> [stream] = mn.find_streams(model, torch.randn(2, 5, 16))
+        >>> stream.blocks, stream.shape
+        (('layers.0', 'layers.1', 'layers.2'), (2, 5, 16))
     """
 
     path: str
