@@ -73,7 +73,24 @@ def schedule_gamma(
 
 
 class GammaSchedule:
-    """Gamma over the steps of a training; `schedule_gamma` makes one, and says what its arguments are."""
+    """Gamma over the steps of a training; `schedule_gamma` makes one, and says what its arguments are.
+
+    Attributes:
+        model: whose gamma is changed.
+        start: gamma of the first step.
+        end: gamma after ``optimizer_steps``.
+        optimizer_steps: steps from one to the other.
+        shape: of the way between.
+        steps_done: where the schedule stands.
+
+    Example:
+        >>> import torch
+        >>> import momentumnet as mn
+        >>> net = mn.MomentumNet([torch.nn.Linear(4, 4) for _ in range(3)], gamma=0.9, use_backprop=False)
+        >>> schedule = mn.schedule_gamma(net, 4, 1 / 2, 0)
+        >>> [str(schedule.at(step)) for step in (0, 2, 4)]
+        ['1/2', '1/4', '0']
+    """
 
     def __init__(
         self,

@@ -28,8 +28,8 @@ class GammaCallback(TrainerCallback):
         ValueError: when training begins: an option has a value that it does not take.
 
     Example:
-        >>> callbacks = [momentumnet.hf.GammaCallback(1 / 8, 0), momentumnet.hf.StreamsCallback()]  # doctest: +SKIP
-        >>> trainer = Trainer(model, args, callbacks=callbacks)  # doctest: +SKIP
+        >>> import momentumnet as mn
+        >>> callbacks = [mn.hf.GammaCallback(1 / 8, 0), mn.hf.StreamsCallback()]  # for Trainer(model, args, callbacks)
     """
 
     def __init__(
