@@ -50,7 +50,7 @@ TIMM: dict[str, list[int]] = {
     "nfnet_l0": [5, 2],
     "swin_tiny_patch4_window7_224": [2, 2, 6, 2],
     "vit_tiny_patch16_224": [12],
-    "xcit_nano_12_p16_224": [12],
+    "xcit_nano_12_p16_224": [12, 2],
 }
 
 

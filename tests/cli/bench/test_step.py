@@ -37,7 +37,7 @@ def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]
     values = json.loads(done.out)
     assert whole_file.read_json(Path("out", "step.json")) == values
     rows = {(row["network"], row["method"]): row for row in values["rows"]}
-    assert len(rows) == 3 * 11
+    assert len(rows) == 3 * 9
     for network in ("gpt-12", "llama-4", "mlp-200"):
         assert rows[network, "stored"]["time_to_stored"] == 1
         assert rows[network, "checkpoint"]["time_to_checkpoint"] == 1
@@ -78,7 +78,7 @@ def test_compiled_and_offloaded_methods(command: Callable[..., Any]) -> None:
     options = ("--compiled", "--offloaded", "--network", "mlp-200", "--gammas", "1/2", "--repeats", "1")
     done = command("bench", "step", "--output", "out", "--json", *options)
     rows = {row["method"]: row for row in json.loads(done.out)["rows"]}
-    assert len(rows) == 3 + 4 + 1 + 4 + 1
+    assert len(rows) == 3 + 3 + 1 + 4 + 1
     assert rows["offloaded"]["gradient_error"] == 0
     for method in ("stored, compiled blocks", "momentum 1/2, compiled blocks", "compiled, half the activations"):
         assert 0 < rows[method]["gradient_error"] < 1e-5
