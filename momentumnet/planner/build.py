@@ -14,6 +14,7 @@ from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import moving_bytes
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for
+from momentumnet.errors import ConversionError
 from momentumnet.planner.flow import Flow, flow_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured, now
@@ -139,10 +140,20 @@ def _flow(model: nn.Module, trace: Trace, stages: Sequence[Stage], calls: Sequen
 
 
 def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:
-    """The calls of each stage: the first ones of these names."""
+    """The calls of each stage: the first ones of these names.
+
+    Raises:
+        ConversionError: there is none.
+    """
     by_name: dict[str, Call] = {}
     for call in trace.root.walk():
         by_name.setdefault(call.name, call)
+    missing = [name for stage in stages for name in stage.names if name not in by_name]
+    if missing:
+        raise ConversionError(
+            f"{', '.join(map(repr, missing[:5]))} was not called in a pass in training mode: blocks dropped at "
+            "random have no plan. Plan with model.eval(), or with layer drop turned off, or convert without a budget"
+        )
     return [[by_name[name] for name in stage.names] for stage in stages]
 
 

@@ -17,6 +17,7 @@ from momentumnet.errors import MomentumNetError
 from momentumnet.memory import measure_memory
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
+from momentumnet.recompute import object_copies
 from momentumnet.streams.calls import storage_key
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
@@ -60,7 +61,8 @@ class Measures:
     def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
         def run() -> Any:
             torch.clear_autocast_cache()  # a recompute casts its weights again
-            given_args, given = pytree.tree_map_only(Tensor, _leaf, (args, kwargs))
+            # Objects, too: what one run leaves in them is not for the next.
+            given_args, given = object_copies.copied((args, kwargs), _leaf)
             output = modules[0](*given_args, **given)
             for module in modules[1:]:
                 output = module(output)

@@ -271,6 +271,13 @@ def test_each_parent_and_step(parent: str, kind: str) -> None:
     assert outcome == "equal" or parent == "between"
 
 
+@pytest.mark.parametrize("parent", PARENTS)
+@pytest.mark.parametrize("spare", [1, 1 << 20])
+def test_each_parent_within_a_budget(parent: str, spare: int) -> None:
+    outcome = check(Case(Net((Block(("linear", "dropout")),) * 4, parent), {"spare": spare}, (Step(), Step())))
+    assert outcome in ("equal", "refused")
+
+
 def test_the_search_finds_a_wrong_gradient() -> None:
     """A fault of the kind that is looked for is seen."""
     case = Case(Net((Block(("linear", "tanh")),) * 3), {}, (Step(),))
