@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
+from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
@@ -63,17 +64,21 @@ class MeasuredStep:
             smallest, choices = least(self.options)
             room = smallest + spare
             return self._with(within(self.options, room) or choices, room if spare else None, room)
+        if trial is not None:
+            return self._tried(limit, trial)
         room = allowed(limit)
-        found = None if trial is None else self._tried(limit, trial)
-        choices = within(self.options, room) or []
-        if found is None and not choices:
+        choices = within(self.options, room)
+        if choices is None:
             raise does_not_fit(self.options, limit, self.batch)
-        return found or self._with(choices, limit, room)
+        return self._with(choices, limit, room)
 
-    def _tried(self, limit: int, trial: Trial) -> TrainingPlan | None:
-        """The quickest plan that was measured to fit; None if the first ones do not, or nearly nothing is predicted to.
+    def _tried(self, limit: int, trial: Trial) -> TrainingPlan:
+        """The quickest plan that was measured to fit.
 
         What is predicted is corrected by what was measured, and tried again.
+
+        Raises:
+            ConversionError: none does.
         """
         room, best, seen = limit, None, list[list[Choice]]()
         for _ in range(TRIALS):
@@ -90,6 +95,13 @@ class MeasuredStep:
                 break
             off = plan.peak / (peak or plan.peak * (1 + OFF))
             room = int(limit * min(off, 1 + OFF))
+        if best is None and within(self.options, allowed(limit)) is None:
+            raise does_not_fit(self.options, limit, self.batch)
+        if best is None:
+            raise ConversionError(
+                f"no choice fits a budget of {format_bytes(limit)}: those that were predicted to fit took more when "
+                "they were tried. Give more bytes, or a smaller batch"
+            )
         return best
 
     def _least_below(self, limit: float) -> list[Choice] | None:
