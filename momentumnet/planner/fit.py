@@ -61,9 +61,9 @@ class MeasuredStep:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
         if limit is None:
-            smallest, choices = least(self.options)
+            smallest, fewest = least(self.options)
             room = smallest + spare
-            return self._with(within(self.options, room) or choices, room if spare else None, room)
+            return self._with(within(self.options, room) or fewest, room if spare else None, room)
         if trial is not None:
             return self._tried(limit, trial)
         room = allowed(limit)
