@@ -40,8 +40,9 @@ EXTRAS = {
     "hf": ("transformers", "accelerate", "peft"),
     "timm": ("timm",),
     "lightning": ("lightning",),
-    "test": ("pytest", "pytest-benchmark", "hypothesis", "setuptools"),
-    "dev": ("ruff", "mypy", "pre-commit"),
+    "test": ("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "setuptools"),
+    "docs": ("mkdocs", "mkdocs-material", "mkdocstrings-python", "latex2mathml"),
+    "dev": ("ruff", "mypy", "pre-commit", "build", "twine"),
 }
 PLAIN = "plain PyTorch"
 
