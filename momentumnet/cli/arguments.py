@@ -214,11 +214,12 @@ def data_source(text: str) -> str:
     return text
 
 
-def check_one_budget(options: argparse.Namespace) -> None:
-    """``--spare`` is a budget of the least that there is, and so many bytes; it takes no other one.
+def is_planned(options: argparse.Namespace) -> bool:
+    """Whether ``--budget`` or ``--spare`` has it chosen for each block and module what is recomputed.
 
     Raises:
-        UsageError: both are given.
+        UsageError: both are given: ``--spare`` is a budget of the least that there is, and so many bytes.
     """
     if options.spare and options.budget not in (None, LEAST):
         raise UsageError("--spare is a budget of the least that there is, and so much more; leave out one of the two")
+    return options.budget is not None or bool(options.spare)

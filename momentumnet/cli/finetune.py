@@ -103,8 +103,7 @@ def run(options: argparse.Namespace) -> None:
 
     importlib.import_module("momentumnet.finetuning.weights_file")  # a package that is missing is told before any work
     recipe = training_options.recipe(options)
-    arguments.check_one_budget(options)
-    if _is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
+    if arguments.is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
         raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
     name = f"{model_sources.in_file_names(options.model)}-{Path(options.data).resolve().name}"
     with processes.joined(options.device) as (together, options.device), ExitStack() as stack:
@@ -189,7 +188,7 @@ def _converted(
 ) -> nn.Module:
     """The network, converted in all processes as the first one has it: choices for a budget go by measured times."""
     own = dataclasses.replace(recipe, batch_size=recipe.batch_size // together.count)
-    if not _is_planned(options):
+    if not arguments.is_planned(options):
         return _convert(model, images, options, own, device)
     network = _convert(model, images, options, own, device) if together.is_first else None
     description = together.from_first(None if network is None else describe(network))
@@ -200,7 +199,7 @@ def _convert(
     model: nn.Module, images: ImageData, options: argparse.Namespace, recipe: Recipe, device: torch.device
 ) -> nn.Module:
     batch_size, dtype = recipe.batch_size, PRECISIONS[recipe.precision]
-    if _is_planned(options):  # measured as the steps will be
+    if arguments.is_planned(options):  # measured as the steps will be
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
@@ -220,8 +219,3 @@ def _convert(
         backward=options.backward,
         arithmetic=options.arithmetic,
     )
-
-
-def _is_planned(options: argparse.Namespace) -> bool:
-    """Whether it is chosen for each block and module what is recomputed."""
-    return options.budget is not None or bool(options.spare)

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     model = model_sources.build(options.model)
     if options.check:
         inspect_check.run(report, model, _inputs(model, options, default_batch=2), options)
-    elif options.budget is not None or options.spare:
+    elif arguments.is_planned(options):
         _within_budget(report, model, options)
     else:
         _show(report, model, options)
@@ -141,7 +141,6 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
 
 def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace) -> None:
     """Shows the choices that fit a budget."""
-    arguments.check_one_budget(options)
     if options.others != "keep":
         raise CommandError("--budget and --spare choose for each block and module; leave out --others")
     model.train()

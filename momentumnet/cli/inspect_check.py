@@ -39,9 +39,8 @@ def run(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespa
             f"{options.model} computes its loss from targets: --check needs images and targets, from a function, "
             "--input module:function"
         )
-    arguments.check_one_budget(options)
-    is_planned = options.budget is not None or bool(options.spare)
-    chosen = {"budget": options.budget, "spare": options.spare} if is_planned else {"others": options.others}
+    planned, others = {"budget": options.budget, "spare": options.spare}, {"others": options.others}
+    chosen = planned if arguments.is_planned(options) else others
     with told_of_inputs(options.model, options.input):
         found = check(
             model,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from momentumnet.planner.flow import Flow
 from momentumnet.planner.profile import Cost, Profile, Unit
 from momentumnet.planner.search import Options, within
 
@@ -46,11 +45,6 @@ def predicted_largest(profile: Profile, measured: int, limit: int, batches: rang
         middle = (first + last + 1) // 2
         first, last = (middle, last) if fits(middle) else (first, middle - 1)
     return first
-
-
-def _flow(flow: Flow, share: float) -> Flow:
-    waiting, work = (tuple(int(size * share) for size in sizes) for sizes in (flow.waiting, flow.work))
-    return replace(flow, waiting=waiting, work=work)
 
 
 def _unit(unit: Unit, share: float) -> Unit:
