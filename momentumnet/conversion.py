@@ -14,8 +14,9 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.stream import MomentumStream
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
-from momentumnet.planned import Ends, convert_as_planned, replanning
+from momentumnet.planned import Ends, follow, replanning
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
+from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
 from momentumnet.streams.converted import Role, is_converted, streams_of
 from momentumnet.streams.copies import copy_of
@@ -78,8 +79,8 @@ def convert(
             "drop" leaves it out, as the paper does.
         others: "keep" (but for residual blocks that stand alone: each is a stream of one, which computes what it always
             did, and is recomputed from what it takes, unless the network is little else), or "checkpoint" to recompute
-            the composite modules outside the streams too, and the chains of
-            other layers there that end in norms, activations and pooling (a ResNet's stem).
+            the composite modules outside the streams too, and the chains of other layers there that end in norms,
+            activations and pooling (a ResNet's stem).
         spare: bytes that a step like the example may take above the least: ``spare=2**30`` is a budget of the least
             and 1 GiB, see `plan`.
         budget: the most bytes that a step like the example may allocate at once, see `plan`: for each block and module
@@ -127,21 +128,25 @@ def convert(
     ends = Ends(final_velocity, initial_velocity)
     check_options(others, spare, backward)
     _check_replan(replan, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
+    runners: list[MomentumStream] = []
+    roles: list[Role] = []
+    again = None
     if like is not None:
         _check_nothing_else("like", {**given, "final_velocity": final_velocity, "plan": plan})
         runners, roles = from_description(model, like, initial_velocity)
     elif plan is not None:
         _check_nothing_else("plan", given)
-        return convert_as_planned(model, plan, ends, inplace=inplace)
     elif budget is not None or spare:
         plan = step_plan(model, example_inputs, budget, **stepwise)
         again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
-        return convert_as_planned(model, plan, ends, again, inplace=inplace)
     else:
         runners, roles = _found(model, example_inputs, exact_gamma(gamma), streams, final_velocity, options)
         ends.begin(runners)
     target = model if inplace else copy_of(model)
-    apply(target, runners, roles)
+    if plan is not None:
+        follow(target, plan, ends, again)
+    else:
+        apply(target, runners, roles)
     model_config.note(target)
     return target
 
@@ -168,9 +173,7 @@ def _found(
                 stream.path,
                 stream.blocks,
                 {
-                    "magnitude": stream.magnitude or None,
-                    "start": stream.start_magnitude or None,
-                    "spread": stream.spread if stream.magnitude else None,
+                    **scale_of(stream.magnitude, stream.start_magnitude, stream.spread),
                     "backward": backward,
                     "arguments": stream.arguments,
                 },

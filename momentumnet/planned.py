@@ -6,22 +6,20 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from momentumnet import model_config
 from momentumnet.core.stream import MomentumStream
 from momentumnet.planner.batch_watch import Again, BatchWatch
-from momentumnet.planner.following import from_plan
-from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import step_plan
 from momentumnet.reversion import revert
 from momentumnet.streams.converted import streams_of
-from momentumnet.streams.copies import copy_of
 from momentumnet.streams.roles import apply
 
-Model = TypeVar("Model", bound=nn.Module)
+if TYPE_CHECKING:
+    from momentumnet.planner.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,14 @@ class Ends:
                 )
 
 
-def convert_as_planned(
-    model: Model, plan: TrainingPlan, ends: Ends, again: Again | None = None, *, inplace: bool
-) -> Model:
-    """Convert as a plan says, and watch that the inputs are no larger than planned."""
+def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None = None) -> None:
+    """Convert the model, itself, as a plan says, and watch that the inputs are no larger than planned."""
+    from momentumnet.planner.following import from_plan  # only who plans waits for it
+
     runners, roles = from_plan(model, plan, ends.final_velocity)
     ends.begin(runners)
-    target = model if inplace else copy_of(model)
-    apply(target, runners, roles)
-    BatchWatch(plan.elements, plan.budget, again).attach(target)
-    model_config.note(target)
-    return target
+    apply(model, runners, roles)
+    BatchWatch(plan.elements, plan.budget, again).attach(model)
 
 
 def replanning(budget: int | str | None, options: Mapping[str, Any], plan: TrainingPlan, ends: Ends) -> Again:
@@ -88,7 +83,8 @@ def _plan_again(
     try:
         plan = step_plan(model, example, budget, **options)
     finally:
-        convert_as_planned(model, plan, ends, replanning(budget, options, plan, ends), inplace=True)
+        follow(model, plan, ends, replanning(budget, options, plan, ends))
+        model_config.note(model)
 
 
 def _as_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -213,6 +213,9 @@ def test_a_stock_model_whose_config_tells_of_another_conversion_is_warned_of() -
     with pytest.warns(mn.MomentumNetWarning, match=r"blocks at gamma 1/2; now blocks at gamma 1/8.*like=") as caught:
         net = mn.convert(stock, EXAMPLE)
     assert caught[0].filename == __file__
+    with pytest.warns(mn.MomentumNetWarning, match="now blocks at gamma 1/8") as caught:
+        mn.convert(stock, EXAMPLE, budget="1GiB")
+    assert caught[0].filename == __file__
     assert net.config.momentumnet == mn.describe(net)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.streams.block import scale_of
 from momentumnet.streams.converted import Role
 from momentumnet.streams.roles import recomputed
 
@@ -32,9 +33,7 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
                 stream.path or "(root)",
                 stream.blocks,
                 plan.gamma,
-                magnitude=stream.magnitude or None,  # 0: measured without values, which come later
-                start=stream.start_magnitude or None,
-                spread=stream.spread if stream.magnitude else None,
+                **scale_of(stream.magnitude, stream.start_magnitude, stream.spread),
                 arithmetic=plan.arithmetic,
                 backward=backward,
                 kept=kept,

@@ -49,3 +49,11 @@ class ResidualStream:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+
+def scale_of(magnitude: float, start: float, spread: float) -> dict[str, float | None]:
+    """What a trace has measured of a stream's values, as `MomentumStream` takes it; None for what it has to learn.
+
+    Magnitudes are 0 where the trace had no values.
+    """
+    return {"magnitude": magnitude or None, "start": start or None, "spread": spread if magnitude else None}

@@ -15,25 +15,10 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.planner import batch_watch
 from tests.contract.reference import assert_same, train_step
-from tests.models import WIDTH, Chain, ResidualMLP
+from tests.models import WIDTH
+from tests.planner.wide import chain, rows
 
 TOLD = "was planned for inputs of"
-
-
-class Wide(ResidualMLP):
-    """Keeps more than the stream's state takes."""
-
-    def __init__(self) -> None:
-        super().__init__(WIDTH, 8 * WIDTH)
-
-
-def chain() -> Chain:
-    torch.manual_seed(3)
-    return Chain([Wide() for _ in range(6)])
-
-
-def rows(batch: int) -> Tensor:
-    return torch.randn(batch, WIDTH, generator=torch.Generator().manual_seed(batch))
 
 
 def step(net: nn.Module, batch: int) -> None:

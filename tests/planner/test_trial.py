@@ -18,23 +18,8 @@ from momentumnet.planner.fit import MeasuredStep, measured_step
 from momentumnet.planner.measure import loss_of
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
-from tests.models import WIDTH, Chain, ResidualMLP
-
-
-class Wide(ResidualMLP):
-    """Keeps more than the stream's state takes."""
-
-    def __init__(self) -> None:
-        super().__init__(WIDTH, 8 * WIDTH)
-
-
-def chain() -> Chain:
-    torch.manual_seed(3)
-    return Chain([Wide() for _ in range(6)])
-
-
-def rows(batch: int = 64) -> Tensor:
-    return torch.randn(batch, WIDTH, generator=torch.Generator().manual_seed(batch))
+from tests.models import WIDTH, Chain
+from tests.planner.wide import Wide, chain, rows
 
 
 def peak(net: nn.Module) -> int:
