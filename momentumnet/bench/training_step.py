@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -61,6 +62,25 @@ def gradient_error(step: TrainingStep, network: nn.Module, reference: nn.Module)
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Relative L2 error."""
     return float(torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected))
+
+
+def errors_by_parameter(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, floor: float
+) -> dict[str, float]:
+    """The relative L2 error of each parameter's gradient; infinite where one of the two has none, NaN where one is.
+
+    Args:
+        found: The gradients.
+        expected: Those that they should be.
+        floor: A gradient with a smaller norm is rounding noise (a bias in front of a norm); its error is relative to
+            this one.
+    """
+    errors = dict.fromkeys(found.keys() ^ expected.keys(), math.inf)
+    for name in found.keys() & expected.keys():
+        distance = float(torch.linalg.vector_norm(found[name] - expected[name]))
+        size = max(float(torch.linalg.vector_norm(expected[name])), floor)
+        errors[name] = distance / size if size else math.inf if distance else 0.0
+    return errors
 
 
 def step_rows(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.bench.probe import StepCost, step_costs, untouched
+from momentumnet.bench.training_step import errors_by_parameter, relative_error
 from momentumnet.command_errors import UsageError
 from momentumnet.streams.nested import floating, tensors_in
 from momentumnet.streams.trace import call_with_example
@@ -73,7 +74,7 @@ def check(
         raise UsageError("no parameter of the network gets a gradient, so there is nothing to compare")
     network = converted()
     errors = _errors(_gradients(network, inputs), reference)
-    change = _distance(_outputs(network, inputs), _outputs(model, inputs))
+    change = relative_error(_outputs(network, inputs), _outputs(model, inputs))
     costs = step_costs({BEFORE: model, AFTER: network}, lambda network: _step(network, inputs), repeats=repeats)
     return Check(costs, errors, change)
 
@@ -111,13 +112,8 @@ def _gradients(network: nn.Module, inputs: Any) -> dict[str, Tensor]:
 
 
 def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    norms = {name: float(torch.linalg.vector_norm(gradient)) for name, gradient in expected.items()}
-    smallest = SMALLEST * math.sqrt(sum(norm * norm for norm in norms.values()))
-    errors = dict.fromkeys(found.keys() ^ expected.keys(), math.inf)
-    for name in found.keys() & expected.keys():
-        distance, norm = float(torch.linalg.vector_norm(found[name] - expected[name])), max(norms[name], smallest)
-        errors[name] = distance / norm if norm else math.inf if distance else 0.0
-    return errors
+    norms = [float(torch.linalg.vector_norm(gradient)) for gradient in expected.values()]
+    return errors_by_parameter(found, expected, floor=SMALLEST * math.hypot(*norms))
 
 
 def _outputs(network: nn.Module, inputs: Any) -> Tensor:
@@ -125,7 +121,3 @@ def _outputs(network: nn.Module, inputs: Any) -> Tensor:
         torch.manual_seed(SEED)
         output = call_with_example(network.eval(), inputs)
     return torch.cat([tensor.double().flatten() for tensor in tensors_in(output) if floating(tensor)])
-
-
-def _distance(found: Tensor, expected: Tensor) -> float:
-    return float(torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from momentumnet.bench.training_step import errors_by_parameter
 from momentumnet.streams.trace import call_with_example
 
 # Below this part of the largest gradient of a parameter, one is rounding noise (a bias in front of a norm has none).
@@ -47,11 +48,6 @@ def largest_error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
     Where the expected gradient is rounding noise, the error is relative to that noise.
     """
-    if got.keys() != expected.keys():
-        return float("inf")
     floor = NOISE * max((float(gradient.norm()) for gradient in expected.values()), default=0.0)
-    errors = [0.0]
-    for name, gradient in expected.items():
-        difference = float((got[name] - gradient).norm())
-        errors.append(difference / max(float(gradient.norm()), floor) if difference else 0.0)
+    errors = [0.0, *errors_by_parameter(got, expected, floor=floor).values()]
     return float(torch.tensor(errors).max())  # NaN where one of them is
