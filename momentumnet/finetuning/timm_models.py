@@ -25,13 +25,17 @@ def build(name: str, **options: Any) -> nn.Module:
         MachineError: timm is not installed.
         UsageError: It has no such network.
     """
-    timm = own_code.package("timm", extra="hf", asked=f"{PREFIX}{name}")
+    timm = _timm(name)
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them all"
         raise UsageError(f"timm has no model {name!r}; {hint}")
     model: nn.Module = timm.create_model(name, **options)
     return model
+
+
+def _timm(name: str) -> Any:
+    return own_code.package("timm", extra="timm", asked=f"{PREFIX}{name}")
 
 
 def default_inputs(model: Any, batch: int) -> list[InputShape]:
@@ -41,8 +45,7 @@ def default_inputs(model: Any, batch: int) -> list[InputShape]:
 
 def fixed_size(name: str) -> int | None:
     """The side of the images that the network takes, where it takes no other."""
-    timm = own_code.package("timm", extra="hf", asked=f"{PREFIX}{name}")
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    config = _timm(name).get_pretrained_cfg(name, allow_unregistered=True)
     fixed = config is not None and config.fixed_input_size
     return int(config.input_size[-1]) if fixed else None
 

@@ -80,7 +80,7 @@ def test_a_run_is_made_and_used(command: Callable[..., Any], photos: Path, tmp_p
     if name == "hf:vit":
         vit(tmp_path / "vit")
     if name.startswith("timm"):
-        pytest.importorskip("timm", reason="pip install 'momentumnet[hf]'")
+        pytest.importorskip("timm", reason="pip install 'momentumnet[timm]'")
     done = command("finetune", "--model", name, "--data", str(photos), *OPTIONS, "--workers", "0")
     assert done.status == 0, done.err
     (folder,) = Path("runs").iterdir()

@@ -187,16 +187,16 @@ def test_check_with_a_budget_and_what_does_not_go_with_it(command: Callable[...,
 
 
 def test_missing_library_is_3(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, model in (("timm", "timm:vit_tiny_patch16_224"), ("transformers", "hf:.")):
+    for name, extra, model in (("timm", "timm", "timm:vit_tiny_patch16_224"), ("transformers", "hf", "hf:.")):
         monkeypatch.setitem(sys.modules, name, None)
         done = command("inspect", model)
         assert done.status == 3
         (line,) = done.err.splitlines()
-        assert f'{model} needs {name}, which is not installed: pip install "momentumnet[hf]"' in line
+        assert f'{model} needs {name}, which is not installed: pip install "momentumnet[{extra}]"' in line
 
 
 def test_timm(command: Callable[..., Any]) -> None:
-    pytest.importorskip("timm", reason="pip install 'momentumnet[hf]'")
+    pytest.importorskip("timm", reason="pip install 'momentumnet[timm]'")
     done = command("inspect", "timm:test_vit", "--check", "--json")
     assert done.status == 0, done.err
     assert json.loads(done.out)["gradient_error"] <= 1e-5
