@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.errors import ConversionError
+from momentumnet.memory import format_bytes
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
 
@@ -217,8 +218,14 @@ def largest_batch(
             return False
         return True
 
-    found = largest_planned(make_example, measure, limit, most=most)
-    return largest_tried(found, fits, most)
+    predicted = largest_planned(make_example, measure, limit, most=most)
+    found = largest_tried(predicted, fits, most)
+    if not found:
+        raise ConversionError(
+            f"no batch fits a budget of {format_bytes(limit)}: {predicted} was predicted to, and took more when it was "
+            "tried, and so did those below. Give more bytes"
+        )
+    return found
 
 
 def conversion_plan(

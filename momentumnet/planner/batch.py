@@ -78,14 +78,20 @@ def largest_planned(
 
 
 def largest_tried(largest: int, fits: Callable[[int], bool], most: int) -> int:
-    """The largest batch that fits, from the largest that is predicted to.
+    """The largest batch that fits when it is tried, near the largest that is predicted to; 0 if none does.
 
     Args:
         largest: the one that is predicted to, with a margin.
         fits: tries a batch.
         most: the largest batch to look at.
     """
-    low, high = largest, min(most, largest + max(1, int(largest * BEYOND))) + 1
+    near = max(1, int(largest * BEYOND))
+    if fits(largest):
+        low, high = largest, min(most, largest + near) + 1
+    elif largest > near and fits(largest - near):
+        low, high = largest - near, largest
+    else:
+        low, high = 0, max(1, largest - near)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.planner.batch import GROWTH, largest_fitting
+from momentumnet.planner.batch import GROWTH, largest_fitting, largest_tried
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.rescaled import rescaled
 from momentumnet.planner.search import Options, within
@@ -56,6 +56,22 @@ def test_batches_that_the_memory_does_not_suffice_to_measure_do_not_fit() -> Non
     largest = largest_fitting(lambda batch: Options(rescaled(profile, batch)) if batch <= 37 else None, 1 << 40, ABOVE)
     assert largest == 37
     assert largest_fitting(lambda batch: Options(rescaled(profile, batch)), 1 << 40, ABOVE) == ABOVE
+
+
+def test_what_was_predicted_is_tried_and_corrected() -> None:
+    """Up to a fifth more than was predicted, or any less."""
+    for predicted in (1, 2, 7, 64, 194):
+        for true in range(int(1.2 * predicted) + 1):
+            tried: list[int] = []
+
+            def fits(batch: int, true: int = true, tried: list[int] = tried) -> bool:
+                tried.append(batch)
+                return batch <= true
+
+            assert largest_tried(predicted, fits, ABOVE) == true
+            assert len(tried) <= 2 + predicted.bit_length()
+            assert true + 1 in tried or true + 1 > 1.2 * predicted
+        assert largest_tried(predicted, lambda batch: True, predicted) == predicted
 
 
 @pytest.mark.parametrize(("build", "make_example"), [(encoder, tokens), (Plain, images)])
