@@ -41,9 +41,8 @@ def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor
             stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
             net, example = _following(model, plan), copied(example_inputs)
 
-            def step() -> None:
-                output = call_with_example(net, example)
-                (loss_of if loss is None else loss)(output).backward()
+            def step() -> None:  # in which nobody holds the output, as in the prediction
+                (loss_of if loss is None else loss)(call_with_example(net, example)).backward()
 
             try:
                 step()  # in the first one streams learn their scales
