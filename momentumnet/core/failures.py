@@ -13,7 +13,7 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
-from momentumnet.recompute.replay import BlockCall
+from momentumnet.recompute.replay import Suspects
 
 _UNKNOWN = (
     "It is not deterministic (randomness from outside torch's default generators, a non-deterministic kernel), or it "
@@ -27,12 +27,13 @@ class Failures:
     """The errors of one call.
 
     Attributes:
-        call: the call.
+        call: what is known of it; not the call itself, whose arguments would wait for the end of the backward with
+            the comparisons that may fail.
         stream: the name of its stream; None outside of the streams.
         exact: whether its input comes back bit for bit.
     """
 
-    call: BlockCall
+    call: Suspects
     stream: str | None = None
     exact: bool = True
 
@@ -91,8 +92,7 @@ class Failures:
         return f"block {self.call.name!r} of stream {self.stream!r}"
 
     def _why(self, cause: str | None) -> str:
-        suspects = self.call.suspects()
-        causes = [f"Most likely {suspect}" for suspect in suspects] or [cause or _UNKNOWN]
+        causes = [f"Most likely {suspect}" for suspect in self.call.sentences()] or [cause or _UNKNOWN]
         option = "others='keep'" if self.stream is None else "backward='stored'"
         text = ". ".join(text[0].upper() + text[1:] for text in causes)
         return f"{text}. Convert with {option} if it has to stay so."

@@ -42,7 +42,7 @@ class TapeStep:
     @property
     def failures(self) -> Failures:
         """Its errors."""
-        return Failures(self.call, self.stream, self.values.exact)
+        return Failures(self.call.suspects, self.stream, self.values.exact)
 
     def made(self, undo: Undo, exponent: int) -> None:
         """The step has been applied."""

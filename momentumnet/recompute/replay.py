@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,45 @@ from momentumnet.recompute.origins import Origins, Place
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
 _THREADS: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What is known of a call that may have made its recompute another one. It holds none of the call's tensors.
+
+    Attributes:
+        name: the block's dotted name.
+        module: the block.
+        changed: position or keyword, and type, of each argument object that the first run changed.
+        draws: whether the call drew random numbers.
+    """
+
+    name: str
+    module: nn.Module
+    changed: Sequence[tuple[int | str, str]]
+    draws: bool
+
+    def sentences(self) -> list[str]:
+        """In words, without a full stop."""
+        names = [f"argument {self._name_of(key)!r} ({kind})" for key, kind in self.changed]
+        found = []
+        if names:
+            found.append(
+                f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
+                "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
+            )
+        if self.draws and len(_THREADS) > 1:
+            found.append(
+                "the block draws random numbers and blocks have run in several threads: threads share torch's "
+                "generators, so what one draws is missing in another. Train in a process each, or one after the other"
+            )
+        return found
+
+    def _name_of(self, key: int | str) -> str:
+        if isinstance(key, str):
+            return key
+        names = parameter_names(self.module)
+        return names[key] if key < len(names) else f"number {key}"
 
 
 class BlockCall:
@@ -118,27 +158,10 @@ class BlockCall:
         for number, argument in self._arguments.tensors():
             yield Place("argument", number), argument
 
-    def suspects(self) -> list[str]:
-        """What is known of this call that may have made its recompute another one: sentences without a full stop."""
-        names = [f"argument {self._name_of(key)!r} ({kind})" for key, kind in self._arguments.changed]
-        found = []
-        if names:
-            found.append(
-                f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
-                "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
-            )
-        if self._generators.used and len(_THREADS) > 1:
-            found.append(
-                "the block draws random numbers and blocks have run in several threads: threads share torch's "
-                "generators, so what one draws is missing in another. Train in a process each, or one after the other"
-            )
-        return found
-
-    def _name_of(self, key: int | str) -> str:
-        if isinstance(key, str):
-            return key
-        names = parameter_names(self._module)
-        return names[key] if key < len(names) else f"number {key}"
+    @property
+    def suspects(self) -> Suspects:
+        """What may have made its recompute another one."""
+        return Suspects(self.name, self._module, self._arguments.changed, self._generators.used)
 
     @property
     def holds_streams(self) -> bool:

@@ -151,6 +151,19 @@ def test_last_blocks_kept() -> None:
         assert_same(train_step(net, (rows(),)), expected, tolerance=0.0)
 
 
+def test_inputs_of_modules_outside_streams_are_freed_as_backward_comes_by() -> None:
+    """The comparisons of recomputes wait for the end of the backward; what the modules were given does not."""
+    x = torch.randn(64, WIDTH)
+    net = converted(chain(8), x, 0, backward="checkpointed", gamma=0)  # without a velocity there is no stream
+    assert len(mn.describe(net)["recomputed"]) == 8
+    alive = []
+    net.blocks[0].inner[0].register_full_backward_hook(
+        lambda *_: alive.append(sum(_is_input(t) for t in gc.get_objects()))
+    )
+    loss_of(net(x)).backward()
+    assert alive[0] <= 5
+
+
 @pytest.mark.parametrize(
     ("dtype", "depth", "way"), [(torch.bfloat16, 2, "checkpointed"), (torch.float32, 2, "reversible")]
 )
