@@ -105,8 +105,8 @@ def plan(
         budget: the most bytes that a step may allocate at once: a number, a text such as ``"4GiB"``, ``"least"`` for
             as few as there can be, or ``"device"`` for nine tenths of what is free now on the device of the model (on
             the CPU: of what the system and the process's container have left). Parameters, and what an optimizer keeps,
-            come on top; gradients are counted. An optimizer that has not stepped yet has not taken its part of what is
-            free.
+            come on top; gradients are counted, and so is what the model returns until the backward's end, as a training
+            loop has a name for it. An optimizer that has not stepped yet has not taken its part of what is free.
         loss: the loss of the model's output, so that its bytes count; None for the output's own ``loss``, or a sum.
 
     Returns:

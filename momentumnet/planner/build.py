@@ -77,7 +77,7 @@ def profile_of(
         streams,
         loss=ending.cost,
         loss_held=ending.held,
-        outputs_held=_outputs_held(trace, ending.kept),
+        outputs=_outputs(trace, sizes),
         flow=_flow(model, trace, stages, calls),
         estimated=hollow,
     )
@@ -124,11 +124,13 @@ def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tu
     return parted, tuple((place, frozenset(keys)) for place, keys in sorted(by_place.items()))
 
 
-def _outputs_held(trace: Trace, kept: Sequence[bool]) -> int:
-    """Bytes of the model's outputs that the loss keeps, and nothing in the model does."""
-    outputs = [tensor for tensor, is_kept in zip(trace.returned, kept, strict=False) if is_kept]
-    own = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in outputs}
-    return sum(size for key, size in own.items() if key not in trace.storages)
+def _outputs(trace: Trace, sizes: dict[Key, int]) -> frozenset[Key]:
+    """The storages of what the model returns; a number of its own for one that nothing in the model keeps."""
+    known = [(storage_key(tensor), tensor) for tensor in trace.returned]
+    storages = {key: tensor.untyped_storage().nbytes() for key, tensor in known if key is not None}
+    own = {key: min(sizes, default=0) - 1 - number for number, key in enumerate(storages) if key not in sizes}
+    sizes.update({number: storages[key] for key, number in own.items()})
+    return frozenset(own.get(key, key) for key in storages)
 
 
 def _flow(model: nn.Module, trace: Trace, stages: Sequence[Stage], calls: Sequence[Sequence[Call]]) -> Flow:

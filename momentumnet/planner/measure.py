@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from momentumnet.errors import MomentumNetError
@@ -18,7 +18,6 @@ from momentumnet.memory import measure_memory
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
-from momentumnet.streams.calls import storage_key
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.trace import call_with_example
@@ -35,12 +34,10 @@ class Ending:
     Attributes:
         cost: what it takes.
         held: bytes of its own that it holds until backward.
-        kept: for each tensor of the model's output, whether the loss keeps it.
     """
 
     cost: Cost
     held: int
-    kept: tuple[bool, ...]
 
 
 class Measures:
@@ -76,16 +73,15 @@ class Measures:
         with torch.enable_grad(), saved_tensors_hooks(_without_history, _as_it_is):
             output, leaves = run()
             outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
-            gradients = [torch.ones_like(leaf) for leaf in outputs]
             output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
             del output, outputs, leaves
-            forward, backward = self._seconds(run, parameters, gradients)
+            forward, backward = self._seconds(run, parameters)
 
             def both() -> Any:
                 output, leaves = run()
-                edges = _edges(output)
+                total = _handed(output)
                 del output  # in the step nobody holds it
-                return _differentiate(edges, [*leaves, *parameters], gradients)
+                return _differentiate(total, [*leaves, *parameters])
 
             def cast() -> None:
                 run()
@@ -106,18 +102,18 @@ class Measures:
             cast_bytes=cast_bytes,
         )
 
-    def _seconds(self, run: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[float, float]:
+    def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
         if self._hollow is not None:
             (output, leaves), seconds = self._hollow.seconds(run)
-            edges = _edges(output)
-            both = self._hollow.seconds(lambda: _differentiate(edges, [*leaves, *parameters], gradients))
+            total = _handed(output)
+            both = self._hollow.seconds(lambda: _differentiate(total, [*leaves, *parameters]))
             return seconds, both[1]
         forward, backward = [], []
         for _ in range(REPEATS):
             start = now(self._device)
             output, leaves = run()
             middle = now(self._device)
-            _differentiate(_edges(output), [*leaves, *parameters], gradients)
+            _differentiate(_handed(output), [*leaves, *parameters])
             forward.append(middle - start)
             backward.append(now(self._device) - middle)
         return min(forward), min(backward)
@@ -196,20 +192,14 @@ def _measured(
 
 
 def _ending(measures: Measures, output: Any, loss: Callable[[Any], Tensor] | None) -> Ending:
-    saved: set[int | None] = set()
     own = measures.cost(lambda: _loss_run(output, loss), [])
-
-    def note(tensor: Tensor) -> Tensor:
-        saved.add(storage_key(tensor))
-        return _without_history(tensor)
 
     def run() -> Tensor:
         total, _ = _loss_run(output, loss)
         return total
 
-    with torch.enable_grad(), saved_tensors_hooks(note, _as_it_is):
-        held = measures.memory(run).saved_bytes
-    return Ending(own, held, tuple(storage_key(tensor) in saved for tensor in tensors_in(output)))
+    with torch.enable_grad(), saved_tensors_hooks(_without_history, _as_it_is):
+        return Ending(own, measures.memory(run).saved_bytes)
 
 
 def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
@@ -250,15 +240,27 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-def _edges(output: Any) -> list[GradientEdge]:
-    """Where the gradients of an output begin."""
-    return [get_gradient_edge(leaf) for leaf in tensors_in([output]) if leaf.requires_grad]
+class _Handed(torch.autograd.Function):
+    """Hands gradients to an output, as what comes behind a unit does: nobody else holds them."""
+
+    @staticmethod
+    def forward(ctx: Any, *outputs: Tensor) -> Tensor:
+        ctx.like = [(leaf.shape, leaf.dtype, leaf.device) for leaf in outputs]
+        return outputs[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
 
 
-def _differentiate(edges: Sequence[GradientEdge], leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> Any:
-    if not edges or not leaves:
-        return None
-    return torch.autograd.grad(edges, leaves, list(gradients), allow_unused=True)
+def _handed(output: Any) -> Tensor | None:
+    """Where the gradients of an output begin; None where there are none."""
+    outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
+    return _Handed.apply(*outputs) if outputs else None
+
+
+def _differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
+    return torch.autograd.grad(total, leaves, allow_unused=True) if total is not None and leaves else None
 
 
 def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -25,7 +25,8 @@ class Cost:
         backward_seconds: time of its backward.
         free_peak: largest number of bytes in a forward that keeps nothing, its output included.
         forward_peak: the same in one that keeps what backward needs.
-        backward_peak: the same in backward, above what was kept; gradients of its input and parameters included.
+        backward_peak: the same in backward, above what was kept; gradients of its output, input and parameters
+            included.
         output_bytes: of what it returns, and so of the gradient that comes to it.
         parameter_bytes: of the gradients that it leaves.
         cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
@@ -124,7 +125,8 @@ class Profile:
         streams: those of the units.
         loss: the cost of the loss, behind the last unit.
         loss_held: bytes of its own that it holds until its backward.
-        outputs_held: bytes of the model's outputs that it holds until then, and nobody else.
+        outputs: the storages of what the model returns. The training loop has a name for it, and so holds it until
+            the step ends.
         flow: gradients between the units.
         estimated: whether times come from counts of operations, as there were no values to compute with.
     """
@@ -135,7 +137,7 @@ class Profile:
     streams: tuple[StreamProfile, ...]
     loss: Cost
     loss_held: int = 0
-    outputs_held: int = 0
+    outputs: frozenset[Key] = frozenset()
     flow: Flow = field(default_factory=Flow)
     estimated: bool = False
 
@@ -165,9 +167,11 @@ class Profile:
     def loss_bytes(self) -> int:
         """The most bytes at once behind the last unit, forward and backward, beside what is held."""
         output = self.units[-1].cost.output_bytes if self.units else 0
-        forward = max(output, self.outputs_held) + self.loss.forward_peak
-        backward = self.outputs_held + self.loss_held + self.loss.backward_peak
-        return max(forward, backward, self.flow.in_front(len(self.units)))
+        within = frozenset().union(*(unit.saved for unit in self.units), *(keys for _, keys in self.glue))
+        returned = self.bytes_of(self.outputs - within)
+        forward = max(output - returned, 0) + self.loss.forward_peak
+        backward = max(self.loss_held + self.loss.backward_peak, self.flow.in_front(len(self.units)))
+        return returned + max(forward, backward)
 
     @property
     def stored_seconds(self) -> float:

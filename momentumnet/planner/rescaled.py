@@ -20,7 +20,6 @@ def rescaled(profile: Profile, share: float) -> Profile:
         streams=tuple(replace(stream, elements=int(stream.elements * share)) for stream in profile.streams),
         loss=_cost(profile.loss, share),
         loss_held=int(profile.loss_held * share),
-        outputs_held=int(profile.outputs_held * share),
         flow=profile.flow.scaled(share),
     )
 

@@ -37,8 +37,8 @@ def held_between(profile: Profile, choices: Sequence[Choice]) -> int:
     """The bytes that are held between forward and backward."""
     simulation = Simulation(profile, choices)
     simulation.forward()
-    simulation.held.add(profile.glue_at(0) | profile.glue_at(len(profile.units)))
-    return simulation.held.total + simulation.states + profile.loss_held + profile.outputs_held
+    simulation.held.add(profile.glue_at(0) | profile.glue_at(len(profile.units)) | profile.outputs)
+    return simulation.held.total + simulation.states + profile.loss_held
 
 
 def peak_of(moments: Sequence[Moment]) -> Moment:
@@ -177,13 +177,14 @@ class Simulation:
 
     def backward(self) -> None:
         """All units, the last one first."""
+        self.held.add(self.profile.outputs)
         self.gradients = sum(unit.cost.parameter_bytes for unit in self.units[self.stop :])
         self.gradients += sum(self.profile.flow.of_parameters(at) for at in range(self.stop, len(self.units) + 1))
         for index in reversed(range(self.start, self.stop)):
             unit, choice = self.units[index], self.choice(index)
-            extra = unit.cost.output_bytes + self._of_stream(index) + self.profile.flow.around(index)
+            extra = self._of_stream(index) + self.profile.flow.around(index)
             if choice.way is not Way.STORED:
-                self._recompute(index, choice, extra)
+                self._recompute(index, choice, extra + unit.cost.output_bytes)
             self.note("backward", index, extra + unit.cost.backward_peak)
             self.held.remove(unit.saved)
             if self._keeps_input(index):

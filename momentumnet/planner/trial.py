@@ -41,8 +41,9 @@ def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor
             stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
             net, example = _following(model, plan), copied(example_inputs)
 
-            def step() -> None:  # in which nobody holds the output, as in the prediction
-                (loss_of if loss is None else loss)(call_with_example(net, example)).backward()
+            def step() -> None:
+                output = call_with_example(net, example)  # held in backward, as in the prediction
+                (loss_of if loss is None else loss)(output).backward()
 
             try:
                 step()  # in the first one streams learn their scales

@@ -82,7 +82,7 @@ CELLS = [*((name, False) for name in NETWORKS), ("llama", True)]
 
 
 class Step:
-    """Forward and backward pass."""
+    """Forward and backward pass, as a training loop has it that holds the output."""
 
     def __init__(self, name: str, *, autocast: bool) -> None:
         torch.manual_seed(0)
@@ -95,7 +95,8 @@ class Step:
     def __call__(self, net: nn.Module) -> None:
         net.zero_grad(set_to_none=True)
         with self.under_autocast():
-            loss = self.loss(call_with_example(net, self.example))
+            output = call_with_example(net, self.example)
+            loss = self.loss(output)
         loss.backward()
 
     def gradients(self, net: nn.Module) -> dict[str, Tensor]:
