@@ -43,8 +43,11 @@ def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor
 
             def step() -> None:
                 output = call_with_example(net, example)  # held in backward, as in the prediction
-                (loss_of if loss is None else loss)(output).backward()
+                total = (loss_of if loss is None else loss)(output)
+                torch.clear_autocast_cache()  # as where autocast ends, which a training loop has behind the loss
+                total.backward()
 
+            torch.clear_autocast_cache()
             try:
                 step()  # in the first one streams learn their scales
                 net.zero_grad(set_to_none=True)

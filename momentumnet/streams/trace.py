@@ -67,6 +67,7 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
             "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
             "copy it outside"
         )
+    torch.clear_autocast_cache()  # the pass's own casts of weights belong to it, as in a training step
     recorder = _record(model, example_inputs, (), eval_mode=eval_mode)
     if recorder.overlooked:
         places = recorder.overlooked

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import momentumnet as mn
 from momentumnet.planner.flow import flow_of
 from momentumnet.streams.trace import call_with_example
+from tests.models import ResidualMLP
 
 
 class UNet(nn.Module):
@@ -59,6 +60,11 @@ class Stage(nn.Module):
         return output
 
 
+def large_weights() -> nn.Module:
+    """Under autocast the bytes are those of weights in its type, and of their gradients."""
+    return nn.Sequential(*(ResidualMLP(256) for _ in range(12)))
+
+
 def llama() -> nn.Module:
     sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 6, "num_attention_heads": 2}
     return LlamaForCausalLM(LlamaConfig(vocab_size=1000, use_cache=False, **sizes))
@@ -77,8 +83,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Callable[[
     "unet": (UNet, lambda: torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), squared),
     "large classifier": (Stage, lambda: torch.randn(16, 64, generator=torch.Generator().manual_seed(1)), squared),
     "llama": (llama, tokens, lambda output: output.loss),
+    "large weights": (large_weights, lambda: torch.randn(8, 256, generator=torch.Generator().manual_seed(1)), squared),
 }
-CELLS = [*((name, False) for name in NETWORKS), ("llama", True)]
+CELLS = [*((name, False) for name in NETWORKS), ("llama", True), ("large weights", True)]
 
 
 class Step:
@@ -122,6 +129,9 @@ def test_peak_and_held_are_predicted_and_gradients_are_those_of_stored(name: str
         report = mn.measure_memory(lambda net=net: step(net))
         assert plan.peak == pytest.approx(report.peak_bytes, rel=0.1)
         assert plan.held == pytest.approx(report.saved_bytes, rel=0.05)
+        if plan.budget is not None:
+            assert plan.measured_peak == pytest.approx(report.peak_bytes, rel=0.01)
+            assert report.peak_bytes <= plan.budget
 
 
 def test_a_gradient_waits_while_a_skip_goes_around() -> None:
