@@ -28,6 +28,8 @@ MSVC_FLAGS = ("/nologo", "/std:c++17", "/O2", "/EHsc", "/fp:precise")
 VARIANTS = {"avx2": ("-mavx2",), "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")}
 X86 = ("x86_64", "amd64")
 
+CPP_COMPILERS = ("c++", "g++", "clang++", "cl")  # momentumnet doctor looks for them too
+
 # One machine code for each generation runs on its later members; the last one is kept as PTX for what is yet to come.
 CUDA_ARCHS = ("70", "75", "80", "90", "100", "120")
 NVCC_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "--cudart=static", "--threads=0", "-Xcompiler=-fPIC")
@@ -115,7 +117,7 @@ def cpp_compiler() -> list[str]:
     """
     if command := chosen_compiler():
         return command
-    for name in ("c++", "g++", "clang++", "cl"):
+    for name in CPP_COMPILERS:
         if shutil.which(name):
             return [name]
     raise NotBuilt("no C++ compiler was found on installing (CXX, c++, g++, clang++); with one there, install again")

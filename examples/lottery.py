@@ -1,6 +1,6 @@
 """Lottery tickets of LeNet-300-100 on digits, beside their controls; then one of channels, made into smaller layers."""
 
-import sys
+import argparse
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,9 @@ from torch import nn
 from momentumnet.prune import ChannelStructure, LotteryTicket, TrainingLog
 
 torch.set_num_threads(1)  # layers this small are slower on more
-SHORT = "--short" in sys.argv[1:]
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--short", action="store_true", help="only a few steps, to try it out")
+SHORT = parser.parse_args().short
 STEPS, ROUNDS = (20, 1) if SHORT else (600, 10)
 
 digits = load_digits()

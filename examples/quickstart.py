@@ -1,12 +1,18 @@
 """Convert torchvision's ResNet-50, take one training step, and see the memory that it needs, before and after."""
 
+import argparse
+
 import torch
 import torchvision
 
 import momentumnet as mn
 
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--short", action="store_true", help="on smaller images")
+size = 32 if parser.parse_args().short else 96
+
 model = torchvision.models.resnet50()  # weights="DEFAULT" for the pretrained network
-images, labels = torch.randn(16, 3, 96, 96), torch.arange(16)
+images, labels = torch.randn(16, 3, size, size), torch.arange(16)
 converted = mn.convert(model, images[:2], others="checkpoint")  # same class and state_dict keys; `model` stays as it is
 
 

@@ -16,6 +16,7 @@ from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.planned import Ends, follow, replanning
 from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
+from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
 from momentumnet.streams.converted import Role, is_converted, streams_of
@@ -120,6 +121,7 @@ def convert(
     References:
         Sander, Ablin, Blondel, Peyre: Momentum Residual Neural Networks, ICML 2021, arXiv 2102.07870, equation 4.
     """
+    warn_of_kernels_left_behind()
     if is_converted(model):
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}

@@ -1,4 +1,4 @@
-"""Downloads that give up soon on a machine without network, and CIFAR-10 as one of them."""
+"""Downloads that give up soon on a machine without network, and torchvision's data sets among them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-from torchvision.datasets import CIFAR10
+import torchvision
 
-CIFAR_ROOT = Path("data")
+ROOT = Path("data")
 PROBE_SECONDS = 8.0
 STALL_SECONDS = 20.0
 
@@ -30,7 +31,9 @@ def reachable(url: str) -> bool:
 
     def probe() -> None:
         try:
-            socket.create_connection((address.hostname, address.port or 443), timeout=PROBE_SECONDS).close()
+            socket.create_connection(
+                (address.hostname, address.port or (80 if address.scheme == "http" else 443)), timeout=PROBE_SECONDS
+            ).close()
         except OSError:
             return
         answer.append(True)
@@ -53,18 +56,28 @@ def stall_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def fetch_cifar() -> object | None:
-    """Has CIFAR-10 lie under ``CIFAR_ROOT``; returns why it cannot, or None."""
+def fetch(dataset: str, host: str, **part: Any) -> object | None:
+    """Has a part of a data set lie under ``ROOT``.
+
+    Args:
+        dataset: Its class in `torchvision.datasets`.
+        host: Where it is fetched from.
+        part: What asks the class for the part, e.g. ``train=False``.
+
+    Returns:
+        Why it cannot be had; None where it is there.
+    """
+    build = getattr(torchvision.datasets, dataset)
     try:
-        CIFAR10(CIFAR_ROOT)
+        build(ROOT, **part)
         return None
     except RuntimeError:  # not there yet, or not complete
         pass
-    if not reachable(CIFAR10.url):
+    if not reachable(host):
         return "no network"
     try:
         with stall_timeout():
-            CIFAR10(CIFAR_ROOT, download=True)
+            build(ROOT, download=True, **part)
     except (URLError, TimeoutError, ConnectionError, RuntimeError) as error:  # RuntimeError: a damaged file arrived
         return error
     return None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
+from momentumnet.bench.downloads import ROOT, fetch
 
 # Of ImageNet, as (3, 1, 1): what the checkpoints of the CIFAR ResNets were trained with.
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -123,10 +123,10 @@ def load_cifar10() -> ImageData:
     Raises:
         OSError: it could not be downloaded.
     """
-    problem = fetch_cifar()
+    problem = fetch("CIFAR10", CIFAR10.url)
     if problem is not None:
         raise OSError(f"CIFAR-10 could not be downloaded ({problem}); give a file of images with --data")
-    train, test = (CIFAR10(CIFAR_ROOT, train=part) for part in (True, False))
+    train, test = (CIFAR10(ROOT, train=part) for part in (True, False))
     return _from_arrays("CIFAR-10", train.data, np.array(train.targets), test.data, np.array(test.targets))
 
 

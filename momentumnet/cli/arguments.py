@@ -15,7 +15,9 @@ from torchvision.models import list_models
 
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import model_sources
+from momentumnet.finetuning.data import is_named
 from momentumnet.finetuning.model_inputs import DTYPES, Given, InputShape
+from momentumnet.finetuning.named_data import NAMED
 from momentumnet.planner.budget import DEVICE, LEAST
 
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
@@ -97,6 +99,14 @@ def positive(text: str) -> int:
 def whole(text: str) -> int:
     """An integer of at least 0."""
     return 0 if text.strip() == "0" else positive(text)
+
+
+def seed(text: str) -> int:
+    """An integer that random generators take, with room for one a step."""
+    value = whole(text)
+    if value >= 2**62:
+        raise argparse.ArgumentTypeError(f"{text} is too large for a seed")
+    return value
 
 
 def share(text: str) -> float:
@@ -208,9 +218,10 @@ def _known(text: str, names: Sequence[str]) -> str:
 
 
 def data_source(text: str) -> str:
-    """``digits``, ``cifar10`` or an existing folder."""
-    if text not in ("digits", "cifar10") and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither digits, cifar10 nor a folder")
+    """``digits``, the name of a data set of torchvision, or an existing folder."""
+    if not is_named(text) and not Path(text).is_dir():
+        names = ("digits", *NAMED)
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor one of {', '.join(names)}")
     return text
 
 

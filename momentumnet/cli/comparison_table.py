@@ -18,12 +18,12 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
     """Prints the table, and writes it as ``report.json`` into the folder of the run."""
     settings, folder = comparison.settings, comparison.output
     rows = [(name, *_cells(outcome)) for name, outcome in outcomes.items()]
-    report.table(COLUMNS, rows, title=f"{settings['model']} on {settings['data']}")
-    report.line(
+    report.table(COLUMNS, rows, title=f"{settings['model']} on {settings['data']}", spare=("held", "accuracy before"))
+    report.remark(
         f"Converted at gamma {settings['gamma']}, others {settings['others']}. Memory and time are those "
         f"of one forward and backward pass over {comparison.recipe.batch_size} images, beside parameters and gradients."
     )
-    report.line(
+    report.remark(
         f"The fine-tuned weights, which fit the unconverted network too: {folder / WEIGHTS}. "
         f"momentumnet evaluate, predict and export take {folder} from here"
     )

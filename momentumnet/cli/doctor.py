@@ -12,9 +12,10 @@ import numpy as np
 import torch
 import torchvision
 
-from momentumnet import native
+from momentumnet import native, source_tree
 from momentumnet.arithmetic import self_check
 from momentumnet.arithmetic.compiled import libraries
+from momentumnet.cli import compilers
 from momentumnet.cli.options import CommandText, add_command
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.command_errors import CommandError
@@ -36,15 +37,25 @@ exit status: 0, also where kernels are missing; 1 if one of them gives other bit
 )
 # Of pyproject.toml.
 EXTRAS = {
-    "cli": ("rich", "matplotlib", "scikit-learn", "safetensors"),
+    "cli": ("rich", "matplotlib", "scikit-learn", "safetensors", "argcomplete"),
     "hf": ("transformers", "accelerate", "peft"),
     "timm": ("timm",),
     "lightning": ("lightning",),
+    "tensorboard": ("tensorboard",),
     "test": ("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "setuptools"),
     "docs": ("mkdocs", "mkdocs-material", "mkdocstrings-python", "latex2mathml"),
     "dev": ("ruff", "mypy", "pre-commit", "build", "twine"),
 }
+# What users get with each; the others are for those who work on momentumnet itself.
+PURPOSES = {
+    "cli": "the command line",
+    "hf": "models of transformers",
+    "timm": "models of timm",
+    "lightning": "training with Lightning",
+    "tensorboard": "finetune --tensorboard",
+}
 PLAIN = "plain PyTorch"
+HOW_TO_GET_A_COMPILER = "install one, by apt install g++ or dnf install gcc-c++, on macOS by xcode-select --install"
 
 
 def add_parser(commands: Any) -> None:
@@ -61,7 +72,10 @@ def run(options: argparse.Namespace) -> None:
     found: dict[str, Any] = {
         "command": "doctor",
         "versions": versions(),
+        "place": str(source_tree.HERE),
         "kernels": {"cpu": cpu_kernels(), "cuda": cuda_kernels()},
+        "compilers": {"c++": compilers.cpp(), "nvcc": compilers.nvcc()},
+        "left_behind": source_tree.kernels_left_behind(),
         "extras": extras(),
         "checks": [{"kernels": name, "difference": difference} for name, difference in checks()],
     }
@@ -172,10 +186,14 @@ def _report(*, as_json: bool) -> PlainReport:
 
 def _show(report: PlainReport, found: dict[str, Any]) -> None:
     versions = found["versions"]
+    report.line(f"momentumnet in {found['place']}")
     rows = [(name, str(versions[name])) for name in ("momentumnet", "python", "torch", "torchvision", "numpy")]
     rows.append(("CUDA of torch", versions["cuda"] or "none"))
     rows += [(f"GPU {index}", name) for index, name in enumerate(versions["gpus"])] or [("GPU", "none found")]
-    report.table(("what", "version"), rows, title="Versions", left=2)
+    rows += [
+        (name, found["compilers"][key] or "none found") for name, key in (("C++ compiler", "c++"), ("nvcc", "nvcc"))
+    ]
+    report.table(("what", "which"), rows, title="What is here", left=2)
 
     cpu, cuda = found["kernels"]["cpu"], found["kernels"]["cuda"]
     threads = f"{cpu['threads']} thread(s) of {cpu['threads_library'] or 'their own'}"
@@ -204,12 +222,17 @@ def _verdict(difference: str) -> str:
 
 def _missing(found: dict[str, Any]) -> Iterator[str]:
     """One line for each thing that is not there, with what helps."""
+    if found["left_behind"]:
+        yield f"Kernels are left behind: {found['left_behind']}."
+    if found["kernels"]["cpu"]["reason"] and not found["compilers"]["c++"]:
+        yield f"No C++ compiler: {HOW_TO_GET_A_COMPILER}; then {libraries.HOW_TO_BUILD}."
     for device, kernel in found["kernels"].items():
         if kernel["reason"]:
             yield f"No native kernels for {device} tensors: {kernel['reason']}."
         for gpu, reason in kernel.get("gpus", {}).items():
             if reason and not kernel["reason"]:
                 yield f"No native kernels for {gpu} tensors: {reason}."
-    for state in found["extras"].values():
+    for extra, purpose in PURPOSES.items():
+        state = found["extras"][extra]
         if state["missing"]:
-            yield f"Not installed: {', '.join(state['missing'])}. To get it: {state['install']}"
+            yield f"Not installed, for {purpose}: {', '.join(state['missing'])}. To get it: {state['install']}"

@@ -49,8 +49,8 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--data",
         type=arguments.data_source,
-        metavar="digits|cifar10|FOLDER",
-        help="what to evaluate on (default: the validation images of the run)",
+        metavar="NAME|FOLDER",
+        help="what to evaluate on, as for finetune (default: the validation images of the run)",
     )
     add_count(command, "--batch-size", 64)
     add_skip_broken(command)
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.confusion_plot import plot_confusion
     from momentumnet.cli.report import Report
 
-    report, trained = Report(as_json=options.json), Trained.read(options.run_folder)
+    report, trained = Report(as_json=options.json, quiet=options.quiet), Trained.read(options.run_folder)
     source = options.data or trained.settings["data"]
     reading = data.Reading(
         validation=None if options.data else trained.settings.get("validation"), skip_broken=options.skip_broken
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     counts = torch.zeros(len(trained.classes), len(trained.classes), dtype=torch.int64)
     with report.progress() as progress:
         batches = images.batches(images.validation, options.batch_size)
-        task = progress.add_task("evaluating", total=len(batches))
+        task = progress.add_task("evaluating", total=len(batches), images=options.batch_size)
         for outputs, labels in predictions(network, batches, device):
             _count(counts, labels, outputs.argmax(dim=1))
             progress.advance(task)
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     plot_confusion(
         values["confusion"], trained.classes, options.run_folder / "confusion.png", title=str(options.run_folder)
     )
-    report.line(f"Written: {options.run_folder}/evaluation.json and confusion.png")
+    report.remark(f"Written: {options.run_folder}/evaluation.json and confusion.png")
     report.result(values)
 
 

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UsageError: The folder holds no run, or the output's folder is not there.
     """
-    report, trained = PlainReport(as_json=options.json), Trained.read(options.run_folder)
+    report, trained = PlainReport(as_json=options.json, quiet=options.quiet), Trained.read(options.run_folder)
     path = options.output or trained.folder / f"{model_sources.in_file_names(trained.model)}.pt"
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}")
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     made = f"torchvision.models.get_model({trained.model!r}, num_classes={classes})"
     if model_sources.is_own(trained.model):
         made = f"{trained.model} with {classes} classes"
-    report.line(f"Written: {path}, for {made}")
+    report.remark(f"Written: {path}, for {made}")
     if any(Fraction(gamma) for gamma in gammas):
         report.line(
             f"The network was trained at gamma {', '.join(gammas)}: the stock one computes nearly the same only. "

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
-from momentumnet.command_errors import CommandError, MachineError
-from momentumnet.errors import MomentumNetError, StorageError
+from momentumnet.command_errors import CommandError, MachineError, UsageError, is_out_of_memory
+from momentumnet.errors import CheckpointError, MomentumNetError, StorageError
 from momentumnet.finetuning import model_inputs, model_sources, own_code
 from momentumnet.finetuning.model_inputs import Given
 from momentumnet.memory import format_bytes
 
-EXTRA_MODULES = ("rich", "matplotlib", "sklearn", "safetensors")
+# By the extra that brings them.
+EXTRA_MODULES = {
+    **dict.fromkeys(("rich", "matplotlib", "sklearn", "safetensors"), "cli"),
+    "tensorboard": "tensorboard",
+}
 # "you tried to allocate 123 bytes" on the CPU, "Tried to allocate 2.00 GiB" on CUDA.
 _WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 # gloo and NCCL, where a process that is waited for has gone.
@@ -25,15 +27,18 @@ def explain(error: Exception) -> tuple[str, int] | None:
     """The line for an error and its exit status; None for a fault of the program, which keeps its traceback."""
     if isinstance(error, StorageError):
         return str(error), MachineError.status
+    if isinstance(error, CheckpointError):  # a file that was given, or is gone on with
+        return str(error), UsageError.status
     if isinstance(error, MomentumNetError):
         return str(error), getattr(error, "status", CommandError.status)
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
         if module not in EXTRA_MODULES:
             return None
-        needs = f'this command needs {module}, which is not installed: pip install "momentumnet[cli]"'
+        extra = EXTRA_MODULES[module]
+        needs = f'this command needs {module}, which is not installed: pip install "momentumnet[{extra}]"'
         return needs, MachineError.status
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return _out_of_memory(error), MachineError.status
     if isinstance(error, RuntimeError) and _OTHERS_GONE.search(str(error)):
         return "another process of this run has ended: its message says why", CommandError.status
@@ -57,16 +62,10 @@ def told_of_inputs(model: str, given: Sequence[Given] | None) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
-        if _is_out_of_memory(error) or not (given or model_sources.is_own(model)):
+        if is_out_of_memory(error) or not (given or model_sources.is_own(model)):
             raise
         inputs = f"the input {model_inputs.described(given)}" if given else "its default input; name others by --input"
         raise CommandError(f"{model} does not accept {inputs}: {own_code.reason(error)}") from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )
 
 
 def _out_of_memory(error: Exception) -> str:

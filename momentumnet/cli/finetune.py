@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from momentumnet.cli.options import (
 from momentumnet.command_errors import UsageError
 from momentumnet.conversion import convert
 from momentumnet.description import describe
-from momentumnet.finetuning import data, model_sources, processes, run_folder
+from momentumnet.finetuning import compiling, data, model_sources, models, processes, run_folder
 from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
@@ -77,6 +78,7 @@ def add_parser(commands: Any) -> None:
         group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
     )
     add_choice(group, "--arithmetic", ("exact", "float"), "integers that invert bit for bit, or plain floats")
+    group.add_argument("--compile", action="store_true", help="compile each block by torch.compile")
     add_device(group)
     group = parser.add_argument_group("run")
     group.add_argument("--compare", action="store_true", help="fine-tune the unconverted network too")
@@ -87,6 +89,7 @@ def add_parser(commands: Any) -> None:
         help="options from a file, e.g. batch-size = 32; those of the command line win",
     )
     add_choice(group, "--save", ("last", "best", "both"), "weights to keep: of the last epoch, or of the best accuracy")
+    group.add_argument("--tensorboard", action="store_true", help="write the epochs to OUTPUT/tensorboard, too")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
     again.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
@@ -102,12 +105,14 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.report import Report
 
     importlib.import_module("momentumnet.finetuning.weights_file")  # a package that is missing is told before any work
+    if options.tensorboard:
+        importlib.import_module("torch.utils.tensorboard")
     recipe = training_options.recipe(options)
     if arguments.is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
         raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
     name = f"{model_sources.in_file_names(options.model)}-{Path(options.data).resolve().name}"
     with processes.joined(options.device) as (together, options.device), ExitStack() as stack:
-        report, folder = Report(as_json=options.json, silent=not together.is_first), None
+        report, folder = Report(as_json=options.json, quiet=options.quiet, silent=not together.is_first), None
         if together.is_first:
             opened = run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite)
             folder = stack.enter_context(opened)
@@ -124,15 +129,15 @@ def _run(
     with together.one_first():
         images, model, weights = _loaded(options, report)
         recipe = dataclasses.replace(recipe, batch_size=_batch_size(recipe.batch_size, len(images.train), together))
-    report.line(
+    report.remark(
         f"{options.model} (weights: {weights}) on {images.name}: {len(images.train)} training and "
         f"{len(images.validation)} validation images of {images.image_size} x {images.image_size}, "
         f"{images.classes} classes, {device}"
     )
     if together.count > 1:
-        report.line(f"{together.count} processes, {recipe.batch_size // together.count} images of a batch in each")
+        report.remark(f"{together.count} processes, {recipe.batch_size // together.count} images of a batch in each")
     if options.freeze is not None:
-        report.line(f"{len(freeze(model, options.freeze))} modules with parameters do not learn")
+        report.remark(f"{len(freeze(model, options.freeze))} modules with parameters do not learn")
     model.to(device)
     comparison = Comparison(
         networks={MOMENTUM: _converted(model, images, options, recipe, device, together), UNCONVERTED: model},
@@ -144,13 +149,17 @@ def _run(
         narrator=report,
         save=options.save,
         processes=together,
+        options=training_options.recorded(options),
+        tensorboard=options.tensorboard,
     )
+    trained = (MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,)
     try:
-        outcomes = comparison.run(
-            trained=(MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,), resume=options.resume
-        )
+        with _compiled(comparison.networks) if options.compile else nullcontext():
+            outcomes = comparison.run(trained=trained, resume=options.resume)
     except KeyboardInterrupt:
-        report.line(f"Interrupted: the same command with --resume goes on after the last finished epoch, in {folder}.")
+        report.remark(
+            f"Interrupted: the same command with --resume goes on after the last finished epoch, in {folder}."
+        )
         raise
     if together.is_first:
         comparison_table.show(comparison, outcomes, report)
@@ -195,10 +204,16 @@ def _converted(
     return convert(model, like=description) if network is None else network
 
 
+def _compiled(networks: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+    return compiling.compiled(list(networks.values()), compiling.block_names(networks[MOMENTUM]))
+
+
 def _convert(
     model: nn.Module, images: ImageData, options: argparse.Namespace, recipe: Recipe, device: torch.device
 ) -> nn.Module:
     batch_size, dtype = recipe.batch_size, PRECISIONS[recipe.precision]
+    few = [images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))]
+    models.check_takes(options.model, model, torch.stack(few[:2]).to(device))
     if arguments.is_planned(options):  # measured as the steps will be
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -210,7 +225,7 @@ def _convert(
                 "is nothing to convert"
             )
         return planned
-    examples = torch.stack([images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))])
+    examples = torch.stack(few)
     return convert(
         model,
         examples.to(device),

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torchvision.models import list_models
 
-from momentumnet.cli import arguments, inspect_check
+from momentumnet.cli import arguments, completion, inspect_check
 from momentumnet.cli.failures import told_of_inputs
 from momentumnet.cli.options import CommandText, add_command, add_input, conversion
 from momentumnet.command_errors import CommandError
@@ -46,7 +47,8 @@ With --check the exit status is 1 where a gradient differs by more than 1e-5 fro
 def add_parser(commands: Any) -> None:
     """Adds the command to the program's subcommands."""
     parser = add_command(commands, "inspect", TEXT, run, conversion(others="keep"))
-    parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help=model_sources.MEANING)
+    model = parser.add_argument("model", type=arguments.any_model, metavar="MODEL", help=model_sources.MEANING)
+    completion.offer(model, list_models)
     meaning = (
         "choose for each block and module what takes the least time within this memory, e.g. 4GiB, gradients "
         "included and parameters not, 'device' for what is free there, or 'least'; measures a training step"
@@ -75,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    report = Report(as_json=options.json)
+    report = Report(as_json=options.json, quiet=options.quiet)
     if options.largest_batch and options.budget in (None, LEAST):
         raise CommandError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
     model = model_sources.build(options.model)

@@ -9,10 +9,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
-from momentumnet.cli import bench, config_file, doctor, evaluate, export, finetune, inspect, predict
+from momentumnet import __version__
+from momentumnet.cli import bench, completion, config_file, doctor, evaluate, export, finetune, inspect, predict
 from momentumnet.cli.failures import explain
-from momentumnet.command_errors import CommandError
+from momentumnet.command_errors import CommandError, UsageError
 
 READER_GONE, INTERRUPTED = 141, 130  # as a shell reports a program that SIGPIPE or SIGINT ended
 DESCRIPTION = """\
@@ -30,7 +32,9 @@ examples:
 
 exit status: 0 done; after one line that says why (--traceback shows where): 1 it could not be done as asked, 2 options
 or files cannot be used, 3 the machine lacks what is needed (memory, disk, a right to write, a package);
-130 interrupted, 141 the reader of the output has gone"""
+130 interrupted, 141 the reader of the output has gone
+
+completion: eval "$(register-python-argcomplete momentumnet)" in .bashrc or .zshrc"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, as the program's help says; 1, 2 and 3 after a message on stderr.
         Wrong arguments leave through ``SystemExit`` with status 2, as argparse does it.
     """
+    completion.answer(program)
     given = sys.argv[1:] if arguments is None else arguments
     try:
         options = program().parse_args(config_file.expanded(given))
@@ -75,16 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="momentumnet",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (inspect, finetune, evaluate, predict, export, bench, doctor):
         command.add_parser(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the list of all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.status, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

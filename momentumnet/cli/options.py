@@ -54,10 +54,12 @@ def add_command(
 def common() -> argparse.ArgumentParser:
     """The options of every command."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "--json", action="store_true", help="print the result as JSON on stdout, everything else to stderr"
     )
-    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    group.add_argument("--quiet", action="store_true", help="only the result and warnings: no progress, no remarks")
+    group.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     return parser
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
-from momentumnet.cli import arguments
+import torchvision
+from torchvision.models import list_models
+
+from momentumnet.cli import arguments, completion
 from momentumnet.cli.options import add_choice, add_count, add_skip_broken
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.data import AUGMENTATIONS, ImageData, Reading
+from momentumnet.finetuning.named_data import NAMED
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe
 
 RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
@@ -17,13 +22,14 @@ RHO, ADAPTIVE_RHO = 0.05, 0.5  # Foret et al. and Kwon et al., on CIFAR-10
 
 def add_network_and_data(group: Any) -> None:
     """Adds what is trained, and on what."""
-    group.add_argument(
+    model = group.add_argument(
         "--model",
         type=arguments.classifier,
         default="resnet18",
         metavar="MODEL",
         help=f"{model_sources.MEANING}; of images, all of them (default: %(default)s)",
     )
+    completion.offer(model, partial(list_models, module=torchvision.models))
     group.add_argument(
         "--weights",
         metavar="DEFAULT|none|FILE",
@@ -34,8 +40,8 @@ def add_network_and_data(group: Any) -> None:
         "--data",
         type=arguments.data_source,
         default="digits",
-        metavar="digits|cifar10|FOLDER",
-        help="what to fine-tune on; a folder holds train/CLASS and val/CLASS (default: %(default)s)",
+        metavar="NAME|FOLDER",
+        help=f"digits, {', '.join(NAMED)}, or a folder that holds train/CLASS and val/CLASS (default: %(default)s)",
     )
     group.add_argument(
         "--validation",
@@ -46,7 +52,7 @@ def add_network_and_data(group: Any) -> None:
     group.add_argument(
         "--augment",
         choices=list(AUGMENTATIONS),
-        help="changes to training images by chance (default: flip; digits none)",
+        help="changes to training images by chance (default: flip; of digits and letters none)",
     )
     add_skip_broken(group)
     group.add_argument("--image-size", type=arguments.positive, metavar="N", help="side that images are brought to")
@@ -90,7 +96,7 @@ def add_training(group: Any) -> None:
     group.add_argument(
         "--patience", type=arguments.positive, metavar="N", help="end after N epochs without a better accuracy"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    group.add_argument("--seed", type=arguments.seed, default=0, metavar="N", help="(default: %(default)s)")
 
 
 def add_optimizer(group: Any) -> None:
@@ -185,4 +191,15 @@ def settings(options: argparse.Namespace, images: ImageData, weights: str, recip
         "workers": options.workers,
         "validation": options.validation,
         "skip_broken": options.skip_broken,
+        "compile": options.compile,
+    }
+
+
+def recorded(options: argparse.Namespace) -> dict[str, object]:
+    """All options as plain values, those that do not change what is trained among them."""
+    plain = (str, int, float, bool, type(None))
+    return {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in sorted(vars(options).items())
+        if name != "run"  # the command itself
     }

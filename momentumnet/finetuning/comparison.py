@@ -20,6 +20,7 @@ from momentumnet.finetuning.metrics import Epoch, write_metrics
 from momentumnet.finetuning.own_classifiers import logits
 from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import Recipe
+from momentumnet.finetuning.tensorboard import Board
 from momentumnet.finetuning.trained import WEIGHTS, write_config
 from momentumnet.finetuning.training import Trainer, evaluate
 
@@ -33,7 +34,10 @@ class Narrator(Protocol):
     """Tells the user how far it is."""
 
     def line(self, text: str) -> None:
-        """Takes one line of text."""
+        """Takes one line that the user has to see."""
+
+    def remark(self, text: str) -> None:
+        """Takes one line of how far it is."""
 
     def progress(self) -> Progress:
         """A progress bar, to be used as a context manager."""
@@ -77,6 +81,8 @@ class Comparison:
         processes: Those that train together; the first one writes.
         output: Folder of the run, which is there.
         settings: What makes the run the one that it is, as plain values.
+        options: All that was asked for, as plain values.
+        tensorboard: Whether epochs are written for TensorBoard, too.
         narrator: Takes what the user is to see meanwhile.
     """
 
@@ -89,6 +95,8 @@ class Comparison:
     narrator: Narrator
     save: str = "last"
     processes: Processes = ALONE
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    tensorboard: bool = False
     _epochs: dict[str, list[Epoch]] = dataclasses.field(default_factory=dict, init=False)
 
     def run(self, *, trained: Collection[str], resume: bool) -> dict[str, Outcome]:
@@ -104,8 +112,9 @@ class Comparison:
                 f"{self.images.name}{among}"
             )
         if self.processes.is_first:
-            classes, preprocessing = self.images.class_names, self.images.preprocessing
-            write_config(self.output, self.networks[MOMENTUM], classes, preprocessing, self.settings)
+            network, classes = self.networks[MOMENTUM], self.images.class_names
+            preprocessing = self.images.preprocessing
+            write_config(self.output, network, classes, preprocessing, self.settings, self.options)
         costs = self._measure()
         outcomes = {}
         for name in list(self.networks):
@@ -137,12 +146,17 @@ class Comparison:
         )
         if resume:
             self._resume(trainer)
+        boards = [Board(self.output, name, trainer.done)] if self.tensorboard and self.processes.is_first else []
         self._write(name, trainer, costs)
         while not trainer.finished:
             self._run_epoch(name, trainer)
             self._write(name, trainer, costs)
+            for board in boards:
+                board.add(trainer.done[-1])
+        for board in boards:
+            board.close()
         if trainer.out_of_patience and len(trainer.done) < self.recipe.epochs:
-            self.narrator.line(f"{name}: no better accuracy for {self.recipe.patience} epochs, so it ends here")
+            self.narrator.remark(f"{name}: no better accuracy for {self.recipe.patience} epochs, so it ends here")
         return trainer.done
 
     def _write(self, name: str, trainer: Trainer, costs: Mapping[str, StepCost]) -> None:
@@ -162,22 +176,33 @@ class Comparison:
 
     def _resume(self, trainer: Trainer) -> None:
         if not trainer.resume(self.narrator.line):
-            self.narrator.line(f"{trainer.path} does not exist yet: starting with the first epoch")
+            self.narrator.remark(f"{trainer.path} does not exist yet: starting with the first epoch")
             return
-        self.narrator.line(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.recipe.epochs}")
+        self.narrator.remark(f"{trainer.path}: resuming after epoch {len(trainer.done)} of {self.recipe.epochs}")
 
     def _run_epoch(self, name: str, trainer: Trainer) -> None:
         counter = f"{len(trainer.done) + 1}/{self.recipe.epochs}"
+        images = trainer.images_per_epoch
         start = time.perf_counter()
         with self.narrator.progress() as progress:
-            task = progress.add_task(f"{name}, epoch {counter}", total=trainer.steps_per_epoch)
+            steps = trainer.steps_per_epoch
+            task = progress.add_task(f"{name}, epoch {counter}", total=steps, images=images / steps)
             epoch = trainer.run_epoch(lambda: progress.advance(task))
         seconds = time.perf_counter() - start
-        self.narrator.line(
-            f"{name}, epoch {counter}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}, {seconds:.0f} s"
+        left = (self.recipe.epochs - epoch.number) * seconds
+        self.narrator.remark(
+            f"{name}, epoch {counter}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}, {duration(seconds)}, "
+            f"{images / epoch.seconds:.0f} images/s" + (f", {duration(left)} left" if left else "")
         )
 
 
 def _forward_backward(images: Tensor, labels: Tensor, network: nn.Module) -> None:
     network.train()
     F.cross_entropy(logits(network(images)), labels).backward()
+
+
+def duration(seconds: float) -> str:
+    """A time in two figures or more: ``48 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

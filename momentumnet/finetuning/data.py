@@ -1,4 +1,4 @@
-"""The images to train and evaluate on: scikit-learn's digits, CIFAR-10, or a folder of one's own."""
+"""The images to train and evaluate on: scikit-learn's digits, a data set of torchvision, or a folder of one's own."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
-from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
-from momentumnet.bench.downloads import CIFAR_ROOT, fetch_cifar
 from momentumnet.command_errors import UsageError
-from momentumnet.finetuning import image_folder
+from momentumnet.finetuning import image_folder, named_data
 from momentumnet.finetuning.images import BrokenImageError, Preprocessing
 from momentumnet.finetuning.processes import ALONE, Processes
 
-DEFAULT_SIZES = {"digits": 48, "cifar10": 64}
+DIGITS, DIGITS_SIZE = "digits", 48
 FOLDER_SIZE = 224
 FILE_WORKERS = 2
 AUGMENTATIONS: dict[str, Callable[[], list[Callable[[Any], Any]]]] = {
@@ -101,9 +99,16 @@ class Batches:
             raise BrokenImageError(said.rpartition(f"{BrokenImageError.__name__}: ")[2]) from error
 
 
+def is_named(source: str) -> bool:
+    """Whether ``source`` names a data set, and no folder."""
+    return source == DIGITS or source in named_data.NAMED
+
+
 def default_size(source: str) -> int:
     """The side that images of ``source`` are brought to where the model does not need more."""
-    return DEFAULT_SIZES.get(source, FOLDER_SIZE)
+    if source == DIGITS:
+        return DIGITS_SIZE
+    return named_data.NAMED[source].size if source in named_data.NAMED else FOLDER_SIZE
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class Reading:
     """How images are read and split.
 
     Attributes:
-        augment: What is done to training images by chance, of `AUGMENTATIONS`; None for ``flip``, but for digits.
+        augment: What is done to training images by chance, of `AUGMENTATIONS`; None for ``flip``, but for digits and
+            letters.
         workers: Processes that read files; None for two, and none for what lies in memory.
         validation: Share of a folder's images that is held out where it has no part of its own for that.
         skip_broken: Whether files that cannot be read are left out of a folder, and counted.
@@ -122,10 +128,9 @@ class Reading:
     validation: float | None = None
     skip_broken: bool = False
 
-    @property
-    def changes(self) -> list[Callable[[Any], Any]]:
-        """What is done to training images."""
-        return AUGMENTATIONS[self.augment or "flip"]()
+    def changes(self, *, mirrored: bool = True) -> list[Callable[[Any], Any]]:
+        """What is done to training images, whose mirror images may show something else."""
+        return AUGMENTATIONS[self.augment or ("flip" if mirrored else "none")]()
 
     @property
     def file_workers(self) -> int:
@@ -136,9 +141,9 @@ class Reading:
 def load_images(
     source: str, *, image_size: int, say: Callable[[str], None], reading: Reading | None = None
 ) -> ImageData:
-    """Loads ``digits``, ``cifar10`` or the folder ``source``, brought to ``image_size`` x ``image_size``.
+    """Loads ``digits``, a data set of torchvision or the folder ``source``, brought to ``image_size`` x ``image_size``.
 
-    CIFAR-10 is downloaded to ``data``.
+    Data sets of torchvision are downloaded to ``data``.
 
     Args:
         source: What to load.
@@ -148,18 +153,20 @@ def load_images(
 
     Raises:
         UsageError: A folder that does not hold images in ``train/CLASS`` and ``val/CLASS``, a file that cannot be read,
-            CIFAR-10 without network, or a way to read that is not for this source.
+            a data set without network, or a way to read that is not for this source.
     """
     reading = reading or Reading()
-    if reading.validation is not None and source in DEFAULT_SIZES:
+    if reading.validation is not None and is_named(source):
         raise UsageError(f"--validation is for folders of images; {source} has validation images of its own")
-    if source == "digits":
+    if source == DIGITS:
         if reading.augment not in (None, "none"):
             raise UsageError(
                 f"--augment {reading.augment} is for photographs, and a digit mirrored is none: leave it out"
             )
         return _digits(image_size)
-    return _cifar(image_size, reading) if source == "cifar10" else _folder(Path(source), image_size, say, reading)
+    if source in named_data.NAMED:
+        return _named(source, image_size, reading)
+    return _folder(Path(source), image_size, say, reading)
 
 
 class _Digits(Dataset[tuple[Tensor, int]]):
@@ -189,22 +196,17 @@ def _digits(image_size: int) -> ImageData:
     return ImageData("digits", parts[0], parts[1], tuple("0123456789"), preprocessing, workers=0)
 
 
-def _cifar(image_size: int, reading: Reading) -> ImageData:
-    problem = fetch_cifar()
-    if problem is not None:
-        raise UsageError(
-            f"--data cifar10 could not be downloaded ({problem}): put it into {CIFAR_ROOT}/, name a folder of images, "
-            "or take --data digits"
-        )
-    preprocessing = Preprocessing(image_size)
-    train = CIFAR10(CIFAR_ROOT, train=True, transform=preprocessing.transform(*reading.changes))
-    validation = CIFAR10(CIFAR_ROOT, train=False, transform=preprocessing.transform())
-    return ImageData("cifar10", train, validation, tuple(train.classes), preprocessing, workers=reading.file_workers)
+def _named(name: str, image_size: int, reading: Reading) -> ImageData:
+    found = named_data.fetched(name)
+    preprocessing = Preprocessing(image_size, greyscale=found.greyscale)
+    train, validation = found.parts(preprocessing, *reading.changes(mirrored=found.mirrored))
+    names = found.class_names(train)
+    return ImageData(name, train, validation, names, preprocessing, workers=reading.file_workers)
 
 
 def _folder(root: Path, image_size: int, say: Callable[[str], None], reading: Reading) -> ImageData:
     preprocessing = Preprocessing(image_size)
-    ways = preprocessing.transform(*reading.changes), preprocessing.transform()
+    ways = preprocessing.transform(*reading.changes()), preprocessing.transform()
     places = _places(root, reading)
     train, validation = (
         image_folder.load(place, way, say=say, skip_broken=reading.skip_broken)
@@ -244,7 +246,7 @@ def validation_of(
     Raises:
         UsageError: As for `load_images`.
     """
-    if source in DEFAULT_SIZES or reading.validation is not None:
+    if is_named(source) or reading.validation is not None:
         return load_images(source, image_size=preprocessing.image_size, say=say, reading=reading)
     root = Path(source, "val") if Path(source, "val").is_dir() else Path(source)
     images = image_folder.load(root, preprocessing.transform(), say=say, skip_broken=reading.skip_broken)

@@ -14,7 +14,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.bench import downloads
 from momentumnet.checkpoint_file import UNREADABLE
-from momentumnet.command_errors import UsageError
+from momentumnet.command_errors import UsageError, is_out_of_memory
 from momentumnet.finetuning import weight_faults
 
 VIDEO_FRAMES = 16
@@ -206,6 +206,25 @@ def head(model: nn.Module) -> tuple[str, nn.Linear]:
     if not linear:
         raise UsageError(f"{type(model).__name__} has no linear layer whose outputs could be the classes")
     return linear[-1]
+
+
+def check_takes(name: str, model: nn.Module, images: Tensor) -> None:
+    """Runs a stock network on a few images, which are on its device.
+
+    Raises:
+        UsageError: It is not made for images of that size.
+    """
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        size = " x ".join(map(str, images.shape[2:]))
+        raise UsageError(f"{name} does not take images of {size}: {str(error).splitlines()[0]}") from error
+    finally:
+        model.train(was_training)
 
 
 def fit_head(model: nn.Module, classes: int, *, anew: bool = False) -> None:

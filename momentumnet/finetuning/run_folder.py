@@ -22,6 +22,7 @@ FILES = (
     "report.json",
     "evaluation.json",
     "confusion.png",
+    "tensorboard/*/events.*",
 )
 
 

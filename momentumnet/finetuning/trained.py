@@ -25,7 +25,12 @@ FORMAT = 1
 
 
 def write_config(
-    folder: Path, network: nn.Module, classes: Sequence[str], preprocessing: Preprocessing, settings: Mapping[str, Any]
+    folder: Path,
+    network: nn.Module,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes all that turns weights into a network that can be used.
 
@@ -35,6 +40,7 @@ def write_config(
         classes: Their names, by the index of the output.
         preprocessing: From an image to the network's input.
         settings: What makes the run the one that it is; its ``model`` is the name of the stock network.
+        options: All that the user has asked for, beside what it came to.
     """
     whole_file.write_json(
         folder / CONFIG,
@@ -46,6 +52,7 @@ def write_config(
             "classes": list(classes),
             "preprocessing": preprocessing.values(),
             "settings": dict(settings),
+            "options": dict(options or {}),
         },
     )
 

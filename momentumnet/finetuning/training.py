@@ -57,6 +57,7 @@ class Trainer:
         self._right = self._seen = 0  # training images of the epoch, and those of them whose class was found
         batches = len(data.batches(data.train, recipe.batch_size, shuffle_seed=0))
         self.steps_per_epoch = -(-batches // recipe.accumulate)
+        self.images_per_epoch = batches * recipe.batch_size
         self._optimizer = recipe.optimizer(model)
         self._scheduler = recipe.scheduler(self._optimizer, self.steps_per_epoch)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")

@@ -29,7 +29,7 @@ def draw(plan: TrainingPlan, path: str | Path) -> None:
     axes.set(
         title="Bytes at once over a training step, predicted",
         xlabel="forward, then backward (share of the units)",
-        ylabel="MiB",
+        ylabel="memory, MiB",
         xlim=(0, 1),
         ylim=(0, None),
     )

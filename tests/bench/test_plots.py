@@ -1,19 +1,16 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import pyplot
 
-from momentumnet.bench.depth.plot import _spread
-from momentumnet.bench.peers.plot import _drawn_error
+from momentumnet.bench.depth.plot import plot_depth
+from momentumnet.bench.peers.plot import BROAD, FINE, _drawn_error, plot_peers
 from momentumnet.bench.plots import plot_accuracies
-
-
-def test_labels_are_moved_apart_in_order() -> None:
-    assert _spread([5.0, 1.0, 1.1, 1.05], smallest=0.5) == pytest.approx([5.0, 1.0, 2.0, 1.5])
-    assert _spread([1.0, 2.0], smallest=0.5) == [1.0, 2.0]
 
 
 def test_errors_of_zero_and_without_end_stay_on_the_axis() -> None:
@@ -39,3 +36,49 @@ def test_accuracies_are_drawn_with_means_and_deviations(tmp_path: Path, monkeypa
     line, _, (bars,) = second
     assert [list(axis) for axis in line.get_data()] == [[0], [70]]
     assert [end[1][1] - end[0][1] for end in bars.get_segments()] == [0]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[pyplot.Figure]]:
+    """The figures that were drawn."""
+    figures: list[pyplot.Figure] = []
+    close = pyplot.close
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    yield figures
+    for figure in figures:
+        close(figure)
+
+
+def peer_row(peer: str, depth: int, error: float | None, gamma: float | None = None) -> dict[str, Any]:
+    return {"peer": peer, "gamma": gamma, "depth": depth, "gradient_error": error, "plain_float64_error": 1e-7}
+
+
+def test_a_line_below_another_is_broad(tmp_path: Path, drawn: list[pyplot.Figure]) -> None:
+    rows = [peer_row(peer, depth, 1e-7 * depth) for peer in ("below", "above") for depth in (10, 20)]
+    rows += [peer_row("elsewhere", depth, 1e-3) for depth in (10, 20)]
+    plot_peers(rows, tmp_path / "peers.png")
+    (axes,) = drawn[0].axes
+    assert {line.get_label(): line.get_linewidth() for line in axes.lines} == {
+        "below": BROAD,
+        "above": FINE,
+        "elsewhere": FINE,
+    }
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert labels[0] == "0"
+    assert "not finite" in labels[-1]
+    assert axes.get_xlabel() == "number of layers"
+
+
+def test_depth_says_quantities_units_and_where_lines_end(tmp_path: Path, drawn: list[pyplot.Figure]) -> None:
+    rows = [
+        {"depth": depth, "method": "stored", "peak_bytes": depth * 2**20, "step_seconds": 0.1 * depth or None}
+        for depth in (8, 16)
+    ]
+    rows.append({"depth": 32, "method": "stored", "peak_bytes": None, "step_seconds": None})
+    plot_depth(rows, tmp_path / "depth.png", title="a title", budget=12 * 2**20)
+    left, right = drawn[0].axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("peak memory of a step, MiB", "time of a step, s")
+    assert [*left.texts, *right.texts] == []  # names stand in the legend, where they cross nothing
+    (legend,) = drawn[0].legends
+    assert [text.get_text().split(",")[0] for text in legend.get_texts()] == ["stored", "budget"]
+    assert list(left.lines[0].get_data()[1]) == [8, 16]

@@ -63,7 +63,7 @@ def test_classifier_and_any_model() -> None:
         (arguments.learning_rate, "inf", "not a positive number"),
         (arguments.learning_rate, "nan", "not a positive number"),
         (arguments.learning_rate, "fast", "not a number"),
-        (arguments.data_source, "nowhere", "neither digits, cifar10 nor a folder"),
+        (arguments.data_source, "nowhere", "neither a folder nor one of digits, cifar10, cifar100"),
         (arguments.device, "toaster", "not a device"),
         (arguments.device, "cuda:99", "not a device"),
         (arguments.classifier, "raft_small", "not an image classification model"),

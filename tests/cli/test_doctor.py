@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from momentumnet.arithmetic import momentum_step, self_check
 from momentumnet.arithmetic.adjoint import by_operations
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.compiled.selection import NativeStep
-from momentumnet.cli import doctor
+from momentumnet.cli import compilers, doctor
 
 needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
 
@@ -228,3 +229,48 @@ def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch, command
     assert found["versions"]["gpus"] == ["a GPU, compute capability 8.0", "a GPU, compute capability 8.1"]
     assert [check["kernels"] for check in found["checks"] if "cuda" in check["kernels"]] == ["cuda:0"]
     assert "No native kernels for cuda:1 tensors: no kernel image is available." in command("doctor").out
+
+
+def test_it_looks_for_compilers_where_installing_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "csrc" / "build.py"
+    spec = importlib.util.spec_from_file_location("kernels_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert compilers.CPP_COMPILERS == build.CPP_COMPILERS
+    for name in ("CXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compilers, "USUAL_NVCC", "nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (compilers.cpp(), compilers.nvcc()) == (None, None)
+    for name in ("clang++", "nvcc"):
+        (tmp_path / name).touch(mode=0o755)
+    assert (compilers.cpp(), compilers.nvcc()) == (str(tmp_path / "clang++"), str(tmp_path / "nvcc"))
+    monkeypatch.setenv("CXX", "ccache g++")
+    assert compilers.cpp() == "ccache g++"
+
+
+def test_a_machine_without_a_compiler_is_told_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Callable[..., Any], no_kernels_loaded: None
+) -> None:
+    monkeypatch.setattr(libraries, "FOLDER", tmp_path)
+    monkeypatch.setattr(compilers, "cpp", lambda: None)
+    assert "No C++ compiler: install one, by apt install g++" in command("doctor").out
+
+
+def test_kernels_that_an_installation_has_are_told(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(doctor.source_tree, "kernels_left_behind", lambda: "the sources in here are imported")
+    assert "Kernels are left behind: the sources in here are imported." in command("doctor").out
+
+
+def test_users_are_not_told_of_what_developers_need(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(doctor, "_is_installed", lambda package: False)
+    out = command("doctor").out
+    assert "Not installed, for models of transformers and timm: transformers, accelerate" in out
+    assert "pytest" not in out
+    assert "ruff" not in out

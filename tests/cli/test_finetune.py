@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ from torchvision.models import get_model
 
 from momentumnet import checkpoint_file, whole_file
 from momentumnet.bench.probe import step_costs
+from momentumnet.cli.main import program
 from momentumnet.finetuning import comparison, data, models
 from momentumnet.finetuning.training import Trainer
 from momentumnet.finetuning.weights_file import load_weights
@@ -365,3 +369,63 @@ def test_a_network_of_which_the_plan_recomputes_nothing_is_refused(finetune: Cal
     done = finetune("--model", "squeezenet1_1", "--image-size", "64", "--epochs", "1", "--budget", "64GiB")
     assert done.status == 2
     assert "squeezenet1_1 has no stream, and nothing is recomputed within --budget 68719476736" in done.err
+
+
+def test_every_option_is_recorded(finetune: Callable[..., Any]) -> None:
+    assert finetune("--epochs", "1", "--output", "out", "--quiet", "--rho", "0.1", "--optimizer", "sam").status == 0
+    recorded = whole_file.read_json(Path("out", "config.json"))["options"]
+    (commands,) = (action for action in program()._actions if isinstance(action, argparse._SubParsersAction))
+    known = {action.dest for action in commands.choices["finetune"]._actions} - {"help"}
+    assert known == recorded.keys()
+    chosen = {"epochs": 1, "quiet": True, "rho": 0.1, "gamma": "1/8", "compile": False, "output": "out"}
+    assert recorded == recorded | chosen
+
+
+def test_quiet_is_the_result_alone(finetune: Callable[..., Any]) -> None:
+    out = finetune("--epochs", "1", "--quiet").out
+    assert out.splitlines()[0].startswith("mobilenet_v3_small on ")
+    assert "unconverted" in out
+    assert "epoch" not in out
+
+
+def test_epochs_say_how_fast_and_how_long(finetune: Callable[..., Any]) -> None:
+    lines = [line for line in finetune("--epochs", "2").out.splitlines() if line.startswith("momentum, epoch")]
+    assert re.search(r"accuracy [\d.]+%, \d+ s, \d+ images/s, \d+ s left$", lines[0])
+    assert re.search(r"accuracy [\d.]+%, \d+ s, \d+ images/s$", lines[1])
+
+
+def test_compile_is_for_the_blocks_of_both_networks(
+    finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[list[str]] = []
+    monkeypatch.setattr(
+        "momentumnet.bench.compiled.compile_each",
+        lambda blocks: compiled.append([type(block).__name__ for block in blocks]),
+    )
+    assert finetune("--epochs", "1", "--compile").status == 0
+    assert compiled[0] == compiled[1]
+    assert set(compiled[0]) >= {"InvertedResidual"}
+
+
+def test_tensorboard_is_told_if_it_is_not_installed(
+    finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    done = finetune("--tensorboard")
+    assert (done.status, done.out) == (3, "")
+    assert 'pip install "momentumnet[tensorboard]"' in done.err
+
+
+def test_tensorboard_shows_each_epoch(finetune: Callable[..., Any]) -> None:
+    pytest.importorskip("tensorboard")
+    assert finetune("--epochs", "2", "--output", "out", "--tensorboard").status == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator("out/tensorboard/momentum")
+    found.Reload()
+    epochs = whole_file.read_json(Path("out", "report.json"))["networks"]["momentum"]["epochs"]
+    assert [event.value for event in found.Scalars("loss")] == pytest.approx([epoch["loss"] for epoch in epochs])
+    assert finetune("--epochs", "1", "--output", "out", "--overwrite").status == 0
+    assert list(Path("out", "tensorboard", "momentum").iterdir()) == []

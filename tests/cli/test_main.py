@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import argparse
 import builtins
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+import momentumnet
 from momentumnet.cli import inspect
+from momentumnet.cli.main import program
 from momentumnet.errors import ConversionError
 
 
@@ -166,3 +169,28 @@ def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch, command: Callabl
     monkeypatch.setattr(inspect, "plan", warning)
     err = command("inspect", "resnet18").err
     assert err == "momentumnet: warning: mind the gap\nmomentumnet: error: stop here\n"
+
+
+def test_version(command: Callable[..., Any]) -> None:
+    done = command("--version")
+    assert (done.status, done.out) == (0, f"momentumnet {momentumnet.__version__}\n")
+
+
+SCREEN = 40  # lines; what is longer has its options in groups
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
+@pytest.mark.parametrize("parser", list(parsers(program())), ids=lambda parser: parser.prog)
+def test_help_fits_a_screen_or_is_grouped(parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = parser.format_help().splitlines()
+    groups = [group for group in parser._action_groups if group._group_actions]
+    largest = max(len(group._group_actions) for group in groups)
+    assert len(lines) <= SCREEN or (len(groups) > 2 and largest <= 15)

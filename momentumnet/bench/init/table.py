@@ -11,6 +11,10 @@ from momentumnet.bench.recipe import described
 from momentumnet.bench.results import Row
 from momentumnet.bench.tables import Table
 
+# Of the error of `momentumnet.init.fixup_`.
+NO_BRANCH = "no residual block found"
+NOTHING, NOTHING_NOTE = "–", "–: Fixup scales residual branches, and this network has none."
+
 
 def named(row: Row) -> str:
     """What a row is called, but for its seed."""
@@ -34,17 +38,24 @@ def table(rows: Sequence[Row], settings: dict[str, Any]) -> Table:
         described(settings),
         "Test accuracy (%): mean and standard deviation over the seeds. Acc_1: after the first epoch of the schedule, "
         "which for constant and warmup is the second one of the training.",
-        *seeds.failures(rows, named),
+        *([NOTHING_NOTE] if any(map(_has_no_branch, rows)) else []),
+        *seeds.failures([row for row in rows if not _has_no_branch(row)], named),
     ]
     columns = ("model", "method", "Acc_1", "Acc_best", "seeds", "initialisation", "row")
     return Table("Accuracy by initialisation", columns, cells, notes=notes)
+
+
+def _has_no_branch(row: Row) -> bool:
+    """Whether a row says that an initialisation of residual branches is not for its network, and no fault."""
+    return NO_BRANCH in row.get("error", "")
 
 
 def _figures(rows: Sequence[Row]) -> tuple[str, ...]:
     """Accuracies of the rows that came to their end, how many did, and times."""
     done = seeds.done(rows)
     if not done:
-        return ("fails", "fails", seeds.seeds(rows), "", "")
+        shown = NOTHING if all(map(_has_no_branch, rows)) else "fails"
+        return (shown, shown, seeds.seeds(rows), "", "")
     accuracies = [seeds.mean([row[key] for row in done]) for key in ("acc_1", "acc_best")]
     times = [f"{statistics.mean(row[key] for row in done):.1f} s" for key in ("init_seconds", "seconds")]
     return (*accuracies, seeds.seeds(rows), *times)

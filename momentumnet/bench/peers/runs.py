@@ -19,6 +19,7 @@ from momentumnet.bench.peers.environment import Environment, InstallationError
 from momentumnet.bench.results import Row
 
 SCRIPTS = Path(__file__).with_name("scripts")
+NOT_FINITE = "the gradient is not finite"
 SECONDS = 1800  # a peer that is not done by then is ended
 
 Run = tuple[int, float | None]
@@ -137,5 +138,5 @@ def _finite(row: Row) -> Row:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
     }
     if "error" not in row and values["gradient_error"] is None:
-        values["error"] = "the gradient is not finite"
+        values["error"] = NOT_FINITE
     return values

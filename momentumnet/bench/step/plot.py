@@ -21,13 +21,20 @@ def plot_step(rows: Sequence[Row], path: Path) -> None:
     kinds = {row["method"]: row["method"].replace(" float", ", float").partition(", ") for row in rows}
     colours = dict(zip(dict.fromkeys(base for base, _, _ in kinds.values()), itertools.cycle(COLOURS)))
     marks = dict(zip(dict.fromkeys(kind for _, _, kind in kinds.values()), itertools.cycle(MARKS)))
-    with figure_panels(path, len(networks), (2.6, 2.8), title="One training step") as panels:
+    with figure_panels(
+        path,
+        len(networks),
+        (2.6, 2.8),
+        title="Peak memory and time of a training step, as multiples of those with stored activations",
+    ) as panels:
         for axes, network in zip(panels, networks, strict=True):
             own = [row for row in rows if row["network"] == network and row.get("time_to_stored") is not None]
             for row in own:
                 point, (base, _, kind) = (row["memory_to_stored"], row["time_to_stored"]), kinds[row["method"]]
-                axes.plot(*point, marks[kind], markersize=7, alpha=0.8, color=colours[base], label=row["method"])
+                hollow = {"markerfacecolor": "none", "markeredgewidth": 1.5}  # points may lie on one another
+                axes.plot(*point, marks[kind], markersize=7, color=colours[base], label=row["method"], **hollow)
             largest = max((row["time_to_stored"] for row in own), default=1)
-            axes.set(title=network, xlabel="peak memory ×", ylabel="time ×", xlim=(0, None), ylim=(0, 1.1 * largest))
+            axes.set(title=network, xlim=(0, None), ylim=(0, 1.1 * largest))
+            axes.set(xlabel="peak memory, × stored", ylabel="time, × stored")
             axes.grid(linewidth=0.5, alpha=0.4)
         add_legend(panels)

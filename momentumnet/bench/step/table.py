@@ -24,6 +24,12 @@ NOTES = (
     "step, which changes no gradient and takes no time to speak of.",
 )
 
+NOT_RECONSTRUCTED = "could not be reconstructed"
+REFUSED_NOTE = (
+    "'refused': the plain inverse in floats has lost so many digits at this depth and gamma that backward raises "
+    "ReconstructionError instead of returning a wrong gradient. That is what these lines are there to show; the same "
+    "network in exact arithmetic stands above each."
+)
 PLANNED_NOTE = (
     "'planned as': planned with the peak of that method as budget (gradients included), or the least there is; "
     "'momentum 0' is the network as it is, with stored and checkpointed parts alone. Lines below the table have their "
@@ -40,10 +46,18 @@ def table(rows: Sequence[Row]) -> Table:
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1]["network"] != row["network"]
         cells.append((row["network"] if first else "", row["method"], *_figures(row)))
-    failures = [f"{row['network']}, {row['method']}: {row['error']}" for row in rows if "error" in row]
+    failures = [
+        f"{row['network']}, {row['method']}: {row['error']}" for row in rows if "error" in row and not _is_refused(row)
+    ]
+    refused = [REFUSED_NOTE] if any(map(_is_refused, rows)) else []
     planned = [_beside_the_best(row) for row in rows if row.get("time_to_best") is not None]
-    notes = (*NOTES, *([PLANNED_NOTE, *planned] if planned else []), *failures)
+    notes = (*NOTES, *refused, *([PLANNED_NOTE, *planned] if planned else []), *failures)
     return Table("One training step", columns, cells, notes=notes)
+
+
+def _is_refused(row: Row) -> bool:
+    """Whether the row shows what floats lose, and no fault."""
+    return row["method"].endswith(" float") and NOT_RECONSTRUCTED in row.get("error", "")
 
 
 def _beside_the_best(row: Row) -> str:
@@ -56,7 +70,7 @@ def _beside_the_best(row: Row) -> str:
 
 def _figures(row: Row) -> tuple[str, ...]:
     if "error" in row:
-        return ("fails", *[""] * (len(COLUMNS) - 1))
+        return ("refused" if _is_refused(row) else "fails", *[""] * (len(COLUMNS) - 1))
     return (
         format_bytes(row["peak_bytes"]),
         _decimal(row["memory_to_stored"]),

@@ -11,7 +11,7 @@ from momentumnet.bench.gradinit.costs import costs
 from momentumnet.bench.gradinit.objective import falls
 from momentumnet.bench.gradinit.tables import tables
 from momentumnet.bench.results import Results
-from momentumnet.cli.bench.options import add_cpu_benchmark
+from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, capped
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.bench.training_options import add_data, load
 from momentumnet.cli.options import CommandText, add_count
@@ -42,6 +42,7 @@ def add_parser(benchmarks: Any) -> None:
     add_count(command, "--batch-size", 64)
     add_count(command, "--steps", 100)
     add_count(command, "--repeats", 3)
+    add_quick(command)
 
 
 def _part(text: str) -> str:
@@ -55,12 +56,13 @@ def run(options: argparse.Namespace) -> None:
     """Runs the benchmark.
 
     Raises:
-        CommandError: The images cannot be used.
+        UsageError: The images cannot be used.
         CheckpointError: The results in ``--output`` are of other settings.
     """
     from momentumnet.cli.report import Report
 
-    report, data = Report(as_json=options.json), load(options.data)
+    capped(options, depth=8, deep=8, batch_size=16, steps=4, repeats=1)
+    report, data = Report(as_json=options.json, quiet=options.quiet), load(options.data)
     settings = {"data": data.name, "depth": options.depth, "batch_size": options.batch_size, "steps": options.steps}
     results = Results.begin(
         options.output / f"gradinit-{data.name}.json",
@@ -79,5 +81,5 @@ def run(options: argparse.Namespace) -> None:
             if not results.holds(**key):
                 row = {**key, **measure()}
                 results.add([row])
-                report.line(str({name: value for name, value in row.items() if not isinstance(value, list)}))
+                report.remark(str({name: value for name, value in row.items() if not isinstance(value, list)}))
     finish(report, results, tables(results.rows, settings))

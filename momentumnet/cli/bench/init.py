@@ -57,12 +57,16 @@ def run(options: argparse.Namespace) -> None:
     """Runs the benchmark.
 
     Raises:
-        CommandError: The images cannot be used.
+        UsageError: The images cannot be used.
         CheckpointError: The results in ``--output`` are of other settings.
     """
     from momentumnet.cli.report import Report
 
-    report, device, data = Report(as_json=options.json), chosen_device(options), common.chosen_images(options)
+    report, device, data = (
+        Report(as_json=options.json, quiet=options.quiet),
+        chosen_device(options),
+        common.chosen_images(options),
+    )
     recipe = Recipe(**common.chosen_recipe(options), init_steps=common.chosen_init_steps(options))
     results = trainings.begin(options, "bench init", f"init-{data.name}", settings(data, recipe), device)
 

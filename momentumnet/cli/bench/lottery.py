@@ -22,7 +22,7 @@ from momentumnet.cli.bench import trainings
 from momentumnet.cli.bench.options import add_benchmark
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_choice, chosen_device
-from momentumnet.command_errors import CommandError
+from momentumnet.command_errors import UsageError
 
 MODELS, QUICK_MODELS = "lenet300,resnet20_bn", "lenet300"
 TEXT = CommandText(
@@ -54,10 +54,11 @@ def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
     command = add_benchmark(benchmarks, "lottery", TEXT, run)
     common.add_options(command, models=MODELS, methods=INITIALISATIONS)
-    command.add_argument(
+    group = command.add_argument_group("pruning")
+    group.add_argument(
         "--rounds", type=arguments.positive, metavar="N", help="number of prunings (default: 8; with --quick 1)"
     )
-    command.add_argument(
+    group.add_argument(
         "--fraction",
         type=arguments.share,
         default=0.331,
@@ -65,23 +66,27 @@ def add_parser(benchmarks: Any) -> None:
         help="what a round takes of what is left (default: %(default)s, four rounds of which leave 20 %%)",
     )
     first = "begin the tickets with the weights of this epoch (default: %(default)s, the first weights)"
-    command.add_argument("--rewind-epochs", type=arguments.whole, default=0, metavar="N", help=first)
-    add_choice(command, "--structure", ("weight", "channel", "block"), "what is taken away at a time")
-    add_choice(command, "--scope", ("global", "layer"), "compare the magnitudes of all layers, or of each")
-    common.add_init_steps(command, "steps of gradinit (default: 390; with --quick 2)")
+    group.add_argument("--rewind-epochs", type=arguments.whole, default=0, metavar="N", help=first)
+    add_choice(group, "--structure", ("weight", "channel", "block"), "what is taken away at a time")
+    add_choice(group, "--scope", ("global", "layer"), "compare the magnitudes of all layers, or of each")
+    common.add_init_steps(group, "steps of gradinit (default: 390; with --quick 2)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Runs the benchmark.
 
     Raises:
-        CommandError: The images or options cannot be used.
+        UsageError: The images or options cannot be used.
         CheckpointError: The results in ``--output`` are of other settings.
     """
     from momentumnet.bench.plots import plot_accuracies
     from momentumnet.cli.report import Report
 
-    report, device, data = Report(as_json=options.json), chosen_device(options), common.chosen_images(options)
+    report, device, data = (
+        Report(as_json=options.json, quiet=options.quiet),
+        chosen_device(options),
+        common.chosen_images(options),
+    )
     recipe = _recipe(options)
     name = f"lottery-{data.name}" if recipe.structure == "weight" else f"lottery-{recipe.structure}-{data.name}"
     own = {**settings(data, recipe), "adam_lr": ADAM_RATE}
@@ -106,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
 def _recipe(options: argparse.Namespace) -> Recipe:
     shared = common.chosen_recipe(options)
     if options.rewind_epochs >= shared["epochs"]:
-        raise CommandError(
+        raise UsageError(
             f"--rewind-epochs {options.rewind_epochs} leaves nothing of {shared['epochs']} epochs; choose fewer"
         )
     return Recipe(

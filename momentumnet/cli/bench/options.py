@@ -37,6 +37,13 @@ def add_quick(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quick", action="store_true", help="a small version that takes seconds, to try it out")
 
 
+def capped(options: argparse.Namespace, **most: int) -> None:
+    """With ``--quick``: makes the counts that are larger than ``most`` as small."""
+    for name, value in most.items():
+        if options.quick:
+            setattr(options, name, min(getattr(options, name), value))
+
+
 def add_gammas(command: argparse.ArgumentParser, default: str) -> None:
     """Adds ``--gammas``."""
     command.add_argument("--gammas", type=arguments.gammas, default=default, metavar="G,...", help=DEFAULT)

@@ -31,5 +31,5 @@ def finish(
     write_markdown(results.path.with_suffix(".md"), tables, results.header)
     if plot is not None:
         plot(results.rows, results.path.with_suffix(".png"))
-    report.line(f"Written: {results.path}, and .md {'' if plot is None else 'and .png '}beside it")
+    report.remark(f"Written: {results.path}, and .md {'' if plot is None else 'and .png '}beside it")
     report.result(results.values())

@@ -46,7 +46,8 @@ Writes step.json, step.md and step.png to --output.""",
 def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
     command = common.add_benchmark(benchmarks, "step", TEXT, run)
-    command.add_argument(
+    group = command.add_argument_group("networks and methods")
+    group.add_argument(
         "--network",
         action="append",
         choices=tuple(NETWORKS),
@@ -54,23 +55,23 @@ def add_parser(benchmarks: Any) -> None:
         help=f"{', '.join(NETWORKS)}; once for each (default on a CPU: {len(CPU_NETWORKS)} of moderate size, on a GPU: "
         f"{', '.join(GPU_NETWORKS)}; with --quick: {', '.join(QUICK_NETWORKS)})",
     )
-    command.add_argument(
+    group.add_argument(
         "--model", type=arguments.any_model, metavar="MODEL", help=f"instead of a --network: {model_sources.MEANING}"
     )
-    add_input(command)
-    command.add_argument(
+    add_input(group)
+    group.add_argument(
         "--compiled",
         action="store_true",
         help="also each method with its blocks compiled one by one, and the network compiled as a whole with a budget "
         "of half its activations",
     )
-    command.add_argument(
+    group.add_argument(
         "--planned",
         action="store_true",
         help="also networks planned at the last of --gammas, within the peak of each other method and within the least "
         "budget, beside the quickest method that fits into the same bytes",
     )
-    command.add_argument(
+    group.add_argument(
         "--offloaded", action="store_true", help="also with activations in the host's memory (always on a GPU)"
     )
     common.add_gammas(command, "9/10,1/8")
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.step.plot import plot_step
     from momentumnet.cli.report import Report
 
-    report, device = Report(as_json=options.json), chosen_device(options)
+    report, device = Report(as_json=options.json, quiet=options.quiet), chosen_device(options)
     chosen = {"offloading": options.offloaded or device.type == "cuda", "compiling": options.compiled}
     settings = {**common.step_settings(options), "repeats": common.chosen_repeats(options), **chosen}
     settings |= {"planning": True} if options.planned else {}

@@ -10,7 +10,7 @@ import torch
 from momentumnet.bench.results import Results
 from momentumnet.bench.structured.measure import measure
 from momentumnet.bench.structured.table import table
-from momentumnet.cli.bench.options import add_cpu_benchmark
+from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, capped
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_count
 
@@ -33,14 +33,16 @@ def add_parser(benchmarks: Any) -> None:
     command = add_cpu_benchmark(benchmarks, "structured", TEXT, run)
     add_count(command, "--batch-size", 128)
     add_count(command, "--repeats", 30)
+    add_quick(command)
 
 
 def run(options: argparse.Namespace) -> None:
     """Runs the benchmark."""
     from momentumnet.cli.report import Report
 
+    capped(options, batch_size=16, repeats=3)
     settings = {"batch_size": options.batch_size, "repeats": options.repeats}
     path = options.output / "structured.json"
     results = Results.begin(path, command="bench structured", device=torch.device("cpu"), settings=settings)
     results.add(measure(**settings))
-    finish(Report(as_json=options.json), results, [table(results.rows, settings)])
+    finish(Report(as_json=options.json, quiet=options.quiet), results, [table(results.rows, settings)])

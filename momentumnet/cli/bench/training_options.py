@@ -12,37 +12,39 @@ from momentumnet.bench.images import ImageData, load_cifar10, load_digits, load_
 from momentumnet.bench.seeds import Case
 from momentumnet.cli import arguments
 from momentumnet.cli.options import add_count
-from momentumnet.command_errors import CommandError
+from momentumnet.command_errors import UsageError
 
 EPOCHS, SEEDS, QUICK_IMAGES = 10, 3, 256
 
 
 def add_options(command: argparse.ArgumentParser, *, models: str, methods: Collection[str]) -> None:
     """Adds the options; ``models`` is what the command trains by default, ``methods`` what it compares."""
-    command.add_argument("--models", type=_models, metavar="NAME,...", help=f"(default: {models})")
-    command.add_argument(
+    group = command.add_argument_group("networks and images")
+    group.add_argument("--models", type=_models, metavar="NAME,...", help=f"(default: {models})")
+    group.add_argument(
         "--methods", type=_among(methods), default=",".join(methods), metavar="NAME,...", help="(default: %(default)s)"
     )
-    add_data(command)
+    add_data(group)
     for name, meaning in (("train", "training"), ("test", "test")):
-        command.add_argument(
+        group.add_argument(
             f"--{name}-samples",
             type=arguments.positive,
             metavar="N",
             help=f"number of {meaning} images, drawn by chance, always the same ones (default: all)",
         )
-    command.add_argument("--epochs", type=arguments.positive, metavar="N", help=f"(default: {EPOCHS}; with --quick 1)")
-    command.add_argument(
+    group = command.add_argument_group("training")
+    group.add_argument("--epochs", type=arguments.positive, metavar="N", help=f"(default: {EPOCHS}; with --quick 1)")
+    group.add_argument(
         "--seeds", type=arguments.positive, metavar="N", help=f"seeds 0, ..., N - 1 (default: {SEEDS}; with --quick 1)"
     )
-    add_count(command, "--batch-size", 128)
-    command.add_argument(
+    add_count(group, "--batch-size", 128)
+    group.add_argument(
         "--lr", type=arguments.learning_rate, default=0.1, metavar="R", help="largest one (default: %(default)s)"
     )
-    command.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
+    group.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
 
 
-def add_data(command: argparse.ArgumentParser) -> None:
+def add_data(command: argparse._ActionsContainer) -> None:
     """Adds ``--data``; `load` reads what it names."""
     command.add_argument(
         "--data",
@@ -53,7 +55,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_init_steps(command: argparse.ArgumentParser, meaning: str) -> None:
+def add_init_steps(command: argparse._ActionsContainer, meaning: str) -> None:
     """Adds ``--init-steps``; `chosen_init_steps` has its value."""
     command.add_argument("--init-steps", type=arguments.positive, metavar="N", help=meaning)
 
@@ -120,12 +122,12 @@ def chosen_images(options: argparse.Namespace) -> ImageData:
     """As many images as the options say of what ``--data`` names.
 
     Raises:
-        CommandError: They cannot be read, or are less than a batch.
+        UsageError: They cannot be read, or are less than a batch.
     """
     few = QUICK_IMAGES if options.quick else None
     data = load(options.data).part(train=options.train_samples or few, test=options.test_samples or few)
     if len(data.x_train) < options.batch_size:
-        raise CommandError(f"{len(data.x_train)} training images are less than one batch of {options.batch_size}")
+        raise UsageError(f"{len(data.x_train)} training images are less than one batch of {options.batch_size}")
     return data
 
 
@@ -133,11 +135,11 @@ def load(source: str) -> ImageData:
     """The images that ``--data`` names.
 
     Raises:
-        CommandError: They cannot be read.
+        UsageError: They cannot be read.
     """
     try:
         if source == "digits":
             return load_digits()
         return load_cifar10() if source == "cifar10" else load_npz(Path(source))
     except (ValueError, OSError) as error:
-        raise CommandError(str(error)) from error
+        raise UsageError(str(error)) from error

@@ -66,7 +66,7 @@ def train_missing(
     """
     missing = [case for case in cases if not results.holds(**case)]
     if len(missing) < len(cases):
-        report.line(f"{len(cases) - len(missing)} of {len(cases)} rows are done already, in {results.path}")
+        report.remark(f"{len(cases) - len(missing)} of {len(cases)} rows are done already, in {results.path}")
     try:
         with report.progress() as progress:
             rows = progress.add_task("rows", total=len(missing))
@@ -77,8 +77,8 @@ def train_missing(
                 results.add([{**case, **row}])
                 progress.remove_task(task)
                 progress.advance(rows)
-                report.line(f"{label}: {row['error'] if 'error' in row else outcome(row)}")
+                report.remark(f"{label}: {row['error'] if 'error' in row else outcome(row)}")
     except KeyboardInterrupt:
-        report.line(f"Interrupted: the same command goes on after the rows that are done, in {results.path}.")
+        report.remark(f"Interrupted: the same command goes on after the rows that are done, in {results.path}.")
         raise
     seeds.sort_rows(results.rows, cases)

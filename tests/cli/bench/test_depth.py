@@ -62,11 +62,11 @@ def test_resume_refuses_results_of_other_settings(command: Callable[..., Any]) -
     options = ("bench", "depth", "--family", "mlp", "--depths", "2", "--repeats", "1", "--output", "out", "--resume")
     assert command(*options, "--gammas", "1/8").status == 0
     done = command(*options, "--gammas", "9/10")
-    assert done.status == 1
+    assert done.status == 2
     assert "other settings" in done.err
     Path("out", "depth-mlp.json").write_text("{}")
     done = command(*options, "--gammas", "1/8")
-    assert done.status == 1
+    assert done.status == 2
     assert "depth-mlp.json is damaged" in done.err
     whole_file.write_json(Path("out", "depth-mlp.json"), {"command": "bench depth"})
     assert "does not hold the results" in command(*options, "--gammas", "1/8").err

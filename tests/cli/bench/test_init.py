@@ -91,7 +91,7 @@ def test_other_settings_are_refused_until_told_to_restart(bench: Callable[..., A
     arguments = ("--models", "resnet8", "--methods", "kaiming", "--seeds", "1")
     assert bench(*arguments).status == 0
     done = bench(*arguments, "--lr", "0.2")
-    assert done.status == 1
+    assert done.status == 2
     assert "was measured with other settings" in done.err
     assert "--restart" in done.err
     assert rows(bench(*arguments, "--lr", "0.2", "--restart"))[0]["seed"] == 0
