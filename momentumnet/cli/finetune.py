@@ -22,13 +22,15 @@ from momentumnet.cli.options import (
     chosen_device,
     conversion,
 )
-from momentumnet.command_errors import UsageError
+from momentumnet.command_errors import MachineError, UsageError
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.finetuning import compiling, data, model_sources, models, processes, run_folder
 from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
+from momentumnet.memory import format_bytes
+from momentumnet.planner.free_memory import free_bytes
 from momentumnet.streams.converted import is_converted
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ def _run(
     )
     if together.count > 1:
         report.remark(f"{together.count} processes, {recipe.batch_size // together.count} images of a batch in each")
+    _check_room(images.image_size, recipe.batch_size)
     if options.freeze is not None:
         report.remark(f"{len(freeze(model, options.freeze))} modules with parameters do not learn")
     model.to(device)
@@ -202,6 +205,20 @@ def _converted(
     network = _convert(model, images, options, own, device) if together.is_first else None
     description = together.from_first(None if network is None else describe(network))
     return convert(model, like=description) if network is None else network
+
+
+def _check_room(image_size: int, batch_size: int) -> None:
+    """Looks before images are resized: systems that promise more memory than they have would kill the process then.
+
+    Raises:
+        MachineError: A batch of images does not fit into the memory that is free.
+    """
+    wanted, free = 3 * 4 * image_size**2 * batch_size, free_bytes(torch.device("cpu"))
+    if wanted > free:
+        raise MachineError(
+            f"out of memory: {batch_size} images of {image_size} x {image_size} take {format_bytes(wanted)}, and "
+            f"{format_bytes(free)} are free. Take a smaller --image-size or --batch-size"
+        )
 
 
 def _compiled(networks: Mapping[str, nn.Module]) -> AbstractContextManager[None]:

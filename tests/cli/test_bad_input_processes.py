@@ -50,7 +50,7 @@ def folder_of(name: str, **classes: int) -> str:
 def test_options_that_cannot_be() -> None:
     cases = {
         ("finetune", "--gamma", "1"): "argument --gamma: 1 is not in [0, 1)",
-        ("finetune", "--gamma", "-1/2"): "is not in [0, 1)",
+        ("finetune", "--gamma=-1/2"): "is not in [0, 1)",
         ("finetune", "--gamma", "nan"): "'nan' is not a number",
         ("finetune", "--device", "toaster"): "argument --device: 'toaster' is not a device that can be used here",
         ("finetune", "--device", "cuda:99"): "'cuda:99' is not a device that can be used here",
@@ -153,7 +153,8 @@ def test_sizes_that_no_machine_has() -> None:
 
 def test_files_of_weights_and_results_that_are_none() -> None:
     torch.save(resnet18().state_dict(), "resnet18.pt")
-    Path("text.pt").write_text("weights\n")
+    for name in ("text.pt", "text.npz"):
+        Path(name).write_text("weights\n")
     Path("runs", "bench").mkdir(parents=True)
     Path("runs", "bench", "depth-mlp.json").write_text('{"rows": [')
     Path("runs", "bench", "zoo.jsonl").write_text("half a li")
@@ -164,7 +165,7 @@ def test_files_of_weights_and_results_that_are_none() -> None:
         (*weights, "nowhere.pt"): "--weights nowhere.pt is neither a file nor weights of mobilenet_v3_small",
         ("bench", "depth", "--family", "mlp", "--quick", "--resume"): "depth-mlp.json is damaged",
         ("bench", "zoo", "--quick"): "zoo.jsonl is damaged",
-        ("bench", "init", "--data", "text.pt", "--quick"): "text.pt is no NumPy archive",
+        ("bench", "init", "--data", "text.npz", "--quick"): "text.npz is no NumPy archive",
         ("bench", "sam", "--data", "cifar10", "--quick"): "CIFAR-10 could not be downloaded",
     }
     for (arguments, message), done in zip(cases.items(), commands(*cases), strict=True):
