@@ -100,7 +100,7 @@ def test_rewound_tickets_begin_with_the_weights_of_that_epoch(bench: Callable[..
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("--rewind-epochs", "2"), 1, "leaves nothing of 2 epochs"),
+        (("--rewind-epochs", "2"), 2, "leaves nothing of 2 epochs"),
         (("--fraction", "1.5"), 2, "not between 0 and 1"),
         (("--rewind-epochs", "-1"), 2, "is not positive"),
         (("--methods", "warmup"), 2, "'warmup' is not a method"),
