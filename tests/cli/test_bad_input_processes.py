@@ -157,14 +157,14 @@ def test_files_of_weights_and_results_that_are_none() -> None:
         Path(name).write_text("weights\n")
     Path("runs", "bench").mkdir(parents=True)
     Path("runs", "bench", "depth-mlp.json").write_text('{"rows": [')
-    Path("runs", "bench", "zoo.jsonl").write_text("half a li")
+    Path("runs", "bench", "zoo.json").write_text("half a li")
     weights = ("finetune", "--model", "mobilenet_v3_small", "--image-size", "32", "--weights")
     cases = {
         (*weights, "resnet18.pt"): "They fit --model resnet18",
         (*weights, "text.pt"): "text.pt is not a file of weights",
         (*weights, "nowhere.pt"): "--weights nowhere.pt is neither a file nor weights of mobilenet_v3_small",
         ("bench", "depth", "--family", "mlp", "--quick", "--resume"): "depth-mlp.json is damaged",
-        ("bench", "zoo", "--quick"): "zoo.jsonl is damaged",
+        ("bench", "zoo", "--quick", "--resume"): "zoo.json is damaged",
         ("bench", "init", "--data", "text.npz", "--quick"): "text.npz is no NumPy archive",
         ("bench", "sam", "--data", "cifar10", "--quick"): "CIFAR-10 could not be downloaded",
     }

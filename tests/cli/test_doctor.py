@@ -271,6 +271,6 @@ def test_users_are_not_told_of_what_developers_need(
 ) -> None:
     monkeypatch.setattr(doctor, "_is_installed", lambda package: False)
     out = command("doctor").out
-    assert "Not installed, for models of transformers and timm: transformers, accelerate" in out
+    assert "Not installed, for models of transformers: transformers, accelerate" in out
     assert "pytest" not in out
     assert "ruff" not in out
