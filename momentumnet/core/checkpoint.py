@@ -109,18 +109,20 @@ class _Link:
     def again(self, given: Tensor | None) -> tuple[Any, Collected]:
         """What the call returns and saves this time; its output is compared with that of the first run."""
         collected = Collected(self.call.name, lambda: self.call.origins(given))
-        with Failures(self.call.suspects).explained(), collected.collecting():
+        errors = Failures(self.call.suspects)
+        with errors.explained(), collected.collecting():
             output = self.call.again(given)
         if self.fingerprint is not None:
-            failures.compare(self.fingerprint, fingerprint(output), Failures(self.call.suspects).output)
+            failures.compare(self.fingerprint, fingerprint(output), errors.output)
         return output, collected
 
     def fill(self, collected: Collected) -> None:
         """Hand over what was saved, if somebody is waiting."""
         saved = self.saved()
         if saved is not None:
-            reports = saved.fill(collected, Failures(self.call.suspects).differ)
-            failures.compare(self.values.reports, reports, Failures(self.call.suspects).saved_values)
+            errors = Failures(self.call.suspects)
+            reports = saved.fill(collected, errors.differ)
+            failures.compare(self.values.reports, reports, errors.saved_values)
 
 
 class _Passage:

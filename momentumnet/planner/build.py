@@ -128,7 +128,8 @@ def _outputs(trace: Trace, sizes: dict[Key, int]) -> frozenset[Key]:
     """The storages of what the model returns; a number of its own for one that nothing in the model keeps."""
     known = [(storage_key(tensor), tensor) for tensor in trace.returned]
     storages = {key: tensor.untyped_storage().nbytes() for key, tensor in known if key is not None}
-    own = {key: min(sizes, default=0) - 1 - number for number, key in enumerate(storages) if key not in sizes}
+    lowest = min(sizes, default=0)
+    own = {key: lowest - number for number, key in enumerate(storages, start=1) if key not in sizes}
     sizes.update({number: storages[key] for key, number in own.items()})
     return frozenset(own.get(key, key) for key in storages)
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from momentumnet.core.collectives import processes
 from momentumnet.memory import measure_memory
+from momentumnet.planner.build import device_of
 from momentumnet.planner.following import from_plan
 from momentumnet.planner.hollow import without_values
 from momentumnet.planner.measure import loss_of
 from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.recompute.autocast import Autocast
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.roles import apply
@@ -40,14 +42,15 @@ def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor
             stack.enter_context(torch.enable_grad())
             stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
             net, example = _following(model, plan), copied(example_inputs)
+            autocast = Autocast(device_of(model, example_inputs))
+            stack.enter_context(autocast.suspended())
 
             def step() -> None:
-                output = call_with_example(net, example)  # held in backward, as in the prediction
-                total = (loss_of if loss is None else loss)(output)
-                torch.clear_autocast_cache()  # as where autocast ends, which a training loop has behind the loss
+                with autocast.replayed():  # which a training loop leaves behind the loss
+                    output = call_with_example(net, example)  # held in backward, as in the prediction
+                    total = (loss_of if loss is None else loss)(output)
                 total.backward()
 
-            torch.clear_autocast_cache()
             try:
                 step()  # in the first one streams learn their scales
                 net.zero_grad(set_to_none=True)

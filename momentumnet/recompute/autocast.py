@@ -27,6 +27,23 @@ class Autocast:
         return AS_IT_IS if self._now() == (self._cache, self._kinds) else self._replayed()
 
     @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Context in which nobody has entered autocast: weights that `replayed` casts go where it ends."""
+        depth = torch.autocast_increment_nesting() - 1
+        for _ in range(depth + 1):
+            torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        for kind, _, _ in self._kinds:
+            torch.set_autocast_enabled(kind, False)
+        try:
+            yield
+        finally:
+            for kind, enabled, _ in self._kinds:
+                torch.set_autocast_enabled(kind, enabled)
+            for _ in range(depth):
+                torch.autocast_increment_nesting()
+
+    @contextmanager
     def _replayed(self) -> Iterator[None]:
         if len(self._kinds) == 1:
             with self._one(*self._kinds[0]):

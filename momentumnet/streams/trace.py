@@ -67,7 +67,6 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
             "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
             "copy it outside"
         )
-    torch.clear_autocast_cache()  # the pass's own casts of weights belong to it, as in a training step
     recorder = _record(model, example_inputs, (), eval_mode=eval_mode)
     if recorder.overlooked:
         places = recorder.overlooked
@@ -77,6 +76,7 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
 
 
 def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *, eval_mode: bool) -> Recorder:
+    torch.clear_autocast_cache()  # the pass's own casts of weights belong to it, as in a training step
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -18,7 +18,7 @@ from momentumnet.planner.fit import MeasuredStep, measured_step
 from momentumnet.planner.measure import loss_of
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
-from tests.models import WIDTH, Chain
+from tests.models import WIDTH, Chain, ResidualMLP
 from tests.planner.wide import Wide, chain, rows
 
 
@@ -53,6 +53,31 @@ def test_the_peak_is_that_of_the_converted_network() -> None:
         assert tried is not None
         assert tried(plan) == pytest.approx(peak(mn.convert(model, plan=plan)), rel=0.01)
         assert plan.measured_peak == (None if budget == "least" else tried(plan))
+
+
+@pytest.mark.parametrize("gamma", [0, 1 / 8])
+def test_the_peak_under_autocast_is_that_of_a_loop_that_leaves_it_behind_the_loss(gamma: float) -> None:
+    """What is recomputed casts its weights again, which nobody keeps: where plans are made autocast goes on."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(ResidualMLP(128) for _ in range(8))), torch.randn(256, 128)
+
+    def step(net: nn.Module) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = net(x)
+            total = loss_of(output)
+        total.backward()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        plan = mn.plan(model, x, budget="least", gamma=gamma)
+        tried = trial_of(model, x, None)
+        assert tried is not None
+        found = tried(plan)
+        assert torch.is_autocast_enabled("cpu")
+    assert {unit.way for unit in plan.units} != {"stored"}
+    net = mn.convert(model, plan=plan)
+    step(net)
+    net.zero_grad(set_to_none=True)
+    assert found == pytest.approx(mn.measure_memory(lambda: step(net)).peak_bytes, rel=0.01)
 
 
 def test_the_model_is_left_as_it_was() -> None:
