@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         "extras": extras(),
         "checks": [{"kernels": name, "difference": difference} for name, difference in checks()],
     }
-    report = _report(as_json=options.json)
+    report = _report(options)
     _show(report, found)
     report.result(found)
     if wrong := [check["kernels"] for check in found["checks"] if check["difference"]]:
@@ -173,15 +173,15 @@ def _difference(device: torch.device) -> str:
         return str(error)
 
 
-def _report(*, as_json: bool) -> PlainReport:
+def _report(options: argparse.Namespace) -> PlainReport:
     """Tables drawn by rich, or plain ones: people ask the doctor because something is missing."""
     try:
         from momentumnet.cli.report import Report
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
-        return PlainReport(as_json=as_json)
-    return Report(as_json=as_json)
+        return PlainReport.of(options)
+    return Report.of(options)
 
 
 def _show(report: PlainReport, found: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.confusion_plot import plot_confusion
     from momentumnet.cli.report import Report
 
-    report, trained = Report(as_json=options.json, quiet=options.quiet), Trained.read(options.run_folder)
+    report, trained = Report.of(options), Trained.read(options.run_folder)
     source = options.data or trained.settings["data"]
     reading = data.Reading(
         validation=None if options.data else trained.settings.get("validation"), skip_broken=options.skip_broken

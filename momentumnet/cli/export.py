@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UsageError: The folder holds no run, or the output's folder is not there.
     """
-    report, trained = PlainReport(as_json=options.json, quiet=options.quiet), Trained.read(options.run_folder)
+    report, trained = PlainReport.of(options), Trained.read(options.run_folder)
     path = options.output or trained.folder / f"{model_sources.in_file_names(trained.model)}.pt"
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}")

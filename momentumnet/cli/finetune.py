@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
     name = f"{model_sources.in_file_names(options.model)}-{Path(options.data).resolve().name}"
     with processes.joined(options.device) as (together, options.device), ExitStack() as stack:
-        report, folder = Report(as_json=options.json, quiet=options.quiet, silent=not together.is_first), None
+        report, folder = Report.of(options, silent=not together.is_first), None
         if together.is_first:
             opened = run_folder.opened(options.output, name, resume=options.resume, overwrite=options.overwrite)
             folder = stack.enter_context(opened)

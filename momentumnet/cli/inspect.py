@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    report = Report(as_json=options.json, quiet=options.quiet)
+    report = Report.of(options)
     if options.largest_batch and options.budget in (None, LEAST):
         raise CommandError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
     model = model_sources.build(options.model)

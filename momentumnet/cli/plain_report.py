@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 from momentumnet.cli.table_layout import Layout, Rows, blocks, extent, layout, wrapped
+
+Made = TypeVar("Made", bound="PlainReport")
 
 
 class PlainReport:
@@ -24,6 +27,11 @@ class PlainReport:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self._as_json, self.quiet = as_json, quiet
+
+    @classmethod
+    def of(cls: type[Made], options: argparse.Namespace, **own: bool) -> Made:
+        """That which a command's options ask for; ``own`` are further arguments."""
+        return cls(as_json=options.json, quiet=options.quiet, **own)
 
     @property
     def width(self) -> int:

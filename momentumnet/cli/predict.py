@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UsageError: The folder holds no run, or a file no image.
     """
-    report, trained = PlainReport(as_json=options.json, quiet=options.quiet), Trained.read(options.run_folder)
+    report, trained = PlainReport.of(options), Trained.read(options.run_folder)
     device = chosen_device(options)
     network, broken = trained.network(device), list[str]()
     for files, images in _batches(trained, options, broken):

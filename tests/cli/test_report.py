@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,15 @@ def test_quiet_leaves_the_result(capsys: pytest.CaptureFixture[str], kind: type[
     report.remark("epoch 1 of 3")
     report.line("accuracy 98 %")
     assert capsys.readouterr().out == "accuracy 98 %\n"
+
+
+@REPORTS
+def test_a_report_is_what_the_options_ask_for(capsys: pytest.CaptureFixture[str], kind: type[PlainReport]) -> None:
+    report = kind.of(Namespace(json=True, quiet=True))
+    report.remark("epoch 1 of 3")
+    report.result({"count": 1})
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"count": 1}, "")
 
 
 # Of a fine-tuning, the columns that may go first; of benchmarks, whose columns all stay.

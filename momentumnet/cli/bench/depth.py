@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.depth.plot import plot_depth
     from momentumnet.cli.report import Report
 
-    report, device, name = Report(as_json=options.json, quiet=options.quiet), chosen_device(options), options.family
+    report, device, name = Report.of(options), chosen_device(options), options.family
     if options.simulate:
         _simulate(options, report, device)
         return

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.cli.report import Report
 
     capped(options, depth=8, deep=8, batch_size=16, steps=4, repeats=1)
-    report, data = Report(as_json=options.json, quiet=options.quiet), load(options.data)
+    report, data = Report.of(options), load(options.data)
     settings = {"data": data.name, "depth": options.depth, "batch_size": options.batch_size, "steps": options.steps}
     results = Results.begin(
         options.output / f"gradinit-{data.name}.json",

@@ -62,11 +62,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    report, device, data = (
-        Report(as_json=options.json, quiet=options.quiet),
-        chosen_device(options),
-        common.chosen_images(options),
-    )
+    report, device, data = Report.of(options), chosen_device(options), common.chosen_images(options)
     recipe = Recipe(**common.chosen_recipe(options), init_steps=common.chosen_init_steps(options))
     results = trainings.begin(options, "bench init", f"init-{data.name}", settings(data, recipe), device)
 

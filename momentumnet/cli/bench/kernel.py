@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.kernel.plot import plot_kernel
     from momentumnet.cli.report import Report
 
-    report, device = Report(as_json=options.json, quiet=options.quiet), chosen_device(options)
+    report, device = Report.of(options), chosen_device(options)
     sizes = options.elements or ([1 << 16] if options.quick else [1 << 20, 1 << 24])
     threads = [torch.get_num_threads()] if device.type == "cuda" else options.threads or [1, torch.get_num_threads()]
     repeats = common.chosen_repeats(options)

@@ -82,11 +82,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.plots import plot_accuracies
     from momentumnet.cli.report import Report
 
-    report, device, data = (
-        Report(as_json=options.json, quiet=options.quiet),
-        chosen_device(options),
-        common.chosen_images(options),
-    )
+    report, device, data = Report.of(options), chosen_device(options), common.chosen_images(options)
     recipe = _recipe(options)
     name = f"lottery-{data.name}" if recipe.structure == "weight" else f"lottery-{recipe.structure}-{data.name}"
     own = {**settings(data, recipe), "adam_lr": ADAM_RATE}

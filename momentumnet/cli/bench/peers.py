@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.peers.plot import plot_peers
     from momentumnet.cli.report import Report
 
-    report, device = Report(as_json=options.json, quiet=options.quiet), chosen_device(options)
+    report, device = Report.of(options), chosen_device(options)
     depths = options.depths or ([10, 20] if options.quick else [10, 50, 100, 200, 400])
     fractions = options.gammas or arguments.gammas("1/2" if options.quick else "0.99,0.9,1/2,1/8")
     gammas, repeats = [float(gamma) for gamma in fractions], common.chosen_repeats(options)

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    report, device = Report(as_json=options.json, quiet=options.quiet), chosen_device(options)
+    report, device = Report.of(options), chosen_device(options)
     path = options.output / "plan.json"
     results = Results.begin(path, command="bench plan", device=device, settings={}, resume=options.resume)
     chosen = options.network or (QUICK_NETWORKS if options.quick else tuple(NETWORKS))

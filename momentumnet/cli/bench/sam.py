@@ -86,11 +86,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.plots import plot_accuracies
     from momentumnet.cli.report import Report
 
-    report, device, data = (
-        Report(as_json=options.json, quiet=options.quiet),
-        chosen_device(options),
-        common.chosen_images(options),
-    )
+    report, device, data = Report.of(options), chosen_device(options), common.chosen_images(options)
     recipe = Recipe(**common.chosen_recipe(options), rho=options.rho, asam_rho=options.asam_rho)
     results = trainings.begin(options, "bench sam", f"sam-{data.name}", settings(data, recipe), device)
 

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """Runs the benchmark."""
     from momentumnet.cli.report import Report
 
-    report, network = Report(as_json=options.json, quiet=options.quiet), "ResNet-10" if options.quick else "ResNet-18"
+    report, network = Report.of(options), "ResNet-10" if options.quick else "ResNet-18"
     cases = options.cases or _cases(QUICK_CASES if options.quick else CASES)
     repeats = common.chosen_repeats(options, REPEATS)
     settings = {"network": network, "cases": cases, "repeats": repeats, "sgd": OPTIONS}

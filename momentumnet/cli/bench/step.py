@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     from momentumnet.bench.step.plot import plot_step
     from momentumnet.cli.report import Report
 
-    report, device = Report(as_json=options.json, quiet=options.quiet), chosen_device(options)
+    report, device = Report.of(options), chosen_device(options)
     chosen = {"offloading": options.offloaded or device.type == "cuda", "compiling": options.compiled}
     settings = {**common.step_settings(options), "repeats": common.chosen_repeats(options), **chosen}
     settings |= {"planning": True} if options.planned else {}

@@ -45,4 +45,4 @@ def run(options: argparse.Namespace) -> None:
     path = options.output / "structured.json"
     results = Results.begin(path, command="bench structured", device=torch.device("cpu"), settings=settings)
     results.add(measure(**settings))
-    finish(Report(as_json=options.json, quiet=options.quiet), results, [table(results.rows, settings)])
+    finish(Report.of(options), results, [table(results.rows, settings)])

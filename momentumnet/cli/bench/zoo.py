@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    report = Report(as_json=options.json)
+    report = Report.of(options)
     libraries = _libraries(options, report)
     chosen = _chosen(options, libraries)
     versions = {library: version_of(library) for library in LIBRARIES}
