@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torchvision
-from PIL import Image
-from torchvision.transforms import Compose
 
 from momentumnet.bench.downloads import ROOT, fetch
 from momentumnet.command_errors import UsageError
@@ -29,7 +27,7 @@ class NamedData:
         validation: The same for those to validate on: of a validation part, where there is one beside a test part.
         size: Side that images are brought to where the user names none.
         classes: How many, where torchvision has no names for them.
-        greyscale: Whether its images have no colours.
+        greyscale: Whether its images have no colours; torchvision gives all others as RGB.
         mirrored: Whether the mirror image of an image shows the same.
     """
 
@@ -45,8 +43,8 @@ class NamedData:
     def parts(self, preprocessing: Preprocessing, *changes: Any) -> tuple[Any, Any]:
         """The images to train on, with ``changes``, and those to validate on; they lie there."""
         dataset = getattr(torchvision.datasets, self.dataset)
-        train = dataset(ROOT, transform=Compose([_rgb, preprocessing.transform(*changes)]), **self.train)
-        return train, dataset(ROOT, transform=Compose([_rgb, preprocessing.transform()]), **self.validation)
+        train = dataset(ROOT, transform=preprocessing.transform(*changes), **self.train)
+        return train, dataset(ROOT, transform=preprocessing.transform(), **self.validation)
 
     def class_names(self, part: Any) -> tuple[str, ...]:
         """The names of the classes, by their labels; numbers where torchvision has none."""
@@ -100,7 +98,3 @@ def fetched(name: str) -> NamedData:
                 "or take --data digits"
             )
     return found
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")

@@ -124,6 +124,16 @@ def test_blocks_name_each_number(capsys: pytest.CaptureFixture[str], monkeypatch
     assert " ".join(lines[8:10]) == "resnet50-64, momentum 9/10, others kept"
 
 
+def test_signs_of_two_columns_are_counted_as_two_and_long_words_stay_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PlainReport().table(("name", "count"), [("数字", "1"), ("digits", "2")], title="a title")
+    assert capsys.readouterr().out.splitlines()[2:] == ["数字        1", "digits      2"]
+    monkeypatch.setenv("COLUMNS", "10")
+    PlainReport().table(("name", "count"), [("a/path/of/one/word", "1")], title="a title")
+    assert "a/path/of/one/word" in capsys.readouterr().out.splitlines()
+
+
 def test_fine_tuning_ends_with_a_table_of_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

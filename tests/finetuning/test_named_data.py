@@ -92,6 +92,11 @@ def test_each_is_asked_for_as_torchvision_knows_it(name: str) -> None:
     assert data.default_size(name) == found.size
 
 
+def test_photographs_are_brought_to_what_networks_were_trained_with_and_small_images_to_less() -> None:
+    names = ("mnist", "cifar10", "stl10", "flowers102", "food101", "digits", "some/folder")
+    assert [data.default_size(name) for name in names] == [32, 64, 96, 224, 224, 48, 224]
+
+
 def test_letters_are_not_mirrored_and_photographs_are() -> None:
     assert Reading().changes(mirrored=NAMED["mnist"].mirrored) == []
     assert len(Reading().changes(mirrored=NAMED["flowers102"].mirrored)) == 1
