@@ -4,8 +4,8 @@ In 60 passes SGD learns wrong labels by heart; SAM, which looks for flat minima,
 every seed. Of four passes (--short) it has no use: nothing is learnt by heart yet, and it takes half as many steps.
 """
 
+import argparse
 import statistics
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ import momentumnet as mn
 from momentumnet.optim import SAM
 
 torch.set_num_threads(1)  # layers this small are slower on more
-SHORT = "--short" in sys.argv[1:]
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--short", action="store_true", help="four passes and one seed, to try it out")
+SHORT = parser.parse_args().short
 PASSES = 4 if SHORT else 60  # over the training images, a forward and a backward each
 SEEDS = range(1) if SHORT else range(3)
 

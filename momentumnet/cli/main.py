@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from momentumnet import __version__
 from momentumnet.cli import bench, completion, config_file, doctor, evaluate, export, finetune, inspect, predict
@@ -94,7 +95,19 @@ def program() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the list of all options before it."""
+    """A parser whose errors are one line, of the command that they are about, without the list of all options."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # a command's parser is asked by this
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"{' '.join(unknown)}: no such {self._kind_of(unknown[0])}")
+        return options, unknown
+
+    def _kind_of(self, unknown: str) -> str:
+        if not unknown.startswith("-"):
+            return "argument"
+        close = difflib.get_close_matches(unknown.partition("=")[0], self._option_string_actions, n=2, cutoff=0.75)
+        return f"option (did you mean {' or '.join(close)}?)" if close else "option"
 
     def error(self, message: str) -> NoReturn:
         self.exit(UsageError.status, f"{self.prog}: error: {message}; see {self.prog} --help\n")

@@ -61,7 +61,9 @@ def test_options_that_cannot_be() -> None:
         ("finetune", "--config", "nowhere.toml"): "nowhere.toml cannot be read",
         ("finetune", "--data", "nowhere"): "'nowhere' is neither a folder nor one of digits, cifar10",
         ("finetune", "--data", "cifar100"): "--data cifar100 could not be downloaded (no network)",
-        ("finetune", "--colour", "red"): "unrecognized arguments: --colour red",
+        ("finetune", "--colour", "red"): "momentumnet finetune: error: --colour red: no such option; see momentumnet f",
+        ("bench", "step", "--quik"): "--quik: no such option (did you mean --quick or --quiet?); see momentumnet bench",
+        ("doctor", "all"): "all: no such argument",
         ("predict", "nowhere", "a.png"): "nowhere is not the folder of a run",
         ("evaluate", "."): ". is not the folder of a run",
     }

@@ -30,7 +30,7 @@ def test_options_of_the_file_are_those_of_the_command_line_which_win() -> None:
         ("model = ", "run.toml is not TOML"),
         ("lr = [1, 2]", "run.toml holds lr = [1, 2]; an option has a text, a number or true"),
         ('config = "more.toml"', "names a further --config"),
-        ("colour = 1", "unrecognized arguments: --colour=1"),
+        ("colour = 1", "--colour=1: no such option"),
         ('gamma = "2"', "argument --gamma"),
     ],
 )
