@@ -1,4 +1,4 @@
-"""A user's program, for mypy, which .ci/run shows it to: what is asserted here is what the package promises.
+"""A user's program, for mypy and pyright, which .ci/run shows it to: what is asserted here the package promises.
 
 That the types reach users is a matter of ``py.typed`` in the wheel, which .ci/run looks for.
 """
