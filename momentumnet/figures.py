@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+# How activations come to backward; Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+COLOUR_OF_WAY = {"reversible": "#009E73", "checkpointed": "#E69F00", "stored": "#999999"}
 
 
 def new_figure(caller: str, width: float, height: float) -> Figure:
@@ -24,3 +29,10 @@ def new_figure(caller: str, width: float, height: float) -> Figure:
     except ImportError as error:
         raise ImportError(f"{caller} needs matplotlib: pip install momentumnet[cli]") from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def patches(ways: Iterable[str]) -> list[Patch]:
+    """What the colours of `COLOUR_OF_WAY` mean, for a legend."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color=COLOUR_OF_WAY[way], label=way) for way in dict.fromkeys(ways)]

@@ -225,6 +225,16 @@ def data_source(text: str) -> str:
     return text
 
 
+def picture(text: str) -> Path:
+    """A file that is yet to be drawn, in a folder that is there."""
+    path = Path(text)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
+
+
 def is_planned(options: argparse.Namespace) -> bool:
     """Whether ``--budget`` or ``--spare`` has it chosen for each block and module what is recomputed.
 

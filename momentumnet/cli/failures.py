@@ -57,7 +57,7 @@ def told_of_inputs(model: str, given: Sequence[Given] | None) -> Iterator[None]:
         given: The inputs that the user has named.
 
     Raises:
-        CommandError: It does not accept them.
+        UsageError: It does not accept them.
     """
     try:
         yield
@@ -65,7 +65,7 @@ def told_of_inputs(model: str, given: Sequence[Given] | None) -> Iterator[None]:
         if is_out_of_memory(error) or not (given or model_sources.is_own(model)):
             raise
         inputs = f"the input {model_inputs.described(given)}" if given else "its default input; name others by --input"
-        raise CommandError(f"{model} does not accept {inputs}: {own_code.reason(error)}") from error
+        raise UsageError(f"{model} does not accept {inputs}: {own_code.reason(error)}") from error
 
 
 def _out_of_memory(error: Exception) -> str:

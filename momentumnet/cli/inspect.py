@@ -12,7 +12,7 @@ from torchvision.models import list_models
 from momentumnet.cli import arguments, completion, inspect_check
 from momentumnet.cli.failures import told_of_inputs
 from momentumnet.cli.options import CommandText, add_command, add_input, conversion
-from momentumnet.command_errors import CommandError
+from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import model_sources
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import LEAST
@@ -20,6 +20,8 @@ from momentumnet.planning import largest_batch, plan
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
+    from momentumnet.planner.training_plan import TrainingPlan
+    from momentumnet.streams.plan import Plan
 
 TEXT = CommandText(
     "show which blocks can be converted and what that saves",
@@ -31,7 +33,7 @@ timm's, one of transformers, or what a function of yours returns. --check conver
 examples:
   momentumnet inspect resnet50
   momentumnet inspect resnet101 --input 32,3,224,224 --spare 1GiB
-  momentumnet inspect resnet101 --input 32,3,224,224 --budget 2GiB
+  momentumnet inspect resnet101 --input 32,3,224,224 --budget 2GiB --plot step.png
   momentumnet inspect resnet101 --input 1,3,224,224 --budget 8GiB --largest-batch
   momentumnet inspect raft_small --input 1,3,128,128 --input 1,3,128,128
   momentumnet inspect timm:vit_tiny_patch16_224 --check
@@ -61,6 +63,13 @@ def add_parser(commands: Any) -> None:
     )
     add_input(parser)
     parser.add_argument(
+        "--plot",
+        type=arguments.picture,
+        metavar="FILE",
+        help="draw the streams; with --budget the bytes over a training step, beside those of other methods (.png, "
+        ".svg or .pdf)",
+    )
+    parser.add_argument(
         "--check",
         action="store_true",
         help="convert it, and compare a training step's gradients with those of stored activations; shows bytes and "
@@ -72,14 +81,16 @@ def run(options: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        CommandError: The model does not accept the input.
+        UsageError: The model does not accept the input, or options do not go together.
         ConversionError: The model has no stream that can be carried.
     """
     from momentumnet.cli.report import Report
 
     report = Report.of(options)
     if options.largest_batch and options.budget in (None, LEAST):
-        raise CommandError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
+        raise UsageError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
+    if options.check and options.plot is not None:
+        raise UsageError("--plot draws what --check does not plan; leave out one of the two")
     model = model_sources.build(options.model)
     if options.check:
         inspect_check.run(report, model, _inputs(model, options, default_batch=2), options)
@@ -117,6 +128,7 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
         f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
         "checkpointed: by torch.utils.checkpoint of each block."
     )
+    _draw(report, planned, options)
     report.result(
         {
             "command": "inspect",
@@ -144,7 +156,7 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
 def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace) -> None:
     """Shows the choices that fit a budget."""
     if options.others != "keep":
-        raise CommandError("--budget and --spare choose for each block and module; leave out --others")
+        raise UsageError("--budget and --spare choose for each block and module; leave out --others")
     model.train()
     batch = _largest_batch(report, model, options) if options.largest_batch else None
     inputs = _inputs(model, options) if batch is None else _inputs(model, options, batch=batch)
@@ -152,6 +164,7 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
         planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
     for line in str(planned).splitlines():
         report.line(line)
+    _draw(report, planned, options)
     report.result(
         {
             "command": "inspect",
@@ -166,6 +179,12 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
             "largest_batch": batch,
         }
     )
+
+
+def _draw(report: Report, planned: Plan | TrainingPlan, options: argparse.Namespace) -> None:
+    if options.plot is not None:
+        planned.plot(options.plot)
+        report.line(f"Written: {options.plot}")
 
 
 def _largest_batch(report: Report, model: nn.Module, options: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.build import profile_of
-from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.choice import Choice
+from momentumnet.planner.methods import methods_of
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, least_seconds, within
 from momentumnet.planner.simulate import held_between, peak_of, simulated
@@ -110,8 +111,7 @@ class MeasuredStep:
 
     def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
-        everything = [Choice(0, len(profile.units), Way.STORED)]
-        moments, stored = simulated(profile, choices), simulated(profile, everything)
+        moments, methods = simulated(profile, choices), methods_of(profile)
         seconds = profile.stored_seconds
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
@@ -123,13 +123,13 @@ class MeasuredStep:
             arithmetic=self.arithmetic,
             budget=limit,
             peak=peak_of(moments).bytes,
-            stored_peak=peak_of(stored).bytes,
+            stored_peak=peak_of(methods[0].moments).bytes,
             seconds=seconds + sum(map(options.seconds, choices)),
             least_seconds=seconds + min(least_seconds(options, room), sum(map(options.seconds, choices))),
             stored_seconds=seconds,
             held=held_between(profile, choices),
             moments=tuple(moments),
-            stored_moments=tuple(stored),
+            methods=methods,
             elements=self.elements,
             estimated=profile.estimated,
         )

@@ -12,9 +12,10 @@ from typing import Any
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.choice import Way
+from momentumnet.planner.methods import PlannedMethod
 from momentumnet.planner.simulate import Moment
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TrainingPlan:
         stored_seconds: the same where everything is stored.
         held: predicted bytes between forward and backward.
         moments: the bytes over the step.
-        stored_moments: the same where everything is stored.
+        methods: the same by other methods, "stored" in front.
         elements: of the example's tensors; with more the step takes more.
         estimated: whether it was made of tensors without values: times are counts of operations then, and work space
             of kernels is not in the bytes.
@@ -97,7 +98,7 @@ class TrainingPlan:
     stored_seconds: float
     held: int
     moments: tuple[Moment, ...]
-    stored_moments: tuple[Moment, ...]
+    methods: tuple[PlannedMethod, ...]
     elements: int
     estimated: bool = False
     measured_peak: int | None = None
@@ -151,12 +152,14 @@ class TrainingPlan:
             ),
             gamma=Fraction(found.pop("gamma")),
             moments=_moments(found.pop("moments")),
-            stored_moments=_moments(found.pop("stored_moments")),
+            methods=tuple(
+                PlannedMethod(method["name"], _moments(method["moments"])) for method in found.pop("methods")
+            ),
             **found,
         )
 
     def plot(self, path: str | Path) -> None:
-        """Draw the bytes over the step, those where everything is stored, and the budget; needs matplotlib."""
+        """Draw the choices, and the bytes over the step beside other methods' and the budget; needs matplotlib."""
         from momentumnet.planner.plot import draw
 
         draw(self, path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import ceil, prod
+from pathlib import Path
 
 from momentumnet.arithmetic.fixed_point import word_for
 from momentumnet.arithmetic.state_bytes import resting_bytes
@@ -94,6 +95,23 @@ class Plan:
     def recomputed(self) -> list[tuple[str, ...]]:
         """Names of what is recomputed outside the streams: of a module, or of the layers of a chain."""
         return list(dict.fromkeys(stage.names for stage in self._timeline if stage.stream is None))
+
+    @property
+    def ways(self) -> list[tuple[Stage, str]]:
+        """The blocks, and what is recomputed outside, in call order; each with how it comes to backward.
+
+        That is "reversible", "checkpointed" or "stored".
+        """
+        backwards = ["stored"] * len(self.rows) if self._stored else self.backwards
+        return [
+            (stage, "checkpointed" if stage.stream is None else backwards[stage.stream]) for stage in self._timeline
+        ]
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the streams: their blocks in call order, and the bytes held for backward; needs matplotlib."""
+        from momentumnet.streams.plot import draw
+
+        draw(self, path)
 
     @property
     def _stored(self) -> bool:

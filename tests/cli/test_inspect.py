@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -50,7 +51,7 @@ def test_two_inputs(command: Callable[..., Any]) -> None:
 
 def test_input_that_the_model_does_not_accept(command: Callable[..., Any]) -> None:
     done = command("inspect", "resnet18", "--input", "1,1,64,64")
-    assert done.status == 1
+    assert done.status == 2
     assert done.err.startswith("momentumnet: error: resnet18 does not accept the input 1,1,64,64: ")
     assert done.err.count("\n") == 1
 
@@ -94,3 +95,14 @@ def test_the_largest_batch_within_a_budget(command: Callable[..., Any]) -> None:
     without = command("inspect", "resnet18", "--largest-batch")
     assert without.status != 0
     assert "--largest-batch needs the memory that a step may take" in without.err
+
+
+def test_pictures(command: Callable[..., Any], tmp_path: Path) -> None:
+    options = ("inspect", "resnet18", "--input", "2,3,32,32")
+    for name, more in {"streams.svg": (), "step.svg": ("--budget", "least")}.items():
+        done = command(*options, *more, "--plot", str(tmp_path / name))
+        assert f"Written: {tmp_path / name}" in done.out, done.err
+        assert (tmp_path / name).read_text().count("<path") > 10
+    assert command(*options, "--plot", "streams.txt").status == 2
+    assert command(*options, "--plot", str(tmp_path / "nowhere" / "streams.png")).status == 2
+    assert "leave out one of the two" in command(*options, "--check", "--plot", "streams.png").err

@@ -1,0 +1,46 @@
+"""What a plan is compared with: the same way for all units, as a method without a plan has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.profile import Profile
+from momentumnet.planner.simulate import Moment, simulated
+
+STORED, CHECKPOINT, MOMENTUM = "stored", "checkpoint", "momentum"
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """The bytes over the step of a method.
+
+    Attributes:
+        name: "stored"; "checkpoint", of each block and part; or "momentum", with all outside of the streams
+            checkpointed.
+        moments: the bytes.
+    """
+
+    name: str
+    moments: tuple[Moment, ...]
+
+
+def methods_of(profile: Profile) -> tuple[PlannedMethod, ...]:
+    """What each method takes; momentum only where there are streams for it."""
+    choices = {
+        STORED: [Choice(0, len(profile.units), Way.STORED)],
+        CHECKPOINT: _one_by_one(profile, Way.CHECKPOINTED),
+    }
+    if any(profile.is_momentum(unit) for unit in range(len(profile.units))):
+        choices[MOMENTUM] = _one_by_one(profile, Way.REVERSIBLE)
+    return tuple(PlannedMethod(name, tuple(simulated(profile, made))) for name, made in choices.items())
+
+
+def _one_by_one(profile: Profile, in_streams: Way) -> list[Choice]:
+    """Parts outside are checkpointed alone, the blocks of a stream come in one way."""
+    found, start = list[Choice](), 0
+    while start < len(profile.units):
+        stop = profile.end_of_stream(start)
+        found.append(Choice(start, stop, in_streams) if stop else Choice(start, start + 1, Way.CHECKPOINTED))
+        start = found[-1].stop
+    return found
