@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from momentumnet.streams.block import ResidualStream
     from momentumnet.streams.discover import find_streams
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0"
 
 log.name_the_package()
 
