@@ -112,6 +112,7 @@ class _Link:
         errors = Failures(self.call.suspects)
         with errors.explained(), collected.collecting():
             output = self.call.again(given)
+        collected.settle(self.values.given)
         if self.fingerprint is not None:
             failures.compare(self.fingerprint, fingerprint(output), errors.output)
         return output, collected

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
@@ -173,15 +173,15 @@ class Collected:
 
     Args:
         name: the block's name, for errors.
-        origins: the tensors that the recompute is given; asked once, while it runs.
+        origins: the tensors that the recompute is given; asked once, while it runs, and held until `settle`.
     """
 
     def __init__(self, name: str, origins: Callable[[], Origins]) -> None:
         self._tensors: list[tuple[Tensor, int]] = []
         self._left = LeftBehind(name)
-        self._find_origins = origins
+        self._find_origins: Callable[[], Origins] | None = origins
         self._origins: Origins | None = None
-        self._starts: list[Place | None] = []
+        self._places: list[Place | None] = []  # of those that begin where a given one begins; of others if asked for
 
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
@@ -190,16 +190,23 @@ class Collected:
     def _collect(self, tensor: Tensor) -> LeftBehind:
         alias = tensor.detach()
         self._tensors.append((alias, alias._version))
-        if self._origins is None:
+        if self._origins is None and self._find_origins is not None:
             self._origins = self._find_origins()
-        self._starts.append(self._origins.starting_at(tensor))
+        self._places.append(None if self._origins is None else self._origins.starting_at(tensor))
         return self._left
 
     def place_of(self, number: int) -> Place | None:
         """Where one of the tensors lies, among those that the recompute was given."""
-        if self._origins is None:
-            return None
-        return self._starts[number] or self._origins.place_of(self._tensors[number][0])
+        if self._places[number] is None and self._origins is not None:
+            self._places[number] = self._origins.place_of(self._tensors[number][0])
+        return self._places[number]
+
+    def settle(self, numbers: Iterable[int]) -> None:
+        """Find these tensors' places now, and let go of what the recompute was given: a cast of it may be saved."""
+        for number in numbers:
+            if number < len(self._places):
+                self.place_of(number)
+        self._origins = self._find_origins = None
 
     def checked(self, name: str) -> list[Tensor]:
         """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well)."""

@@ -74,6 +74,11 @@ class SavedValues:
         self._find_origins: Callable[[], Origins] | None = origins
         self._origins: Origins | None = None
 
+    @property
+    def given(self) -> list[int]:
+        """The numbers of saved tensors that the call was given."""
+        return [number for number, look in enumerate(self.looks) if isinstance(look, Place)]
+
     def note(self, tensor: Tensor, references: int) -> None:
         """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""
         shape = tensor.shape

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
-from momentumnet.core.checkpoint import _Passage
+from momentumnet.core.checkpoint import CheckpointChain, _Passage
 from momentumnet.streams.discover import discover
 from tests.contract.reference import assert_same, train_step
 from tests.models import Flat
@@ -319,3 +320,39 @@ def test_revert_takes_the_chain_away() -> None:
 def test_layers_with_something_between_are_no_chain() -> None:
     found = discover(Stem(between=lambda x: 2 * x), images())
     assert not any({"norm", "act"} <= set(chain) for chain in found.chains)
+
+
+class Added(nn.Module):
+    """float32 for float32, also where its layer computes in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x)
+
+
+def test_inputs_of_which_casts_are_saved_are_not_held() -> None:
+    """Under autocast a layer saves its input in half precision: the float32 one goes, as with torch.utils.checkpoint."""
+    torch.manual_seed(0)
+    parts = [Added() for _ in range(8)]
+    x = torch.randn(4096, 64)
+
+    def chained(x: Tensor) -> Tensor:
+        chain = CheckpointChain("0", "7")
+        for number, part in enumerate(parts):
+            x = chain.call(str(number), part, part, (x,), {})
+        return x
+
+    def peak(run: Callable[[Tensor], Tensor]) -> int:
+        def step() -> None:
+            with torch.autocast("cpu", torch.bfloat16):
+                output = run(x)
+            output.sum().backward()
+
+        step()
+        return int(mn.measure_memory(step).peak_bytes)
+
+    together = nn.Sequential(*parts)
+    assert peak(chained) <= 1.1 * peak(lambda x: checkpoint(together, x, use_reentrant=False))
