@@ -334,7 +334,7 @@ class Added(nn.Module):
 
 
 def test_inputs_of_which_casts_are_saved_are_not_held() -> None:
-    """Under autocast a layer saves its input in half precision: the float32 one goes, as with torch.utils.checkpoint."""
+    """Under autocast a layer saves its input in half precision: the float32 one goes, as with a plain checkpoint."""
     torch.manual_seed(0)
     parts = [Added() for _ in range(8)]
     x = torch.randn(4096, 64)
