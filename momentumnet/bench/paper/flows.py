@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from momentumnet.bench.paper.blocks import TanhBlock, flow, network
 from momentumnet.bench.results import Row
 
-RESNET, MOMENTUM = "ResNet", "Momentum ResNet"
+RESNET, MOMENTUM, LONG_STEPS = "ResNet", "Momentum ResNet", "ResNet, long steps"
 DRAWN = 1_000_000  # the points of seed s are drawn from seed s + DRAWN, its first weights from s
 
 
@@ -40,7 +40,11 @@ class FlowExperiment(abc.ABC):
     name: ClassVar[str]
     dimension: ClassVar[int]
     rates: ClassVar[Mapping[str, float]]
-    models: ClassVar[Sequence[str]] = (RESNET, MOMENTUM)
+
+    @property
+    def models(self) -> Sequence[str]:
+        """What is trained."""
+        return tuple(self.rates)
 
     @abc.abstractmethod
     def sample(self, generator: torch.Generator, points: int) -> tuple[Tensor, Tensor]:
@@ -74,7 +78,7 @@ class FlowExperiment(abc.ABC):
 
     def gamma_of(self, model: str) -> float:
         """The momentum factor of a model."""
-        return 0.0 if model == RESNET else self.gamma
+        return self.gamma if model == MOMENTUM else 0.0
 
     def rows(self, model: str, seeds: Sequence[int], advance: Callable[[], object] = lambda: None) -> list[Row]:
         """Trains a model from each seed, side by side; ``advance`` is called after each step.

@@ -13,11 +13,11 @@ SAMPLES = 2001
 
 
 def limit_factor(mu: complex, epsilon: float) -> complex:
-    """What the second-order ODE multiplies an eigenvector by, from time 0 to 1.
+    """By how much the second-order ODE multiplies an eigenvector from time 0 to 1.
 
-    The ODE is ``epsilon x'' + x' = Theta x`` from rest, ``x'(0) = 0`` (Sander et al., ICML 2021, section 3: the limit of a
-    Momentum ResNet), with ``Theta x = mu x``. Its two exponents are ``-a ± d`` with ``a = 1 / (2 epsilon)`` and
-    ``d = sqrt(1 + 4 epsilon mu) / (2 epsilon)``, so::
+    The ODE is ``epsilon x'' + x' = Theta x`` from rest, ``x'(0) = 0``, with ``Theta x = mu x``: the limit of a Momentum
+    ResNet of many layers (Sander, Ablin, Blondel, Peyre, ICML 2021). Its two exponents are ``-a + d`` and ``-a - d``
+    with ``a = 1 / (2 epsilon)`` and ``d = sqrt(1 + 4 epsilon mu) / (2 epsilon)``, so::
 
         x(1) / x(0) = exp(-a) (cosh d + a sinh d / d)
 

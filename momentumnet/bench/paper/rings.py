@@ -29,7 +29,7 @@ class Rings(FlowExperiment):
     name = "rings"
     dimension = 2
     count: ClassVar[int] = 2
-    rates: ClassVar[Mapping[str, float]] = {RESNET: 0.01, MOMENTUM: 0.1}
+    rates: ClassVar[Mapping[str, float]] = {RESNET: 0.01, MOMENTUM: 0.05}
 
     def task(self) -> dict[str, Any]:
         """What is learned."""
