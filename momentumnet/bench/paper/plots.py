@@ -54,6 +54,7 @@ def _plot_paths(experiment: FlowExperiment, first: dict[str, Row], path: Path) -
                 axes.plot(line, marker="o", markersize=2.5, color=COLOURS[1 if start > 0 else 2], label=label)
             axes.plot([experiment.depth] * PATHS, -(x[0, :, 0] ** 3), "x", color=COLOURS[0], label="wanted")
             axes.set(title=f"{model}, seed {row['seed']}", xlabel="layers passed", ylabel="place on the line")
+            axes.set_xticks(range(0, experiment.depth + 1, 3))
         add_legend(panels)
 
 

@@ -69,3 +69,4 @@ class PointClouds(Rings):
 
     name = "point-clouds"
     count = 4
+    rates: ClassVar[Mapping[str, float]] = {RESNET: 0.01, MOMENTUM: 0.5}

@@ -24,7 +24,7 @@ from momentumnet.cli.options import CommandText, add_choice
 SEEDS, QUICK_STEPS, QUICK_POINTS = 5, 10, 20
 FLOWS: dict[str, type[FlowExperiment]] = {kind.name: kind for kind in (Crossing, Rings, PointClouds)}
 # Steps and points of the small run.
-STEPS = {"crossing": 300, "rings": 300, "point-clouds": 600, "linear": 500}
+STEPS = {"crossing": 300, "rings": 300, "point-clouds": 1000, "linear": 500}
 POINTS = {"crossing": 50, "rings": 50, "point-clouds": 50}
 TEXT = CommandText(
     "crossing trajectories, nested rings and linear maps, ResNet beside Momentum ResNet",
