@@ -56,15 +56,14 @@ def add_parser(benchmarks: Any) -> None:
     command.add_argument(
         "--seeds", type=arguments.positive, metavar="N", help=f"seeds 0, ..., N - 1 (default: {SEEDS}; with --quick 2)"
     )
-    listed = {text: ", ".join(f"{count} for {name}" for name, count in own.items()) for text, own in _DEFAULTS.items()}
-    for name, meaning in (("steps", "training steps"), ("points", "points in a step, or in each ring")):
-        quick = QUICK_STEPS if name == "steps" else QUICK_POINTS
-        help_text = f"{meaning} (default: {listed[name]}; with --quick {quick})"
+    for name, meaning, own, quick in (
+        ("steps", "training steps", STEPS, QUICK_STEPS),
+        ("points", "points in a step, or in each ring", POINTS, QUICK_POINTS),
+    ):
+        listed = ", ".join(f"{count} for {experiment}" for experiment, count in own.items())
+        help_text = f"{meaning} (default: {listed}; with --quick {quick})"
         command.add_argument(f"--{name}", type=arguments.positive, metavar="N", help=help_text)
     add_resume(command, unit="model")
-
-
-_DEFAULTS = {"steps": STEPS, "points": POINTS}
 
 
 def run(options: argparse.Namespace) -> None:
