@@ -34,6 +34,7 @@ def test_module_runs_and_explains_itself() -> None:
     [
         *("inspect", "finetune", "evaluate", "predict", "export", "doctor"),
         *("bench depth", "bench step", "bench plan", "bench kernel", "bench peers", "bench init", "bench sam"),
+        "bench paper",
     ],
 )
 def test_every_command_has_help_with_examples(command: Callable[..., Any], name: str) -> None:

@@ -14,6 +14,7 @@ from momentumnet.cli.bench import (
     init,
     kernel,
     lottery,
+    paper,
     peers,
     plan,
     sam,
@@ -30,5 +31,5 @@ def add_parser(commands: Any) -> None:
         "bench", help="measure memory, time, exactness and methods of training"
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, plan, kernel, peers, init, sam, lottery, gradinit, sam_step, structured, zoo):
+    for benchmark in (depth, step, plan, kernel, peers, init, sam, lottery, paper, gradinit, sam_step, structured, zoo):
         benchmark.add_parser(benchmarks)
