@@ -29,6 +29,7 @@ class Bdia(TwoStep):
     """The rule; one g holds for all samples of a batch."""
 
     gamma = HALF
+    is_residual_in_eval = True
 
     def coefficients(self, weight: float) -> Coefficients:
         return _BY_WEIGHT[weight]

@@ -23,8 +23,12 @@ class CoupledStream(MomentumStream):
 
     has_gamma = False
 
-    def __init__(self, name: str, blocks: tuple[str, ...], rule: TwoStep, **options: Any) -> None:
-        super().__init__(name, blocks, rule.gamma, final_velocity="drop", **options)
+    def __init__(
+        self, name: str, blocks: tuple[str, ...], rule: TwoStep, *, final_velocity: str = "drop", **options: Any
+    ) -> None:
+        if final_velocity != "drop":
+            raise ValueError(f"another coupling than momentum has no velocity to flush, got {final_velocity!r}")
+        super().__init__(name, blocks, rule.gamma, final_velocity=final_velocity, **options)
         self.rule = rule
 
     def _coupling(self, module: nn.Module) -> Coupling:

@@ -57,6 +57,12 @@ class Dr2Net(TwoStep):
         self.gamma = self.beta
         self._coefficients = Coefficients(self.alpha, self.beta)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dr2Net) and (self.alpha, self.beta) == (other.alpha, other.beta)
+
+    def __hash__(self) -> int:
+        return hash((self.alpha, self.beta))
+
     def __repr__(self) -> str:
         return f"Dr2Net(alpha={self.alpha}, beta={self.beta})"
 

@@ -1,4 +1,4 @@
-r"""What couplings have in common whose next x goes by the two before it, and a branch:
+r"""What couplings have in common whose next x goes by a branch and the two x before it.
 
     x' = a x + b v + w f;  v' = x
 
@@ -32,6 +32,8 @@ class TwoStep(ABC):
     gamma: Fraction
     """|b|, whose digits are put aside: the resolution of the integers goes by it."""
     is_reversible = True
+    is_residual_in_eval = False
+    """Whether the residual network itself is what it computes in eval mode."""
 
     @abstractmethod
     def coefficients(self, weight: float) -> Coefficients:
@@ -122,7 +124,7 @@ class TwoStepPlain(PlainState):
 def _moved(x: Tensor, v: Tensor | None, f: Tensor, weight: float, coefficients: Coefficients) -> Tensor:
     """The next x; a v of None is 0. What is multiplied with 0 is left out: it may be infinite."""
     a, b = coefficients.floats
-    moved = _times(f, weight)
+    moved = f * weight  # a new tensor in any case: f may be the block's own output
     if a:
         moved = _times(x, a) + moved
     return moved if v is None or not b else _times(v, b) + moved

@@ -1,0 +1,317 @@
+"""Couplings beyond momentum: their formulas in float64, their bits, and what `convert` makes of them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.streams.converted import streams_of
+from tests.contract.reference import COUPLED, assert_same, train_step
+from tests.contract.test_reads import reads
+from tests.models import WIDTH, Chain, ResidualMLP
+
+RULES: list[Any] = [
+    "bdia",
+    "dr2net",
+    mn.Dr2Net(alpha=0.9, beta=0.1),
+    mn.Dr2Net(alpha=0.3, beta=0.7),
+    mn.Dr2Net(alpha=0, beta=1),
+]
+rules = pytest.mark.parametrize("coupling", RULES, ids=str)
+
+
+def rows(factor: float = 1.0) -> Tensor:
+    return factor * torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def chain(depth: int) -> Chain:
+    """Small branches: two connections of weight 1 let values grow with depth."""
+    torch.manual_seed(0)
+    model = Chain([ResidualMLP() for _ in range(depth)])
+    for block in model.blocks:
+        nn.init.normal_(block.inner[2].weight, std=0.1 / depth**0.5)
+    return model
+
+
+def converted(model: nn.Module, coupling: Any, backward: str = "reversible", **options: Any) -> nn.Module:
+    return mn.convert(model, streams=["blocks"], coupling=coupling, backward=backward, **options)
+
+
+def coefficients(coupling: Any) -> tuple[float, float]:
+    """Alpha and beta."""
+    return (1.0, 1 / 64) if coupling == "dr2net" else (float(coupling.alpha), float(coupling.beta))
+
+
+def by_formula(model: Chain, coupling: Any, x: Tensor) -> Tensor:
+    """The papers' recurrences in ordinary operations."""
+    before, x = None, model.stem(x)
+    for block in model.blocks:
+        if coupling == "bdia":
+            g = 0.0 if before is None else 0.5 if torch.randint(2, ()) else -0.5
+            alpha, beta, weight = 1 - g, g, 1 + g
+        else:
+            (alpha, beta), weight = coefficients(coupling), 1.0
+        ahead = alpha * x + weight * block.inner(x)
+        x, before = ahead if before is None else ahead + beta * before, x
+    return model.head(x)
+
+
+@rules
+@pytest.mark.parametrize("depth", [1, 50, 1000])
+def test_gradients_and_states_equal_stored(depth: int, coupling: Any, watched: list[bool]) -> None:
+    model = chain(depth)
+    stored = train_step(converted(model, coupling, "stored"), (rows(),))
+    assert not watched
+    assert_same(train_step(converted(model, coupling), (rows(),)), stored, tolerance=0)
+    assert len(watched) >= depth
+    assert all(watched)
+    if depth == 50:
+        assert_same(train_step(converted(model, coupling, "checkpointed"), (rows(),)), stored, tolerance=0)
+
+
+@rules
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-6), (torch.float32, 2.0)])
+@pytest.mark.parametrize("depth", [2, 30])
+def test_against_float64_autograd(depth: int, dtype: torch.dtype, most: float, coupling: Any) -> None:
+    """At most twice the error of float32's own backpropagation, plus 18 bits in short float32 streams."""
+    model = chain(depth)
+
+    def gradient(kind: torch.dtype, run: Callable[[Chain], Callable[[Tensor], Tensor]]) -> Tensor:
+        net = copy.deepcopy(model).to(kind)
+        x = rows().to(kind).requires_grad_()
+        function = run(net)
+        torch.manual_seed(3)
+        function(x).square().mean().backward()
+        return torch.cat([value.grad.double().flatten() for value in (x, *net.parameters())])
+
+    def formula(net: Chain) -> Callable[[Tensor], Tensor]:
+        return lambda x: by_formula(net, coupling, x)
+
+    exact, plain = gradient(torch.float64, formula), gradient(torch.float32, formula)
+    ours = gradient(dtype, lambda net: converted(net, coupling, inplace=True))
+    short = 2.0**-18 * float(exact.norm()) if depth <= 8 and dtype == torch.float32 else 0.0
+    assert (ours - exact).norm() <= most * (plain - exact).norm() + short
+
+
+@rules
+def test_values_that_outgrow_their_scale_and_nan(coupling: Any) -> None:
+    found = []
+    for how in ("stored", "reversible"):
+        net, steps = converted(chain(10), coupling, how), []
+        for factor in (1, 3000, 1, float("nan"), 1, 1e7):
+            net.zero_grad(set_to_none=True)
+            steps.append(train_step(net, (rows(factor),)))
+        found.append(steps)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.output, theirs.output, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(ours.gradients, theirs.gradients, rtol=0, atol=0, equal_nan=True)
+
+
+@rules
+def test_without_gradients_and_in_ordinary_operations(coupling: Any) -> None:
+    model = chain(7)
+    net = converted(model, coupling)
+
+    def seeded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return function(x)
+
+    expected = seeded(lambda x: by_formula(model, coupling, x), rows())
+    with torch.no_grad():
+        torch.testing.assert_close(seeded(net, rows()), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(seeded(net, rows()), expected)
+    mapped = seeded(torch.func.vmap(net), rows().unsqueeze(1)) if coupling != "bdia" else expected
+    torch.testing.assert_close(mapped.reshape(expected.shape), expected)
+    torch.testing.assert_close(seeded(net, rows()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_float_arithmetic_is_near_where_it_does_not_warn() -> None:
+    for coupling, depth in (("bdia", 8), (mn.Dr2Net(alpha=0.3, beta=0.7), 12)):
+        stored, inverse = (
+            train_step(converted(chain(depth), coupling, how, arithmetic="float"), (rows(),))
+            for how in ("stored", "reversible")
+        )
+        for name, gradient in stored.gradients.items():
+            torch.testing.assert_close(inverse.gradients[name], gradient, rtol=1e-3, atol=1e-5)
+    with pytest.warns(mn.MomentumNetWarning, match="arithmetic='float'"):
+        converted(chain(20), "bdia", arithmetic="float")
+
+
+@pytest.mark.parametrize(("coupling", "bits"), [("bdia", 1), (mn.Dr2Net(beta=1 / 8), 3), ("dr2net", 6)], ids=str)
+def test_bits_that_a_block_takes(coupling: Any, bits: int) -> None:
+    """Of each element, in the store and the bytes that it has put aside."""
+    held = []
+    for depth in (16, 80):
+        shared = ResidualMLP()
+        for parameter in shared.parameters():
+            nn.init.zeros_(parameter)
+        model = nn.Sequential(*[shared] * depth)
+        x = torch.randn(64, WIDTH)
+        net = mn.convert(model, streams=[""], coupling=coupling)
+        torch.manual_seed(0)
+        output = net(x)
+        gc.collect()
+        tapes = [o for o in gc.get_objects() if type(o).__name__ == "Tape" and o.state.packed_bytes]
+        spilled = [step.undo.spilled for tape in tapes for step in tape.steps if step.undo.spilled is not None]
+        stores = sum(tape.state.packed_bytes for tape in tapes)
+        held.append((stores + sum(map(torch.numel, spilled)) / x.numel()) * 8)
+        del output, tapes, spilled
+    # The growth of Dr2Net's values takes some bits of the state itself.
+    assert 64 * bits - 8 <= held[1] - held[0] <= 64 * bits + 24
+
+
+def test_bdia_draws_by_the_generator_and_is_the_network_itself_on_average_and_in_eval_mode() -> None:
+    model = Chain([nn.Sequential(nn.Linear(WIDTH, WIDTH)) for _ in range(4)])
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.3 * self.inner(x)
+
+    model.blocks = nn.ModuleList([Linear() for _ in range(4)])
+    net = converted(model, "bdia")
+    with torch.no_grad():
+        outputs = [net(rows()) for _ in range(400)]
+        assert len({output.sum().item() for output in outputs}) == 8  # 2**3 choices behind the first block
+        expected = model(rows())
+        spread = torch.stack(outputs).std(0) / 400**0.5
+        assert ((torch.stack(outputs).mean(0) - expected).abs() <= 5 * spread + 1e-6).all()  # of linear branches
+    torch.manual_seed(7)
+    one = net(rows())
+    torch.manual_seed(7)
+    assert torch.equal(one, net(rows()))
+    net.eval()
+    model.eval()
+    assert_same(train_step(net, (rows(),)), train_step(model, (rows(),)), tolerance=0)
+
+
+def test_dr2net_comes_near_the_network_as_beta_falls() -> None:
+    model = chain(12)
+    expected = model(rows())
+    changes = [
+        float((converted(model, mn.Dr2Net(beta=beta))(rows()) - expected).detach().norm())
+        for beta in (1, 1 / 8, 1 / 64)
+    ]
+    assert changes[0] > 5 * changes[1] > 25 * changes[2] > 0
+
+
+@rules
+def test_no_read_a_block(coupling: Any) -> None:
+    for depth in (4, 12):
+        net = converted(chain(depth), coupling)
+        train_step(net, (rows(),))  # without example inputs the first pass is looked at step by step
+        for _ in range(2):
+            with reads() as counts:
+                net(rows()).square().mean().backward()
+            drawn = depth - 1 if coupling == "bdia" else 0  # on the host, whatever the device of the stream
+            assert counts.total() - counts["aten::equal"] <= 2 + drawn, counts
+
+
+@rules
+def test_a_description_and_a_state_make_it_again(coupling: Any) -> None:
+    model = chain(5)
+    net = mn.convert(model, rows(), coupling=coupling)
+    train_step(net, (rows(),))
+    description = json.loads(json.dumps(mn.describe(net)))
+    assert "gamma" not in description["streams"][0]
+    again = mn.convert(chain(5), like=description)
+    again.load_state_dict(net.state_dict())
+    mn.load_training_state(again, mn.training_state(net))
+    net.zero_grad(set_to_none=True)
+    assert_same(train_step(again, (rows(),)), train_step(net, (rows(),)), tolerance=0)
+    assert mn.describe(again) == mn.describe(net)
+    assert torch.equal(mn.revert(again)(rows()), model(rows()))
+    twin = copy.deepcopy(net)
+    twin.zero_grad(set_to_none=True)
+    net.zero_grad(set_to_none=True)
+    assert_same(train_step(twin, (rows(),)), train_step(net, (rows(),)), tolerance=0)
+
+
+def test_a_description_that_cannot_be_followed() -> None:
+    description = mn.describe(converted(chain(3), "dr2net"))
+    stream = description["streams"][0]
+    for change, message in (
+        ({"coupling": {"name": "other"}}, "by its name and its coefficients"),
+        ({"coupling": {"name": "dr2net", "alpha": "2"}}, "by its name and its coefficients"),
+        ({"coupling": {"name": "bdia", "beta": "1/2"}}, "by its name and its coefficients"),
+        ({"final_velocity": "flush"}, "no velocity to flush"),
+        ({"initial_velocity": "branch"}, "no initial velocity"),
+        ({"gamma": "1/2"}, "one of gamma, coupling"),
+    ):
+        with pytest.raises(mn.ConversionError, match=message):
+            mn.convert(chain(3), like={**description, "streams": [{**stream, **change}]})
+
+
+@pytest.mark.parametrize("options", COUPLED, ids=str)
+def test_what_only_momentum_has_is_refused(options: dict[str, Any]) -> None:
+    model, x = chain(3), rows()
+    for given, message in (
+        ({"gamma": 0.5}, "no velocity, and gamma was given"),
+        ({"initial_velocity": "branch"}, "no velocity, and initial_velocity was given"),
+        ({"final_velocity": "drop"}, "no velocity, and final_velocity was given"),
+        ({"budget": "least"}, "given with budget, and the planner knows"),
+        ({"spare": 1000}, "given with spare, and the planner knows"),
+        ({"plan": mn.plan(model, x, budget="least")}, "plan= says how the model is converted"),
+        ({"like": mn.describe(mn.convert(model, x))}, "like= says how the model is converted"),
+    ):
+        with pytest.raises(mn.ConversionError, match=message):
+            mn.convert(model, x, **options, **given)
+    net = mn.convert(model, x, **options)
+    for change in (lambda: mn.set_gamma(net, 0.5), lambda: mn.schedule_gamma(net, 4, 0.1, 0.5)):
+        with pytest.raises(mn.ConversionError, match="blocks moves by another coupling, which has no gamma"):
+            change()
+    assert len(streams_of(net)) == 1
+
+
+def test_names_and_coefficients() -> None:
+    model, x = chain(3), rows()
+    assert "gamma" in mn.describe(mn.convert(model, x, coupling="momentum"))["streams"][0]
+    with pytest.raises(mn.ConversionError, match="ReversibleSequential"):
+        mn.convert(model, x, coupling="additive")
+    for strange in ("revnet", None, 1):
+        with pytest.raises(ValueError, match=r"coupling must be 'momentum', 'bdia', 'dr2net' or a momentumnet\.Dr2Net"):
+            mn.convert(model, x, coupling=strange)
+    assert mn.Dr2Net(alpha=0.5) == mn.Dr2Net(alpha=Fraction(1, 2)) != mn.Dr2Net()
+    for wrong in ({"alpha": 1.5}, {"alpha": float("nan")}, {"beta": 0}, {"beta": -1}, {"beta": 1e-4}):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be"):
+            mn.Dr2Net(**wrong)
+    with pytest.raises(TypeError, match="alpha must be a number"):
+        mn.Dr2Net(alpha="1")  # type: ignore[arg-type]
+
+
+def test_a_config_says_the_coupling_and_a_change_of_it_is_warned_of() -> None:
+    class Config:
+        def to_dict(self) -> dict[str, Any]:
+            return dict(vars(self))
+
+        def save_pretrained(self) -> None:
+            """Nothing is saved here."""
+
+    model = chain(3)
+    model.config = Config()
+    net = mn.convert(model, rows(), coupling=mn.Dr2Net(beta=0.5))
+    assert net.config.momentumnet["streams"][0]["coupling"] == {"name": "dr2net", "alpha": "1", "beta": "1/2"}
+    stock = chain(3)
+    stock.config = net.config
+    with pytest.warns(mn.MomentumNetWarning, match="blocks at dr2net alpha 1 beta 1/2; now blocks at bdia"):
+        mn.convert(stock, rows(), coupling="bdia")
+
+
+def test_hf_export_takes_bdia_for_the_stock_network() -> None:
+    net = converted(chain(3), "bdia")
+    assert mn.hf.export(net).same
+    with pytest.raises(mn.ConversionError, match="moves by another coupling than momentum"):
+        mn.hf.export(converted(chain(3), "dr2net"))
