@@ -28,7 +28,6 @@ RULES = [
     Dr2Net(alpha=0, beta=1),
     Dr2Net(alpha=0.9, beta=0.1),
     Dr2Net(alpha=0.3, beta=0.7),
-    Dr2Net(alpha=1, beta=1),
     Dr2Net(alpha=Fraction(127, 128), beta=Fraction(99, 100)),
 ]
 
@@ -40,7 +39,7 @@ def state_of(rule: TwoStep, x: torch.Tensor, word: Word, bits: int = 14) -> Exac
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{type(rule).__name__} {rule.gamma}")
 @given(st.data(), shapes, layouts, st.sampled_from([INT24, INT32, INT64]))
-@exact(40)
+@exact(20)
 def test_any_stream_comes_back_bit_for_bit(rule: TwoStep, data, shape, layout, word: Word) -> None:
     """Branches of all magnitudes, a scale made coarser on the way, packed in between or not."""
     if word is INT24 and not fp.has_short_store(rule.gamma):
@@ -53,7 +52,7 @@ def test_any_stream_comes_back_bit_for_bit(rule: TwoStep, data, shape, layout, w
     assert_comes_back(data, state, less, seed, shape, dtypes, most=30)
 
 
-@pytest.mark.parametrize("rule", RULES[:-2], ids=lambda rule: f"{type(rule).__name__} {rule.gamma}")
+@pytest.mark.parametrize("rule", RULES[:-1], ids=lambda rule: f"{type(rule).__name__} {rule.gamma}")
 def test_rounding_has_no_bias(rule: TwoStep) -> None:
     """Of many elements, the mean distance from the rule in float64 is far below the unit after 40 steps."""
     torch.manual_seed(0)
