@@ -34,7 +34,10 @@ def measure(seed: int, data: ImageData, *, layers: int, epochs: int, repeats: in
     train(net, data, epochs=epochs, seed=seed, classes=FIRST_CLASSES)
     example, y = data.examples(BATCH), data.y_train[:BATCH]
     nets = {name: method.apply(net, example).train() for name, method in METHODS.items()}
-    changes = {name: (change(own, net, example), change(own.eval(), net, example)) for name, own in nets.items()}
+    changes = {
+        name: [change(own.train(mode), net.train(mode), example) for mode in (True, False)]
+        for name, own in nets.items()
+    }
     torch.manual_seed(seed)
     head = nn.Linear(WIDTH, data.classes)
     for own in nets.values():
