@@ -29,7 +29,7 @@ from momentumnet.arithmetic.planes import Integers, Plane
 
 
 class Coefficients:
-    """a and b of a step; |a| + |b| <= 2, so that no sum of the two passes the word.
+    """a and b of a step, |a| + |b| <= 2: a sum below three times the word's limit, wrapped, is seen to be past it.
 
     Attributes:
         floats: both as floats: the compiler of PyTorch 2.11 cannot trace fractions.
@@ -62,11 +62,8 @@ class TwoStreamStep:
             v, s, low_bytes = _multiplied(v, s, digits)
             if spilled is not None:
                 spilled[where] = low_bytes[0]
-            kept = _with_x(v if rule.b >= 0 else v.neg(), x, rule.a)
-            moved = kept + move.branch_integers(where)
+            moved = _with_x(v if rule.b >= 0 else v.neg(), x, rule.a) + move.branch_integers(where)
             largest = torch.maximum(magnitude_of_branch(move, where), magnitude_of_integers(moved))
-            if rule.a:  # else it is v, which was looked at when it was x
-                largest = torch.maximum(largest, magnitude_of_integers(kept))
             report[0] = torch.maximum(report[0], largest)
             fp.write_float(word.wrap_(moved), move.scale.exponent, word, position[where])
             report[1] += fp.checksum(moved, x, s, where.start)

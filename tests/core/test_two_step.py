@@ -70,6 +70,20 @@ def test_rounding_has_no_bias(rule: TwoStep) -> None:
     assert abs(units.mean()) < 0.4
 
 
+@pytest.mark.parametrize("word", [INT24, INT32, INT64])
+@pytest.mark.parametrize(
+    ("rule", "weight"), [(Bdia(), Fraction(1, 2)), (Dr2Net(alpha=1, beta=1), Fraction(1))], ids=str
+)
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.999])
+def test_sums_that_wrap_are_reported(rule: TwoStep, weight: Fraction, word: Word, share: float) -> None:
+    """Of two values and a branch that fit alone, as large as they may be and of signs that add up."""
+    x = torch.full((3,), share * word.limit, dtype=word.compute_dtype)
+    v = -x if isinstance(rule, Bdia) else x
+    state = rule.integers(x, v, 0, "stream", 14, word=word, careful=False)
+    state.step(Branch(x / float(weight)), weight)
+    assert state.unfit(int(state.report[0]))
+
+
 @given(st.integers(-(2**30), 2**30), st.integers(0, 2), st.integers(1, 128))
 @exact(200)
 def test_scaled_rounds_to_the_nearest(value: int, more: int, d: int) -> None:

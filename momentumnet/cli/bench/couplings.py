@@ -33,7 +33,7 @@ def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
     command = add_cpu_benchmark(benchmarks, "couplings", TEXT, run)
     add_count(command, "--layers", 6)
-    add_count(command, "--epochs", 8)
+    add_count(command, "--epochs", 6)
     add_count(command, "--seeds", 3)
     add_repeats(command)
     add_resume(command, unit="seed")
