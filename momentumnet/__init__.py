@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from momentumnet import lightning as lightning
     from momentumnet.comparison import OutputComparison, compare_outputs
     from momentumnet.conversion import convert, set_gamma
+    from momentumnet.core.dr2net import Dr2Net
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
     from momentumnet.errors import (
@@ -45,6 +46,7 @@ log.name_the_package()
 __all__ = [
     "CheckpointError",
     "ConversionError",
+    "Dr2Net",
     "GammaSchedule",
     "MemoryReport",
     "MomentumNet",
@@ -84,6 +86,7 @@ _PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
     "comparison": ("OutputComparison", "compare_outputs"),
     "conversion": ("convert", "set_gamma"),
+    "core.dr2net": ("Dr2Net",),
     "core.ledger": ("check_replays",),
     "description": ("describe",),
     "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from momentumnet import model_config
+from momentumnet import couplings, model_config
 from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.core.coupled_stream import CoupledStream
+from momentumnet.core.dr2net import Dr2Net
 from momentumnet.core.stream import MomentumStream
+from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.planned import Ends, follow, replanning
@@ -36,6 +40,7 @@ def convert(
     example_inputs: Any = None,
     *,
     gamma: float | Fraction = DEFAULT_GAMMA,
+    coupling: str | Dr2Net = couplings.MOMENTUM,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     backward: str = "auto",
@@ -65,6 +70,10 @@ def convert(
             are run once to find the streams. None if ``streams`` names them by hand.
         gamma: in [0, 1], rounded to the nearest n/d with d <= 128. At 0 the network computes what it always did, with
             stored activations. 1 needs ``final_velocity="drop"``.
+        coupling: the rule by which the streams move: "momentum", the one above; "bdia" (averages every two blocks by
+            chance in training, and is the network itself in eval mode; one bit a block), "dr2net" or a `Dr2Net` with
+            its coefficients (a second residual connection, over two blocks). The others have no velocity: no ``gamma``,
+            no ``initial_velocity`` or ``final_velocity``, and no plan for a budget.
         streams: container paths to restrict to, e.g. ``["layer3", "encoder.layers"]``. Without example inputs, every
             child of each container is taken as a block.
         arithmetic: "exact" (fixed point, bit for bit reversible) or "float" (plain inverse; warns where its error
@@ -126,9 +135,14 @@ def convert(
         raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
     stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare}
-    given = {**stepwise, "example_inputs": example_inputs, "budget": budget, "replan": replan}
+    planner = {"budget": budget, "replan": replan}
+    given = {**stepwise, **planner, "example_inputs": example_inputs, "coupling": coupling}
     ends = Ends(final_velocity, initial_velocity)
     check_options(others, spare, backward)
+    rule = couplings.rule_of(coupling)
+    if rule is not None and like is None and plan is None:
+        velocity = {"initial_velocity": initial_velocity, "final_velocity": final_velocity}
+        couplings.check_options(coupling, _not_default({"gamma": gamma, "spare": spare, **velocity, **planner}))
     _check_replan(replan, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
     runners: list[MomentumStream] = []
     roles: list[Role] = []
@@ -142,7 +156,9 @@ def convert(
         plan = step_plan(model, example_inputs, budget, **stepwise)
         again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
     else:
-        runners, roles = _found(model, example_inputs, exact_gamma(gamma), streams, final_velocity, options)
+        new_stream = _stream_of(rule, exact_gamma(gamma), arithmetic, final_velocity)
+        resolution = exact_gamma(gamma) if rule is None else rule.gamma
+        runners, roles = _found(model, example_inputs, resolution, streams, new_stream, options)
         ends.begin(runners)
     target = model if inplace else copy_of(model)
     if plan is not None:
@@ -158,7 +174,7 @@ def _found(
     example_inputs: Any,
     gamma: Fraction,
     streams: Sequence[str] | None,
-    final_velocity: str,
+    new_stream: Callable[..., MomentumStream],
     options: dict[str, Any],
 ) -> tuple[list[MomentumStream], list[Role]]:
     """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them."""
@@ -183,11 +199,16 @@ def _found(
             for stream, backward in zip(planned.discovery.streams, planned.backwards, strict=True)
         ]
         roles = recomputed(planned.recomputed)
-    settings = {"arithmetic": options["arithmetic"], "final_velocity": final_velocity}
-    runners = [
-        MomentumStream(path or "(root)", blocks, gamma, **settings, **measured) for path, blocks, measured in found
-    ]
-    return runners, roles
+    return [new_stream(path or "(root)", blocks, **measured) for path, blocks, measured in found], roles
+
+
+def _stream_of(
+    rule: TwoStep | None, gamma: Fraction, arithmetic: str, final_velocity: str
+) -> Callable[..., MomentumStream]:
+    """What makes a stream of a name, its blocks and what was measured of it."""
+    if rule is not None:
+        return partial(CoupledStream, rule=rule, arithmetic=arithmetic)
+    return partial(MomentumStream, gamma=gamma, arithmetic=arithmetic, final_velocity=final_velocity)
 
 
 def set_gamma(model: nn.Module, gamma: float | Fraction) -> None:
@@ -225,9 +246,13 @@ def streams_that_take(model: nn.Module, *gammas: float | Fraction) -> list[Momen
         ConversionError: there is no stream.
         ValueError: one cannot have one of the gammas.
     """
-    streams = [stream for stream in streams_of(model) if stream.has_gamma]
+    found = streams_of(model)
+    streams = [stream for stream in found if stream.has_gamma]
     if not streams:
-        raise ConversionError("the model holds no momentum stream; convert it first")
+        cure = "; convert it first"
+        if found:
+            cure = f": {', '.join(stream.name for stream in found)} moves by another coupling, which has no gamma"
+        raise ConversionError(f"the model holds no momentum stream{cure}")
     for stream in streams:
         for gamma in gammas:
             stream.checked_gamma(gamma)
@@ -243,9 +268,14 @@ def _check_replan(replan: str, *, is_planned: bool) -> None:
 
 def _check_nothing_else(option: str, given: dict[str, Any]) -> None:
     """Beside a description or a plan nothing is given: it would be ignored."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(convert).parameters.items()}
-    others = [name for name, value in given.items() if value is not defaults[name] and value != defaults[name]]
+    others = _not_default(given)
     if others:
         raise ConversionError(
             f"{option}= says how the model is converted, and {', '.join(others)} was given, too; leave out one of them"
         )
+
+
+def _not_default(given: dict[str, Any]) -> list[str]:
+    """Names of the options of `convert` that are not as they are by default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(convert).parameters.items()}
+    return [name for name, value in given.items() if value is not defaults[name] and value != defaults[name]]

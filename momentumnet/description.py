@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from momentumnet import couplings
 from momentumnet.core.checkpoint import CheckpointChain
+from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import Role, Runner, converted_blocks
@@ -18,7 +20,9 @@ VERSION = 1
 _FIELDS = {"version", "model", "containers", "streams", "recomputed"}
 # Plain options of a stream, by the names that its constructor and its attributes have.
 _OPTIONS = ("arithmetic", "backward", "final_velocity", "branch_is_output", "kept")
-_STREAM_FIELDS = {"name", "blocks", "arguments", "gamma", "initial_velocity", *_OPTIONS}
+_STREAM_FIELDS = {"name", "blocks", "arguments", "initial_velocity", *_OPTIONS}
+# What moves a stream: one of them.
+_RULE_FIELDS = ("gamma", "coupling")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -32,10 +36,11 @@ def describe(model: nn.Module) -> dict[str, Any]:
         model: a model that `convert` or `transform_to_momentumnet` returned.
 
     Returns:
-        Text, numbers, lists and dicts, for ``json``: ``streams``, each with ``gamma`` as a fraction ("1/8"), its blocks
-        by name in call order and its options; ``recomputed``, the modules outside that are recomputed, alone or in a
-        chain (all there is where a budget was planned for a network without streams); ``containers``, how many children
-        those that hold the blocks have; ``model``, the name of its class.
+        Text, numbers, lists and dicts, for ``json``: ``streams``, each with ``gamma`` as a fraction ("1/8"), or its
+        ``coupling`` where that is not momentum, its blocks by name in call order and its options; ``recomputed``, the
+        modules outside that are recomputed, alone or in a chain (all there is where a budget was planned for a network
+        without streams); ``containers``, how many children those that hold the blocks have; ``model``, the name of its
+        class.
 
     Raises:
         ConversionError: the model holds no converted block, or lacks one that its stream had.
@@ -125,27 +130,26 @@ def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]:
     velocity = "branch" if stream.branch_first else None if stream.velocity_module is None else "module"
     plain = {option: getattr(stream, option) for option in _OPTIONS}
+    rule = {"coupling": couplings.describe(stream.rule)} if isinstance(stream, CoupledStream) else None
     return {
         "name": stream.name,
         "blocks": names,
         "arguments": None if stream.arguments is None else list(stream.arguments),
-        "gamma": str(stream.gamma),
+        **(rule or {"gamma": str(stream.gamma)}),
         "initial_velocity": velocity,
         **plain,
     }
 
 
 def _stream(found: Mapping[str, Any], velocity: str | nn.Module | None) -> MomentumStream:
-    options = {option: found[option] for option in _OPTIONS}
+    options = {"arguments": found["arguments"], **{option: found[option] for option in _OPTIONS}}
+    place = found["name"], tuple(found["blocks"])
     try:
-        stream = MomentumStream(
-            found["name"],
-            tuple(found["blocks"]),
-            Fraction(found["gamma"]),
-            branch_first=found["initial_velocity"] == "branch",
-            arguments=found["arguments"],
-            **options,
-        )
+        if "coupling" in found:
+            stream: MomentumStream = CoupledStream(*place, couplings.from_description(found["coupling"]), **options)
+        else:
+            is_branch = found["initial_velocity"] == "branch"
+            stream = MomentumStream(*place, Fraction(found["gamma"]), branch_first=is_branch, **options)
     except (ValueError, ZeroDivisionError) as error:
         raise ConversionError(f"the description of stream {found['name']!r} cannot be followed: {error}") from error
     if isinstance(velocity, nn.Module) and found["initial_velocity"] == "module":
@@ -171,8 +175,11 @@ def _check(description: Mapping[str, Any]) -> None:
             f"sizes of containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
         )
     for found in streams:
-        if not isinstance(found, Mapping) or found.keys() != _STREAM_FIELDS:
-            raise ConversionError(f"the description of a stream holds {sorted(_STREAM_FIELDS)}, got {found!r}")
+        if not isinstance(found, Mapping) or not any(found.keys() == _STREAM_FIELDS | {rule} for rule in _RULE_FIELDS):
+            fields = f"{sorted(_STREAM_FIELDS)} and one of {', '.join(_RULE_FIELDS)}"
+            raise ConversionError(f"the description of a stream holds {fields}, got {found!r}")
+        if "coupling" in found and found["initial_velocity"] is not None:
+            raise ConversionError(f"a stream that moves by another coupling has no initial velocity, got {found!r}")
     for names in [*recomputed_there, *(found["blocks"] for found in streams)]:
         if not _is_list(names) or not names or not all(isinstance(name, str) for name in names):
             raise ConversionError(f"modules are described by a list of their names, got {names!r}")

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import nn
 
+from momentumnet import couplings
 from momentumnet.description import describe
 from momentumnet.errors import MomentumNetWarning
 from momentumnet.streams.converted import streams_of
 
 NAME = "momentumnet"
 # What decides the function that a stream computes; the rest is how.
-_OF_THE_FUNCTION = ("blocks", "gamma", "final_velocity", "initial_velocity", "branch_is_output")
+_OF_THE_FUNCTION = ("blocks", "final_velocity", "initial_velocity", "branch_is_output")
 
 
 def note(model: nn.Module) -> None:
@@ -58,8 +59,11 @@ def renew(model: nn.Module) -> None:
         if _function_of(description) is None or id(config) in seen:
             continue
         seen.add(id(config))
-        gammas = {stream.name: str(stream.gamma) for stream in streams_of(module)}
-        renewed = [{**found, "gamma": gammas.get(found["name"], found["gamma"])} for found in description["streams"]]
+        gammas = {stream.name: str(stream.gamma) for stream in streams_of(module) if stream.has_gamma}
+        renewed = [
+            {**found, "gamma": gammas[found["name"]]} if found["name"] in gammas else found
+            for found in description["streams"]
+        ]
         setattr(config, NAME, {**description, "streams": renewed})
 
 
@@ -86,8 +90,11 @@ def _if_saved(config: Any) -> Any:
 
 def _function_of(description: Any) -> Any:
     try:
-        return [[stream[field] for field in _OF_THE_FUNCTION] for stream in description["streams"]]
-    except (TypeError, KeyError):
+        return [
+            [couplings.in_words(stream), *(stream[field] for field in _OF_THE_FUNCTION)]
+            for stream in description["streams"]
+        ]
+    except (TypeError, KeyError, ValueError):
         return None  # of another version
 
 
@@ -95,7 +102,7 @@ def _in_words(description: Any) -> str:
     if description is None:
         return "without streams"
     try:
-        streams = [f"{stream['name']} at gamma {stream['gamma']}" for stream in description["streams"]]
-    except (TypeError, KeyError):
+        streams = [f"{stream['name']} at {couplings.in_words(stream)}" for stream in description["streams"]]
+    except (TypeError, KeyError, ValueError):
         return "in another version's words"
     return ", ".join(streams)

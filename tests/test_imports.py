@@ -16,7 +16,7 @@ FLOORS = (
     ("arithmetic", "command_errors", "whole_file"),
     ("checkpoint_file", "native", "recompute", "source_tree"),
     ("core", "loss"),
-    ("streams",),
+    ("couplings", "streams"),
     ("comparison", "description", "planner", "resume"),
     ("model_config", "planning"),
     ("reversion",),

@@ -189,6 +189,17 @@ def floor_divide(value: Tensor, divisor: int) -> Tensor:
     return quotient.bitwise_xor_(sign)
 
 
+def scaled(value: Tensor, factor: Fraction) -> Tensor:
+    """``value * factor`` rounded to the nearest integer, half to that of even ``value div d``; n/d with d <= 128.
+
+    A function of the integer alone. Half always up would push what is scaled many times away from 0.
+    """
+    n, d = factor.numerator, factor.denominator
+    quotient = floor_divide(value, d)
+    rest = (value - quotient * d).mul_(2 * n).add_(d - 1).add_(quotient & 1)
+    return quotient.mul_(n).add_(floor_divide(rest, 2 * d))
+
+
 def to_fixed(value: Tensor, factor: float, word: Word) -> Tensor:
     """``value * factor`` rounded to the nearest integer, half to even; saturated at +-limit, NaN becomes 0.
 

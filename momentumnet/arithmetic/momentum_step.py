@@ -12,6 +12,7 @@ back, and may take x back one step more (it goes *ahead*).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,11 @@ class Scale:
     word: Word
     exponent: int
     factor: float = 1.0  # weight * 2**exponent
+
+    @property
+    def weight(self) -> float:
+        """That of a branch."""
+        return math.ldexp(self.factor, -self.exponent)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ The momentum rule (Sander, Ablin, Blondel, Peyre, ICML 2021, equation 4) is `mom
 
 `ExactState` (`momentumnet.core.exact_state`) carries x and v as integers, so that the inverse is exact at any depth;
 `FloatState` carries floats: the plain rule, cheapest, with an inverse that loses log2(1/gamma) bits a step. Another
-coupling (`momentumnet.core.additive`) is a file with its own states, and the linear adjoint of its step.
+coupling (`momentumnet.core.two_step`) is a file with its own states, and the linear adjoint of its step.
 """
 
 from __future__ import annotations
@@ -108,15 +108,14 @@ class Coupling(Protocol):
 
     @property
     def gamma(self) -> Fraction:
-        """What v is multiplied with from step to step: the resolution of the integers goes by it."""
+        """What v is multiplied with from step to step, but for its sign: the resolution of the integers goes by it."""
 
     @property
     def is_reversible(self) -> bool:
         """Whether a step can be undone."""
 
-    @property
-    def weight(self) -> Fraction:
-        """That of a branch."""
+    def draw_weight(self, *, first: bool) -> Fraction:
+        """That of the next branch, which may go by chance; ``first``: that of a pass."""
 
     def floats(self, x: Tensor, v: Tensor | None, *, finite_only: bool = False) -> FloatState:
         """The state in floats at a stream's start."""

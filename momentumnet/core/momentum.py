@@ -26,8 +26,7 @@ class Momentum:
     def is_reversible(self) -> bool:
         return self.gamma > 0
 
-    @property
-    def weight(self) -> Fraction:
+    def draw_weight(self, *, first: bool) -> Fraction:
         return 1 - self.gamma
 
     def floats(self, x: Tensor, v: Tensor | None, *, finite_only: bool = False) -> FloatState:

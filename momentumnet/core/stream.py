@@ -119,7 +119,7 @@ class MomentumStream(StreamSettings):
             ReconstructionError: the block overwrites its input.
         """
         if (
-            not self._coupling().is_reversible
+            not self._coupling(module).is_reversible
             and not self.branch_is_output
             and not self._passages.goes_on(args, kwargs)
         ):
@@ -134,7 +134,7 @@ class MomentumStream(StreamSettings):
         if passage is None:
             if self.backward != "stored":
                 own_checkpoints.warn_of(module, block, self.name)
-            passage = self._start(x, place, transform)
+            passage = self._start(self._coupling(module), x, place, transform)
             passage.rivals = frozenset() if is_sure else rivals_of(x, args, kwargs)
         else:
             self._passages.check_handover(block, key, x, passage, transform)
@@ -187,7 +187,8 @@ class MomentumStream(StreamSettings):
 
     def _weight(self, passage: Passage) -> Fraction:
         """That of the branch in the rule."""
-        return Fraction(1) if self.branch_first and passage.last < 0 else passage.coupling.weight
+        first = passage.last < 0
+        return Fraction(1) if self.branch_first and first else passage.coupling.draw_weight(first=first)
 
     def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
         if place < len(self.blocks) - 1:
@@ -211,16 +212,16 @@ class MomentumStream(StreamSettings):
         tape.end()
         return x
 
-    def _coupling(self) -> Coupling:
-        """The rule of a pass that begins now."""
+    def _coupling(self, module: nn.Module) -> Coupling:
+        """The rule of a pass that begins now with the block ``module``."""
         return Momentum(self.gamma)
 
     def _first_velocity(self, x: Tensor) -> Tensor | None:
         """v at the start of a pass from ``x``."""
         return None if self.velocity_module is None else self.velocity_module(x)
 
-    def _start(self, x: Tensor, place: int, transform: str | None) -> Passage:
-        coupling, velocity = self._coupling(), self._first_velocity(x)
+    def _start(self, coupling: Coupling, x: Tensor, place: int, transform: str | None) -> Passage:
+        velocity = self._first_velocity(x)
         if velocity is not None and not same_shape(velocity, x):
             raise ConversionError(
                 f"stream {self.name!r}: the initial velocity has shape {tuple(velocity.shape)}, the stream "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from momentumnet.core import reversible
 from momentumnet.core.additive import Additive
@@ -46,7 +46,7 @@ class TwoStreams(MomentumStream):
             raise RuntimeError(f"stream {self.name!r} has lost the tensor beside its output; please report this")
         return other
 
-    def _coupling(self) -> Coupling:
+    def _coupling(self, module: nn.Module) -> Coupling:
         return Additive()
 
     def _first_velocity(self, x: Tensor) -> Tensor | None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from momentumnet.core.coupled_stream import CoupledStream
+from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.hf.streams_file import base_of
 from momentumnet.reversion import revert
@@ -76,7 +78,7 @@ def export(model: nn.Module, example_inputs: Any = None) -> StockReport:
     streams = named_streams(base)
     if not streams:
         raise ConversionError("the model holds no momentum stream: its class computes what it always did")
-    gammas = {name: float(stream.gamma) for name, stream in streams.items()}
+    gammas = {name: _gamma_of(name, stream) for name, stream in streams.items()}
     if example_inputs is None:
         return StockReport(gammas)
     if not isinstance(example_inputs, Mapping):
@@ -84,6 +86,18 @@ def export(model: nn.Module, example_inputs: Any = None) -> StockReport:
         raise ConversionError(f"example_inputs must be a dict of keyword arguments, got {kind}")
     ours, stock = _first_output(model, example_inputs), _first_output(revert(model), example_inputs)
     return StockReport(gammas, float((stock - ours).norm() / ours.norm()))
+
+
+def _gamma_of(name: str, stream: MomentumStream) -> float:
+    """That of a stream; 0 where it computes the residual network in eval mode."""
+    if stream.has_gamma:
+        return float(stream.gamma)
+    if isinstance(stream, CoupledStream) and stream.rule.is_residual_in_eval:
+        return 0.0
+    raise ConversionError(
+        f"stream {name!r} moves by another coupling than momentum, without a gamma that could be 0: compare the "
+        "outputs by momentumnet.compare_outputs, and save the model with its config"
+    )
 
 
 def _first_output(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:

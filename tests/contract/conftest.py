@@ -8,11 +8,18 @@ import pytest
 import torch
 
 from momentumnet.core.exact_state import ExactState
+from tests.contract.reference import COUPLED
 from tests.models import CASES, Case
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture(params=[{}, *COUPLED], ids=lambda options: str(options.get("coupling", "momentum")))
+def coupled(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options of `convert` for each coupling that it knows."""
     return request.param
 
 

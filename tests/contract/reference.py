@@ -12,6 +12,9 @@ from torch import Tensor, nn
 import momentumnet as mn
 from tests.models import Case
 
+# What converts a network by another coupling than momentum. Every beta has its tests in `test_couplings`.
+COUPLED: tuple[dict[str, Any], ...] = ({"coupling": "bdia"}, {"coupling": mn.Dr2Net(alpha=0.9, beta=0.1)})
+
 
 @dataclass
 class Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -25,18 +26,18 @@ def test_autograd_grad(case: Case) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_accumulation_over_two_steps(case: Case) -> None:
+def test_accumulation_over_two_steps(case: Case, coupled: dict[str, Any]) -> None:
     outcomes = []
-    for net in pair(case):
+    for net in pair(case, **coupled):
         train_step(net, case.example(), seed=1)
         outcomes.append(train_step(net, case.example(), seed=2))
     assert_same(outcomes[1], outcomes[0])
 
 
 @pytest.mark.parametrize("first_is_first", [True, False])
-def test_two_forwards_before_one_backward(case: Case, first_is_first: bool) -> None:
+def test_two_forwards_before_one_backward(case: Case, coupled: dict[str, Any], first_is_first: bool) -> None:
     outcomes = []
-    for net in pair(case):
+    for net in pair(case, **coupled):
         torch.manual_seed(1)
         one = loss_of(net(*case.example()))
 
@@ -71,9 +72,9 @@ def test_second_backward_without_retain_graph_is_refused(case: Case) -> None:
         loss.backward()
 
 
-def test_create_graph_gives_second_derivatives(case: Case) -> None:
+def test_create_graph_gives_second_derivatives(case: Case, coupled: dict[str, Any]) -> None:
     outcomes = []
-    for net in pair(case):
+    for net in pair(case, **coupled):
         parameters = [p for p in net.parameters() if p.requires_grad]
 
         def backward(output: Tensor, parameters: list[nn.Parameter] = parameters) -> None:

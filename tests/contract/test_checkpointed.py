@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.exact_state import ExactState
-from tests.contract.reference import assert_same, loss_of, train_step
+from tests.contract.reference import COUPLED, assert_same, loss_of, train_step
 from tests.contract.test_kept import converted
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -31,9 +31,9 @@ def both(model: nn.Module, example: Any, **options: Any) -> tuple[nn.Module, nn.
 
 
 @pytest.mark.parametrize("arithmetic", ["exact", "float"])
-@pytest.mark.parametrize("gamma", [0, 1 / 8, 0.9])
-def test_gradients_equal_stored(case: Case, gamma: float, arithmetic: str) -> None:
-    stored, checkpointed = both(case.model(), case.example(), gamma=gamma, arithmetic=arithmetic)
+@pytest.mark.parametrize("options", [{"gamma": 0}, {"gamma": 1 / 8}, {"gamma": 0.9}, *COUPLED], ids=str)
+def test_gradients_equal_stored(case: Case, options: dict[str, Any], arithmetic: str) -> None:
+    stored, checkpointed = both(case.model(), case.example(), arithmetic=arithmetic, **options)
     for _ in range(2):
         assert_same(train_step(checkpointed, case.example()), train_step(stored, case.example()), tolerance=0.0)
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.resolution import NARROW_BLOCKS
-from tests.contract.reference import assert_same, loss_of, pair, train_step
+from tests.contract.reference import COUPLED, assert_same, loss_of, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 
-@pytest.mark.parametrize("gamma", [0.01, 1 / 8, 0.9])
-def test_gradients_and_states_equal_stored(case: Case, gamma: float, watched: list[bool]) -> None:
-    stored, reversible = pair(case, gamma=gamma)
+@pytest.mark.parametrize("options", [{"gamma": 0.01}, {"gamma": 1 / 8}, {"gamma": 0.9}, *COUPLED], ids=str)
+def test_gradients_and_states_equal_stored(case: Case, options: dict[str, Any], watched: list[bool]) -> None:
+    stored, reversible = pair(case, **options)
     expected = train_step(stored, case.example())
     assert not watched
     got = train_step(reversible, case.example())

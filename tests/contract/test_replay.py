@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,15 +122,17 @@ def test_randomness_is_replayed_in_eval_mode_too() -> None:
     assert_same(outcomes[1], outcomes[0])
 
 
-def test_eval_mode_with_gradients(case: Case) -> None:
-    stored, reversible = pair(case)
+def test_eval_mode_with_gradients(case: Case, coupled: dict[str, Any]) -> None:
+    stored, reversible = pair(case, **coupled)
     assert_same(train_step(reversible.eval(), case.example()), train_step(stored.eval(), case.example()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_replayed_although_backward_runs_outside(case: Case, dtype: torch.dtype) -> None:
+def test_autocast_is_replayed_although_backward_runs_outside(
+    case: Case, coupled: dict[str, Any], dtype: torch.dtype
+) -> None:
     outcomes = []
-    for net in pair(case):
+    for net in pair(case, **coupled):
         # The context ends before backward: the recompute has to enter it again.
         forward = net.forward
 
@@ -159,8 +163,8 @@ def test_autocast_cache_is_replayed(enabled: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_every_dtype(case: Case, dtype: torch.dtype) -> None:
-    stored, reversible = (net.to(dtype) for net in pair(case))
+def test_every_dtype(case: Case, coupled: dict[str, Any], dtype: torch.dtype) -> None:
+    stored, reversible = (net.to(dtype) for net in pair(case, **coupled))
     example = tuple(x.to(dtype) for x in case.example())
     got, expected = train_step(reversible, example), train_step(stored, example)
     assert got.output.dtype == dtype

@@ -9,6 +9,7 @@ import argparse
 from typing import Any
 
 from momentumnet.cli.bench import (
+    couplings,
     depth,
     gradinit,
     init,
@@ -24,6 +25,23 @@ from momentumnet.cli.bench import (
     zoo,
 )
 
+_BENCHMARKS = (
+    depth,
+    step,
+    plan,
+    kernel,
+    peers,
+    couplings,
+    init,
+    sam,
+    lottery,
+    paper,
+    gradinit,
+    sam_step,
+    structured,
+    zoo,
+)
+
 
 def add_parser(commands: Any) -> None:
     """Adds the command, with its benchmarks as subcommands, to the program's subcommands."""
@@ -31,5 +49,5 @@ def add_parser(commands: Any) -> None:
         "bench", help="measure memory, time, exactness and methods of training"
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (depth, step, plan, kernel, peers, init, sam, lottery, paper, gradinit, sam_step, structured, zoo):
+    for benchmark in _BENCHMARKS:
         benchmark.add_parser(benchmarks)

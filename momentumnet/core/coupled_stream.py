@@ -1,0 +1,35 @@
+"""A residual network's stream that moves by another rule than momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from momentumnet.core.coupling import Coupling
+from momentumnet.core.stream import MomentumStream
+from momentumnet.core.two_step import TwoStep
+
+
+class CoupledStream(MomentumStream):
+    """The stream of blocks that have a skip of their own, moved by a rule of two steps.
+
+    Args:
+        name: the stream's name in messages.
+        blocks: names of the blocks in call order.
+        rule: the coupling.
+        options: those of `MomentumStream`, but for what belongs to a velocity: its gamma, and how it begins and ends.
+    """
+
+    has_gamma = False
+
+    def __init__(
+        self, name: str, blocks: tuple[str, ...], rule: TwoStep, *, final_velocity: str = "drop", **options: Any
+    ) -> None:
+        if final_velocity != "drop":
+            raise ValueError(f"another coupling than momentum has no velocity to flush, got {final_velocity!r}")
+        super().__init__(name, blocks, rule.gamma, final_velocity=final_velocity, **options)
+        self.rule = rule
+
+    def _coupling(self, module: nn.Module) -> Coupling:
+        return self.rule.of(module)
