@@ -21,7 +21,6 @@ from momentumnet.errors import ConversionError
 Model = TypeVar("Model", bound=nn.Module)
 
 VELOCITY_NAME = "initial_velocity"
-_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
 
 
 class Runner(Protocol):
@@ -47,7 +46,7 @@ class ConvertedBlock:
     _momentumnet_role: Role
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling() and _is_exporting():
+        if torch.compiler.is_dynamo_compiling() and torch.compiler.is_exporting():
             raise ConversionError(
                 "torch.export(..., strict=True) cannot see through converted blocks; pass strict=False"
             )

@@ -104,6 +104,6 @@ class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager
 
 def eager_functions() -> AbstractContextManager[Any]:
     """Runs compiled modules and functions eagerly: a compiled region is one node that shows no skip."""
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+    if "torch._dynamo" in sys.modules:
         return torch.compiler.set_stance("force_eager")
     return nullcontext()

@@ -46,7 +46,6 @@ def test_a_model_compiled_for_sizes_that_change() -> None:
         torch.testing.assert_close(gradient(compiled, rows(*sizes)), gradient(stored, rows(*sizes)))
 
 
-@pytest.mark.skipif(not hasattr(torch._inductor, "aoti_compile_and_package"), reason="from PyTorch 2.6 on")
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 def test_a_network_compiled_ahead_of_time(tmp_path: Path) -> None:
     net = mn.convert(encoder(), rows(2, 5), gamma=0.5).eval()

@@ -384,7 +384,7 @@ def test_export_of_the_reverted_network_and_with_dynamic_batch() -> None:
 
 def test_strict_export_says_what_to_do() -> None:
     net = mn.convert(network(), rows(), gamma=GAMMA).eval()
-    with pytest.raises(Exception, match="strict=False" if hasattr(torch.compiler, "is_exporting") else ""):
+    with pytest.raises(Exception, match="strict=False"):
         torch.export.export(net, (rows(),), strict=True)
 
 

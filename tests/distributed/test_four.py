@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed.fsdp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.distributed import nets
 from tests.distributed.nets import chain, converted, data, gradients, loss
 from tests.processes import found_by, leave, run_in
-
-if not hasattr(torch.distributed.fsdp, "fully_shard"):
-    pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)", allow_module_level=True)
-
-from torch.distributed.fsdp import fully_shard
 
 PROCESSES = 4
 Found = dict[str, "Tensor | None"]

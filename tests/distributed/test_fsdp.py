@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.fsdp
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 import momentumnet as mn
 from momentumnet.errors import ConversionError
@@ -18,12 +19,6 @@ from tests.distributed import nets
 from tests.distributed.nets import chain, converted, data, gradients, loss
 from tests.models import Chain
 from tests.processes import PROCESSES, found_by, leave, run_in_two
-
-if not hasattr(torch.distributed.fsdp, "fully_shard"):
-    pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)", allow_module_level=True)
-
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 Found = dict[str, "Tensor | None"]
 HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import finetune_distributed
 import pytest
-import torch.distributed.fsdp
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="this PyTorch has no FSDP2")
 def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
     alone = finetune_distributed.main(["--folder", str(tmp_path / "alone"), "--steps", "6"])
     script = str(ROOT / "examples" / "finetune_distributed.py")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.fsdp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
@@ -18,7 +17,16 @@ from tests.models import WIDTH, Chain, ResidualMLP
 from tests.optim.nets import closure_of, sam_gradient
 from tests.processes import PROCESSES, run_in_two
 
-MODES = ["synchronised", "local", "local_by_hand", "local_chunks", "views_chunks", "converted", "extragradient"]
+MODES = [
+    "synchronised",
+    "local",
+    "local_by_hand",
+    "local_chunks",
+    "views_chunks",
+    "converted",
+    "extragradient",
+    "sharded",
+]
 STEPS, RHO, LR = 2, 0.3, 0.5
 
 
@@ -69,17 +77,13 @@ def sharded(net: nn.Module, x: Tensor) -> None:
 
 
 def worker(rank: int, folder: Path) -> None:
-    for mode in modes():
+    for mode in MODES:
         net, x = build(mode), data(mode).chunk(PROCESSES)[rank]
         if mode == "converted":
             net = mn.convert(net, x, streams=["blocks"])
         (sharded(net, x) if mode == "sharded" else train(mode, net, x))
         parameters = {name: p.full_tensor() if mode == "sharded" else p.detach() for name, p in net.named_parameters()}
         torch.save(parameters, folder / f"{mode}-{rank}.pt")
-
-
-def modes() -> list[str]:
-    return MODES + (["sharded"] if hasattr(torch.distributed.fsdp, "fully_shard") else [])
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +116,8 @@ def reference(mode: str) -> Chain:
     return net
 
 
-@pytest.mark.parametrize("mode", [*MODES, "sharded"])
+@pytest.mark.parametrize("mode", MODES)
 def test_two_processes_follow_the_formula_and_stay_together(mode: str, folder: Path) -> None:
-    if mode not in modes():
-        pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)")
     first, second = (torch.load(folder / f"{mode}-{rank}.pt") for rank in range(2))
     start = dict(build(mode).named_parameters())
     tolerance = 1e-5 if mode == "converted" else 1e-10

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.fsdp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,7 +15,7 @@ from tests.models import WIDTH, Chain, ResidualMLP
 from tests.processes import PROCESSES, run_in_two
 from tests.prune.nets import random_like
 
-MODES = ["plain", "converted", "masked_after_wrapping", "two_forwards", "two_forwards_unsynced"]
+MODES = ["plain", "converted", "masked_after_wrapping", "two_forwards", "two_forwards_unsynced", "sharded"]
 STEPS = 2
 
 
@@ -87,7 +86,7 @@ def refusals(net: nn.Module) -> list[str]:
 
 def worker(rank: int, folder: Path) -> None:
     left_out = "two_forwards" if broadcast_is_a_change() else None
-    for mode in modes():
+    for mode in MODES:
         if mode == left_out:
             continue
         net, x = build(mode), data().chunk(PROCESSES)[rank]
@@ -108,10 +107,6 @@ def worker(rank: int, folder: Path) -> None:
     torch.save(follow_rank_zero(rank), folder / f"followed-{rank}.pt")
 
 
-def modes() -> list[str]:
-    return MODES + (["sharded"] if hasattr(torch.distributed.fsdp, "fully_shard") else [])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("masks")
@@ -119,10 +114,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mode", [*MODES, "sharded"])
+@pytest.mark.parametrize("mode", MODES)
 def test_two_processes_train_as_one_and_choose_the_same_masks(mode: str, folder: Path) -> None:
-    if mode not in modes():
-        pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)")
     if mode == "two_forwards" and not (folder / f"{mode}-0.pt").exists():
         pytest.skip("this PyTorch counts the broadcast of buffers as a change: it takes broadcast_buffers=False")
     first, second = (torch.load(folder / f"{mode}-{rank}.pt") for rank in range(2))
@@ -151,6 +144,4 @@ def test_masks_of_the_first_process_are_those_of_all(folder: Path) -> None:
 
 
 def test_sharded_parameters_are_refused(folder: Path) -> None:
-    if "sharded" not in modes():
-        pytest.skip("this PyTorch has no FSDP2 (torch.distributed.fsdp.fully_shard)")
     assert all("before the model is sharded" in message for message in torch.load(folder / "refusals-0.pt"))
