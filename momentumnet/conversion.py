@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from momentumnet import couplings, model_config
+from momentumnet import couplings, model_config, optimizer_left_behind
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.dr2net import Dr2Net
@@ -166,6 +166,8 @@ def convert(
     else:
         apply(target, runners, roles)
     model_config.note(target)
+    if not inplace:
+        optimizer_left_behind.watch(model, target)
     return target
 
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "momentumnet"
 FLOORS = (
     ("errors", "figures", "log", "memory", "progress"),
     ("arithmetic", "command_errors", "whole_file"),
-    ("checkpoint_file", "native", "recompute", "source_tree"),
+    ("checkpoint_file", "native", "optimizer_left_behind", "recompute", "source_tree"),
     ("core", "loss"),
     ("couplings", "streams"),
     ("comparison", "description", "planner", "resume"),

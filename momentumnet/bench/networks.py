@@ -124,7 +124,7 @@ CPU_NETWORKS = (
     "mlp-200",
 )
 GPU_NETWORKS = ("resnet50-224", "resnet152-224", "vit-l-16", "llama-24", "llama-48", "mlp-200")
-QUICK_NETWORKS = ("gpt-12", "llama-4", "mlp-200")
+QUICK_NETWORKS = ("llama-4", "mlp-200")
 
 FAMILIES = ("resnet", "transformer", "mlp")
 

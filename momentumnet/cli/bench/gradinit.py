@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from momentumnet.cli.report import Report
 
-    capped(options, depth=8, deep=8, batch_size=16, steps=4, repeats=1)
+    capped(options, depth=14, deep=14, batch_size=16, steps=4, repeats=1)  # a stream needs two blocks of one shape
     report, data = Report.of(options), load(options.data)
     settings = {"data": data.name, "depth": options.depth, "batch_size": options.batch_size, "steps": options.steps}
     results = Results.begin(

@@ -32,7 +32,8 @@ def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [(), ("--dtype", "bfloat16")], ids=["float32", "bfloat16"])
 def test_table_json_and_plot(command: Callable[..., Any], dtype: tuple[str, ...]) -> None:
-    done = command("bench", "step", "--quick", "--repeats", "1", "--output", "out", "--json", *dtype)
+    networks = [text for name in ("gpt-12", "llama-4", "mlp-200") for text in ("--network", name)]
+    done = command("bench", "step", *networks, "--repeats", "1", "--output", "out", "--json", *dtype)
     assert done.status == 0
     values = json.loads(done.out)
     assert whole_file.read_json(Path("out", "step.json")) == values
