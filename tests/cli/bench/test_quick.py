@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.parametrize(
     ("arguments", "key", "expected"),
     [
-        (("gradinit", "--parts", "fall"), "converted", {False: 2, True: 2}),
+        (("gradinit", "fall"), "converted", {False: 2, True: 2}),
         (("structured",), "network", {"dense": 1, "masked": 2, "shrunk": 2}),
     ],
     ids=["gradinit", "structured"],
