@@ -1,0 +1,90 @@
+"""Pipelines: stages that are cut where streams end, on two processes, give the gradients of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+
+import momentumnet as mn
+from tests.distributed import nets
+from tests.distributed.nets import data, gradients
+from tests.models import WIDTH, ResidualMLP
+from tests.processes import PROCESSES, found_by, leave, run_in_two
+
+Found = dict[str, "Tensor | None"]
+MICROBATCHES = 4
+
+
+def halves() -> nn.Sequential:
+    """Two streams, with a layer between them that changes the stream."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(*[ResidualMLP() for _ in range(3)]),
+        nn.Sequential(nn.Linear(WIDTH, WIDTH), *[ResidualMLP() for _ in range(3)]),
+    )
+
+
+def mean_square(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().mean()
+
+
+def converted_then_cut(backward: str = "reversible") -> nn.Sequential:
+    return mn.convert(halves(), data(), gamma=nets.GAMMA, backward=backward)
+
+
+def cut_then_converted(backward: str = "reversible") -> nn.Sequential:
+    net = halves()
+    return nn.Sequential(*[mn.convert(half, data(), gamma=nets.GAMMA, backward=backward) for half in net])
+
+
+BUILDS: dict[str, Callable[..., nn.Sequential]] = {
+    "converted_then_cut": converted_then_cut,
+    "cut_then_converted": cut_then_converted,
+}
+SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+
+
+def trained(build: Callable[..., nn.Sequential], schedule: type[PipelineScheduleSingle], rank: int) -> Found:
+    """Gradients of this process's half."""
+    half = build()[rank]
+    example = data().chunk(MICROBATCHES)[0]
+    # Without these it would look at shapes by a forward on memory that nobody has written.
+    shapes = {
+        "input_args": example.requires_grad_(rank > 0),
+        "output_args": torch.empty_like(example, requires_grad=True),
+    }
+    stage = PipelineStage(half, rank, PROCESSES, torch.device("cpu"), **shapes)
+    steps = schedule(stage, MICROBATCHES, loss_fn=mean_square)
+    if rank == 0:
+        steps.step(data())
+    else:
+        steps.step(target=torch.zeros(data().shape))
+    return gradients(half)
+
+
+def work(rank: int, folder: Path) -> None:
+    for name, build in BUILDS.items():
+        for kind, schedule in SCHEDULES.items():
+            leave(folder, f"{name}-{kind}", trained(build, schedule, rank))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline")
+    run_in_two(work, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("name", BUILDS)
+def test_stages_that_end_with_streams_give_the_gradients_of_one_process(name: str, kind: str, folder: Path) -> None:
+    net = BUILDS[name]("stored")
+    mean_square(net(data()), torch.zeros(data().shape)).backward()
+    for rank in range(PROCESSES):
+        nets.assert_same(found_by(folder, f"{name}-{kind}", rank), gradients(net[rank]), nets.TOLERANCE)
