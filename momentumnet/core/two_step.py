@@ -35,6 +35,9 @@ class TwoStep(ABC):
     is_residual_in_eval = False
     """Whether the residual network itself is what it computes in eval mode."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @abstractmethod
     def coefficients(self, weight: float) -> Coefficients:
         """a and b beside a branch of this weight. Traced by compilers: no arithmetic of fractions."""
