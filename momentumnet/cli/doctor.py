@@ -44,7 +44,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "test": ("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "setuptools"),
     "docs": ("mkdocs", "mkdocs-material", "mkdocstrings-python", "latex2mathml"),
-    "dev": ("ruff", "mypy", "pre-commit", "build", "twine"),
+    "dev": ("ruff", "mypy", "basedpyright", "pre-commit", "build", "twine"),
 }
 # What users get with each; the others are for those who work on momentumnet itself.
 PURPOSES = {

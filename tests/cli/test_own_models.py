@@ -111,8 +111,8 @@ def test_a_function_of_ones_own(command: Callable[..., Any], inputs: tuple[str, 
         (("mine:network", "--input", "mine:inputs", "--input", "16x8"), 2, "returns all inputs"),
         (("mine:network", "--input", "x=16x8", "--input", "16"), 2, "give each input by a keyword of its own, or all"),
         (("mine:network", "--input", "x=16x8", "--input", "x=16x8"), 2, "give each input by a keyword of its own"),
-        (("mine:network", "--input", "16x9"), 1, "mine:network does not accept the input 16,9: RuntimeError: "),
-        (("mine:network", "--input", "y=16x8"), 1, "mine:network does not accept the input y=16,8: TypeError: "),
+        (("mine:network", "--input", "16x9"), 2, "mine:network does not accept the input 16,9: RuntimeError: "),
+        (("mine:network", "--input", "y=16x8"), 2, "mine:network does not accept the input y=16,8: TypeError: "),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
