@@ -20,10 +20,14 @@ def built() -> tuple[nn.Module, Tensor]:
     return Chain([ResidualMLP() for _ in range(3)]), torch.randn(4, WIDTH)
 
 
-def test_an_older_optimizer_of_a_copy_is_told_once() -> None:
+@pytest.mark.parametrize("is_kept", [True, False], ids=["model kept", "model let go of"])
+def test_an_older_optimizer_of_a_copy_is_told_once(is_kept: bool) -> None:
     model, x = built()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     converted = mn.convert(model, x)
+    if not is_kept:  # as in model = convert(model, x)
+        del model
+        gc.collect()
     before = [parameter.clone() for parameter in converted.parameters()]
     converted(x).sum().backward()
     with pytest.warns(mn.MomentumNetWarning, match=r"this SGD holds parameters of the Chain .* inplace=True") as told:
@@ -49,6 +53,23 @@ def test_nothing_is_told_where_all_is_well(case: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
+
+
+def test_gradients_that_a_closure_computes_count() -> None:
+    model, x = built()
+    converted = mn.convert(model, x)
+    converted(x).sum().backward()  # to look at, no more
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step(closure)
 
 
 def test_models_are_not_held() -> None:

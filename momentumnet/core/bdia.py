@@ -42,4 +42,4 @@ class Bdia(TwoStep):
         """1 + g; by PyTorch's generator of the CPU, so that a seed, or a checkpoint around the stream, repeats it."""
         if first:
             return Fraction(1)
-        return 1 + HALF if int(torch.randint(2, ())) else HALF
+        return 1 + HALF if int(torch.randint(2, (), device="cpu")) else HALF

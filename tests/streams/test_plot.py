@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from torchvision.models import resnet18
 
 import momentumnet as mn
 from momentumnet.figures import COLOUR_OF_WAY
+
+pytest.importorskip("matplotlib", reason="pip install 'momentumnet[cli]'")
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 
 OUTSIDE, LAYER1 = 0, 1  # the lines
 
