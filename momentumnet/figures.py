@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-# How activations come to backward; Okabe and Ito's colours, which people with any kind of colour vision tell apart.
-COLOUR_OF_WAY = {"reversible": "#009E73", "checkpointed": "#E69F00", "stored": "#999999"}
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+BLACK, VERMILION, BLUE, GREEN = "#000000", "#D55E00", "#0072B2", "#009E73"
+PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
+# How activations come to backward.
+COLOUR_OF_WAY = {"reversible": GREEN, "checkpointed": ORANGE, "stored": "#999999"}
 
 
 def new_figure(caller: str, width: float, height: float) -> Figure:

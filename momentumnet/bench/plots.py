@@ -17,9 +17,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from momentumnet import whole_file
+from momentumnet.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart; black for the reference.
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (BLACK, VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY)  # black for the reference
 COLUMNS = 5  # of panels at most
 
 

@@ -107,16 +107,16 @@ class Course:
                 scheduler.step()
                 on_step()
             self.losses.append(sum(losses) / len(losses))
-            self.accuracies.append(self._accuracy(model))
+            self.accuracies.append(accuracy(model, self.data, self.device))
             advance()
 
-    @torch.no_grad()
-    def _accuracy(self, model: nn.Module) -> float:
-        model.eval()
-        right = sum(
-            int((model(x.to(self.device)).argmax(1).cpu() == y).sum()) for x, y in self.data.test_batches(TEST_BATCH)
-        )
-        return 100 * right / len(self.data.y_test)
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: ImageData, device: torch.device) -> float:
+    """Of the test images (%), in eval mode."""
+    model.eval()
+    right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in data.test_batches(TEST_BATCH))
+    return 100 * right / len(data.y_test)
 
 
 @dataclass

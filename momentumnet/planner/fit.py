@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.build import profile_of
 from momentumnet.planner.choice import Choice
-from momentumnet.planner.methods import methods_of
+from momentumnet.planner.methods import PlannedMethod, methods_of
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, least_seconds, within
 from momentumnet.planner.simulate import held_between, peak_of, simulated
@@ -105,13 +106,17 @@ class MeasuredStep:
             )
         return best
 
+    @cached_property
+    def _methods(self) -> tuple[PlannedMethod, ...]:
+        return methods_of(self.options.profile)
+
     def _least_below(self, limit: float) -> list[Choice] | None:
         smallest, choices = least(self.options)
         return choices if smallest <= limit else None
 
     def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
-        moments, methods = simulated(profile, choices), methods_of(profile)
+        moments = simulated(profile, choices)
         seconds = profile.stored_seconds
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
@@ -123,13 +128,13 @@ class MeasuredStep:
             arithmetic=self.arithmetic,
             budget=limit,
             peak=peak_of(moments).bytes,
-            stored_peak=peak_of(methods[0].moments).bytes,
+            stored_peak=peak_of(self._methods[0].moments).bytes,
             seconds=seconds + sum(map(options.seconds, choices)),
             least_seconds=seconds + min(least_seconds(options, room), sum(map(options.seconds, choices))),
             stored_seconds=seconds,
             held=held_between(profile, choices),
             moments=tuple(moments),
-            methods=methods,
+            methods=self._methods,
             elements=self.elements,
             estimated=profile.estimated,
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momentumnet.figures import COLOUR_OF_WAY, new_figure, patches
+from momentumnet.figures import BLACK, BLUE, COLOUR_OF_WAY, GREEN, ORANGE, new_figure, patches
 from momentumnet.planner.methods import CHECKPOINT, MOMENTUM, STORED
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
 
 MIB = 1 << 20
-COLOUR_OF_METHOD = {STORED: "#000000", CHECKPOINT: "#E69F00", MOMENTUM: "#009E73", "planned": "#0072B2"}
+COLOUR_OF_METHOD = {STORED: BLACK, CHECKPOINT: ORANGE, MOMENTUM: GREEN, "planned": BLUE}
 
 
 def draw(plan: TrainingPlan, path: str | Path) -> None:

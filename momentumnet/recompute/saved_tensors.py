@@ -121,8 +121,8 @@ class SavedTensors:
         expected = self._values.kinds
         if kinds != expected:
             raise differ(f"saved other tensors for backward when it was recomputed ({_difference(expected, kinds)})")
-        for number, place in enumerate(self._values.looks):
-            if isinstance(place, Place) and (other := collected.place_of(number)) != place:
+        for number, place in self._values.given.items():
+            if (other := collected.place_of(number)) != place:
                 raise differ(f"saved {_told(place)} in forward and {_told(other)} when it was recomputed")
         for reference, tensor in zip(self._slots, tensors, strict=True):
             slot = reference()

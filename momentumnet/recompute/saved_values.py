@@ -75,9 +75,9 @@ class SavedValues:
         self._origins: Origins | None = None
 
     @property
-    def given(self) -> list[int]:
-        """The numbers of saved tensors that the call was given."""
-        return [number for number, look in enumerate(self.looks) if isinstance(look, Place)]
+    def given(self) -> dict[int, Place]:
+        """By their numbers, the places of those saved tensors that the call was given."""
+        return {number: look for number, look in enumerate(self.looks) if isinstance(look, Place)}
 
     def note(self, tensor: Tensor, references: int) -> None:
         """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from momentumnet.figures import COLOUR_OF_WAY, new_figure, patches
+from momentumnet.figures import BLUE, COLOUR_OF_WAY, new_figure, patches
 
 if TYPE_CHECKING:
     from momentumnet.streams.plan import Plan
@@ -43,7 +43,7 @@ def draw(plan: Plan, path: str | Path) -> None:
 
 def _draw_bytes(axes: Any, plan: Plan) -> None:
     lines = range(1, len(plan.rows) + 1)
-    for label, aside, colour in (("saved_before", -0.17, "0.75"), ("saved_after", 0.17, "#0072B2")):
+    for label, aside, colour in (("saved_before", -0.17, "0.75"), ("saved_after", 0.17, BLUE)):
         sizes = [getattr(row, label) / MIB for row in plan.rows]
         axes.barh([line + aside for line in lines], sizes, 0.3, color=colour, label=label.replace("saved_", ""))
     axes.set(title="held for backward", xlabel="bytes of the stream, MiB", xlim=(0, None))

@@ -13,7 +13,9 @@ from momentumnet.bench.couplings.networks import METHODS, REFERENCE, WIDTH, Rows
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.results import Row
 from momentumnet.bench.timing import interleaved_seconds
+from momentumnet.bench.training import accuracy
 
+CPU = torch.device("cpu")
 BATCH, LR = 64, 1e-3
 FIRST_CLASSES = 5  # on which networks are pretrained
 DRAWS = 8  # passes over which the change of an output that goes by chance is averaged
@@ -46,7 +48,7 @@ def measure(seed: int, data: ImageData, *, layers: int, epochs: int, repeats: in
     seconds = interleaved_seconds(
         {name: _step(copy.deepcopy(own), example, y) for name, own in nets.items()},
         repeats=repeats,
-        device=torch.device("cpu"),
+        device=CPU,
     )
     rows = []
     for name, own in nets.items():
@@ -60,7 +62,7 @@ def measure(seed: int, data: ImageData, *, layers: int, epochs: int, repeats: in
                 "bits": METHODS[name].bits,
                 "seconds": seconds[name],
                 "time_to_stored": seconds[name] / seconds[REFERENCE],
-                "accuracy": accuracy(own, data),
+                "accuracy": accuracy(own, data, CPU),
             }
         )
     return rows
@@ -85,14 +87,6 @@ def change(net: nn.Module, before: nn.Module, images: Tensor) -> float:
         expected = before(images)
         found = [(net(images) - expected).norm() / expected.norm() for _ in range(DRAWS)]
     return float(torch.stack(found).mean())
-
-
-def accuracy(net: nn.Module, data: ImageData) -> float:
-    """Percent of the test images."""
-    net.eval()
-    with torch.no_grad():
-        right = sum(int((net(x).argmax(1) == y).sum()) for x, y in data.test_batches(256))
-    return 100 * right / len(data.y_test)
 
 
 def _step(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:

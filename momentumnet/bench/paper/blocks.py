@@ -87,4 +87,7 @@ def network(block: nn.Module, depth: int, gamma: float) -> MomentumNet:
 @torch.no_grad()
 def flow(block: nn.Module, x: Tensor, depth: int, gamma: float) -> Tensor:
     """The points before the first layer and after each: (depth + 1, *x.shape)."""
-    return torch.stack([x, *(network(block, layers, gamma)(x) for layers in range(1, depth + 1))])
+    places: list[Tensor] = []
+    with block.register_forward_pre_hook(lambda _, given: places.append(given[0].clone())):
+        end = network(block, depth, gamma)(x)
+    return torch.stack([*places, end])

@@ -45,11 +45,12 @@ class Crossing(FlowExperiment):
     def measures(self, block: TanhBlock, gamma: float, seeds: Sequence[int]) -> list[Row]:
         """Error on a grid, and how many of the pairs x and -x there have changed places (%)."""
         x = grid(GRID).expand(len(seeds), GRID, 1)
-        ends = flow(block, x, self.depth, gamma)[-1]
+        frames = flow(block, x, self.depth, gamma)
+        ends = frames[-1]
         errors = self.loss(ends, -(x**3))
         below, above = ends[:, : GRID // 2, 0], ends[:, GRID // 2 + 1 :, 0].flip(1)
         turned = 100 * (below - above > APART).float().mean(1)
-        steep = self.steepness(block, gamma, x)
+        steep = self.steepness(block, frames)
         return [
             {"error_on_grid": float(error), "turned": float(share), "steepness": slope}
             for error, share, slope in zip(errors, turned, steep, strict=True)

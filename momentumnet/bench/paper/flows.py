@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from momentumnet.bench.paper.blocks import TanhBlock, flow, network
+from momentumnet.bench.paper.blocks import TanhBlock, network
 from momentumnet.bench.results import Row
 
 RESNET, MOMENTUM, LONG_STEPS = "ResNet", "Momentum ResNet", "ResNet, long steps"
@@ -115,15 +115,14 @@ class FlowExperiment(abc.ABC):
         drawn = [self.sample(generator, points) for generator in generators]
         return torch.stack([x for x, _ in drawn]), torch.stack([wanted for _, wanted in drawn])
 
-    def steepness(self, block: TanhBlock, gamma: float, x: Tensor) -> list[float]:
-        """Of each seed the largest singular value of f's derivative at the points ``x`` and where the layers take them.
+    def steepness(self, block: TanhBlock, frames: Tensor) -> list[float]:
+        """Of each seed the largest singular value of f's derivative where the layers are called, in a `flow`.
 
         Where it is less than 1 everywhere, x + f(x) is one-to-one, and trajectories of a ResNet cannot cross.
         """
         with torch.no_grad():
             visited = [
-                torch.linalg.matrix_norm(block.jacobians(place).nan_to_num(), ord=2).amax(1)
-                for place in flow(block, x, self.depth, gamma)[:-1]
+                torch.linalg.matrix_norm(block.jacobians(place).nan_to_num(), ord=2).amax(1) for place in frames[:-1]
             ]
         largest: list[float] = torch.stack(visited).amax(0).tolist()
         return largest

@@ -56,9 +56,9 @@ class Rings(FlowExperiment):
     def measures(self, block: TanhBlock, gamma: float, seeds: Sequence[int]) -> list[Row]:
         """Accuracy on points that were not trained on (%)."""
         x, wanted = self._samples([torch.Generator().manual_seed(2 * DRAWN + seed) for seed in seeds], TEST_POINTS)
-        ends = flow(block, x, self.depth, gamma)[-1]
-        accuracies = 100 * (ends.argmax(2) == wanted).float().mean(1)
-        steep = self.steepness(block, gamma, x)
+        frames = flow(block, x, self.depth, gamma)
+        accuracies = 100 * (frames[-1].argmax(2) == wanted).float().mean(1)
+        steep = self.steepness(block, frames)
         return [
             {"accuracy": float(accuracy), "steepness": slope} for accuracy, slope in zip(accuracies, steep, strict=True)
         ]
