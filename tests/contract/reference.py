@@ -94,3 +94,22 @@ def assert_gradients_as_stored(model: nn.Module, x: Tensor, *, rtol: float, atol
         gradients.append([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
     for stored, reversible in zip(*gradients, strict=True):
         torch.testing.assert_close(reversible, stored, rtol=rtol, atol=atol)
+
+
+def assert_same_beyond_the_scale(build: Callable[[str], nn.Module], rows: Callable[[float], Tensor]) -> None:
+    """Steps on values that outgrow the learned scale, and on NaN, leave the same with stored activations and without.
+
+    Args:
+        build: the network, "stored" or "reversible".
+        rows: the input, times a factor.
+    """
+    found = []
+    for how in ("stored", "reversible"):
+        net, steps = build(how), []
+        for factor in (1, 3000, 1, float("nan"), 1, 1e7):
+            net.zero_grad(set_to_none=True)
+            steps.append(train_step(net, (rows(factor),)))
+        found.append(steps)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.output, theirs.output, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(ours.gradients, theirs.gradients, rtol=0, atol=0, equal_nan=True)
