@@ -23,7 +23,7 @@ def rule_of(coupling: str | Dr2Net) -> TwoStep | None:
         ConversionError: a rule that does not keep a pretrained network.
         ValueError: there is no such rule.
     """
-    if isinstance(coupling, Dr2Net):
+    if type(coupling) is Dr2Net:  # a subclass could not be described
         return coupling
     if coupling == "additive":
         raise ConversionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from torch import nn
@@ -28,8 +29,14 @@ class CoupledStream(MomentumStream):
     ) -> None:
         if final_velocity != "drop":
             raise ValueError(f"another coupling than momentum has no velocity to flush, got {final_velocity!r}")
-        super().__init__(name, blocks, rule.gamma, final_velocity=final_velocity, **options)
         self.rule = rule
+        super().__init__(name, blocks, rule.gamma, final_velocity=final_velocity, **options)
+
+    def _digits_lost_by_block(self, gamma: Fraction) -> float:
+        return self.rule.digits_lost
+
+    def _rule_in_words(self, gamma: Fraction) -> str:
+        return f"of {self.rule!r}"
 
     def _coupling(self, module: nn.Module) -> Coupling:
         return self.rule.of(module)

@@ -13,6 +13,7 @@ it trains, because the inverse in floats loses digits at a small one; integers l
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 from momentumnet.arithmetic.fixed_point import MAX_DENOMINATOR
@@ -65,6 +66,15 @@ class Dr2Net(TwoStep):
 
     def __repr__(self) -> str:
         return f"Dr2Net(alpha={self.alpha}, beta={self.beta})"
+
+    @property
+    def digits_lost(self) -> float:
+        """What rounding grows by: ahead by the larger root of r² = alpha r + beta, back by the other one's inverse.
+
+        (s + alpha) / (s - alpha) a block, with s = √(alpha² + 4 beta).
+        """
+        s = math.sqrt(self.alpha**2 + 4 * self.beta)
+        return math.log10((s + self.alpha) / (s - self.alpha))
 
     def coefficients(self, weight: float) -> Coefficients:
         return self._coefficients

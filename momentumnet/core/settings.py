@@ -91,7 +91,7 @@ class StreamSettings:
             logger.warning("stream %r: gamma=0 has no velocity to invert; it runs with stored activations", self.name)
         if self._is_past_floats(ratio) and (before is None or not self._is_past_floats(before)):
             warnings.warn(
-                f"stream {self.name!r}: arithmetic='float' at gamma={float(ratio):.4g} over {len(self.blocks)} "
+                f"stream {self.name!r}: arithmetic='float' {self._rule_in_words(ratio)} over {len(self.blocks)} "
                 f"blocks loses about {self._digits_lost(ratio):.0f} of float32's 7 digits on the way back, so "
                 f"gradients are off by more than {FLOAT_WARNING:g}; use arithmetic='exact'",
                 MomentumNetWarning,
@@ -100,12 +100,19 @@ class StreamSettings:
 
     def _is_past_floats(self, gamma: Fraction) -> bool:
         """Whether the plain inverse is wrong by more than FLOAT_WARNING at this gamma."""
-        if self.arithmetic != "float" or self.backward != "reversible" or not 0 < gamma < 1:
+        if self.arithmetic != "float" or self.backward != "reversible" or not gamma:
             return False
         return math.log10(torch.finfo(torch.float32).eps) + self._digits_lost(gamma) > math.log10(FLOAT_WARNING)
 
     def _digits_lost(self, gamma: Fraction) -> float:
-        return -len(self.blocks) * math.log10(gamma)
+        return len(self.blocks) * self._digits_lost_by_block(gamma)
+
+    def _digits_lost_by_block(self, gamma: Fraction) -> float:
+        """Decimal digits that the plain inverse of a step loses."""
+        return -math.log10(gamma)
+
+    def _rule_in_words(self, gamma: Fraction) -> str:
+        return f"at gamma={float(gamma):.4g}"
 
 
 def _choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

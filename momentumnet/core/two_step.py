@@ -42,6 +42,11 @@ class TwoStep(ABC):
     def coefficients(self, weight: float) -> Coefficients:
         """a and b beside a branch of this weight. Traced by compilers: no arithmetic of fractions."""
 
+    @property
+    def digits_lost(self) -> float:
+        """Decimal digits that the inverse in floats loses in a block."""
+        return -math.log10(self.gamma)
+
     def of(self, module: nn.Module) -> Coupling:
         """The rule of a pass that begins with this block."""
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -112,3 +113,37 @@ def test_hf_export_takes_bdia_for_the_stock_network() -> None:
     assert mn.hf.export(net).same
     with pytest.raises(mn.ConversionError, match="moves by another coupling than momentum"):
         mn.hf.export(converted(chain(3), "dr2net"))
+
+
+@pytest.mark.parametrize(
+    "coupling",
+    ["bdia", mn.Dr2Net(), mn.Dr2Net(alpha=1, beta=1), mn.Dr2Net(alpha=1, beta=0.5), mn.Dr2Net(alpha=0, beta=0.5)],
+    ids=str,
+)
+def test_floats_that_lose_gradients_are_warned_of(coupling: Any) -> None:
+    """Without a warning the gradient of floats is right to 1e-3; of a rule that loses no digits there is none."""
+    warned = []
+    for depth in (2, 3, 5, 8, 10, 13, 14, 20):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            net = converted(chain(depth), coupling, arithmetic="float")
+        warned.append(bool(told))
+        if told:
+            assert f"arithmetic='float' of {streams_of(net)[0].rule!r} over {depth} blocks" in str(told[0].message)
+            continue
+        found, expected = (
+            torch.cat([grad.flatten() for grad in train_step(own, (rows(),)).gradients.values() if grad is not None])
+            for own in (net, converted(chain(depth), coupling, "stored", arithmetic="float"))
+        )
+        assert (found - expected).norm() <= 1e-3 * expected.norm()
+    loses = not (isinstance(coupling, mn.Dr2Net) and coupling.alpha == 0)
+    assert warned == sorted(warned)
+    assert warned[-1] == loses
+
+
+def test_a_subclass_of_a_rule_is_refused() -> None:
+    class Own(mn.Dr2Net):
+        pass
+
+    with pytest.raises(ValueError, match=r"coupling must be .*Dr2Net"):
+        converted(chain(3), Own())

@@ -20,6 +20,7 @@ from momentumnet.cli import arguments
 from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, add_resume
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_choice
+from momentumnet.command_errors import UsageError
 
 SEEDS, QUICK_STEPS, QUICK_POINTS = 5, 10, 20
 FLOWS: dict[str, type[FlowExperiment]] = {kind.name: kind for kind in (Crossing, Rings, PointClouds)}
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
     """Runs the benchmark.
 
     Raises:
+        UsageError: An option is given that the experiment does not have.
         CheckpointError: ``--resume`` finds results of something else.
     """
     from momentumnet.bench.paper.plots import plot
@@ -100,6 +102,8 @@ def _experiment(options: argparse.Namespace) -> FlowExperiment | LinearMaps:
     name = options.experiment
     steps = options.steps or (QUICK_STEPS if options.quick else STEPS[name])
     if name == LinearMaps.name:
+        if options.points is not None:
+            raise UsageError(f"--points is for {', '.join(POINTS)}; {name} fits matrices and draws none")
         return LinearMaps(steps)
     return FLOWS[name](steps, options.points or (QUICK_POINTS if options.quick else POINTS[name]))
 

@@ -85,3 +85,9 @@ def test_wrong_arguments_are_answered_with_what_was_expected(bench: Callable[...
     done = bench("--experiment", "squares")
     assert (done.status, "crossing" in done.err) == (2, True)
     assert bench("--steps", "0").status == 2
+
+
+def test_points_of_linear_maps_are_refused(command: Callable[..., Any]) -> None:
+    done = command("bench", "paper", "--experiment", "linear", "--points", "7")
+    assert done.status == 2
+    assert "--points is for crossing, rings, point-clouds" in done.err
