@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.errors import ReconstructionError
+from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.recompute.arguments import Arguments, kept, parameter_names, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
@@ -107,6 +107,7 @@ class BlockCall:
         self._parameters: list[tuple[weakref.ref[Tensor], str, int, torch.dtype, bool]] = []
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
         self._swapped: list[tuple[nn.Module, str, Any]] = []
+        _check_whole(name, module)
         aliases: dict[int, Tensor] = {}
         for owner in owners:
             values: Iterable[tuple[str, Tensor | None]] = owner._parameters.items()
@@ -273,6 +274,17 @@ class BlockCall:
                     f"block {self.name!r}: requires_grad of parameter {name!r} was changed between forward and "
                     "backward; change it before forward"
                 )
+
+
+def _check_whole(name: str, module: nn.Module) -> None:
+    """Refuse parameters of which DeepSpeed keeps a part each: it lets go of them when a recompute's forward ends."""
+    parameter = next(module.parameters(), None)
+    if hasattr(parameter, "ds_id"):
+        raise ConversionError(
+            f"the parameters of block {name!r} are partitioned by DeepSpeed's ZeRO stage 3, which lets go of them "
+            "between the block's recompute and its gradient. Use stage 1 or 2; or FSDP2 (fully_shard), which shards "
+            "parameters too"
+        )
 
 
 def _modules_of(module: nn.Module) -> list[nn.Module]:
