@@ -28,7 +28,7 @@ def table(rows: Sequence[Row], settings: Mapping[str, Any]) -> Table:
         f"A pre-norm transformer of {settings['layers']} layers on the digits of scikit-learn, pretrained on those "
         f"below {FIRST_CLASSES}; then by each rule, with a new head, fine-tuned on all: {settings['epochs']} epochs of "
         f"either, Adam, batch {BATCH}, learning rate {LR:g}. Means and standard deviations of "
-        f"{settings['seeds']} seeds.",
+        f"{len(groups(rows, 'seed'))} seeds.",
         f"change: of the pretrained network's outputs by the rule alone, relative, in training mode (mean of {DRAWS} "
         "passes) and in eval mode. bits: that a block takes of each element of the stream, beside the state that all "
         "have. time: of forward and backward, to that of stored activations in the same run, medians of "

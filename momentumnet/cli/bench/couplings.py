@@ -25,7 +25,8 @@ examples:
   OMP_NUM_THREADS=1 momentumnet bench couplings
   momentumnet bench couplings --layers 12 --epochs 20 --seeds 5
 
-Each seed is written as soon as it is done. Writes couplings.json and couplings.md to --output.""",
+Each seed is written as soon as it is done; with --resume more are added to those that are there. Writes couplings.json
+and couplings.md to --output.""",
 )
 
 
@@ -51,16 +52,15 @@ def run(options: argparse.Namespace) -> None:
     capped(options, layers=2, epochs=1, seeds=1)
     report, data = Report.of(options), load_digits()
     counts = {"layers": options.layers, "epochs": options.epochs, "repeats": chosen_repeats(options)}
-    settings = {**counts, "seeds": options.seeds}
     results = Results.begin(
         options.output / "couplings.json",
         command="bench couplings",
         device=torch.device("cpu"),
-        settings=settings,
+        settings=counts,
         resume=options.resume,
     )
     for seed in range(options.seeds):
         if not results.holds(seed=seed):
             results.add(measure(seed, data, **counts))
             report.remark(f"seed {seed}: done")
-    finish(report, results, [table(results.rows, settings)])
+    finish(report, results, [table(results.rows, counts)])

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from momentumnet.bench.couplings.networks import METHODS, REFERENCE
 
 
@@ -28,3 +30,26 @@ def test_quick_run_writes_a_row_for_each_method_and_resumes(command: Callable[..
     refused = command("bench", "couplings", *place, "--resume", "--layers", "1")
     assert refused.status != 0
     assert "was measured with other settings" in refused.err
+
+
+def test_more_seeds_are_added_to_those_that_are_there(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(seed: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        measured.append(seed)
+        figures = {
+            "change_in_training": 0.0,
+            "change_in_eval": 0.0,
+            "bits": 1.0,
+            "time_to_stored": 1.0,
+            "accuracy": 50.0,
+        }
+        return [{"seed": seed, "method": name, **figures} for name in METHODS]
+
+    monkeypatch.setattr("momentumnet.cli.bench.couplings.measure", measure)
+    for seeds in ("1", "3"):
+        command("bench", "couplings", "--seeds", seeds, "--resume", "--output", str(tmp_path))
+    assert measured == [0, 1, 2]
+    assert "standard deviations of 3 seeds" in (tmp_path / "couplings.md").read_text()
