@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,6 +15,7 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.bench.plan.networks import PlannedNetwork
 from momentumnet.bench.probe import step_memory
 from momentumnet.bench.results import Row
+from momentumnet.bench.timing import interleaved_seconds
 from momentumnet.conversion import convert
 from momentumnet.planner.fit import measured_step
 from momentumnet.planner.training_plan import TrainingPlan
@@ -23,6 +25,7 @@ from momentumnet.streams.trace import call_with_example
 # Where between the least peak and that of stored activations the budgets beside "least" lie.
 BUDGETS = {"middle": 0.5, "stored": 1.0}
 LEFT_FREE = 1.1  # of what a plan is to have
+STEPS = 3  # timed ones of the network as it is, beside which planning is timed
 
 
 def measure(
@@ -33,7 +36,7 @@ def measure(
     dtype: torch.dtype | None,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """A row for each budget.
+    """A row for each budget; with how long it took to plan for the least, and how long a step of the network as it is.
 
     Args:
         network: What is trained.
@@ -56,7 +59,9 @@ def measure(
         loss.backward()
 
     rows = []
-    for name, plan in _plans(model, example, network, autocast).items():
+    plans, planning_seconds = _plans(model, example, network, autocast)
+    [step_seconds] = interleaved_seconds({"step": lambda: step(model)}, repeats=STEPS, device=device).values()
+    for name, plan in plans.items():
         memory = step_memory(convert(model, plan=plan), step)
         ratio = plan.peak / memory.peak_bytes
         rows.append(
@@ -67,6 +72,8 @@ def measure(
                 "ratio": ratio,
                 "predicted_held": plan.held,
                 "saved_bytes": memory.saved_bytes,
+                "planning_seconds": planning_seconds,
+                "step_seconds": step_seconds,
             }
         )
         advance()
@@ -75,9 +82,13 @@ def measure(
 
 def _plans(
     model: nn.Module, example: Any, network: PlannedNetwork, autocast: Callable[[], AbstractContextManager[object]]
-) -> dict[str, TrainingPlan]:
+) -> tuple[dict[str, TrainingPlan], float]:
+    """The plans, and the seconds until the first, of the least budget, was there."""
+    start = time.perf_counter()
     with autocast():
         step = measured_step(model, example, gamma=exact_gamma(DEFAULT_GAMMA), loss=network.loss)
         least = step.plan(None)
+        seconds = time.perf_counter() - start
         most = {name: least.peak + share * (least.stored_peak - least.peak) for name, share in BUDGETS.items()}
-        return {"least": least, **{name: step.plan(int(LEFT_FREE * peak)) for name, peak in most.items()}}
+        others = {name: step.plan(int(LEFT_FREE * peak)) for name, peak in most.items()}
+    return {"least": least, **others}, seconds

@@ -11,7 +11,8 @@ from momentumnet.memory import format_bytes
 NOTE = (
     "One forward and backward pass in training mode, gradients of parameters included. Predicted: by the plan, before "
     "it is followed; measured: of the converted network, by measure_memory. 'least' has the least budget there is, "
-    "'stored' so much that nothing is recomputed, 'middle' lies between. Held: between forward and backward."
+    "'stored' so much that nothing is recomputed, 'middle' lies between. Held: between forward and backward. Planning: "
+    "the time of momentumnet.plan for the least budget, in training steps of the network as it is."
 )
 
 
@@ -27,9 +28,10 @@ def table(rows: Sequence[Row]) -> Table:
             format_bytes(row["peak_bytes"]),
             f"{row['ratio']:.3f}",
             f"{row['predicted_held'] / row['saved_bytes']:.3f}",
+            f"{row['planning_seconds'] / row['step_seconds']:.1f}",
         )
         for row in rows
     ]
-    columns = ("network", "type", "batch", "budget", "predicted peak", "measured", "ratio", "ratio of held")
+    columns = ("network", "type", "batch", "budget", "predicted peak", "measured", "ratio", "ratio of held", "planning")
     worst = max((abs(row["ratio"] - 1) for row in rows), default=0.0)
     return Table("Planned training steps", columns, cells, notes=(NOTE, f"Farthest off: {worst:.1%}."))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.plan.measure import BUDGETS, measure
+from momentumnet.bench.plan.measure import BUDGETS, STEPS, measure
 from momentumnet.bench.plan.networks import NETWORKS, QUICK_NETWORKS
 from momentumnet.bench.plan.table import table
 from momentumnet.bench.results import Results
@@ -19,7 +19,8 @@ TEXT = CommandText(
     "predicted and measured memory of planned steps",
     """\
 Plan a training step (momentumnet.plan with a budget) at the least budget that there is, at one that keeps everything,
-and between, and measure the peak of the step that follows the plan: two batch sizes, float32 and bfloat16 autocast.""",
+and between, and measure the peak of the step that follows the plan: two batch sizes, float32 and bfloat16 autocast.
+Planning itself is timed beside a plain step.""",
     """\
 examples:
   momentumnet bench plan
@@ -55,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
 
     report, device = Report.of(options), chosen_device(options)
     path = options.output / "plan.json"
-    results = Results.begin(path, command="bench plan", device=device, settings={}, resume=options.resume)
+    settings = {"timed steps": STEPS}
+    results = Results.begin(path, command="bench plan", device=device, settings=settings, resume=options.resume)
     chosen = options.network or (QUICK_NETWORKS if options.quick else tuple(NETWORKS))
     types = [options.dtype] if options.dtype else list(TYPES)
     with report.progress() as progress:

@@ -30,6 +30,7 @@ def test_table_and_json(command: Callable[..., Any]) -> None:
 def test_the_table_says_what_is_farthest_off() -> None:
     key = {"network": "net", "dtype": "float32", "batch": 2, "budget": "least"}
     figures = {"predicted_bytes": 120, "peak_bytes": 100, "ratio": 1.2, "predicted_held": 50, "saved_bytes": 100}
+    figures |= {"planning_seconds": 3.0, "step_seconds": 0.25}
     found = table([{**key, **figures}, {**key, **figures, "ratio": 0.9}])
     assert found.notes[-1] == "Farthest off: 20.0%."
-    assert found.rows[0][-2:] == ("1.200", "0.500")
+    assert found.rows[0][-3:] == ("1.200", "0.500", "12.0")
