@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 
@@ -87,7 +88,7 @@ class StreamProfile:
     undo_seconds: float
     spread: float = 1.0
 
-    @property
+    @cached_property
     def in_motion(self) -> int:
         """Bytes of the state while its stream runs."""
         if self.word is None:
@@ -108,6 +109,15 @@ class StreamProfile:
 
     def put_aside(self, steps: int) -> int:
         """Those of them that the store has put aside on the way."""
+        if steps not in self._aside:
+            self._aside[steps] = self._count_aside(steps)
+        return self._aside[steps]
+
+    @cached_property
+    def _aside(self) -> dict[int, int]:
+        return {}  # by steps: a search asks for each of them thousands of times
+
+    def _count_aside(self, steps: int) -> int:
         if self.word is None or not steps:
             return 0
         whole, none = (resting_bytes(self.gamma, self.word, self.bits, count) for count in (steps, 0))
@@ -143,12 +153,24 @@ class Profile:
 
     def glue_at(self, place: int) -> frozenset[Key]:
         """The storages that glue keeps between the unit before ``place`` and the one there."""
-        return frozenset().union(*(keys for at, keys in self.glue if at == place))
+        return self._glue_by_place.get(place, frozenset())
+
+    @cached_property
+    def _glue_by_place(self) -> dict[int, frozenset[Key]]:
+        found: dict[int, frozenset[Key]] = {}
+        for place, keys in self.glue:
+            found[place] = found.get(place, frozenset()) | keys
+        return found
+
+    @cached_property
+    def momentum_streams(self) -> tuple[StreamProfile | None, ...]:
+        """For each unit the momentum stream that it is a block of."""
+        found = [None if unit.stream is None else self.streams[unit.stream] for unit in self.units]
+        return tuple(stream if stream is not None and stream.gamma else None for stream in found)
 
     def is_momentum(self, index: int) -> bool:
         """Whether the unit is a block of a momentum stream."""
-        stream = self.units[index].stream
-        return stream is not None and bool(self.streams[stream].gamma)
+        return self.momentum_streams[index] is not None
 
     def end_of_stream(self, start: int) -> int | None:
         """Behind the last block of the momentum stream whose blocks begin here; None if none does."""

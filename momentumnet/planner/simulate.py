@@ -14,7 +14,7 @@ from momentumnet.planner.choice import Choice, Front, Way, choice_of_each
 from momentumnet.planner.profile import Key, Profile, StreamProfile
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes longer: a search makes hundreds of thousands
 class Moment:
     """The most bytes at once while a unit runs: ``phase`` is "forward", "loss", "recompute" or "backward".
 
@@ -112,9 +112,7 @@ class Simulation:
 
     def stream_of(self, index: int) -> StreamProfile | None:
         """The momentum stream that the unit is a block of."""
-        place = self.units[index].stream
-        stream = None if place is None else self.profile.streams[place]
-        return stream if stream is not None and stream.gamma else None
+        return self.profile.momentum_streams[index]
 
     def gives_again(self, index: int) -> bool:
         """Whether the unit is a stream's last block, whose state gives what the stream returns again."""

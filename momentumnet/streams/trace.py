@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Place, Trace
@@ -84,19 +85,28 @@ def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *,
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=eval_mode))
         recorder = Recorder(model, places)
         stack.enter_context(eager_functions())
-        for module in model.modules():
-            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                continue
-            before = module.register_forward_pre_hook(recorder.enter, with_kwargs=True, prepend=True)
-            stack.callback(before.remove)
-            after = module.register_forward_hook(recorder.leave, with_kwargs=True)
-            stack.callback(after.remove)
+        stack.enter_context(_calls_shown_to(recorder, model))
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
         recorder.trace.returned = list(tensors_in(output))
     return recorder
+
+
+@contextmanager
+def _calls_shown_to(recorder: Recorder, model: nn.Module) -> Iterator[None]:
+    """Inside, the recorder is shown the calls of all modules."""
+    hooks: list[RemovableHandle] = []
+    try:
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                hooks.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True, prepend=True))
+                hooks.append(module.register_forward_hook(recorder.leave, with_kwargs=True))
+        yield
+    finally:
+        for hook in reversed(hooks):
+            hook.remove()
 
 
 def _hollow(example_inputs: Any, recorder: Recorder, stack: ExitStack) -> Any:

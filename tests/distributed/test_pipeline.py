@@ -88,3 +88,19 @@ def test_stages_that_end_with_streams_give_the_gradients_of_one_process(name: st
     mean_square(net(data()), torch.zeros(data().shape)).backward()
     for rank in range(PROCESSES):
         nets.assert_same(found_by(folder, f"{name}-{kind}", rank), gradients(net[rank]), nets.TOLERANCE)
+
+
+def test_a_stage_that_begins_inside_a_stream_is_warned_of() -> None:
+    net = mn.convert(nn.Sequential(*[ResidualMLP() for _ in range(4)]), data(), gamma=nets.GAMMA)
+    stage = net[2:]
+    for _ in range(2):
+        stage(data())
+    with pytest.warns(mn.MomentumNetWarning, match=r"began at block '2' .* without the 2 before it"):
+        stage(data())
+    stage(data())  # once is enough: a warning would be an error here
+
+
+def test_a_block_that_is_left_out_now_and_then_is_no_stage() -> None:
+    net = mn.convert(nn.Sequential(*[ResidualMLP() for _ in range(4)]), data(), gamma=nets.GAMMA)
+    for blocks in (net[1:], net, net[1:], net[2:], net[1:]):
+        blocks(data())

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from momentumnet.bench.language_models import transformer_layer
 from momentumnet.bench.networks import ResidualMLP, Stack
 from momentumnet.bench.training_step import squared
 
@@ -124,6 +125,13 @@ NETWORKS = {
     "llama": PlannedNetwork(_llama, _tokens, lambda output: output.loss),
     "maxvit_t": _vision("maxvit_t", 224, batches=(1, 2)),
     "fasterrcnn": _detection(64),
+    "encoder-200": PlannedNetwork(
+        lambda: Stack(*[transformer_layer(64) for _ in range(200)]),
+        lambda batch: torch.randn(batch, 32, 64),
+        squared,
+        (8, 16),
+    ),
+    # All its time is the host's.
     "mlp-200": PlannedNetwork(
         lambda: Stack(*[ResidualMLP(64) for _ in range(200)]), lambda batch: torch.randn(batch, 64), squared, (128, 256)
     ),
