@@ -87,6 +87,15 @@ def measure_memory(fn: Callable[[], object]) -> MemoryReport:
         >>> measure_memory(lambda: x.exp().sum().backward()).saved_bytes  # exp's result, the loss and its gradient
         4008
     """
+    with memory_measured() as found:
+        result = fn()
+    del result
+    return found[0]
+
+
+@contextmanager
+def memory_measured() -> Iterator[list[MemoryReport]]:
+    """The list gets the report of `measure_memory` for what is done inside; raises the same."""
     # No public call tells whether a profiler is running, and a second one silently ends the first.
     if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
         raise RuntimeError(
@@ -95,9 +104,8 @@ def measure_memory(fn: Callable[[], object]) -> MemoryReport:
         )
     with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         with record_function(_SPAN):
-            result = fn()
-    del result
-    return _read(profiler)
+            yield (found := [])
+    found.append(_read(profiler))
 
 
 @contextmanager

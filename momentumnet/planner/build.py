@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -77,6 +78,7 @@ def profile_of(
         streams,
         loss=ending.cost,
         loss_held=ending.held,
+        behind=ending.work,
         outputs=_outputs(trace, sizes),
         flow=_flow(model, trace, stages, calls),
         estimated=hollow,
@@ -92,15 +94,18 @@ def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]
     """The units, where a momentum stream hands its blocks, and whoever comes behind it, a tensor of its own.
 
     In the trace a block's output is the input of the next one; in a momentum stream that is x after the step. What the
-    model was given is no bytes of the step, but the first block takes it from the state.
+    model was given is no bytes of the step, but the first block takes it from the state. What more than two units share
+    (the angles of rotary positions) is no stream.
     """
     found: list[Unit] = []
+    uses = Counter(key for unit in units for key in unit.entry | unit.saved)
     for index, unit in enumerate(units):
         streams = {unit.stream, units[index - 1].stream if index else None} - {None}
         given = {key for key in unit.entry if not sizes[key]} if unit.stream is not None else set()
         if index and units[index - 1].stream == unit.stream:
             given = set()
-        shared = (unit.entry & units[index - 1].saved if index and streams else frozenset()) | given
+        handed = unit.entry & units[index - 1].saved if index and streams else frozenset()
+        shared = {key for key in handed if uses[key] <= 2} | given
         own = {key: -1 - len(units) - len(sizes) - number for number, key in enumerate(shared)}
         sizes.update({new: sizes[key] or unit.cost.output_bytes for key, new in own.items()})
         entry, saved = (frozenset(own.get(key, key) for key in keys) for keys in (unit.entry, unit.saved))

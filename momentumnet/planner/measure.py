@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from momentumnet.errors import MomentumNetError
-from momentumnet.memory import measure_memory
+from momentumnet.memory import MemoryReport, measure_memory, memory_measured
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
@@ -34,10 +34,12 @@ class Ending:
     Attributes:
         cost: what it takes.
         held: bytes of its own that it holds until backward.
+        work: bytes that the model's forward takes behind the last unit, above what is left of them when it returns.
     """
 
     cost: Cost
     held: int
+    work: int
 
 
 class Measures:
@@ -58,12 +60,20 @@ class Measures:
     def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
         def run() -> Any:
             torch.clear_autocast_cache()  # a recompute casts its weights again
+            leaves: list[Tensor] = []
+
+            def given(tensor: Tensor) -> Tensor:
+                leaf = _leaf(tensor)
+                leaves.extend([leaf] if leaf.requires_grad else [])
+                # In a step it is no leaf, of which autocast would keep its cast.
+                return leaf.view_as(leaf) if leaf.requires_grad else leaf
+
             # Objects, too: what one run leaves in them is not for the next.
-            given_args, given = object_copies.copied((args, kwargs), _leaf)
-            output = modules[0](*given_args, **given)
+            given_args, given_kwargs = object_copies.copied((args, kwargs), given)
+            output = modules[0](*given_args, **given_kwargs)
             for module in modules[1:]:
                 output = module(output)
-            return output, [leaf for leaf in tensors_in([given_args, given]) if leaf.requires_grad]
+            return output, leaves
 
         parameters = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
         return self.cost(run, parameters)
@@ -186,12 +196,34 @@ def _measured(
         for name, unit in first.items():
             hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
             stack.callback(hook.remove)
-        output = call_with_example(model, copied(example_inputs))
-        ending = _ending(measures, output, loss)
+        with ExitStack() as rest:
+            behind: list[list[MemoryReport]] = []
+            if names and hollow is None:
+                last = model.get_submodule(names[-1][-1])
+                behind = rest.enter_context(_behind(last, lambda: not measuring and names[-1] in costs))
+            output = call_with_example(model, copied(example_inputs))
+        ending = _ending(measures, output, loss, behind)
     return [costs.get(unit, Cost()) for unit in names], ending
 
 
-def _ending(measures: Measures, output: Any, loss: Callable[[Any], Tensor] | None) -> Ending:
+@contextmanager
+def _behind(module: nn.Module, has_come: Callable[[], bool]) -> Iterator[list[list[MemoryReport]]]:
+    """Gets the report of what a forward does behind a call of the module, once that has come."""
+    found: list[list[MemoryReport]] = []
+    with ExitStack() as rest:
+
+        def leave(*_: object) -> None:
+            if not found and has_come():
+                rest.enter_context(saved_tensors_hooks(_without_history, _as_it_is))
+                found.append(rest.enter_context(memory_measured()))
+
+        rest.callback(module.register_forward_hook(leave).remove)
+        yield found
+
+
+def _ending(
+    measures: Measures, output: Any, loss: Callable[[Any], Tensor] | None, behind: Sequence[Sequence[MemoryReport]]
+) -> Ending:
     own = measures.cost(lambda: _loss_run(output, loss), [])
 
     def run() -> Tensor:
@@ -199,7 +231,8 @@ def _ending(measures: Measures, output: Any, loss: Callable[[Any], Tensor] | Non
         return total
 
     with torch.enable_grad(), saved_tensors_hooks(_without_history, _as_it_is):
-        return Ending(own, measures.memory(run).saved_bytes)
+        work = sum(report.peak_bytes - report.saved_bytes for reports in behind for report in reports)
+        return Ending(own, measures.memory(run).saved_bytes, work)
 
 
 def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:

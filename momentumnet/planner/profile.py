@@ -135,6 +135,7 @@ class Profile:
         streams: those of the units.
         loss: the cost of the loss, behind the last unit.
         loss_held: bytes of its own that it holds until its backward.
+        behind: bytes that the forward takes behind the last unit, above what is left of them when the model returns.
         outputs: the storages of what the model returns. The training loop has a name for it, and so holds it until
             the step ends.
         flow: gradients between the units.
@@ -147,6 +148,7 @@ class Profile:
     streams: tuple[StreamProfile, ...]
     loss: Cost
     loss_held: int = 0
+    behind: int = 0
     outputs: frozenset[Key] = frozenset()
     flow: Flow = field(default_factory=Flow)
     estimated: bool = False
@@ -185,13 +187,16 @@ class Profile:
         """Bytes of storages."""
         return sum(self.sizes[key] for key in keys)
 
-    @property
-    def loss_bytes(self) -> int:
-        """The most bytes at once behind the last unit, forward and backward, beside what is held."""
+    def loss_bytes(self, casts: int) -> int:
+        """The most bytes at once behind the last unit, forward and backward, beside what is held.
+
+        Args:
+            casts: of weights, which autocast keeps until the loss is there.
+        """
         output = self.units[-1].cost.output_bytes if self.units else 0
         within = frozenset().union(*(unit.saved for unit in self.units), *(keys for _, keys in self.glue))
         returned = self.bytes_of(self.outputs - within)
-        forward = max(output - returned, 0) + self.loss.forward_peak
+        forward = casts + max(self.behind, max(output - returned, 0) + self.loss.forward_peak)
         backward = max(self.loss_held + self.loss.backward_peak, self.flow.in_front(len(self.units)))
         return returned + max(forward, backward)
 

@@ -20,6 +20,7 @@ def rescaled(profile: Profile, share: float) -> Profile:
         streams=tuple(replace(stream, elements=int(stream.elements * share)) for stream in profile.streams),
         loss=_cost(profile.loss, share),
         loss_held=int(profile.loss_held * share),
+        behind=int(profile.behind * share),
         flow=profile.flow.scaled(share),
     )
 

@@ -151,7 +151,8 @@ def _cheapest(
 ) -> list[Choice] | None:
     """The choices that lead to the least time behind the last unit, where the loss fits, too."""
     count = len(profile.units)
-    fitting = max(0, int((budget - glue[count] - profile.loss_bytes) // cell) + 1)
+    casts = sum(unit.cost.cast_bytes for unit in profile.units)  # at most
+    fitting = max(0, int((budget - glue[count] - profile.loss_bytes(casts)) // cell) + 1)
     times = {front: float(best[count, front][:fitting].min()) for front in Front if (count, front) in best and fitting}
     front = min(times, key=lambda front: times[front], default=None)
     if front is None or not math.isfinite(times[front]):

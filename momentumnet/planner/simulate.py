@@ -91,6 +91,8 @@ class Simulation:
         self.states = 0  # bytes of streams' states
         self.gradients = 0  # of parameters
         self.moments: list[Moment] = []
+        # Weights that autocast has cast wait for the loss; a unit that is stored has them among what it keeps.
+        self.casts = 0
         self.added: list[int] = []  # by the forward of each unit to what is held
         self._rewound = self._count_rewound()
         self._given = {self.start} if front is Front.GIVEN else set()
@@ -138,7 +140,6 @@ class Simulation:
 
     def forward(self) -> None:
         """All units, in order."""
-        # Weights that autocast has cast wait for the forward's end; a unit that is stored has them among what it keeps.
         casts = sum(unit.cost.cast_bytes for unit in self.units[: self.start])
         for index in range(self.start, self.stop):
             self.held.add(self.profile.glue_at(index) if index > self.start else ())
@@ -160,6 +161,7 @@ class Simulation:
                 self.states += stream.at_rest(whole)
             casts += 0 if stored else unit.cost.cast_bytes
             self.added.append(self.held.total + self.states - before)
+        self.casts = casts
 
     def _keeps_input(self, index: int) -> bool:
         choice = self.choice(index)
@@ -170,7 +172,7 @@ class Simulation:
     def loss(self) -> None:
         """Behind the last unit."""
         self.held.add(self.profile.glue_at(len(self.units)))
-        self.note("loss", len(self.units), self.profile.loss_bytes)
+        self.note("loss", len(self.units), self.profile.loss_bytes(self.casts))
         self.held.remove(self.profile.glue_at(len(self.units)))
 
     def backward(self) -> None:

@@ -12,7 +12,11 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import momentumnet as mn
+from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.flow import flow_of
+from momentumnet.planner.measure import measured
+from momentumnet.planner.profile import Cost, Profile, Unit
+from momentumnet.planner.simulate import simulated
 from momentumnet.streams.trace import call_with_example
 from tests.models import ResidualMLP
 
@@ -70,6 +74,11 @@ def llama() -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(vocab_size=1000, use_cache=False, **sizes))
 
 
+def long_stream() -> nn.Module:
+    """Blocks that begin with a layer of which autocast casts the input, that is no leaf in a step."""
+    return nn.Sequential(*(ResidualMLP(64) for _ in range(60)))
+
+
 def tokens() -> dict[str, Tensor]:
     found = torch.randint(1000, (4, 64), generator=torch.Generator().manual_seed(1))
     return {"input_ids": found, "labels": found}
@@ -84,8 +93,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Callable[[
     "large classifier": (Stage, lambda: torch.randn(16, 64, generator=torch.Generator().manual_seed(1)), squared),
     "llama": (llama, tokens, lambda output: output.loss),
     "large weights": (large_weights, lambda: torch.randn(8, 256, generator=torch.Generator().manual_seed(1)), squared),
+    "long stream": (long_stream, lambda: torch.randn(256, 64, generator=torch.Generator().manual_seed(1)), squared),
 }
-CELLS = [*((name, False) for name in NETWORKS), ("llama", True), ("large weights", True)]
+UNDER_AUTOCAST = ("llama", "large weights", "long stream")
+CELLS = [*((name, False) for name in NETWORKS), *((name, True) for name in UNDER_AUTOCAST)]
 
 
 class Step:
@@ -162,3 +173,31 @@ def test_modules_that_take_more_than_one_tensor_are_recomputed_alone() -> None:
     step = Step("llama", autocast=False)
     plan = mn.plan(step.model, step.example, budget="least", loss=step.loss)
     assert all(len(unit.names) == 1 or "rotary" not in unit.names[-1] for unit in plan.units)
+
+
+class Behind(nn.Module):
+    """Computes behind its only unit: a sum, of which two tensors as large as the unit's output are there at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((self.layer(x) + 1) * 2).sum()
+
+
+def test_what_the_forward_takes_behind_the_last_unit() -> None:
+    x = torch.randn(64, 8)
+    _, ending = measured(Behind(), x, [("layer",)], None, torch.device("cpu"))
+    assert ending.work == pytest.approx(2 * x.nbytes, abs=16)  # the sum itself is left; scalars take a few bytes
+
+
+def test_casts_of_weights_wait_for_the_loss() -> None:
+    """By hand: two units of which one keeps its activations, the casts of its weights among them."""
+    units = tuple(
+        Unit((str(n),), None, frozenset({n}), frozenset({10 + n}), False, Cost(cast_bytes=100)) for n in range(2)
+    )
+    profile = Profile(units, (), {0: 1000, 1: 1000, 10: 7, 11: 7}, (), Cost(forward_peak=30), behind=50)
+    choices = [Choice(0, 1, Way.CHECKPOINTED), Choice(1, 2, Way.STORED)]
+    [loss] = [moment for moment in simulated(profile, choices) if moment.phase == "loss"]
+    assert loss.bytes == 7 + 1000 + 100 + 50

@@ -55,7 +55,8 @@ def measure(
     def step(net: nn.Module) -> None:
         net.zero_grad(set_to_none=True)
         with autocast():
-            loss = network.loss(call_with_example(net, example))
+            output = call_with_example(net, example)  # held to the step's end, as plans count it
+            loss = network.loss(output)
         loss.backward()
 
     rows = []
