@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import NullLocator
+
 from momentumnet.bench import seeds
 from momentumnet.bench.plots import COLOURS, add_legend, draw_means, figure_panels
 from momentumnet.bench.results import Row
@@ -41,7 +43,7 @@ def _draw(panels: Sequence[Any], model: str, rows: Sequence[Row], rho: float, co
     top.set(ylabel="largest eigenvalue of the Hessian", yscale="log")
     sharp.set(ylabel="sharpness", yscale="log")
     accurate.set(ylabel="test accuracy, %")
-    flat.set(ylabel="largest eigenvalue at the end", yscale="log")
+    flat.set(ylabel="largest eigenvalue at the end")
     for axes in (top, sharp):
         axes.set(title=f"{model}, over the training", xlabel="passes over the training images")
     for axes in (accurate, flat):
@@ -49,3 +51,6 @@ def _draw(panels: Sequence[Any], model: str, rows: Sequence[Row], rho: float, co
         axes.set_xscale("symlog", linthresh=LEAST)
         places = sorted({row["rho"] for row in rows if row["rho"] is not None})
         axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.xaxis.set_minor_locator(NullLocator())
+        if places:
+            axes.set_xlim(-LEAST / 5, 1.2 * max(*places, LEAST))

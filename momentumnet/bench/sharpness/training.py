@@ -52,7 +52,8 @@ class Trajectory(OptimizerTraining):
         model = super()._initialised()
         if self.method.converted:
             examples = self.data.examples(EXAMPLES).to(self.device)
-            convert(model, examples, gamma=Fraction(self.recipe.gamma), inplace=True)
+            # The streams are short, and "auto" would keep the blocks' inputs; the values are the same.
+            convert(model, examples, gamma=Fraction(self.recipe.gamma), backward="reversible", inplace=True)
         return model
 
     def _look(self, model: nn.Module) -> None:
