@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from momentumnet.bench.recipe import described
 from momentumnet.bench.results import Row
 from momentumnet.bench.sharpness.curves import at_rho, with_every_rho
 from momentumnet.bench.sharpness.measure import EIGENVALUES, TOLERANCE
+from momentumnet.bench.sharpness.training import CONVERSION
 from momentumnet.bench.tables import Table
 
-FIGURES = ("accuracy", "best", "first step", "sharpness", "eigenvalue 1", f"eigenvalue {EIGENVALUES}")
+FIGURES = ("accuracy", "best", "loss", "first step", "sharpness", "eigenvalue 1", f"eigenvalue {EIGENVALUES}")
 
 
 def named(row: Row) -> str:
@@ -43,7 +45,7 @@ def tables(rows: Sequence[Row], settings: dict[str, Any]) -> list[Table]:
             cells = [(f"{rho:g}", *_figures(same)) for (rho,), same in sorted(radii.items())]
             found.append(Table(f"{trained}: SAM by rho", ("rho", *FIGURES, "seeds"), cells, left=1))
     if found:
-        found[-1] = Table(**{**vars(found[-1]), "notes": _notes(rows, settings)})
+        found[-1] = dataclasses.replace(found[-1], notes=_notes(rows, settings))
     return found
 
 
@@ -54,6 +56,7 @@ def _figures(rows: Sequence[Row]) -> tuple[str, ...]:
     last = [row["measurements"][-1] for row in done]
     return (
         *(seeds.mean([row[key] for row in done]) for key in ("acc_final", "acc_best")),
+        seeds.mean([row["losses"][-1] for row in done], ".3f"),
         *(seeds.mean([look[key] for look in last], ".4f") for key in ("first_step", "sharpness")),
         *(seeds.mean([look["eigenvalues"][place] for look in last]) for place in (0, -1)),
         seeds.seeds(rows),
@@ -64,10 +67,10 @@ def _notes(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
     return [
         described(settings),
         f"rho {settings['rho']:g} where a table does not say it. Converted networks: momentumnet.convert at gamma "
-        f"{settings['gamma']}, else as it is by default, before the training. passes: forward and backward passes over "
-        "the training images; sgd_2x has twice the epochs.",
-        "accuracy: on the test images (%) after the last epoch, best: after the best one. Mean and standard deviation "
-        "over the seeds, here and elsewhere.",
+        f"{settings['gamma']}, final velocity: {CONVERSION['final_velocity']}, before the training. passes: forward "
+        "and backward passes over the training images; sgd_2x has twice the epochs.",
+        "accuracy: on the test images (%) after the last epoch, best: after the best one; loss: of the training, in "
+        "the last epoch. Mean and standard deviation over the seeds, here and elsewhere.",
         f"After the last epoch, in eval mode, on {settings['probes']} training images (always the same ones, not "
         f"augmented, with the labels that were trained on): first step, rise of the training loss by SAM's step of "
         f"length {settings['radius']:g}; sharpness, rise to the highest point found at that distance or below, from "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 from torch import nn
 
@@ -14,6 +15,9 @@ from momentumnet.bench.optimizer_training import OptimizerTraining
 from momentumnet.bench.results import Row
 from momentumnet.bench.sharpness.measure import measure
 from momentumnet.bench.sharpness.methods import Method, Recipe
+
+# The streams are short, and backward="auto" would keep the inputs of their blocks; the values are the same.
+CONVERSION: dict[str, Any] = {"final_velocity": "flush", "backward": "reversible"}
 
 
 @dataclass
@@ -52,8 +56,7 @@ class Trajectory(OptimizerTraining):
         model = super()._initialised()
         if self.method.converted:
             examples = self.data.examples(EXAMPLES).to(self.device)
-            # The streams are short, and "auto" would keep the blocks' inputs; the values are the same.
-            convert(model, examples, gamma=Fraction(self.recipe.gamma), backward="reversible", inplace=True)
+            convert(model, examples, gamma=Fraction(self.recipe.gamma), **CONVERSION, inplace=True)
         return model
 
     def _look(self, model: nn.Module) -> None:
