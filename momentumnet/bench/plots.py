@@ -24,9 +24,11 @@ COLUMNS = 5  # of panels at most
 
 
 @contextmanager
-def figure_panels(path: Path, count: int, size: tuple[float, float], *, title: str) -> Iterator[Sequence[Any]]:
+def figure_panels(
+    path: Path, count: int, size: tuple[float, float], *, title: str, columns: int = COLUMNS
+) -> Iterator[Sequence[Any]]:
     """The ``count`` panels of a figure, ``size`` inches each; it is written to ``path`` at the end."""
-    columns = min(count, COLUMNS)
+    columns = min(count, columns)
     lines = math.ceil(count / columns)
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure, panels = pyplot.subplots(
@@ -63,16 +65,19 @@ def plot_accuracies(
     colours = dict(zip(names, itertools.cycle(COLOURS)))
     with figure_panels(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
         for axes, (heading, lines) in zip(drawn, panels.items(), strict=False):  # without rows an empty panel
-            for name, points in lines.items():
-                places = sorted(points)
-                means = [statistics.mean(points[place]) for place in places]
-                bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
-                axes.errorbar(
-                    places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name
-                )
+            draw_means(axes, lines, colours)
             axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
-            axes.grid(linewidth=0.5, alpha=0.4)
         add_legend(drawn)
+
+
+def draw_means(axes: Any, lines: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, str]) -> None:
+    """Draws values of several seeds, by line and by place on the x axis, as means with standard deviations as bars."""
+    for name, points in lines.items():
+        places = sorted(points)
+        means = [statistics.mean(points[place]) for place in places]
+        bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
+        axes.errorbar(places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name)
+    axes.grid(linewidth=0.5, alpha=0.4)
 
 
 def add_legend(panels: Sequence[Any]) -> None:

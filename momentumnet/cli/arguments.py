@@ -173,6 +173,22 @@ def radius(text: str) -> float:
     return value
 
 
+def radii(text: str) -> list[float]:
+    """Radii separated by commas, each once: ``0,0.05``."""
+    return list(dict.fromkeys(radius(part) for part in text.split(",")))
+
+
+def percentage(text: str) -> float:
+    """A number of at least 0 and less than 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write for example 20") from None
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"{value:g} is not at least 0 and less than 100 percent")
+    return value
+
+
 def device(text: str) -> torch.device:
     """A device that this machine has: ``cpu``, ``cuda``, ``cuda:1``."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ def sharpness(
     rho: float = 0.05,
     *,
     steps: int = 20,
+    starts: int = 1,
     adaptive: bool = False,
     eta: float = 0.01,
     chunk: int | None = None,
@@ -43,11 +45,12 @@ def sharpness(
     P being the projection on the ball. The first step is that of SAM. A step that does not raise the loss is taken
     back, and p is divided by 4; otherwise p is doubled, until the steps are those of the power method,
     u = rho s / norm(s). Whatever the ascent finds is in the ball, so the true maximum is this or more: it is missed
-    where the steps end before it, or where another point of the ball, far from the path, is higher.
+    where the steps end before it, or where another point of the ball, far from the path, is higher. For the latter
+    there are ``starts``: further ascents begin at random points of the ball's surface, and the highest point counts.
 
     Measured in the mode that the model is in: call ``model.eval()`` before for the network that is used in the end. The
-    model is left as it was, bit for bit, also if ``loss_fn`` raises. Costs ``steps + 1`` gradients, and the memory of a
-    gradient and of about five further vectors of the parameters' size.
+    model is left as it was, bit for bit, also if ``loss_fn`` raises. Costs ``steps + 1`` gradients for each start, and
+    the memory of a gradient and of about five further vectors of the parameters' size.
 
     Args:
         model: Any module, converted or not.
@@ -55,10 +58,11 @@ def sharpness(
         batch: ``(inputs, targets)``; inputs are a tensor, a tuple or list of arguments, or a dict of keyword arguments.
         rho: Radius of the ball.
         steps: Most gradients that are taken after the first; the ascent also ends where it no longer moves.
+        starts: Ascents: one from w, the others from random points.
         adaptive: The ball of adaptive SAM, larger where weights are larger; use a ``rho`` about ten times larger.
         eta: Added to abs(w) for ``adaptive``.
         chunk: Takes so many samples at a time, for less memory; exact for a loss that is a mean over samples.
-        generator: Draws a direction where the gradient at w is zero; by default one with seed 0.
+        generator: Draws the random points, and a direction where the gradient at w is zero; by default one with seed 0.
 
     Returns:
         The rise of the loss, 0 or larger.
@@ -76,30 +80,50 @@ def sharpness(
     """
     positive("rho", rho)
     whole("steps", steps)
+    whole("starts", starts)
     if adaptive:
         positive("eta", eta)
     with measured(model, loss_fn, batch, chunk) as surface:
         scale = surface.flat(surface.parameters).abs() + eta if adaptive else None
-        return _highest_rise(surface, rho, steps, scale, generator)
+        return _highest_rise(surface, rho, steps, starts, scale, seeded(generator))
 
 
 def _highest_rise(
-    surface: LossSurface, rho: float, steps: int, scale: Tensor | None, generator: torch.Generator | None
+    surface: LossSurface, rho: float, steps: int, starts: int, scale: Tensor | None, generator: torch.Generator
 ) -> float:
-    """The ascent, in u = e / scale."""
+    """The highest of the ascents, in u = e / scale."""
 
     def at(point: Tensor) -> tuple[float, Tensor]:
         value, gradient = surface.gradient(point if scale is None else scale * point)
         return value, gradient if scale is None else scale * gradient
 
-    best = surface.zero()
-    start, slope = at(best)
+    origin = surface.zero()
+    base, slope = at(origin)
     if not slope.any():
-        slope = surface.random(seeded(generator))
-    highest, pace = start, 1.0
+        slope = surface.random(generator)
+    highest = _ascent(at, origin, base, slope, rho, steps)
+    for _ in range(starts - 1):
+        drawn = surface.random(generator)
+        point = drawn * (rho / float(torch.linalg.vector_norm(drawn)))
+        highest = max(highest, _ascent(at, point, *at(point), rho, steps))
+    return highest - base
+
+
+def _ascent(
+    at: Callable[[Tensor], tuple[float, Tensor]],
+    best: Tensor,
+    highest: float,
+    slope: Tensor,
+    rho: float,
+    steps: int,
+) -> float:
+    """The highest value on the way up from ``best``, where it is ``highest`` with this slope."""
     # Near a maximum the loss is flat to second order, so smaller steps than this are below its rounding.
-    smallest = rho * math.sqrt(torch.finfo(surface.dtype).eps)
+    smallest = rho * math.sqrt(torch.finfo(best.dtype).eps)
+    pace = 1.0
     for _ in range(steps):
+        if not slope.any():
+            break
         trial = _projected(best + slope * (pace * rho / float(torch.linalg.vector_norm(slope))), rho)
         if float(torch.linalg.vector_norm(trial - best)) <= smallest:
             break
@@ -109,9 +133,7 @@ def _highest_rise(
             pace *= 2
         else:
             pace /= 4
-        if not slope.any():
-            break
-    return highest - start
+    return highest
 
 
 def _projected(point: Tensor, radius: float) -> Tensor:

@@ -104,6 +104,19 @@ def test_ends_where_it_no_longer_moves() -> None:
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(("starts", "highest"), [(1, 0.6), (8, 1.4)])
+def test_further_starts_find_the_higher_of_two_maxima(starts: int, highest: float) -> None:
+    """w / 10 + w^2 - w^3 / 2 on [-1, 1]: from 0 the slope leads to w = 1, and the maximum is at -1."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+
+    def loss(w: Tensor, target: object) -> Tensor:
+        return (w / 10 + w**2 - w**3 / 2).sum()
+
+    found = sharpness(model, loss, (torch.ones(1, 1).double(), None), 1.0, starts=starts)
+    assert found == pytest.approx(highest, rel=1e-9)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_first_step_is_sams(adaptive: bool) -> None:
     model, (batch, *_) = small()
@@ -176,6 +189,7 @@ def test_frozen_parameters_stand_still() -> None:
     [
         ({"rho": 0.0}, "rho must be a finite number above 0"),
         ({"steps": 0}, "steps must be a whole number"),
+        ({"starts": 0}, "starts must be a whole number"),
         ({"adaptive": True, "eta": 0.0}, "eta must be"),
         ({"chunk": 0}, "chunk must be a whole number"),
     ],

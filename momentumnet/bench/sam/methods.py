@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from momentumnet.bench import recipe as shared
+from momentumnet.bench import optimizers
+from momentumnet.bench.optimizers import Method
 from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.optim import SAM, Extragradient
+from momentumnet.optim import SAM
 
 
 @dataclass(frozen=True)
-class Method:
-    """An optimizer.
-
-    Attributes:
-        make: Makes it for a model.
-        passes: Forward and backward passes in a step.
-        longer: How many times the recipe's epochs it trains.
-    """
-
-    make: Callable[[nn.Module, Recipe], Optimizer]
-    passes: int
-    longer: int = 1
-
-
-@dataclass(frozen=True)
-class Recipe(shared.Recipe):
+class Recipe(optimizers.Recipe):
     """How the networks are trained, and how far SAM looks.
 
     Attributes:
-        rho: Radius of SAM.
         asam_rho: Radius of adaptive SAM.
     """
 
-    rho: float
     asam_rho: float
-
-
-def _sgd(model: nn.Module, recipe: Recipe) -> Optimizer:
-    return SGD(parameter_groups(model, recipe.lr), **sgd_options(recipe.lr))
-
-
-def _extragradient(model: nn.Module, recipe: Recipe) -> Optimizer:
-    return Extragradient(parameter_groups(model, recipe.lr), SGD, model=model, **sgd_options(recipe.lr))
-
-
-def _sam(model: nn.Module, recipe: Recipe) -> Optimizer:
-    return SAM(parameter_groups(model, recipe.lr), SGD, rho=recipe.rho, model=model, **sgd_options(recipe.lr))
 
 
 def _asam(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -65,9 +36,9 @@ def _asam(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 METHODS = {
-    "sgd": Method(_sgd, passes=1),
-    "sgd_2x": Method(_sgd, passes=1, longer=2),
-    "extragradient": Method(_extragradient, passes=2),
-    "sam": Method(_sam, passes=2),
+    "sgd": Method(optimizers.sgd, passes=1),
+    "sgd_2x": Method(optimizers.sgd, passes=1, longer=2),
+    "extragradient": Method(optimizers.extragradient, passes=2),
+    "sam": Method(optimizers.sam, passes=2),
     "asam": Method(_asam, passes=2),
 }

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from momentumnet.bench import seeds
+from momentumnet.bench.optimizer_training import RADIUS
 from momentumnet.bench.recipe import described
 from momentumnet.bench.results import Row
-from momentumnet.bench.sam.training import PROBES, RADIUS
+from momentumnet.bench.sam.training import PROBES
 from momentumnet.bench.tables import Table
 
 

@@ -66,14 +66,7 @@ def add_parser(benchmarks: Any) -> None:
 
 
 def _percentages(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers; write for example {NOISE}") from None
-    for value in values:
-        if not 0 <= value < 100:
-            raise argparse.ArgumentTypeError(f"{value:g} is not at least 0 and less than 100 percent")
-    return list(dict.fromkeys(values))
+    return list(dict.fromkeys(arguments.percentage(part) for part in text.split(",")))
 
 
 def run(options: argparse.Namespace) -> None:

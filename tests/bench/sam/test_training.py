@@ -10,8 +10,8 @@ from torch import nn
 
 from momentumnet.bench.cifar_networks import build
 from momentumnet.bench.images import load_digits, normalised
+from momentumnet.bench.label_noise import with_wrong_labels
 from momentumnet.bench.sam import training as sam_training
-from momentumnet.bench.sam.label_noise import with_wrong_labels
 from momentumnet.bench.sam.methods import METHODS, Recipe
 from momentumnet.bench.sam.training import Training
 from momentumnet.init import kaiming_

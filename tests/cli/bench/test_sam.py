@@ -134,7 +134,7 @@ def test_row_that_diverges_is_shown_and_the_others_go_on(bench: Callable[..., An
     [
         (("--methods", "sgd,adam"), "'adam' is not a method; there are sgd, sgd_2x, extragradient, sam, asam"),
         (("--noise", "20,100"), "100 is not at least 0 and less than 100 percent"),
-        (("--noise", "some"), "'some' is not a list of numbers; write for example 0,20,40,60"),
+        (("--noise", "some"), "'some' is not a number; write for example 20"),
         (("--rho", "-1"), "-1 is not a finite number of at least 0"),
         (("--asam-rho", "wide"), "'wide' is not a number"),
     ],

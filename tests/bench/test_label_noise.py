@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from momentumnet.bench.images import ImageData
-from momentumnet.bench.sam.label_noise import with_wrong_labels
+from momentumnet.bench.label_noise import with_wrong_labels
 
 
 def images(count: int, classes: int) -> ImageData:

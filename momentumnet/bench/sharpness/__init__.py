@@ -1,0 +1,1 @@
+"""What SAM does to the loss landscape: sharpness and curvature in the course of trainings, and against rho."""
