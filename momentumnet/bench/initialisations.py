@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet import init
 from momentumnet.bench.cifar_networks import parse
+from momentumnet.bench.images import ImageData
 from momentumnet.bench.training import ORDERS, Course
 from momentumnet.init import InitReport
 from momentumnet.loss.batches import Batch
@@ -51,7 +52,7 @@ class Task:
         return {"progress": False, **({} if self.steps is None else {"steps": self.steps})}
 
 
-def task_of(network: str, course: Course, steps: int | None) -> Task:
+def task_of(network: str, course: Course[ImageData], steps: int | None) -> Task:
     """What an initialisation looks at before a training takes this course."""
     # Half a batch, as in GradInit's own runs: second derivatives take the memory of the other half.
     batches = _Rounds(course, max(1, course.batch_size // 2))
@@ -63,7 +64,7 @@ def task_of(network: str, course: Course, steps: int | None) -> Task:
 class _Rounds:
     """The training images of an initialisation, each time that they are gone through in another order."""
 
-    course: Course
+    course: Course[ImageData]
     size: int
     done: int = 0
 
@@ -79,12 +80,13 @@ def metainit(model: nn.Module, task: Task) -> InitReport:
 
 def gradinit(model: nn.Module, task: Task) -> InitReport:
     """GradInit, at the learning rate of the network's family."""
-    family, _, batch_norm = parse(task.network)
-    rate = GRADINIT_RATES[family, batch_norm]
+    name = parse(task.network)
+    rate = GRADINIT_RATES.get((name.family, name.batch_norm))
+    if rate is None:
+        raise ValueError(f"GradInit has no learning rate for {task.network}: its authors have run none of this family")
     return init.gradinit_(model, task.loss_fn, task.batches, lr=rate, **task.options)
 
 
 def fixup(model: nn.Module, task: Task) -> InitReport:
     """Fixup, which takes batch normalisation out."""
-    _, _, batch_norm = parse(task.network)
-    return init.fixup_(model, task.examples, remove_normalization=batch_norm)
+    return init.fixup_(model, task.examples, remove_normalization=parse(task.network).batch_norm)

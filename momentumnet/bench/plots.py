@@ -59,6 +59,17 @@ def plot_accuracies(
         title: Title of the figure.
         x: What the x axis is.
     """
+    plot_seeds(panels, path, title=title, labels=dict.fromkeys(panels, (x, "test accuracy, %")))
+
+
+def plot_seeds(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
+    path: Path,
+    *,
+    title: str,
+    labels: Mapping[str, tuple[str, str]],
+) -> None:
+    """As `plot_accuracies`, of whatever the ``labels`` of each panel's x and y axis say."""
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
     colours = dict(zip(names, itertools.cycle(COLOURS)))
     with figure_panels(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
@@ -70,7 +81,8 @@ def plot_accuracies(
                 axes.errorbar(
                     places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name
                 )
-            axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
+            x, y = labels[heading]
+            axes.set(title=heading, xlabel=x, ylabel=y)
             axes.grid(linewidth=0.5, alpha=0.4)
         add_legend(drawn)
 

@@ -1,4 +1,4 @@
-"""Training CIFAR's networks on small images from a seed: the loop that the benchmarks of trainings share."""
+"""Training from a seed, on small images or on other data: the loop that the benchmarks of trainings share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,25 +36,44 @@ def failure(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+class TrainingData(Protocol):
+    """What a course goes through, e.g. images with their classes."""
+
+    @property
+    def x_train(self) -> Tensor:
+        """The training data, a sample an entry."""
+
+    def train_batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of full batches with their targets; all that goes by chance depends on ``seed`` alone."""
+
+    def test_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The data that is not trained on, in order."""
+
+
+Data = TypeVar("Data", bound=TrainingData)
+
+
 @dataclass
-class Course:
+class Course(Generic[Data]):
     """The course of a training on a device: images in the orders of a seed, and what the epochs came to.
+
+    A course over other data than images has its own `loss` and `score`.
 
     Attributes:
         data: Images and classes.
         seed: Decides order and augmentation of the images.
         batch_size: Images per step.
         device: Where the model is.
-        accuracies: On the test images (%), after each epoch.
+        scores: On the test data after each epoch: accuracies (%).
         losses: Mean loss of each epoch.
         step_seconds: Duration of each optimizer step, its passes included.
     """
 
-    data: ImageData
+    data: Data
     seed: int
     batch_size: int
     device: torch.device
-    accuracies: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
 
@@ -61,6 +81,14 @@ class Course:
     def steps_per_epoch(self) -> int:
         """Full batches in the training images."""
         return len(self.data.x_train) // self.batch_size
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return F.cross_entropy(model(x), y)
+
+    def score(self, model: nn.Module) -> float:
+        """What the model comes to on the test data."""
+        return accuracy(model, self.data, self.device)
 
     def batches(self, size: int, order: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training images once, on the device, in one of the seed's orders."""
@@ -102,21 +130,37 @@ class Course:
                 where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
-                losses.append(float(optimizer.step(_closure(model, optimizer, x, y, clip, where))))
+                losses.append(float(optimizer.step(self._closure(model, optimizer, x, y, clip, where))))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
                 on_step()
             self.losses.append(sum(losses) / len(losses))
-            self.accuracies.append(accuracy(model, self.data, self.device))
+            self.scores.append(self.score(model))
             advance()
+
+    def _closure(
+        self, model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, clip: float, where: str
+    ) -> Callable[[], float]:
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = self.loss(model, x, y)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise DivergedError(f"diverged: loss {value} in {where}")
+            loss.backward()
+            if clip < math.inf:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            return value
+
+        return closure
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: ImageData, device: torch.device) -> float:
+def accuracy(model: nn.Module, data: TrainingData, device: torch.device) -> float:
     """Of the test images (%), in eval mode."""
     model.eval()
-    right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in data.test_batches(TEST_BATCH))
-    return 100 * right / len(data.y_test)
+    right = torch.cat([model(x.to(device)).argmax(1).cpu() == y for x, y in data.test_batches(TEST_BATCH)])
+    return 100 * int(right.sum()) / len(right)
 
 
 @dataclass
@@ -137,12 +181,12 @@ class SeededTraining:
     data: ImageData
     recipe: Recipe
     device: torch.device
-    course: Course = field(init=False)
+    course: Course[ImageData] = field(init=False)
 
     def __post_init__(self) -> None:
         self.course = self.new_course()
 
-    def new_course(self) -> Course:
+    def new_course(self) -> Course[ImageData]:
         """A course that has not begun."""
         return Course(self.data, self.seed, self.recipe.batch_size, self.device)
 
@@ -150,20 +194,3 @@ class SeededTraining:
         """The network, with the seed's weights of PyTorch."""
         torch.manual_seed(self.seed)
         return build(self.network, classes=self.data.classes, side=self.data.side).to(self.device)
-
-
-def _closure(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, clip: float, where: str
-) -> Callable[[], float]:
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(f"diverged: loss {value} in {where}")
-        loss.backward()
-        if clip < math.inf:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        return value
-
-    return closure

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from momentumnet import landscape
+from momentumnet.bench.images import ImageData
 from momentumnet.bench.results import Row
 from momentumnet.bench.sam.label_noise import with_wrong_labels
 from momentumnet.bench.sam.methods import Method, Recipe
@@ -37,7 +38,7 @@ class Training(SeededTraining):
     noise: float
     method: Method
 
-    def new_course(self) -> Course:
+    def new_course(self) -> Course[ImageData]:
         """A course over the images with the wrong labels."""
         labelled = with_wrong_labels(self.data, self.noise, self.seed)
         return Course(labelled, self.seed, self.recipe.batch_size, self.device)
@@ -59,14 +60,14 @@ class Training(SeededTraining):
         found["passes"] = self.epochs * self.method.passes
         try:
             model = self._trained(advance)
-            accuracies = self.course.accuracies
+            accuracies = self.course.scores
             found |= {"acc_final": accuracies[-1], "acc_best": max(accuracies)}
             found["step_seconds"] = statistics.median(self.course.step_seconds)
             found |= self._landscape(model)
         except FAILURES as error:
             found["error"] = failure(error)
         seconds = time.perf_counter() - started
-        return {**found, "accuracies": self.course.accuracies, "losses": self.course.losses, "seconds": seconds}
+        return {**found, "accuracies": self.course.scores, "losses": self.course.losses, "seconds": seconds}
 
     def _trained(self, advance: Callable[[], object]) -> nn.Module:
         model = self.new_model()
