@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from momentumnet.bench.probe import step_memory
+from momentumnet.bench.probe import step_memory, step_seconds
 from momentumnet.bench.quality.tasks import Recipe, Task, optimizer_of, parse
 from momentumnet.bench.quality.variants import RAMP, REFERENCE, VARIANTS, Variant
 from momentumnet.bench.results import Row
@@ -21,6 +21,8 @@ from momentumnet.conversion import convert
 from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
 from momentumnet.prune.trainings import Trainings
 from momentumnet.streams.converted import streams_of
+
+REPEATS = 5  # of the passes whose time is compared
 
 
 @dataclass
@@ -52,9 +54,9 @@ class Training:
         """Runs it; ``advance`` is called after each of the variant's epochs.
 
         Returns:
-            Depth; gamma, the peak memory of a training step (bytes, beside parameters and gradients) and the score at
-            first and at last, the score at first of what begins with trained weights; scores, losses and seconds of each
-            epoch, and ``error`` where it came to an end before its time.
+            Depth; gamma, peak memory of a training step (bytes, beside parameters and gradients) and score at first and
+            at last (the former score of what begins with trained weights); scores, losses and seconds of each epoch;
+            the time of a pass to the original's; and ``error`` where it came to an end before its time.
         """
         started = time.perf_counter()
         found: Row = {"depth": parse(self.network).depth, "epochs": self.epochs}
@@ -89,7 +91,8 @@ class Training:
             model.load_state_dict(record.pop("state"))
         else:
             record = self._run(model, advance)
-        return {**found, **self._look(model, "last"), **record, "score_last": record["scores"][-1]}
+        found |= self._look(model, "last")
+        return {**found, **record, "score_last": record["scores"][-1], "step_ratio": self._step_ratio(model)}
 
     def _original(self, advance: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """What the original's training came to, with its weights; trained at the first call."""
@@ -124,9 +127,22 @@ class Training:
     def _look(self, model: nn.Module, when: str) -> Row:
         """Gamma, read from the model itself, and the peak of a training step, measured on a copy."""
         gammas = {str(stream.gamma) for stream in streams_of(model)}
-        x, y = self._batch()
-        memory = step_memory(copy.deepcopy(model), partial(_step, self.task.course(self.seed), x, y))
+        memory = step_memory(copy.deepcopy(model), self._step())
         return {f"gamma_{when}": ", ".join(sorted(gammas)) or None, f"peak_bytes_{when}": memory.peak_bytes}
+
+    def _step_ratio(self, model: nn.Module) -> float:
+        """Seconds of a forward and backward pass, to those of the original, with which it takes turns."""
+        networks = {"own": copy.deepcopy(model), REFERENCE: self.task.model(self.network, self.seed)}
+        step = self._step()
+        for network in networks.values():
+            step(network)
+        seconds = step_seconds(networks, step, repeats=REPEATS)
+        return seconds["own"] / seconds[REFERENCE]
+
+    def _step(self) -> Callable[[nn.Module], None]:
+        """Forward and backward pass of a batch."""
+        x, y = self._batch()
+        return partial(_step, self.task.course(self.seed), x, y)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """A batch of the training."""

@@ -17,10 +17,23 @@ from momentumnet.command_errors import UsageError
 EPOCHS, SEEDS, QUICK_IMAGES = 10, 3, 256
 
 
-def add_options(command: argparse.ArgumentParser, *, models: str, methods: Collection[str]) -> None:
-    """Adds the options; ``models`` is what the command trains by default, ``methods`` what it compares."""
+def add_options(
+    command: argparse.ArgumentParser,
+    *,
+    models: str,
+    methods: Collection[str],
+    parse: Callable[[str], object] = cifar_networks.parse,
+) -> None:
+    """Adds the options.
+
+    Args:
+        command: Gets them.
+        models: What the command trains by default.
+        methods: What it compares.
+        parse: Raises a `ValueError` where a network's name is none.
+    """
     group = command.add_argument_group("networks and images")
-    group.add_argument("--models", type=_models, metavar="NAME,...", help=f"(default: {models})")
+    group.add_argument("--models", type=_models(parse), metavar="NAME,...", help=f"(default: {models})")
     group.add_argument(
         "--methods", type=_among(methods), default=",".join(methods), metavar="NAME,...", help="(default: %(default)s)"
     )
@@ -60,14 +73,17 @@ def add_init_steps(command: argparse._ActionsContainer, meaning: str) -> None:
     command.add_argument("--init-steps", type=arguments.positive, metavar="N", help=meaning)
 
 
-def _models(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        try:
-            cifar_networks.parse(name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return list(dict.fromkeys(names))
+def _models(parse: Callable[[str], object]) -> Callable[[str], list[str]]:
+    def models(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            try:
+                parse(name)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+        return list(dict.fromkeys(names))
+
+    return models
 
 
 def _among(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -89,7 +105,7 @@ def _data(text: str) -> str:
 
 def chosen_models(options: argparse.Namespace, models: str, quick: str) -> list[str]:
     """The networks' names: those given, or else the default's or ``quick``, separated by commas."""
-    return options.models or _models(quick if options.quick else models)
+    return options.models or (quick if options.quick else models).split(",")
 
 
 def chosen_seeds(options: argparse.Namespace) -> range:
