@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,17 @@ def plot_seeds(
     *,
     title: str,
     labels: Mapping[str, tuple[str, str]],
+    from_zero: Collection[str] = (),
 ) -> None:
-    """As `plot_accuracies`, of whatever the ``labels`` of each panel's x and y axis say."""
+    """As `plot_accuracies`, of whatever the ``labels`` of each panel's x and y axis say.
+
+    Args:
+        panels: As there.
+        path: Where the PNG goes.
+        title: Title of the figure.
+        labels: By panel, what the x axis is and what the y axis is.
+        from_zero: Panels whose y axis begins at zero.
+    """
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
     colours = dict(zip(names, itertools.cycle(COLOURS)))
     with figure_panels(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
@@ -83,6 +92,8 @@ def plot_seeds(
                 )
             x, y = labels[heading]
             axes.set(title=heading, xlabel=x, ylabel=y)
+            if heading in from_zero:
+                axes.set_ylim(bottom=0)
             axes.grid(linewidth=0.5, alpha=0.4)
         add_legend(drawn)
 

@@ -33,6 +33,7 @@ class Score:
 
 ACCURACY = Score("test accuracy, %", ".2f")
 LOSS = Score("validation loss, nats a character", ".3f")
+MEMORY = "peak memory of a training step, MiB"
 
 
 def named(row: Row) -> str:
@@ -51,7 +52,8 @@ def table(rows: Sequence[Row], settings: dict[str, Any], score: Score) -> Table:
     cells = []
     for (model,), of_model in seeds.groups(rows, "model").items():
         variants = seeds.groups(of_model, "method")
-        reference = _epoch_seconds(variants.get((REFERENCE,), []))
+        originals = seeds.done(variants.get((REFERENCE,), []))
+        reference = _epoch_seconds(originals) if originals else None
         cells += [(model, method, *_figures(own, reference, score)) for (method,), own in variants.items()]
     columns = (
         *("model", "variant", "gamma", f"first {score.name}", score.name),
@@ -67,7 +69,7 @@ def _figures(rows: Sequence[Row], reference: float | None, score: Score) -> tupl
     if not done:
         return ("", "", *["fails"] * 3, "", "", seeds.seeds(rows))
     first = [row["score_first"] for row in done if "score_first" in row]
-    seconds = _epoch_seconds(rows)
+    seconds = _epoch_seconds(done)
     return (
         _from_to(*(done[0][f"gamma_{when}"] or "none" for when in ("first", "last"))),
         seeds.mean(first, score.form) if first else "",
@@ -84,10 +86,9 @@ def _from_to(first: str, last: str) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _epoch_seconds(rows: Sequence[Row]) -> float | None:
-    """Median of all epochs of the seeds; None without any."""
-    seconds = [value for row in seeds.done(rows) for value in row["epoch_seconds"]]
-    return statistics.median(seconds) if seconds else None
+def _epoch_seconds(rows: Sequence[Row]) -> float:
+    """Median of all epochs of the seeds."""
+    return statistics.median(value for row in rows for value in row["epoch_seconds"])
 
 
 def growths(rows: Sequence[Row]) -> list[str]:
@@ -126,7 +127,7 @@ def panels(rows: Sequence[Row], score: Score) -> Iterator[tuple[str, tuple[str, 
             method: {depth: [value / MIB for value in values] for depth, values in points.items()}
             for method, points in peaks[kind].items()
         }
-        yield f"{kind}: memory", (x, "peak memory of a training step, MiB"), in_mib
+        yield f"{kind}: memory", (x, MEMORY), in_mib
 
 
 def kind_of(network: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from momentumnet.bench import recipe as shared
 from momentumnet.bench.quality import tasks
-from momentumnet.bench.quality.tables import ACCURACY, LOSS, Score, named, outcome, panels, table
+from momentumnet.bench.quality.tables import ACCURACY, LOSS, MEMORY, Score, named, outcome, panels, table
 from momentumnet.bench.quality.tasks import ADAM_DECAY, ImageTask, Recipe, Task, TextTask
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import LARGE, RAMP, SMALL, VARIANTS
@@ -110,7 +110,9 @@ def run(options: argparse.Namespace) -> None:
         drawn = list(panels(rows, score))
         labels = {heading: axes for heading, axes, _ in drawn}
         lines = {heading: lines for heading, _, lines in drawn}
-        plot_seeds(lines, path, title=f"Quality and memory against depth, {own['data']}", labels=labels)
+        memory = [heading for heading, (_, y) in labels.items() if y == MEMORY]
+        title = f"Quality and memory against depth, {own['data']}"
+        plot_seeds(lines, path, title=title, labels=labels, from_zero=memory)
 
     trainings.train_missing(cases, results, training, named=named, outcome=partial(outcome, score=score), report=report)
     finish(report, results, [table(results.rows, own, score)], plot)

@@ -46,6 +46,7 @@ def test_table_and_figure_have_mean_and_deviation_by_depth_and_variant(
     file = Path("out", "quality-digits.md").read_text()
     accuracy, memory = drawn[0].axes
     assert [axes.get_title() for axes in drawn[0].axes] == ["vitNx16: test accuracy", "vitNx16: memory"]
+    assert memory.get_ylim()[0] == 0 < accuracy.get_ylim()[0]
     assert (memory.get_xlabel(), memory.get_ylabel()) == ("blocks", "peak memory of a training step, MiB")
     for place, (variant, gamma) in enumerate((("original", "none"), ("scratch", "9/10"))):
         own = [row for row in found if row["method"] == variant]
