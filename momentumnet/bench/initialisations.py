@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from momentumnet import init
 from momentumnet.bench.cifar_networks import parse
-from momentumnet.bench.images import ImageData
 from momentumnet.bench.training import ORDERS, Course
 from momentumnet.init import InitReport
 from momentumnet.loss.batches import Batch
@@ -52,7 +51,7 @@ class Task:
         return {"progress": False, **({} if self.steps is None else {"steps": self.steps})}
 
 
-def task_of(network: str, course: Course[ImageData], steps: int | None) -> Task:
+def task_of(network: str, course: Course, steps: int | None) -> Task:
     """What an initialisation looks at before a training takes this course."""
     # Half a batch, as in GradInit's own runs: second derivatives take the memory of the other half.
     batches = _Rounds(course, max(1, course.batch_size // 2))
@@ -64,7 +63,7 @@ def task_of(network: str, course: Course[ImageData], steps: int | None) -> Task:
 class _Rounds:
     """The training images of an initialisation, each time that they are gone through in another order."""
 
-    course: Course[ImageData]
+    course: Course
     size: int
     done: int = 0
 

@@ -1,100 +1,82 @@
-"""Texts in memory, character by character, for the benchmarks that train language models."""
+"""Texts as windows of bytes, for the benchmarks that train language models: of a file, or what is installed already."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-HELD_OUT = 0.1  # the last part of a text is not trained on
-OFFLINE = "python-reference"
+VOCABULARY = 256
+HELD_OUT = 10  # every tenth window
 
 
 @dataclass(frozen=True)
 class TextData:
-    """A text as the numbers of its characters.
-
-    Attributes:
-        name: Of the text.
-        characters: All that occur, in order; a token is the place in them.
-        train: Tokens that are trained on, int64 of shape (N,).
-        test: Tokens of the text's end.
-        length: Tokens of a window.
-    """
+    """Windows of bytes, uint8 of shape (N, length), which do not overlap; their targets are the bytes themselves."""
 
     name: str
-    characters: str
-    train: Tensor
-    test: Tensor
-    length: int
+    x_train: Tensor
+    x_validation: Tensor
 
     @property
-    def x_train(self) -> Tensor:
-        """The windows of an epoch, as they are without an offset: (count, length)."""
-        return self._windows(self.train, self._count)
+    def digest(self) -> str:
+        """What tells this data from other data of its name."""
+        content = torch.cat([self.x_train, self.x_validation]).numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
-    @property
-    def _count(self) -> int:
-        # One less than there are, so that an epoch has as many from any offset.
-        return len(self.train) // self.length - 1
+    def part(self, *, train: int | None, validation: int | None) -> TextData:
+        """As many of the windows, drawn by chance but always the same ones; None for all."""
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(self.x_train), generator=generator)[:train]
+        held_out = torch.randperm(len(self.x_validation), generator=generator)[:validation]
+        return dataclasses.replace(self, x_train=self.x_train[chosen], x_validation=self.x_validation[held_out])
 
     def train_batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of full batches of windows, which are their own targets; order and offset depend on ``seed``."""
-        generator = torch.Generator().manual_seed(seed)
-        offset = int(torch.randint(self.length, (), generator=generator))
-        windows = self._windows(self.train[offset:], self._count)
-        order = torch.randperm(len(windows), generator=generator)
+        """One epoch of full batches in the order of ``seed``, as integers (size, length), twice."""
+        order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
         for chosen in order.split(size)[: len(order) // size]:
-            yield windows[chosen], windows[chosen]
-
-    def test_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The windows that are not trained on, in order."""
-        for windows in self._windows(self.test, len(self.test) // self.length).split(size):
-            yield windows, windows
-
-    def _windows(self, tokens: Tensor, count: int) -> Tensor:
-        return tokens[: count * self.length].view(count, self.length)
+            tokens = self.x_train[chosen].long()
+            yield tokens, tokens
 
 
-def load_text(path: Path | None, *, length: int, most: int | None = None) -> TextData:
-    """A text, its last tenth not to be trained on.
-
-    Args:
-        path: A UTF-8 file. None for what comes with Python: the pages of its language reference that ``help`` shows,
-            in alphabetical order.
-        length: Tokens of a window.
-        most: Take no more than this many characters, from the beginning.
+def windows(name: str, text: bytes, length: int) -> TextData:
+    """A text cut into windows of ``length`` bytes, every tenth of them held out.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no text, or too short for a window to be held out and two to be trained on.
+        ValueError: The text is shorter than ten windows.
     """
-    text = _offline_text() if path is None else _read(path)
-    text = text[:most]
-    characters = "".join(sorted(set(text)))
-    places = {character: place for place, character in enumerate(characters)}
-    tokens = torch.tensor([places[character] for character in text], dtype=torch.int64)
-    held_out = int(HELD_OUT * len(tokens))
-    name = OFFLINE if path is None else path.stem
-    if held_out < length:
-        raise ValueError(
-            f"{name} has {len(tokens)} characters, of which the last tenth holds no window of {length}; give "
-            f"{int(length / HELD_OUT)} or more, or shorter windows"
-        )
-    return TextData(name, characters, tokens[:-held_out], tokens[-held_out:], length)
+    count = len(text) // length
+    if count < HELD_OUT:
+        raise ValueError(f"{name} has {len(text)} bytes, less than {HELD_OUT} windows of {length}")
+    tokens = torch.frombuffer(bytearray(text[: count * length]), dtype=torch.uint8).view(count, length)
+    held_out = torch.arange(count) % HELD_OUT == 0
+    return TextData(name, tokens[~held_out], tokens[held_out])
 
 
-def _offline_text() -> str:
+def read_text(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return path.read_bytes()
+
+
+def python_reference() -> bytes:
+    """The text of the Python reference that comes with the interpreter (``help("topics")``), half a megabyte."""
     from pydoc_data.topics import topics
 
-    return "\n".join(topics[name] for name in sorted(topics))
+    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}") from error
+def data_set_descriptions() -> bytes:
+    """What scikit-learn says of its data sets, in files that come with it: 43 kB."""
+    folder = resources.files("sklearn.datasets.descr")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
+    return b"\n\n".join(file.read_bytes() for file in files)

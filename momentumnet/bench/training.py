@@ -1,11 +1,13 @@
-"""Training from a seed, on small images or on other data: the loop that the benchmarks of trainings share."""
+"""The loop that the benchmarks of trainings share; and CIFAR's networks on small images, trained from a seed by it."""
 
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -37,34 +39,28 @@ def failure(error: BaseException) -> str:
 
 
 class TrainingData(Protocol):
-    """What a course goes through, e.g. images with their classes."""
+    """Examples in memory."""
 
     @property
     def x_train(self) -> Tensor:
-        """The training data, a sample an entry."""
+        """Those to train on, one a place of the first dimension."""
 
     def train_batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of full batches with their targets; all that goes by chance depends on ``seed`` alone."""
-
-    def test_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The data that is not trained on, in order."""
+        """One epoch of full batches, inputs and targets, in the order of ``seed``."""
 
 
 Data = TypeVar("Data", bound=TrainingData)
 
 
 @dataclass
-class Course(Generic[Data]):
-    """The course of a training on a device: images in the orders of a seed, and what the epochs came to.
-
-    A course over other data than images has its own `loss` and `score`.
+class TrainingCourse(ABC, Generic[Data]):
+    """The course of a training on a device: examples in the orders of a seed, and what the epochs came to.
 
     Attributes:
-        data: Images and classes.
-        seed: Decides order and augmentation of the images.
-        batch_size: Images per step.
+        data: What is learnt.
+        seed: Decides order and augmentation of the examples.
+        batch_size: Examples per step.
         device: Where the model is.
-        scores: On the test data after each epoch: accuracies (%).
         losses: Mean loss of each epoch.
         step_seconds: Duration of each optimizer step, its passes included.
     """
@@ -73,25 +69,24 @@ class Course(Generic[Data]):
     seed: int
     batch_size: int
     device: torch.device
-    scores: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list, kw_only=True)
+    step_seconds: list[float] = field(default_factory=list, kw_only=True)
+
+    @abstractmethod
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> None:
+        """Notes how good the model is on data that it was not trained on."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in the training images."""
+        """Full batches in the training examples."""
         return len(self.data.x_train) // self.batch_size
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch."""
-        return F.cross_entropy(model(x), y)
-
-    def score(self, model: nn.Module) -> float:
-        """What the model comes to on the test data."""
-        return accuracy(model, self.data, self.device)
-
     def batches(self, size: int, order: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images once, on the device, in one of the seed's orders."""
+        """The training examples once, on the device, in one of the seed's orders."""
         for x, y in self.data.train_batches(size, ORDERS * self.seed + order):
             yield x.to(self.device), y.to(self.device)
 
@@ -130,37 +125,41 @@ class Course(Generic[Data]):
                 where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
-                losses.append(float(optimizer.step(self._closure(model, optimizer, x, y, clip, where))))
+                closure = _closure(model, optimizer, partial(self.loss, x=x, y=y), clip, where)
+                losses.append(float(optimizer.step(closure)))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
                 on_step()
             self.losses.append(sum(losses) / len(losses))
-            self.scores.append(self.score(model))
+            self.evaluate(model)
             advance()
 
-    def _closure(
-        self, model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, clip: float, where: str
-    ) -> Callable[[], float]:
-        def closure() -> float:
-            optimizer.zero_grad()
-            loss = self.loss(model, x, y)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise DivergedError(f"diverged: loss {value} in {where}")
-            loss.backward()
-            if clip < math.inf:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
-            return value
 
-        return closure
+@dataclass
+class Course(TrainingCourse[ImageData]):
+    """The course of a training on images.
+
+    Attributes:
+        accuracies: On the test images (%), after each epoch.
+    """
+
+    accuracies: list[float] = field(default_factory=list, kw_only=True)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Cross entropy of the classes."""
+        return F.cross_entropy(model(x), y)
+
+    def evaluate(self, model: nn.Module) -> None:
+        """Notes the accuracy."""
+        self.accuracies.append(accuracy(model, self.data, self.device))
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: TrainingData, device: torch.device) -> float:
+def accuracy(model: nn.Module, data: ImageData, device: torch.device) -> float:
     """Of the test images (%), in eval mode."""
     model.eval()
-    right = torch.cat([model(x.to(device)).argmax(1).cpu() == y for x, y in data.test_batches(TEST_BATCH)])
-    return 100 * int(right.sum()) / len(right)
+    right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in data.test_batches(TEST_BATCH))
+    return 100 * right / len(data.y_test)
 
 
 @dataclass
@@ -181,12 +180,12 @@ class SeededTraining:
     data: ImageData
     recipe: Recipe
     device: torch.device
-    course: Course[ImageData] = field(init=False)
+    course: Course = field(init=False)
 
     def __post_init__(self) -> None:
         self.course = self.new_course()
 
-    def new_course(self) -> Course[ImageData]:
+    def new_course(self) -> Course:
         """A course that has not begun."""
         return Course(self.data, self.seed, self.recipe.batch_size, self.device)
 
@@ -194,3 +193,20 @@ class SeededTraining:
         """The network, with the seed's weights of PyTorch."""
         torch.manual_seed(self.seed)
         return build(self.network, classes=self.data.classes, side=self.data.side).to(self.device)
+
+
+def _closure(
+    model: nn.Module, optimizer: Optimizer, loss_of: Callable[[nn.Module], Tensor], clip: float, where: str
+) -> Callable[[], float]:
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"diverged: loss {value} in {where}")
+        loss.backward()
+        if clip < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        return value
+
+    return closure

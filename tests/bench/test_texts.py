@@ -1,74 +1,52 @@
-"""Texts as windows of characters: what is trained on, what is held out, and texts that cannot be used."""
+"""Texts as windows of bytes, and the course of a training on them."""
 
 from __future__ import annotations
 
-import re
-import string
-from pathlib import Path
-
 import pytest
 import torch
+import torch.nn.functional as F
 
-from momentumnet.bench.texts import OFFLINE, TextData, load_text
+from momentumnet.bench.language_models import CausalDecoder
+from momentumnet.bench.language_training import TextCourse
+from momentumnet.bench.texts import VOCABULARY, data_set_descriptions, python_reference, windows
 
-LETTERS = (string.ascii_lowercase * 40)[:1000]
-
-
-@pytest.fixture
-def letters(tmp_path: Path) -> TextData:
-    path = tmp_path / "letters.txt"
-    path.write_text(LETTERS + "ä" * 100, encoding="utf-8")
-    return load_text(path, length=7, most=1000)
+TEXT = bytes(range(250)) * 2
 
 
-def text_of(data: TextData, window: torch.Tensor) -> str:
-    return "".join(data.characters[token] for token in window)
+def test_windows_are_the_text_and_every_tenth_is_held_out() -> None:
+    data = windows("numbers", TEXT, 7)
+    rows = [*data.x_train.tolist(), *data.x_validation.tolist()]
+    assert sorted(rows) == sorted(list(TEXT[start : start + 7]) for start in range(0, 497, 7))
+    assert data.x_validation.tolist() == [list(TEXT[start : start + 7]) for start in range(0, 497, 70)]
+    with pytest.raises(ValueError, match="numbers has 500 bytes, less than 10 windows of 51"):
+        windows("numbers", TEXT, 51)
 
 
-def test_windows_are_the_text(letters: TextData) -> None:
-    assert (letters.name, letters.characters) == ("letters", string.ascii_lowercase)
-    batches = list(letters.train_batches(10, seed=3))
-    windows = torch.cat([x for x, _ in batches])
-    assert all(torch.equal(x, y) for x, y in batches)
-    assert all(text_of(letters, window) in LETTERS for window in windows)
-    assert len(windows) == len(letters.x_train) // 10 * 10 == 120  # 128 windows, less one for the offset
-    held_out = "".join(text_of(letters, window) for x, _ in letters.test_batches(4) for window in x)
-    assert held_out == LETTERS[900:998]  # the last tenth in whole windows, in order
+def test_an_epoch_has_each_window_once_and_the_seed_decides_the_order() -> None:
+    data = windows("numbers", TEXT, 10)
+    (first, same, other) = ([x for x, _ in data.train_batches(15, seed)] for seed in (1, 1, 2))
+    assert sorted(torch.cat(first).tolist()) == sorted(data.x_train.tolist())
+    assert all(map(torch.equal, first, same))
+    assert not torch.equal(first[0], other[0])
+    assert all(torch.equal(x, y) for x, y in data.train_batches(15, 1))
+    part = data.part(train=12, validation=3)
+    assert (len(part.x_train), len(part.x_validation)) == (12, 3)
+    assert part.digest != data.digest == windows("numbers", TEXT, 10).digest
 
 
-def test_an_epoch_depends_on_its_seed_alone_and_begins_at_any_offset(tmp_path: Path) -> None:
-    path = tmp_path / "numbers.txt"
-    path.write_text("".join(map(chr, range(0x4E00, 0x4E00 + 1000))), encoding="utf-8")  # no character twice
-    data = load_text(path, length=10)
-    offsets = set()
-    for seed in range(20):
-        windows = torch.cat([x for x, _ in data.train_batches(1, seed)])
-        assert torch.equal(windows, torch.cat([x for x, _ in data.train_batches(1, seed)]))
-        assert len(windows) == len(data.x_train) == 89
-        assert len(windows.unique()) == 890  # nothing twice
-        assert windows.max() < 900  # nothing that is held out
-        assert bool((windows.diff(dim=1) == 1).all())
-        offsets.add(int(windows.min()))
-    assert len(offsets) > 3
-    assert offsets <= set(range(10))
+def test_validation_loss_against_the_logits_of_all_predictions() -> None:
+    torch.manual_seed(0)
+    data = windows("numbers", TEXT, 6)
+    model = CausalDecoder(depth=1, width=8, length=6, vocabulary=VOCABULARY, chunk=4 * 5)
+    course = TextCourse(data, 0, batch_size=4, device=torch.device("cpu"))
+    assert len(data.x_validation) % 4  # the last batch is a smaller one
+    course.evaluate(model)
+    tokens = data.x_validation.long()
+    logits = model.head(model.hidden(tokens)).detach().double()
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert course.validation_losses == [pytest.approx(float(expected), rel=1e-5)]
 
 
-def test_offline_text_comes_with_python() -> None:
-    data = load_text(None, length=64, most=50_000)
-    text = text_of(data, data.train[:2000])
-    assert (data.name, len(data.train) + len(data.test)) == (OFFLINE, 50_000)
-    assert text.startswith('The "assert" statement')
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"short", "short has 5 characters, of which the last tenth holds no window of 7; give 70 or more"),
-        (b"\xff\xfe\x00" * 100, "is no UTF-8 text"),
-    ],
-)
-def test_text_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "short.txt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        load_text(path, length=7)
+def test_texts_that_are_installed_are_there() -> None:
+    assert len(python_reference()) > 300_000
+    assert b"digits" in data_set_descriptions()

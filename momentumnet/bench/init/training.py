@@ -66,12 +66,12 @@ class Training(SeededTraining):
             found["init_seconds"] = time.perf_counter() - started
             self._train(model, advance)
             first = 0 if self.method.first is None else 1
-            accuracies = self.course.scores
+            accuracies = self.course.accuracies
             found |= {"acc_1": accuracies[first], "acc_best": max(accuracies)}
         except FAILURES as error:
             found["error"] = failure(error)
         seconds = time.perf_counter() - started
-        return {**found, "accuracies": self.course.scores, "losses": self.course.losses, "seconds": seconds}
+        return {**found, "accuracies": self.course.accuracies, "losses": self.course.losses, "seconds": seconds}
 
     def _initialised(self) -> tuple[nn.Module, InitReport | None]:
         model = self.new_model()

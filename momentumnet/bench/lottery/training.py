@@ -115,7 +115,7 @@ class Lottery(SeededTraining):
         )
 
         def evaluated() -> None:
-            log.accuracy(course.scores[-1])
+            log.accuracy(course.accuracies[-1])
             advance()
 
         course.run(

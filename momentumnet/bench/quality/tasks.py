@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from momentumnet.bench import cifar_networks
@@ -15,9 +14,10 @@ from momentumnet.bench import recipe as shared
 from momentumnet.bench.cifar_networks import NetworkName, parse_transformer
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.language_models import CausalDecoder
+from momentumnet.bench.language_training import TextCourse
 from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.bench.texts import HELD_OUT, TextData
-from momentumnet.bench.training import Course, SeededTraining
+from momentumnet.bench.texts import VOCABULARY, TextData
+from momentumnet.bench.training import Course, SeededTraining, TrainingCourse
 from momentumnet.init import kaiming_
 
 GPT_WIDTH = 256
@@ -45,8 +45,11 @@ class Task(Protocol):
     def model(self, network: str, seed: int) -> nn.Module:
         """The network of this name with the seed's weights, on the device."""
 
-    def course(self, seed: int) -> Course[Any]:
+    def course(self, seed: int) -> TrainingCourse[Any]:
         """A course that has not begun."""
+
+    def scores(self, course: TrainingCourse[Any]) -> list[float]:
+        """What a course of this task came to after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +67,18 @@ class ImageTask:
             kaiming_(model)
         return model
 
-    def course(self, seed: int) -> Course[ImageData]:
+    def course(self, seed: int) -> Course:
         """As `Task`."""
         return Course(self.data, seed, self.recipe.batch_size, self.device)
 
-
-class TextCourse(Course[TextData]):
-    """Windows of a text in the orders of a seed; scores are losses, in nats a character, on the text's end."""
-
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The mean cross entropy of the next character. Its chunk is the batch: there is one value."""
-        output: Tensor = model(x).mean()
-        return output
-
-    @torch.no_grad()
-    def score(self, model: nn.Module) -> float:
-        """The loss on what is not trained on, in eval mode."""
-        model.eval()
-        losses = [(len(x), float(model(x.to(self.device)).mean())) for x, _ in self.data.test_batches(self.batch_size)]
-        return sum(count * loss for count, loss in losses) / sum(count for count, _ in losses)
+    def scores(self, course: TrainingCourse[Any]) -> list[float]:
+        """As `Task`."""
+        return course.accuracies if isinstance(course, Course) else []
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """The next character of a text: decoders."""
+    """The next byte of a text: decoders; scores are losses on what is held out, in nats a byte."""
 
     data: TextData
     recipe: Recipe
@@ -97,19 +88,23 @@ class TextTask:
         """As `Task`."""
         name = parse_decoder(network)
         torch.manual_seed(seed)
-        length = self.data.length
+        length = self.data.x_train.shape[1]
         decoder = CausalDecoder(
             depth=name.depth,
             width=name.width or GPT_WIDTH,
             length=length,
-            vocabulary=len(self.data.characters),
-            chunk=self.recipe.batch_size * (length - 1),
+            vocabulary=VOCABULARY,
+            chunk=self.recipe.batch_size * (length - 1),  # a batch is one chunk, whose mean is that of all
         )
         return decoder.to(self.device)
 
     def course(self, seed: int) -> TextCourse:
         """As `Task`."""
         return TextCourse(self.data, seed, self.recipe.batch_size, self.device)
+
+    def scores(self, course: TrainingCourse[Any]) -> list[float]:
+        """As `Task`."""
+        return course.validation_losses if isinstance(course, TextCourse) else []
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe, *, transformer: bool, scale: float) -> Optimizer:
@@ -158,15 +153,13 @@ def parse(name: str) -> NetworkName:
 
 def text_settings(data: TextData, recipe: Recipe) -> dict[str, Any]:
     """What makes the rows of a text comparable."""
-    digest = hashlib.sha256(torch.cat([data.train, data.test]).numpy().tobytes() + data.characters.encode())
     own = {name: value for name, value in vars(recipe).items() if name != "lr"}
     return {
         "data": data.name,
-        "characters": len(data.train) + len(data.test),
-        "different": len(data.characters),
-        "held_out": HELD_OUT,
-        "length": data.length,
-        "sha256": digest.hexdigest()[:16],
+        "windows": len(data.x_train),
+        "held_out": len(data.x_validation),
+        "length": data.x_train.shape[1],
+        "sha256": data.digest,
         **own,
         "clip": shared.CLIP,
     }

@@ -16,7 +16,7 @@ from momentumnet.bench.probe import step_memory, step_seconds
 from momentumnet.bench.quality.tasks import Recipe, Task, optimizer_of, parse
 from momentumnet.bench.quality.variants import RAMP, REFERENCE, VARIANTS, Variant
 from momentumnet.bench.results import Row
-from momentumnet.bench.training import FAILURES, Course, failure
+from momentumnet.bench.training import FAILURES, TrainingCourse, failure
 from momentumnet.conversion import convert
 from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
 from momentumnet.prune.trainings import Trainings
@@ -85,7 +85,7 @@ class Training:
         model = self.start()
         found = self._look(model, "first")
         if self.variant.fine_tuned:
-            found["score_first"] = self.task.course(self.seed).score(model)
+            found["score_first"] = self._score(model)
         if self.variant == VARIANTS[REFERENCE]:
             record = self._original(advance)
             model.load_state_dict(record.pop("state"))
@@ -122,13 +122,19 @@ class Training:
             advance,
             on_step=(lambda: None) if schedule is None else schedule.step,
         )
-        return {"scores": course.scores, "losses": course.losses, "epoch_seconds": epoch_seconds(course)}
+        return {"scores": self.task.scores(course), "losses": course.losses, "epoch_seconds": epoch_seconds(course)}
 
     def _look(self, model: nn.Module, when: str) -> Row:
         """Gamma, read from the model itself, and the peak of a training step, measured on a copy."""
         gammas = {str(stream.gamma) for stream in streams_of(model)}
         memory = step_memory(copy.deepcopy(model), self._step())
         return {f"gamma_{when}": ", ".join(sorted(gammas)) or None, f"peak_bytes_{when}": memory.peak_bytes}
+
+    def _score(self, model: nn.Module) -> float:
+        """What the model comes to as it is."""
+        course = self.task.course(self.seed)
+        course.evaluate(model)
+        return self.task.scores(course)[-1]
 
     def _step_ratio(self, model: nn.Module) -> float:
         """Seconds of a forward and backward pass, to those of the original, with which it takes turns."""
@@ -149,12 +155,12 @@ class Training:
         return next(self.task.course(self.seed).batches(self.recipe.batch_size, 0))
 
 
-def _step(course: Course[Any], x: Tensor, y: Tensor, network: nn.Module) -> None:
+def _step(course: TrainingCourse[Any], x: Tensor, y: Tensor, network: nn.Module) -> None:
     network.train()
     course.loss(network, x, y).backward()
 
 
-def epoch_seconds(course: Course[Any]) -> list[float]:
+def epoch_seconds(course: TrainingCourse[Any]) -> list[float]:
     """Seconds of the steps of each epoch."""
     seconds, count = course.step_seconds, course.steps_per_epoch
     return [sum(seconds[start : start + count]) for start in range(0, len(seconds), count)]

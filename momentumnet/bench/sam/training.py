@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from momentumnet import landscape
-from momentumnet.bench.images import ImageData
 from momentumnet.bench.results import Row
 from momentumnet.bench.sam.label_noise import with_wrong_labels
 from momentumnet.bench.sam.methods import Method, Recipe
@@ -38,7 +37,7 @@ class Training(SeededTraining):
     noise: float
     method: Method
 
-    def new_course(self) -> Course[ImageData]:
+    def new_course(self) -> Course:
         """A course over the images with the wrong labels."""
         labelled = with_wrong_labels(self.data, self.noise, self.seed)
         return Course(labelled, self.seed, self.recipe.batch_size, self.device)
@@ -60,14 +59,14 @@ class Training(SeededTraining):
         found["passes"] = self.epochs * self.method.passes
         try:
             model = self._trained(advance)
-            accuracies = self.course.scores
+            accuracies = self.course.accuracies
             found |= {"acc_final": accuracies[-1], "acc_best": max(accuracies)}
             found["step_seconds"] = statistics.median(self.course.step_seconds)
             found |= self._landscape(model)
         except FAILURES as error:
             found["error"] = failure(error)
         seconds = time.perf_counter() - started
-        return {**found, "accuracies": self.course.scores, "losses": self.course.losses, "seconds": seconds}
+        return {**found, "accuracies": self.course.accuracies, "losses": self.course.losses, "seconds": seconds}
 
     def _trained(self, advance: Callable[[], object]) -> nn.Module:
         model = self.new_model()

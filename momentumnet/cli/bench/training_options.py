@@ -23,14 +23,16 @@ def add_options(
     models: str,
     methods: Collection[str],
     parse: Callable[[str], object] = cifar_networks.parse,
+    lr: float = 0.1,
 ) -> None:
     """Adds the options.
 
     Args:
         command: Gets them.
-        models: What the command trains by default.
+        models: What it trains by default.
         methods: What it compares.
-        parse: Raises a `ValueError` where a network's name is none.
+        parse: Raises ValueError where a name is no network's.
+        lr: The largest learning rate by default.
     """
     group = command.add_argument_group("networks and images")
     group.add_argument("--models", type=_models(parse), metavar="NAME,...", help=f"(default: {models})")
@@ -52,7 +54,7 @@ def add_options(
     )
     add_count(group, "--batch-size", 128)
     group.add_argument(
-        "--lr", type=arguments.learning_rate, default=0.1, metavar="R", help="largest one (default: %(default)s)"
+        "--lr", type=arguments.learning_rate, default=lr, metavar="R", help="largest one (default: %(default)s)"
     )
     group.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
 

@@ -19,7 +19,7 @@ from momentumnet.bench.language_models import CausalDecoder
 from momentumnet.bench.quality.tasks import ImageTask, Recipe, TextTask, parse
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import VARIANTS, Variant
-from momentumnet.bench.texts import load_text
+from momentumnet.bench.texts import python_reference, windows
 from momentumnet.bench.training import Course
 from momentumnet.init import kaiming_
 from momentumnet.prune.trainings import Trainings
@@ -153,7 +153,7 @@ def written_out(model: nn.Module, network: str, scale: float) -> list[float]:
             if network.startswith("vit"):
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            losses[-1] += float(loss) / 4
+            losses[-1] += float(loss.detach()) / 4
             step += 1
     return losses
 
@@ -208,17 +208,19 @@ def test_error_stands_in_the_row(originals: Trainings) -> None:
 
 
 def test_score_of_a_text_is_the_mean_cross_entropy_of_all_predictions(originals: Trainings) -> None:
-    data = load_text(None, length=16, most=4000)
-    task = TextTask(data, RECIPE, CPU)
+    data = windows("text", python_reference()[:4000], 16)
+    small = dataclasses.replace(RECIPE, batch_size=20)
+    task = TextTask(data, small, CPU)
     model = task.model("gpt2x16", 1)
     assert isinstance(model, CausalDecoder)
-    course = task.course(1)
-    windows = torch.cat([x for x, _ in data.test_batches(5)])
-    logits = model.eval().head(model.hidden(windows))
-    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten())
-    assert len(windows) % RECIPE.batch_size  # the last batch is smaller
-    assert course.score(model) == pytest.approx(float(expected), rel=1e-5)
-    found = Training(task, "gpt2x16", 1, RECIPE, VARIANTS["scheduled"], originals).row()
+    held_out = data.x_validation[:25].long()
+    logits = model.eval().head(model.hidden(held_out))
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), held_out[:, 1:].flatten()).detach()
+    task = TextTask(dataclasses.replace(data, x_validation=data.x_validation[:25]), small, CPU)
+    course = task.course(1)  # batches of 20 and 5
+    course.evaluate(model)
+    assert task.scores(course) == pytest.approx([float(expected)], rel=1e-5)
+    found = Training(task, "gpt2x16", 1, small, VARIANTS["scheduled"], originals).row()
     assert (found["gamma_last"], found["score_last"] < found["score_first"] < float(expected)) == ("9/10", True)
 
 
