@@ -32,7 +32,7 @@ class Score:
 
 
 ACCURACY = Score("test accuracy, %", ".2f")
-LOSS = Score("validation loss, nats a byte", ".3f")
+LOSS = Score("validation loss, nats a character", ".3f")
 MEMORY = "peak memory of a training step, MiB"
 
 
@@ -137,7 +137,7 @@ def kind_of(network: str) -> str:
 
 
 def _notes(settings: dict[str, Any]) -> list[str]:
-    described = _text(settings) if "windows" in settings else recipe.described(settings)
+    described = _text(settings) if "characters" in settings else recipe.described(settings)
     return [
         f"{described} Transformers: AdamW, learning rate {settings['adam_lr']:g} falling as a cosine, weight decay "
         f"{ADAM_DECAY}, gradients clipped at norm {settings['clip']:g}.",
@@ -155,6 +155,7 @@ def _notes(settings: dict[str, Any]) -> list[str]:
 
 def _text(settings: dict[str, Any]) -> str:
     return (
-        f"{settings['data']}, {settings['windows']} windows of {settings['length']} bytes, and {settings['held_out']} "
-        f"that are held out; batch {settings['batch_size']}; epochs: {settings['epochs']}."
+        f"{settings['data']}, {settings['characters']} characters ({settings['different']} different ones), the last "
+        f"{settings['held_out']:.0%} not trained on; windows of {settings['length']}, batch {settings['batch_size']}; "
+        f"epochs: {settings['epochs']}."
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from momentumnet.bench import cifar_networks
@@ -14,9 +15,8 @@ from momentumnet.bench import recipe as shared
 from momentumnet.bench.cifar_networks import NetworkName, parse_transformer
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.language_models import CausalDecoder
-from momentumnet.bench.language_training import TextCourse
+from momentumnet.bench.quality.texts import HELD_OUT, TextData
 from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.bench.texts import VOCABULARY, TextData
 from momentumnet.bench.training import Course, SeededTraining, TrainingCourse
 from momentumnet.init import kaiming_
 
@@ -76,9 +76,33 @@ class ImageTask:
         return course.accuracies if isinstance(course, Course) else []
 
 
+@dataclass
+class TextCourse(TrainingCourse[TextData]):
+    """The course of the training of a language model, whose chunk is the batch, on windows of a text.
+
+    Attributes:
+        validation_losses: On the text's end, in nats a character, after each epoch.
+    """
+
+    validation_losses: list[float] = field(default_factory=list, kw_only=True)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The mean cross entropy of the next character."""
+        losses: Tensor = model(x)
+        return losses.mean()
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> None:
+        """Notes the validation loss, in eval mode."""
+        model.eval()
+        batches = [x.to(self.device) for x, _ in self.data.test_batches(self.batch_size)]
+        losses = [len(x) * float(self.loss(model, x, x)) for x in batches]
+        self.validation_losses.append(sum(losses) / sum(map(len, batches)))
+
+
 @dataclass(frozen=True)
 class TextTask:
-    """The next byte of a text: decoders; scores are losses on what is held out, in nats a byte."""
+    """The next character of a text: decoders; scores are losses on the text's end, in nats a character."""
 
     data: TextData
     recipe: Recipe
@@ -88,12 +112,12 @@ class TextTask:
         """As `Task`."""
         name = parse_decoder(network)
         torch.manual_seed(seed)
-        length = self.data.x_train.shape[1]
+        length = self.data.length
         decoder = CausalDecoder(
             depth=name.depth,
             width=name.width or GPT_WIDTH,
             length=length,
-            vocabulary=VOCABULARY,
+            vocabulary=len(self.data.characters),
             chunk=self.recipe.batch_size * (length - 1),  # a batch is one chunk, whose mean is that of all
         )
         return decoder.to(self.device)
@@ -153,13 +177,15 @@ def parse(name: str) -> NetworkName:
 
 def text_settings(data: TextData, recipe: Recipe) -> dict[str, Any]:
     """What makes the rows of a text comparable."""
+    digest = hashlib.sha256(torch.cat([data.train, data.test]).numpy().tobytes() + data.characters.encode())
     own = {name: value for name, value in vars(recipe).items() if name != "lr"}
     return {
         "data": data.name,
-        "windows": len(data.x_train),
-        "held_out": len(data.x_validation),
-        "length": data.x_train.shape[1],
-        "sha256": data.digest,
+        "characters": len(data.train) + len(data.test),
+        "different": len(data.characters),
+        "held_out": HELD_OUT,
+        "length": data.length,
+        "sha256": digest.hexdigest()[:16],
         **own,
         "clip": shared.CLIP,
     }

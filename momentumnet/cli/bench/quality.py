@@ -15,11 +15,11 @@ from momentumnet.bench import recipe as shared
 from momentumnet.bench.quality import tasks
 from momentumnet.bench.quality.tables import ACCURACY, LOSS, MEMORY, Score, named, outcome, panels, table
 from momentumnet.bench.quality.tasks import ADAM_DECAY, ImageTask, Recipe, Task, TextTask
+from momentumnet.bench.quality.texts import load_text
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import LARGE, RAMP, SMALL, VARIANTS
 from momentumnet.bench.results import Row
 from momentumnet.bench.seeds import Case
-from momentumnet.bench.texts import python_reference, read_text, windows
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
@@ -32,8 +32,7 @@ from momentumnet.prune.trainings import Trainings
 IMAGES, TEXT_TASK = "images", "text"
 MODELS = {IMAGES: "resnet20_bn,resnet32_bn,resnet56_bn,vit6x32,vit12x32", TEXT_TASK: "gpt2x32,gpt4x32,gpt8x32"}
 QUICK_MODELS = {IMAGES: "resnet14_bn,vit2x16", TEXT_TASK: "gpt2x16,gpt4x16"}
-QUICK_BYTES = 10_000
-OFFLINE = "python-reference"
+QUICK_CHARACTERS = 10_000
 TEXT = CommandText(
     "accuracy, memory and time against depth, original and converted",
     """\
@@ -69,9 +68,9 @@ def add_parser(benchmarks: Any) -> None:
     command.set_defaults(batch_size=64)
     group = command.add_argument_group("text")
     add_choice(group, "--task", tuple(MODELS), "what the networks are trained on")
-    group.add_argument("--text", type=Path, metavar="FILE", help="a text (default: Python's language reference)")
-    add_count(group, "--length", 64, "bytes of a window")
-    add_count(group, "--bytes", 100_000, "use no more of the text")
+    group.add_argument("--text", type=Path, metavar="FILE", help="a UTF-8 text (default: Python's language reference)")
+    add_count(group, "--length", 64, "characters of a window")
+    add_count(group, "--characters", 100_000, "use no more of the text")
     group = command.add_argument_group("transformers, and what begins with trained weights")
     rate = "learning rate of transformers, by AdamW (default: %(default)s)"
     group.add_argument("--adam-lr", type=arguments.learning_rate, default=0.003, metavar="R", help=rate)
@@ -154,16 +153,14 @@ def _task(options: argparse.Namespace, recipe: Recipe) -> tuple[Task, dict[str, 
     if options.task == IMAGES:
         data = common.chosen_images(options)
         return ImageTask(data, recipe, device), shared.settings(data, recipe), ACCURACY
-    capped(options, bytes=QUICK_BYTES)
+    capped(options, characters=QUICK_CHARACTERS)
     try:
-        content = python_reference() if options.text is None else read_text(options.text)
-        name = OFFLINE if options.text is None else options.text.stem
-        text = windows(name, content[: options.bytes], options.length)
+        text = load_text(options.text, length=options.length, most=options.characters)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     if len(text.x_train) < recipe.batch_size:
         raise UsageError(
-            f"{len(text.x_train)} windows of {options.length} bytes are less than one batch of {recipe.batch_size}; "
-            "give a longer text, more --bytes, or a smaller --batch-size"
+            f"{len(text.x_train)} windows of {options.length} characters are less than one batch of "
+            f"{recipe.batch_size}; give a longer text, more --characters, or a smaller --batch-size"
         )
     return TextTask(text, recipe, device), tasks.text_settings(text, recipe), LOSS

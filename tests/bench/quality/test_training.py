@@ -17,9 +17,9 @@ from momentumnet.bench.cifar_networks import build
 from momentumnet.bench.images import load_digits
 from momentumnet.bench.language_models import CausalDecoder
 from momentumnet.bench.quality.tasks import ImageTask, Recipe, TextTask, parse
+from momentumnet.bench.quality.texts import load_text
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import VARIANTS, Variant
-from momentumnet.bench.texts import python_reference, windows
 from momentumnet.bench.training import Course
 from momentumnet.init import kaiming_
 from momentumnet.prune.trainings import Trainings
@@ -208,15 +208,14 @@ def test_error_stands_in_the_row(originals: Trainings) -> None:
 
 
 def test_score_of_a_text_is_the_mean_cross_entropy_of_all_predictions(originals: Trainings) -> None:
-    data = windows("text", python_reference()[:4000], 16)
+    data = load_text(None, length=16, most=4000)
     small = dataclasses.replace(RECIPE, batch_size=20)
     task = TextTask(data, small, CPU)
     model = task.model("gpt2x16", 1)
     assert isinstance(model, CausalDecoder)
-    held_out = data.x_validation[:25].long()
+    held_out = data.test[:400].view(25, 16)
     logits = model.eval().head(model.hidden(held_out))
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), held_out[:, 1:].flatten()).detach()
-    task = TextTask(dataclasses.replace(data, x_validation=data.x_validation[:25]), small, CPU)
     course = task.course(1)  # batches of 20 and 5
     course.evaluate(model)
     assert task.scores(course) == pytest.approx([float(expected)], rel=1e-5)

@@ -105,8 +105,8 @@ def test_text_of_one_s_own_has_losses(bench: Callable[..., Any], tmp_path: Path)
     for row in found:
         assert row["score_last"] == row["scores"][-1] < 1 < math.log(len(set(path.read_text())))
     file = Path("out", "quality-sea.md").read_text()
-    assert "first validation loss, nats a byte" in file
-    assert "sea, 360 windows of 16 bytes, and 40 that are held out" in file
+    assert "first validation loss, nats a character" in file
+    assert f"sea, 6400 characters ({len(set(path.read_text()))} different ones)" in file
     other = tmp_path / "other" / "sea.txt"
     other.parent.mkdir()
     other.write_text("the sky, the sky, the open sky. " * 200)
@@ -134,8 +134,8 @@ def test_row_that_diverges_is_shown_and_the_others_go_on(bench: Callable[..., An
         (("--text", "book.txt"), "--text book.txt is read with --task text only"),
         (("--task", "text", "--data", "cifar10"), "--data cifar10 holds images; with --task text give --text FILE"),
         (("--task", "text", "--text", "none.txt"), "No such file or directory: 'none.txt'"),
-        (("--task", "text", "--bytes", "500"), "python-reference has 500 bytes, less than 10 windows of 64"),
-        (("--task", "text", "--bytes", "2000"), "27 windows of 64 bytes are less than one batch of 32"),
+        (("--task", "text", "--characters", "500"), "the last tenth holds no window of 64; give 640 or more"),
+        (("--task", "text", "--characters", "2000"), "27 windows of 64 characters are less than one batch of 32"),
         (("--finetune-scale", "0"), "0 is not a positive number"),
     ],
 )
@@ -156,4 +156,4 @@ def test_quick_is_quick(command: Callable[..., Any], task: str) -> None:
     settings = json.loads(done.out)["settings"]
     assert settings["gammas"] == ["1/8", "9/10"]
     assert settings.get("train_samples", 256) == 256
-    assert settings.get("windows", 140) == 140  # of 64 bytes, nine of ten of 10 000
+    assert settings.get("characters", 10_000) == 10_000
