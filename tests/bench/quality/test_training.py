@@ -105,7 +105,7 @@ def test_a_schedule_comes_to_its_end_in_the_middle_of_the_fine_tuning(
     model = own.start()
     loss = Course.loss
 
-    def watched(self: Course[Any], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def watched(self: Course, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         used.extend({stream.gamma for stream in streams_of(model)})
         return loss(self, model, x, y)
 
@@ -163,7 +163,7 @@ def test_an_original_is_trained_once_for_all_rows_in_any_order(
     runs: list[object] = []
     run = Course.run
 
-    def counted(self: Course[Any], *arguments: Any, **options: Any) -> None:
+    def counted(self: Course, *arguments: Any, **options: Any) -> None:
         runs.append(self)
         run(self, *arguments, **options)
 
