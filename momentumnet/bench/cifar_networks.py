@@ -1,4 +1,4 @@
-"""The networks of the benchmarks of trainings: CIFAR's ResNets and VGG, each with batch normalisation and without.
+"""The networks of the benchmarks of trainings: CIFAR's ResNets and VGG, with batch normalisation and without, and ViTs.
 
 They are part of the package, not of the benchmarks' or examples' folders, because the installed command trains them;
 the examples import them from here.
@@ -7,18 +7,24 @@ the examples import them from here.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from momentumnet.bench.language_models import head_count, transformer_layer
+
 LENET = "lenet300"
+VIT_WIDTH = 192
 STAGES = {"layer1": 16, "layer2": 32, "layer3": 64}
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 # Convolutions in each of the five stages; the published names count two more linear layers than there are here.
 VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 NAMES = (
     f"resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
-    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; and {LENET}"
+    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; vitN with N blocks (vit6, "
+    f"vit12, vit24), or vitNxW with W features instead of 192; and {LENET}"
 )
 
 
@@ -126,6 +132,42 @@ class CifarVGG(nn.Module):
         return output
 
 
+class VisionTransformer(nn.Module):
+    """A pre-norm transformer on the patches of small images, (N, 3, side, side) -> (N, classes).
+
+    Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021 (arXiv 2010.11929), section 3.1, with patches of 4 x 4
+    pixels (2 x 2 where images are smaller than CIFAR's), the mean of all tokens in the place of a class token, and no
+    dropout.
+
+    Args:
+        depth: Number of blocks.
+        classes: number of classes.
+        width: Features of a token; 64 of them, or all, make a head.
+        side: Pixels of an image's side.
+
+    Raises:
+        ValueError: patches do not fill the image, or ``width`` is no whole number of heads.
+    """
+
+    def __init__(self, depth: int = 12, classes: int = 10, *, width: int = VIT_WIDTH, side: int = 32) -> None:
+        super().__init__()
+        patch = 4 if side >= 32 else 2
+        if side % patch:
+            raise ValueError(f"side must be a multiple of the patches' {patch} pixels, got {side}")
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.positions = nn.Parameter(0.02 * torch.randn((side // patch) ** 2, width))
+        self.blocks = nn.ModuleList(transformer_layer(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        output: Tensor = self.linear(self.norm(x).mean(1))
+        return output
+
+
 class LeNet300(nn.Module):
     """LeNet-300-100: two hidden layers on the grey values of (N, 3, side, side) images -> (N, classes).
 
@@ -149,21 +191,53 @@ class LeNet300(nn.Module):
         return output
 
 
-def parse(name: str) -> tuple[str, int, bool]:
-    """What a name such as ``resnet110``, ``resnet20_bn`` or ``vgg19`` says: family, depth, and whether normalised.
+class NetworkName(NamedTuple):
+    """What the name of a network says.
+
+    Attributes:
+        family: "resnet", "vgg", "vit" or "lenet".
+        depth: The number behind it.
+        batch_norm: Whether it has batch normalisation.
+        width: Features of a token; None for networks of convolutions.
+    """
+
+    family: str
+    depth: int
+    batch_norm: bool = False
+    width: int | None = None
+
+
+def parse(name: str) -> NetworkName:
+    """What a name such as ``resnet110``, ``resnet20_bn``, ``vgg19`` or ``vit12`` says.
 
     Raises:
         ValueError: no network has this name; the message tells those that there are.
     """
     if name == LENET:
-        return "lenet", 300, False
+        return NetworkName("lenet", 300)
+    if transformer := parse_transformer(name, "vit", VIT_WIDTH):
+        return transformer
     found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", name)
     if found is None:
         raise ValueError(f"{name!r} is not a network of this benchmark; there are {NAMES}")
     family, depth = found[1], int(found[2])
     if not (_is_resnet_depth(depth) if family == "resnet" else depth in VGG_STAGES):
         raise ValueError(f"there is no {family} of depth {depth}; there are {NAMES}")
-    return family, depth, bool(found[3])
+    return NetworkName(family, depth, bool(found[3]))
+
+
+def parse_transformer(name: str, family: str, width: int) -> NetworkName | None:
+    """What a name like ``vit12`` or ``vit12x64`` says, ``width`` being what the former has; None for another name.
+
+    Raises:
+        ValueError: its width is no whole number of heads.
+    """
+    found = re.fullmatch(rf"{family}([1-9]\d*)(?:x([1-9]\d*))?", name)
+    if found is None:
+        return None
+    width = int(found[2] or width)
+    head_count(width)
+    return NetworkName(family, int(found[1]), width=width)
 
 
 def build(name: str, classes: int = 10, *, side: int = 32) -> nn.Module:
@@ -172,9 +246,11 @@ def build(name: str, classes: int = 10, *, side: int = 32) -> nn.Module:
     Raises:
         ValueError: as `parse`.
     """
-    family, depth, batch_norm = parse(name)
+    family, depth, batch_norm, width = parse(name)
     if family == "lenet":
         return LeNet300(side, classes)
+    if width is not None:
+        return VisionTransformer(depth, classes, width=width, side=side)
     return (CifarResNet if family == "resnet" else CifarVGG)(depth, classes, batch_norm=batch_norm)
 
 

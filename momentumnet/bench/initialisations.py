@@ -79,12 +79,13 @@ def metainit(model: nn.Module, task: Task) -> InitReport:
 
 def gradinit(model: nn.Module, task: Task) -> InitReport:
     """GradInit, at the learning rate of the network's family."""
-    family, _, batch_norm = parse(task.network)
-    rate = GRADINIT_RATES[family, batch_norm]
+    name = parse(task.network)
+    rate = GRADINIT_RATES.get((name.family, name.batch_norm))
+    if rate is None:
+        raise ValueError(f"GradInit has no learning rate for {task.network}: its authors have run none of this family")
     return init.gradinit_(model, task.loss_fn, task.batches, lr=rate, **task.options)
 
 
 def fixup(model: nn.Module, task: Task) -> InitReport:
     """Fixup, which takes batch normalisation out."""
-    _, _, batch_norm = parse(task.network)
-    return init.fixup_(model, task.examples, remove_normalization=batch_norm)
+    return init.fixup_(model, task.examples, remove_normalization=parse(task.network).batch_norm)

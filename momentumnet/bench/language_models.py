@@ -146,5 +146,11 @@ def transformer_layer(width: int) -> nn.Module:
 
 
 def head_count(width: int) -> int:
-    """Attention heads of 64 features."""
+    """Attention heads of 64 features; a single one of fewer.
+
+    Raises:
+        ValueError: ``width`` features are no whole number of heads.
+    """
+    if width > 64 and width % 64:
+        raise ValueError(f"{width} features make no whole heads; give a multiple of 64, or less than 64")
     return max(1, width // 64)

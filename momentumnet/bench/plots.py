@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ COLUMNS = 5  # of panels at most
 def figure_panels(
     path: Path, count: int, size: tuple[float, float], *, title: str, columns: int = COLUMNS
 ) -> Iterator[Sequence[Any]]:
-    """The ``count`` panels of a figure, ``size`` inches each; it is written to ``path`` at the end."""
+    """The ``count`` panels of a figure, ``size`` inches each, ``columns`` in a line; written to ``path`` at the end."""
     columns = min(count, columns)
     lines = math.ceil(count / columns)
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
@@ -61,23 +61,51 @@ def plot_accuracies(
         title: Title of the figure.
         x: What the x axis is.
     """
+    plot_seeds(panels, path, title=title, labels=dict.fromkeys(panels, (x, "test accuracy, %")))
+
+
+def plot_seeds(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
+    path: Path,
+    *,
+    title: str,
+    labels: Mapping[str, tuple[str, str]],
+    from_zero: Collection[str] = (),
+) -> None:
+    """As `plot_accuracies`, of whatever the ``labels`` of each panel's x and y axis say.
+
+    Args:
+        panels: As there.
+        path: Where the PNG goes.
+        title: Title of the figure.
+        labels: By panel, what the x axis is and what the y axis is.
+        from_zero: Panels whose y axis begins at zero.
+    """
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
     colours = dict(zip(names, itertools.cycle(COLOURS)))
     with figure_panels(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
         for axes, (heading, lines) in zip(drawn, panels.items(), strict=False):  # without rows an empty panel
             draw_means(axes, lines, colours)
-            axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
+            x, y = labels[heading]
+            axes.set(title=heading, xlabel=x, ylabel=y)
+            if heading in from_zero:
+                axes.set_ylim(bottom=0)
         add_legend(drawn)
 
 
 def draw_means(axes: Any, lines: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, str]) -> None:
-    """Draws values of several seeds, by line and by place on the x axis, as means with standard deviations as bars."""
+    """Draws values of several seeds, by line and by place on the x axis, as `draw_seeds` does."""
     for name, points in lines.items():
-        places = sorted(points)
-        means = [statistics.mean(points[place]) for place in places]
-        bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
-        axes.errorbar(places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name)
+        draw_seeds(axes, points, colours[name], name)
     axes.grid(linewidth=0.5, alpha=0.4)
+
+
+def draw_seeds(axes: Any, points: Mapping[float, Sequence[float]], colour: str, label: str) -> None:
+    """Draws the values of several seeds, by their place on the x axis, as means with their deviations as bars."""
+    places = sorted(points)
+    means = [statistics.mean(points[place]) for place in places]
+    bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
+    axes.errorbar(places, means, bars, marker="o", markersize=3.5, capsize=2, color=colour, label=label)
 
 
 def add_legend(panels: Sequence[Any]) -> None:

@@ -12,7 +12,11 @@ from momentumnet.bench.cifar_networks import build, parse
 
 
 def parameters(name: str) -> int:
-    return sum(parameter.numel() for parameter in build(name).parameters())
+    return parameters_of(build(name))
+
+
+def parameters_of(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 # Millions, as He et al. 2015 give them in table 6 (normalisation and classifier included).
@@ -67,10 +71,36 @@ def test_images_of_any_size_give_classes(name: str, size: int) -> None:
     assert logits.shape == (3, 7)
     assert torch.allclose(model(images[:1]), logits[:1], atol=1e-4)  # an image at a time
     has_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert parse(name)[2] == has_norm == name.endswith("_bn")
+    assert parse(name).batch_norm == has_norm == name.endswith("_bn")
 
 
-@pytest.mark.parametrize("name", ["resnet21", "resnet2", "vgg10", "vgg", "resnet20_ln", "alexnet"])
+@pytest.mark.parametrize(("name", "side", "width", "tokens"), [("vit3", 32, 192, 64), ("vit2x16", 8, 16, 16)])
+def test_vit_has_the_blocks_and_features_of_its_name(name: str, side: int, width: int, tokens: int) -> None:
+    model = build(name, classes=7, side=side).eval()
+    found = parse(name)
+    assert (found.family, found.depth, found.width, found.batch_norm) == ("vit", int(name[3]), width, False)
+    # A block of a transformer: queries, keys, values and output, two linear maps to 4 width and back, two norms.
+    block = 4 * width * (width + 1) + width * (8 * width + 5) + 4 * width
+    patch = 3 * (side**2 // tokens) + 1
+    assert parameters_of(model) == found.depth * block + width * (patch + tokens + 2) + 7 * (width + 1)
+    images = torch.randn(3, 3, side, side)
+    assert torch.allclose(model(images[:1]), model(images)[:1], atol=1e-4)  # an image at a time
+    changed = images.clone()
+    changed[0, :, -1, -1] += 1  # the last pixel of the last patch
+    assert not torch.equal(model(changed)[0], model(images)[0])
+
+
+def test_vit_without_whole_patches_or_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="side must be a multiple of the patches' 4 pixels, got 34"):
+        build("vit2", side=34)
+    with pytest.raises(ValueError, match="100 features make no whole heads; give a multiple of 64, or less than 64"):
+        parse("vit2x100")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit", "vit0", "vit2x", "vit2x0", "vit2_bn", "resnet21", "resnet2", "vgg10", "vgg", "resnet20_ln", "alexnet"],
+)
 def test_unknown_name_is_answered_with_what_there_is(name: str) -> None:
     with pytest.raises(ValueError, match=r"there are resnetN with N = 6 n \+ 2 .*vgg8, vgg11, .*_bn"):
         build(name)

@@ -97,3 +97,8 @@ def test_methods_call_their_initialisation(
     assert rounds[0][0][0].shape == (64, 3, 8, 8)
     assert not torch.equal(rounds[0][0][0], rounds[1][0][0])
     assert float(loss_fn(torch.zeros(2, 10), torch.tensor([0, 1]))) == pytest.approx(math.log(10))
+
+
+def test_gradinit_says_that_it_knows_no_rate_for_a_family() -> None:
+    row = digits_training("vit2x16", "gradinit", Recipe(epochs=1, batch_size=32, lr=0.1, init_steps=1)).row()
+    assert row["error"] == "GradInit has no learning rate for vit2x16: its authors have run none of this family"
