@@ -1,4 +1,4 @@
-"""Gamma over the steps of a training: from the value that keeps a function to the one whose memory is wanted, or to 0."""
+"""Gamma over the steps of a training: from the value that keeps a function to one whose memory is wanted, or to 0."""
 
 from __future__ import annotations
 

@@ -24,9 +24,11 @@ COLUMNS = 5  # of panels at most
 
 
 @contextmanager
-def figure_panels(path: Path, count: int, size: tuple[float, float], *, title: str) -> Iterator[Sequence[Any]]:
-    """The ``count`` panels of a figure, ``size`` inches each; it is written to ``path`` at the end."""
-    columns = min(count, COLUMNS)
+def figure_panels(
+    path: Path, count: int, size: tuple[float, float], *, title: str, columns: int = COLUMNS
+) -> Iterator[Sequence[Any]]:
+    """The ``count`` panels of a figure, ``size`` inches each, ``columns`` in a line; written to ``path`` at the end."""
+    columns = min(count, columns)
     lines = math.ceil(count / columns)
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure, panels = pyplot.subplots(
@@ -64,15 +66,18 @@ def plot_accuracies(
     with figure_panels(path, max(1, len(panels)), (3.7, 3.4), title=title) as drawn:
         for axes, (heading, lines) in zip(drawn, panels.items(), strict=False):  # without rows an empty panel
             for name, points in lines.items():
-                places = sorted(points)
-                means = [statistics.mean(points[place]) for place in places]
-                bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
-                axes.errorbar(
-                    places, means, bars, marker="o", markersize=3.5, capsize=2, color=colours[name], label=name
-                )
+                draw_seeds(axes, points, colours[name], name)
             axes.set(title=heading, xlabel=x, ylabel="test accuracy, %")
             axes.grid(linewidth=0.5, alpha=0.4)
         add_legend(drawn)
+
+
+def draw_seeds(axes: Any, points: Mapping[float, Sequence[float]], colour: str, label: str) -> None:
+    """Draws the values of several seeds, by their place on the x axis, as means with their deviations as bars."""
+    places = sorted(points)
+    means = [statistics.mean(points[place]) for place in places]
+    bars = [statistics.stdev(own) if len(own) > 1 else 0 for own in (points[place] for place in places)]
+    axes.errorbar(places, means, bars, marker="o", markersize=3.5, capsize=2, color=colour, label=label)
 
 
 def add_legend(panels: Sequence[Any]) -> None:

@@ -1,12 +1,14 @@
-"""Training CIFAR's networks on small images from a seed: the loop that the benchmarks of trainings share."""
+"""The loop that the benchmarks of trainings share; and CIFAR's networks on small images, trained from a seed by it."""
 
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,35 +37,55 @@ def failure(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+class TrainingData(Protocol):
+    """Examples in memory."""
+
+    @property
+    def x_train(self) -> Tensor:
+        """Those to train on, one a place of the first dimension."""
+
+    def train_batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of full batches, inputs and targets, in the order of ``seed``."""
+
+
+Data = TypeVar("Data", bound=TrainingData)
+
+
 @dataclass
-class Course:
-    """The course of a training on a device: images in the orders of a seed, and what the epochs came to.
+class TrainingCourse(ABC, Generic[Data]):
+    """The course of a training on a device: examples in the orders of a seed, and what the epochs came to.
 
     Attributes:
-        data: Images and classes.
-        seed: Decides order and augmentation of the images.
-        batch_size: Images per step.
+        data: What is learnt.
+        seed: Decides order and augmentation of the examples.
+        batch_size: Examples per step.
         device: Where the model is.
-        accuracies: On the test images (%), after each epoch.
         losses: Mean loss of each epoch.
         step_seconds: Duration of each optimizer step, its passes included.
     """
 
-    data: ImageData
+    data: Data
     seed: int
     batch_size: int
     device: torch.device
-    accuracies: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list, kw_only=True)
+    step_seconds: list[float] = field(default_factory=list, kw_only=True)
+
+    @abstractmethod
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> None:
+        """Notes how good the model is on data that it was not trained on."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in the training images."""
+        """Full batches in the training examples."""
         return len(self.data.x_train) // self.batch_size
 
     def batches(self, size: int, order: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images once, on the device, in one of the seed's orders."""
+        """The training examples once, on the device, in one of the seed's orders."""
         for x, y in self.data.train_batches(size, ORDERS * self.seed + order):
             yield x.to(self.device), y.to(self.device)
 
@@ -102,13 +124,33 @@ class Course:
                 where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
-                losses.append(float(optimizer.step(_closure(model, optimizer, x, y, clip, where))))
+                closure = _closure(model, optimizer, lambda net, x=x, y=y: self.loss(net, x, y), clip, where)
+                losses.append(float(optimizer.step(closure)))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
                 on_step()
             self.losses.append(sum(losses) / len(losses))
-            self.accuracies.append(accuracy(model, self.data, self.device))
+            self.evaluate(model)
             advance()
+
+
+@dataclass
+class Course(TrainingCourse[ImageData]):
+    """The course of a training on images.
+
+    Attributes:
+        accuracies: On the test images (%), after each epoch.
+    """
+
+    accuracies: list[float] = field(default_factory=list, kw_only=True)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Cross entropy of the classes."""
+        return F.cross_entropy(model(x), y)
+
+    def evaluate(self, model: nn.Module) -> None:
+        """Notes the accuracy."""
+        self.accuracies.append(accuracy(model, self.data, self.device))
 
 
 @torch.no_grad()
@@ -153,11 +195,11 @@ class SeededTraining:
 
 
 def _closure(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, clip: float, where: str
+    model: nn.Module, optimizer: Optimizer, loss_of: Callable[[nn.Module], Tensor], clip: float, where: str
 ) -> Callable[[], float]:
     def closure() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
+        loss = loss_of(model)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(f"diverged: loss {value} in {where}")

@@ -17,10 +17,25 @@ from momentumnet.command_errors import UsageError
 EPOCHS, SEEDS, QUICK_IMAGES = 10, 3, 256
 
 
-def add_options(command: argparse.ArgumentParser, *, models: str, methods: Collection[str]) -> None:
-    """Adds the options; ``models`` is what the command trains by default, ``methods`` what it compares."""
+def add_options(
+    command: argparse.ArgumentParser,
+    *,
+    models: str,
+    methods: Collection[str],
+    parse: Callable[[str], object] = cifar_networks.parse,
+    lr: float = 0.1,
+) -> None:
+    """Adds the options.
+
+    Args:
+        command: Gets them.
+        models: What it trains by default.
+        methods: What it compares.
+        parse: Raises ValueError where a name is no network's.
+        lr: The largest learning rate by default.
+    """
     group = command.add_argument_group("networks and images")
-    group.add_argument("--models", type=_models, metavar="NAME,...", help=f"(default: {models})")
+    group.add_argument("--models", type=_models(parse), metavar="NAME,...", help=f"(default: {models})")
     group.add_argument(
         "--methods", type=_among(methods), default=",".join(methods), metavar="NAME,...", help="(default: %(default)s)"
     )
@@ -39,7 +54,7 @@ def add_options(command: argparse.ArgumentParser, *, models: str, methods: Colle
     )
     add_count(group, "--batch-size", 128)
     group.add_argument(
-        "--lr", type=arguments.learning_rate, default=0.1, metavar="R", help="largest one (default: %(default)s)"
+        "--lr", type=arguments.learning_rate, default=lr, metavar="R", help="largest one (default: %(default)s)"
     )
     group.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
 
@@ -60,14 +75,17 @@ def add_init_steps(command: argparse._ActionsContainer, meaning: str) -> None:
     command.add_argument("--init-steps", type=arguments.positive, metavar="N", help=meaning)
 
 
-def _models(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        try:
-            cifar_networks.parse(name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return list(dict.fromkeys(names))
+def _models(parse: Callable[[str], object]) -> Callable[[str], list[str]]:
+    def models(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            try:
+                parse(name)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+        return list(dict.fromkeys(names))
+
+    return models
 
 
 def _among(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -89,7 +107,7 @@ def _data(text: str) -> str:
 
 def chosen_models(options: argparse.Namespace, models: str, quick: str) -> list[str]:
     """The networks' names: those given, or else the default's or ``quick``, separated by commas."""
-    return options.models or _models(quick if options.quick else models)
+    return options.models or (quick if options.quick else models).split(",")
 
 
 def chosen_seeds(options: argparse.Namespace) -> range:
