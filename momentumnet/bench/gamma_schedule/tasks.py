@@ -24,8 +24,9 @@ from momentumnet.bench.texts import VOCABULARY, TextData
 from momentumnet.bench.training import Course, TrainingCourse
 
 WIDTH = 64  # of a decoder
+SHALLOWEST = 14  # ResNet of which a stage has two blocks that keep the shape
 EXAMPLES = 8  # which a conversion looks at
-NAMES = "resnetN_bn with N = 6 n + 2 (resnet20_bn, resnet56_bn, ...) and decoderN with N layers (decoder12)"
+NAMES = "resnetN_bn with N = 6 n + 2 from 14 on (resnet20_bn, resnet56_bn, ...) and decoderN with N layers, from 2 on"
 
 AnyCourse = TypeVar("AnyCourse", bound=TrainingCourse[Any])
 
@@ -56,7 +57,7 @@ class Task(ABC, Generic[AnyCourse]):
     network: str
     recipe: Recipe
     device: torch.device
-    _pretrained: tuple[int, nn.Module] | None = field(default=None, init=False)
+    _pretrained: dict[int, nn.Module] = field(default_factory=dict, init=False)
 
     @property
     @abstractmethod
@@ -90,7 +91,7 @@ class Task(ABC, Generic[AnyCourse]):
 
     def is_pretrained(self, seed: int) -> bool:
         """Whether `pretrained` has this network already."""
-        return self._pretrained is not None and self._pretrained[0] == seed
+        return seed in self._pretrained
 
     def pretrained(self, seed: int, advance: Callable[[], object]) -> nn.Module:
         """The network of a seed, trained; not to be changed.
@@ -99,15 +100,15 @@ class Task(ABC, Generic[AnyCourse]):
             seed: Decides weights, order of the examples and new parts.
             advance: Called after each epoch of the pretraining, if there is one.
         """
-        if self._pretrained is None or self._pretrained[0] != seed:
+        if not self.is_pretrained(seed):
             torch.manual_seed(seed)
             model, course = self._new()
             course = dataclasses.replace(course, seed=seed)
             self.train(model, course, self.recipe.pretraining_epochs, advance)
             torch.manual_seed(seed)
             self._prepare(model)
-            self._pretrained = seed, model
-        return self._pretrained[1]
+            self._pretrained[seed] = model
+        return self._pretrained[seed]
 
     def train(
         self,
@@ -229,15 +230,15 @@ def layers(network: str) -> int:
     """The layers of the decoder of this name, or the residual blocks of the ResNet.
 
     Raises:
-        ValueError: No network has this name, or it has no residual blocks.
+        ValueError: No network has this name, or it has no two residual blocks in a row.
     """
-    found = re.fullmatch(r"decoder([1-9]\d*)", network)
+    found = re.fullmatch(r"decoder([2-9]|[1-9]\d+)", network)
     if found is not None:
         return int(found[1])
     message = f"{network!r} is not a network of this benchmark; there are {NAMES}"
     if is_text(network):
         raise ValueError(message)
     family, depth, batch_norm = cifar_networks.parse(network)
-    if family != "resnet" or not batch_norm:
+    if family != "resnet" or not batch_norm or depth < SHALLOWEST:
         raise ValueError(message)
     return depth // 2 - 1

@@ -161,12 +161,12 @@ def _cases(options: argparse.Namespace, start: Fraction) -> list[Case]:
     lengths = options.lengths or _lengths(QUICK_LENGTHS if options.quick else LENGTHS)
     cases = [
         {"model": model, "method": method, "final": final, "length": length, "seed": seed}
+        for length in lengths  # each a comparison of its own, which is whole before the next begins
         for model in common.chosen_models(options, MODELS, QUICK_MODELS)
-        for seed in common.chosen_seeds(options)  # whose pretrained network the rows share
         for method in options.methods
         for final in finals
         if method == "momentum" or final != "0"  # beta is above 0: nothing could be undone
-        for length in lengths
+        for seed in common.chosen_seeds(options)
     ]
     found = []
     for case in cases:
