@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -124,7 +125,7 @@ class TrainingCourse(ABC, Generic[Data]):
                 where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
-                closure = _closure(model, optimizer, lambda net, x=x, y=y: self.loss(net, x, y), clip, where)
+                closure = _closure(model, optimizer, partial(self.loss, x=x, y=y), clip, where)
                 losses.append(float(optimizer.step(closure)))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
