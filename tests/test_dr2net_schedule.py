@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import has_short_store
+from momentumnet.streams.converted import streams_of
 from tests.contract.reference import assert_same, loss_of, train_step
 from tests.contract.test_couplings import by_formula, chain, rows
 from tests.test_description import EXAMPLE, configured
@@ -103,6 +104,7 @@ def test_the_model_follows_and_holds_the_end() -> None:
     seen = []
     for _ in range(6):
         seen.append(coupling_of(net)["beta"])
+        assert streams_of(net)[0].gamma == Fraction(seen[-1])
         assert schedule.coupling == schedule.at(schedule.steps_done)
         schedule.step()
     assert seen == ["1/8", "1/4", "3/8", "1/2", "1/2", "1/2"]
