@@ -2,9 +2,9 @@
 
 What is known of the authors' rule, and what is done here: Zhao et al. (CVPR 2024, arXiv 2401.04105) start fine-tuning
 near alpha = 1, beta = 0, where Dr2Net is the pretrained network, and move both coefficients while they train ("dynamic
-finetuning") to a pair at which the inverse in floats is precise. Their code is not published, and how large each of
-their updates is, how often one is made and over how many epochs could not be looked up for this file. So the change
-here is linear in the optimizer's steps, over as many as are asked for: their coefficients, not their update rule.
+finetuning") to a pair at which the inverse in floats is precise. No published code of theirs was found, and how large
+each of their updates is, how often one is made and over how many epochs could not be looked up for this file. So the
+change here is linear in the optimizer's steps, over as many as are asked for: their coefficients, not their rule.
 """
 
 from __future__ import annotations
