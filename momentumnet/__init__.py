@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from momentumnet.core.dr2net import Dr2Net
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
+    from momentumnet.dr2net_schedule import Dr2NetSchedule, schedule_dr2net, set_dr2net
     from momentumnet.errors import (
         CheckpointError,
         ConversionError,
@@ -47,6 +48,7 @@ __all__ = [
     "CheckpointError",
     "ConversionError",
     "Dr2Net",
+    "Dr2NetSchedule",
     "GammaSchedule",
     "MemoryReport",
     "MomentumNet",
@@ -76,7 +78,9 @@ __all__ = [
     "plan",
     "prune",
     "revert",
+    "schedule_dr2net",
     "schedule_gamma",
+    "set_dr2net",
     "set_gamma",
     "training_state",
     "transform_to_momentumnet",
@@ -89,6 +93,7 @@ _NAMES = {
     "core.dr2net": ("Dr2Net",),
     "core.ledger": ("check_replays",),
     "description": ("describe",),
+    "dr2net_schedule": ("Dr2NetSchedule", "schedule_dr2net", "set_dr2net"),
     "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
     "gamma_schedule": ("GammaSchedule", "schedule_gamma"),
     "memory": ("MemoryReport", "measure_memory"),

@@ -130,15 +130,21 @@ def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]:
     velocity = "branch" if stream.branch_first else None if stream.velocity_module is None else "module"
     plain = {option: getattr(stream, option) for option in _OPTIONS}
-    rule = {"coupling": couplings.describe(stream.rule)} if isinstance(stream, CoupledStream) else None
     return {
         "name": stream.name,
         "blocks": names,
         "arguments": None if stream.arguments is None else list(stream.arguments),
-        **(rule or {"gamma": str(stream.gamma)}),
+        **rule_of(stream),
         "initial_velocity": velocity,
         **plain,
     }
+
+
+def rule_of(stream: MomentumStream) -> dict[str, Any]:
+    """What a stream's description says of its rule: its gamma, or its coupling."""
+    if isinstance(stream, CoupledStream):
+        return {"coupling": couplings.describe(stream.rule)}
+    return {"gamma": str(stream.gamma)}
 
 
 def _stream(found: Mapping[str, Any], velocity: str | nn.Module | None) -> MomentumStream:

@@ -1,23 +1,17 @@
-"""Gamma over the steps of a training: from the value that keeps a function to the one whose memory is wanted, or to 0.
-
-Gamma is a fraction in every pass, so what a shape gives between the ends is rounded to one. Not to any: a fraction like
-113/127 needs a store of twice the bytes (`arithmetic.fixed_point.has_short_store`), where 8/9 beside it does not.
-"""
+"""Gamma over the steps of a training: from the value that keeps a function to one whose memory is wanted, or to 0."""
 
 from __future__ import annotations
 
-import functools
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from torch import nn
 
-from momentumnet.arithmetic.fixed_point import MAX_DENOMINATOR, exact_gamma, has_short_store
+from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.conversion import set_gamma, streams_that_take
-from momentumnet.errors import CheckpointError
+from momentumnet.step_schedule import StepSchedule, fraction_between
 
 # From start to end, by the share of the steps that are done.
 _SHAPES: dict[str, Callable[[float, float, float], float]] = {
@@ -72,7 +66,7 @@ def schedule_gamma(
     return GammaSchedule(model, optimizer_steps, start, end, shape=shape)
 
 
-class GammaSchedule:
+class GammaSchedule(StepSchedule):
     """Gamma over the steps of a training; `schedule_gamma` makes one, and says what its arguments are.
 
     Attributes:
@@ -92,6 +86,8 @@ class GammaSchedule:
         ['1/2', '1/4', '0']
     """
 
+    _name = "gamma"
+
     def __init__(
         self,
         model: nn.Module,
@@ -103,8 +99,7 @@ class GammaSchedule:
     ) -> None:
         if shape not in _SHAPES:
             raise ValueError(f"shape must be one of {', '.join(map(repr, _SHAPES))}, got {shape!r}")
-        if type(optimizer_steps) is not int or optimizer_steps < 1:
-            raise ValueError(f"optimizer_steps must be a positive integer, got {optimizer_steps!r}")
+        super().__init__(model, optimizer_steps)
         self.start, self.end = exact_gamma(start), exact_gamma(end)
         if shape == "geometric" and not (self.start and self.end):
             raise ValueError(
@@ -112,8 +107,8 @@ class GammaSchedule:
                 f"{self.end}. Take 'linear' or 'cosine'"
             )
         streams_that_take(model, self.start, self.end)
-        self.model, self.optimizer_steps, self.shape = model, optimizer_steps, shape
-        self._go_to(0)
+        self.shape = shape
+        self._set_rule()
 
     @property
     def gamma(self) -> Fraction:
@@ -127,62 +122,11 @@ class GammaSchedule:
         if step <= 0:
             return self.start
         wanted = _SHAPES[self.shape](float(self.start), float(self.end), step / self.optimizer_steps)
-        low, high = sorted((self.start, self.end))
-        return min(max(_nearest(wanted), low), high)
-
-    def step(self) -> None:
-        """The optimizer has made a step: gamma is that of the next one."""
-        self._go_to(self.steps_done + 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the schedule stands, and what it is: numbers and text, for ``json`` or ``torch.save``."""
-        return {"steps_done": self.steps_done, **self._what_it_is()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken: the model's gamma becomes what it was then.
-
-        A training that is to be longer than it was: ``load_state_dict({**state, "optimizer_steps": more})`` into a
-        schedule of as many steps takes this place in it.
-
-        Raises:
-            CheckpointError: it is no such state, or one of another schedule; nothing is changed.
-        """
-        what = self._what_it_is()
-        if not isinstance(state, Mapping) or state.keys() != {"steps_done", *what}:
-            raise CheckpointError(f"expected what state_dict of a gamma schedule returned, got {state!r}")
-        other = {name: state[name] for name in what if state[name] != what[name]}
-        if other:
-            here = {name: what[name] for name in other}
-            raise CheckpointError(
-                f"the state belongs to another gamma schedule: it has {other}, this one {here}; make the schedule as "
-                "the saved one was"
-            )
-        if type(state["steps_done"]) is not int or state["steps_done"] < 0:
-            raise CheckpointError(f"steps_done of a gamma schedule must be 0 or more, got {state['steps_done']!r}")
-        self._go_to(state["steps_done"])
+        return fraction_between(self.start, self.end, wanted)
 
     def _what_it_is(self) -> dict[str, Any]:
         ends = {"start": str(self.start), "end": str(self.end)}
         return {"optimizer_steps": self.optimizer_steps, **ends, "shape": self.shape}
 
-    def _go_to(self, step: int) -> None:
-        self.steps_done = step
+    def _set_rule(self) -> None:
         set_gamma(self.model, self.gamma)
-
-
-def _nearest(value: float) -> Fraction:
-    """The fraction in (0, 1) to run at instead of ``value``."""
-    short = _short_gammas()
-    if value > short[-1]:
-        nearest = Fraction(value).limit_denominator(MAX_DENOMINATOR)
-        return min(nearest, Fraction(MAX_DENOMINATOR - 1, MAX_DENOMINATOR))
-    index = bisect_left(short, value)
-    below, above = short[max(index - 1, 0)], short[index]
-    return below if value - below <= above - value else above
-
-
-@functools.cache
-def _short_gammas() -> list[Fraction]:
-    """All that have a short store, in order: between 1/128 and 10/11 none is further than 1/90 from the next."""
-    fractions = {Fraction(n, d) for d in range(2, MAX_DENOMINATOR + 1) for n in range(1, d)}
-    return sorted(filter(has_short_store, fractions))

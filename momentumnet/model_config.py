@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from momentumnet import couplings
-from momentumnet.description import describe
+from momentumnet.core.coupled_stream import CoupledStream
+from momentumnet.description import describe, rule_of
 from momentumnet.errors import MomentumNetWarning
 from momentumnet.streams.converted import streams_of
 
@@ -47,7 +48,7 @@ def note(model: nn.Module) -> None:
 
 
 def renew(model: nn.Module) -> None:
-    """Write the streams' gammas of now into each description in the model: they have changed.
+    """Write the streams' gammas, or couplings, of now into each description in the model: they have changed.
 
     By the names of the streams, which are those of their conversion: the config of a model stands in its parts, too,
     and is found inside of a wrapper (``DistributedDataParallel``, an adapter), where modules have other names.
@@ -59,11 +60,9 @@ def renew(model: nn.Module) -> None:
         if _function_of(description) is None or id(config) in seen:
             continue
         seen.add(id(config))
-        gammas = {stream.name: str(stream.gamma) for stream in streams_of(module) if stream.has_gamma}
-        renewed = [
-            {**found, "gamma": gammas[found["name"]]} if found["name"] in gammas else found
-            for found in description["streams"]
-        ]
+        changing = [s for s in streams_of(module) if s.has_gamma or isinstance(s, CoupledStream)]
+        rules = {stream.name: rule_of(stream) for stream in changing}
+        renewed = [{**found, **rules.get(found["name"], {})} for found in description["streams"]]
         setattr(config, NAME, {**description, "streams": renewed})
 
 

@@ -32,6 +32,12 @@ class CoupledStream(MomentumStream):
         self.rule = rule
         super().__init__(name, blocks, rule.gamma, final_velocity=final_velocity, **options)
 
+    def set_rule(self, rule: TwoStep) -> None:
+        """Move by this rule from the next pass on; a pass under way, and its backward, keep theirs."""
+        was_past_floats = self._is_past_floats(self.gamma)
+        self.rule, self.gamma = rule, rule.gamma
+        self._warn_past_floats(was_past_floats)
+
     def _digits_lost_by_block(self, gamma: Fraction) -> float:
         return self.rule.digits_lost
 

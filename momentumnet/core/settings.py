@@ -86,16 +86,21 @@ class StreamSettings:
     def set_gamma(self, gamma: float | Fraction) -> None:
         """Change gamma from the next pass on. What there is to say of it is said when it begins to hold."""
         ratio, before = self.checked_gamma(gamma), getattr(self, "gamma", None)
+        was_past_floats = before is not None and self._is_past_floats(before)
         self.gamma = ratio
         if ratio == 0 and before != 0 and self.backward == "reversible":
             logger.warning("stream %r: gamma=0 has no velocity to invert; it runs with stored activations", self.name)
-        if self._is_past_floats(ratio) and (before is None or not self._is_past_floats(before)):
+        self._warn_past_floats(was_past_floats)
+
+    def _warn_past_floats(self, was_past_floats: bool) -> None:
+        """Say that the plain inverse is wrong by the rule of now, unless it was so by the one before."""
+        if self._is_past_floats(self.gamma) and not was_past_floats:
             warnings.warn(
-                f"stream {self.name!r}: arithmetic='float' {self._rule_in_words(ratio)} over {len(self.blocks)} "
-                f"blocks loses about {self._digits_lost(ratio):.0f} of float32's 7 digits on the way back, so "
+                f"stream {self.name!r}: arithmetic='float' {self._rule_in_words(self.gamma)} over {len(self.blocks)} "
+                f"blocks loses about {self._digits_lost(self.gamma):.0f} of float32's 7 digits on the way back, so "
                 f"gradients are off by more than {FLOAT_WARNING:g}; use arithmetic='exact'",
                 MomentumNetWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _is_past_floats(self, gamma: Fraction) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from momentumnet.cli.bench import (
     couplings,
     depth,
+    gamma_schedule,
     gradinit,
     init,
     kernel,
@@ -34,6 +35,7 @@ _BENCHMARKS = (
     kernel,
     peers,
     couplings,
+    gamma_schedule,
     init,
     sam,
     sharpness,
