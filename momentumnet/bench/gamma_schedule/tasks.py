@@ -238,7 +238,7 @@ def layers(network: str) -> int:
     message = f"{network!r} is not a network of this benchmark; there are {NAMES}"
     if is_text(network):
         raise ValueError(message)
-    family, depth, batch_norm = cifar_networks.parse(network)
-    if family != "resnet" or not batch_norm or depth < SHALLOWEST:
+    parsed = cifar_networks.parse(network)
+    if parsed.family != "resnet" or not parsed.batch_norm or parsed.depth < SHALLOWEST:
         raise ValueError(message)
-    return depth // 2 - 1
+    return parsed.depth // 2 - 1
