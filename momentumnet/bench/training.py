@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import torch
@@ -102,7 +103,8 @@ class Course:
                 where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
-                losses.append(float(optimizer.step(_closure(model, optimizer, x, y, clip, where))))
+                loss = partial(_loss, model, x, y)
+                losses.append(float(optimizer.step(closure(model, optimizer, loss, clip=clip, where=where))))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
                 on_step()
@@ -152,18 +154,35 @@ class SeededTraining:
         return build(self.network, classes=self.data.classes, side=self.data.side).to(self.device)
 
 
-def _closure(
-    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, clip: float, where: str
+def _loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), y)
+
+
+def closure(
+    model: nn.Module, optimizer: Optimizer, loss: Callable[[], Tensor], *, clip: float, where: str
 ) -> Callable[[], float]:
-    def closure() -> float:
+    """What ``optimizer.step`` calls for a forward and backward pass.
+
+    Args:
+        model: Whose gradient is clipped.
+        optimizer: Its optimizer.
+        loss: Makes the loss.
+        clip: Norm of the gradient at most; infinity for none.
+        where: Names the step in the error.
+
+    Returns:
+        A function that returns the loss, and raises `DivergedError` where it is not finite.
+    """
+
+    def run() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        value = float(loss.detach())
+        found = loss()
+        value = float(found.detach())
         if not math.isfinite(value):
             raise DivergedError(f"diverged: loss {value} in {where}")
-        loss.backward()
+        found.backward()
         if clip < math.inf:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         return value
 
-    return closure
+    return run
