@@ -35,7 +35,7 @@ class TextData:
     validation: Tensor
 
     def batches(self, size: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless ``(tokens, next tokens)``, both (size, length), from places of the training text that ``seed`` draws."""
+        """Endless ``(tokens, next tokens)``, both (size, length), from places in the training text by ``seed``."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             yield _windows(self.train, torch.randint(len(self.train) - length, (size,), generator=generator), length)

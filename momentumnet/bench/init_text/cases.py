@@ -57,7 +57,7 @@ def search_cases(cases: Sequence[Case], grid: Grid, rates: Mapping[str, float]) 
         init_for = optimizer if method == GRADINIT else None
         base = _case(network, method, init_for, optimizer, rates[optimizer], SEARCH_SEED)
         if len(choices) > 1:
-            found += [{**base, "part": SEARCH, "tau": choice.tau, "eta": choice.eta} for choice in choices]
+            found += [{**base, "part": SEARCH, **vars(choice)} for choice in choices]
     return found
 
 
@@ -74,9 +74,8 @@ def chosen(rows: Sequence[Row], case: Case, grid: Grid) -> Choice | None:
         for row in done(rows)
         if row["part"] == SEARCH
         and all(row[name] == case[name] for name in ("network", "method", "init_for"))
-        and Choice(row["tau"], row["eta"]) in choices
+        and Choice.of(row) in choices
     ]
     if not searched:
         return choices[0]
-    best = min(searched, key=lambda row: float(row["validation"]))
-    return Choice(best["tau"], best["eta"])
+    return Choice.of(min(searched, key=lambda row: float(row["validation"])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,6 @@ PLAIN, WARMUP, GRADINIT, METAINIT, TFIXUP = "plain", "warmup", "gradinit", "meta
 METHODS = (PLAIN, WARMUP, GRADINIT, METAINIT, TFIXUP)
 LEARNED = (GRADINIT, METAINIT)
 ADAM, SGD = "adam", "sgd"
-# By how much the first step may lower the loss to first order: with GradInit's own settings for SGD, a rate of 0.1 and
-# gradients of norm 1, it is eta |g|_2^2 = 0.1. The same for Adam bounds eta |g|_1.
-FIRST_FALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,18 @@ class Choice:
     Attributes:
         tau: Its learning rate: of GradInit's scales, or of MetaInit's norms.
         eta: GradInit's inner step, as a multiple of the learning rate of the training; None for MetaInit.
+        fall: By how much that step may lower the loss to first order, which bounds the gradient's norm; None for
+            MetaInit.
     """
 
     tau: float
     eta: float | None = None
+    fall: float | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Choice:
+        """That of a row of the search."""
+        return cls(row["tau"], row["eta"], row["fall"])
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,19 @@ class Grid:
     Attributes:
         taus: Of GradInit.
         etas: Of GradInit, as multiples of the training's rate.
+        falls: Of GradInit.
         metainit_taus: Of MetaInit.
     """
 
     taus: Sequence[float]
     etas: Sequence[float]
+    falls: Sequence[float]
     metainit_taus: Sequence[float]
 
     def choices(self, method: str) -> list[Choice]:
         """All that are tried for a method; none for one that does not learn."""
         if method == GRADINIT:
-            return [Choice(tau, eta) for tau, eta in itertools.product(self.taus, self.etas)]
+            return [Choice(*values) for values in itertools.product(self.taus, self.etas, self.falls)]
         return [Choice(tau) for tau in self.metainit_taus] if method == METAINIT else []
 
 
@@ -67,25 +74,30 @@ def suits(network: str, method: str) -> bool:
     return (network == FREE) == (method == TFIXUP)
 
 
-def bound(optimizer: str, step_size: float) -> float:
-    """The largest norm of the gradient: where the first step lowers the loss by ``FIRST_FALL`` to first order.
+def bound(optimizer: str, step_size: float, fall: float) -> float:
+    """The largest norm of the gradient: where the first step lowers the loss by ``fall`` to first order.
 
-    The 2-norm for SGD, which lowers it by eta |g|_2^2; the 1-norm for Adam, which lowers it by eta |g|_1.
+    The 2-norm for SGD, which lowers it by eta |g|_2^2: 1 for the step size of 0.1 and the fall of 0.1 that the authors'
+    settings come to. The 1-norm for Adam, which lowers it by eta |g|_1.
     """
-    square = FIRST_FALL / step_size
+    square = fall / step_size
     return square**0.5 if optimizer == SGD else square
 
 
 def gradinit(
-    model: nn.Module, batches: Iterable[Batch], *, optimizer: str, step_size: float, tau: float, steps: int
+    model: nn.Module, batches: Iterable[Batch], *, optimizer: str, rate: float, choice: Choice, steps: int
 ) -> dict[str, Any]:
-    """GradInit for an optimizer.
+    """GradInit for an optimizer that trains at ``rate``.
 
     Returns:
         Its options as they were, and what it found: norms of the gradient and the objective at first and at last, in
         how many steps the bound was met, and the smallest and largest scale.
     """
-    options = {"step_size": step_size, "gradient_norm": bound(optimizer, step_size), "lr": tau, "steps": steps}
+    if choice.eta is None or choice.fall is None:
+        raise ValueError(f"GradInit takes a choice with eta and fall, got {choice}")
+    step_size = choice.eta * rate
+    limit = bound(optimizer, step_size, choice.fall)
+    options = {"step_size": step_size, "gradient_norm": limit, "lr": choice.tau, "steps": steps}
     report = init.gradinit_(model, loss_of, batches, optimizer=optimizer, progress=False, **options)
     return {
         **options,

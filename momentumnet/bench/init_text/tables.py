@@ -9,7 +9,7 @@ from typing import Any
 from momentumnet.bench import seeds
 from momentumnet.bench.init_text.cases import COST, SEARCH, TRAIN
 from momentumnet.bench.init_text.costs import PAPER_STEPS, PASS
-from momentumnet.bench.init_text.methods import ADAM, FIRST_FALL, GRADINIT, PLAIN, SGD
+from momentumnet.bench.init_text.methods import ADAM, GRADINIT, PLAIN, SGD
 from momentumnet.bench.results import Row
 from momentumnet.bench.tables import Table
 
@@ -70,7 +70,7 @@ def _curves(rows: Sequence[Row], settings: Mapping[str, Any]) -> Table:
         "Cross entropy of the next character in the text's end: mean and standard deviation over the seeds that came "
         "to their end. diverged: a loss that was not finite. stuck: at the end no better than "
         f"{limit:.3f}, which is what the frequencies of characters alone give. norm-free: the post-norm network, "
-        "whose norms T-Fixup has taken out. tau, eta: chosen by the search below; eta times the training's rate.",
+        "whose norms T-Fixup has taken out. options: chosen by the search below.",
         *seeds.failures(own, named),
     ]
     columns = ("network", "Adam's rate", "method", "validation loss", "diverged", "stuck", "seeds", "options")
@@ -110,19 +110,19 @@ def _search(rows: Sequence[Row], settings: Mapping[str, Any]) -> Table:
         norms = " to ".join(f"{value:.3g}" for value in learned.get("gradient_norms", ()))
         met = f"{learned['met']} of {learned['steps']}" if "met" in learned else ""
         prepared = f"{row['method']} for {row['optimizer']}"
-        eta = "" if row["eta"] is None else f"{row['eta']:g}"
-        cells.append((row["network"], prepared, f"{row['tau']:g}", eta, step, limit, norms, met, shown))
+        choice = ["" if row[name] is None else f"{row[name]:g}" for name in ("tau", "eta", "fall")]
+        cells.append((row["network"], prepared, *choice, step, limit, norms, met, shown))
     notes = [
         f"Seed {settings['search_seed']}, which is none of those reported; {settings['search_steps']} steps of "
         f"training with the optimizer named, after {settings['init_steps']} of the initialisation; the least "
         "validation loss is chosen, once for all rates. tau: rate of GradInit's scales or of MetaInit's norms. eta: "
         "GradInit's inner step, times the training's rate; the step that this is. bound: of the gradient's norm (the "
-        f"1-norm for Adam, the 2-norm for SGD), where the first step lowers the loss by {FIRST_FALL:g} to first order; met: in how many "
-        "steps.",
+        "1-norm for Adam, the 2-norm for SGD), where this step lowers the loss by 'fall' to first order; met: in how "
+        "many steps of the initialisation.",
         *seeds.failures(rows, named),
     ]
-    columns = ("network", "initialisation", "tau", "eta", "step", "bound", "gradient norm", "met", "validation loss")
-    return Table("What was searched", columns, cells, notes=notes, left=2)
+    columns = ("network", "initialisation", "tau", "eta", "fall", "step", "bound", "gradient norm", "met")
+    return Table("What was searched", (*columns, "validation loss"), cells, notes=notes, left=2)
 
 
 def _costs(rows: Sequence[Row]) -> Table:
@@ -159,8 +159,7 @@ def _matches(row: Row, key: Mapping[str, Any]) -> bool:
 
 
 def _options(row: Row) -> str:
-    eta = "" if row.get("eta") is None else f", eta {row['eta']:g}"
-    return f"tau {row['tau']:g}{eta}" if "tau" in row else ""
+    return ", ".join(f"{name} {row[name]:g}" for name in ("tau", "eta", "fall") if row.get(name) is not None)
 
 
 def _loss(done: Sequence[Row]) -> str:

@@ -99,7 +99,7 @@ class Training:
         except FAILURES as error:
             found |= {"error": failure(error), "diverged": isinstance(error, DivergedError)}
         if self.choice is not None:
-            found |= {"tau": self.choice.tau, "eta": self.choice.eta}
+            found |= vars(self.choice)
         return {**found, "course": self.course, "seconds": time.perf_counter() - started}
 
     def new_model(self) -> nn.Module:
@@ -133,11 +133,11 @@ class Training:
             raise ValueError(f"{method} takes a choice of its options")
         if method == METAINIT:
             return methods.metainit(model, list(islice(batches, steps)), tau=self.choice.tau, steps=steps)
-        if self.choice.eta is None or self.init_rate is None:
-            raise ValueError("gradinit takes a choice with eta and the rate of its optimizer")
-        options = {"step_size": self.choice.eta * self.init_rate, "tau": self.choice.tau, "steps": steps}
+        if self.init_rate is None:
+            raise ValueError("gradinit takes the rate of the optimizer that it is for")
         # A step takes two batches where the bound is met.
-        return methods.gradinit(model, list(islice(batches, 2 * steps)), optimizer=self.case["init_for"], **options)
+        own, optimizer = list(islice(batches, 2 * steps)), self.case["init_for"]
+        return methods.gradinit(model, own, optimizer=optimizer, rate=self.init_rate, choice=self.choice, steps=steps)
 
     def _batches(self, size: int, order: int) -> Iterator[tuple[Tensor, Tensor]]:
         for tokens, targets in self.text.batches(size, self.recipe.length, ORDERS * self.case["seed"] + order):

@@ -18,7 +18,7 @@ from momentumnet.bench.init_text.cases import (
     search_cases,
 )
 from momentumnet.bench.init_text.costs import costs
-from momentumnet.bench.init_text.methods import ADAM, FIRST_FALL, METHODS, SGD, Choice, Grid, suits
+from momentumnet.bench.init_text.methods import ADAM, METHODS, SGD, Choice, Grid, suits
 from momentumnet.bench.init_text.networks import NETWORKS, POST
 from momentumnet.bench.init_text.tables import named, outcome, tables
 from momentumnet.bench.init_text.training import VALIDATION_WINDOWS, Recipe, Training
@@ -53,7 +53,7 @@ methods:
   metainit   momentumnet.init.metainit_
   tfixup     momentumnet.init.tfixup_, which takes the norms out
 
-Of --taus, --etas and --metainit-taus those are taken that train best in a short training from another seed.""",
+Of --taus, --etas, --falls and --metainit-taus those are taken that do best in a short training from another seed.""",
     """\
 examples:
   momentumnet bench init-text
@@ -75,7 +75,8 @@ COUNTS = {
     "search-steps": (100, "of a training in the search"),
     "seeds": (3, "seeds 0, ..., N - 1"),
 }
-RATES, SGD_RATE, TAUS, ETAS, METAINIT_TAUS = "1e-3,3e-3", 0.1, "0.003,0.01,0.03", "0.1,1", "0.001,0.01,0.1"
+RATES, SGD_RATE, TAUS, ETAS = "1e-3,3e-3", 0.1, "0.01,0.03", "0.1,1"
+FALLS, METAINIT_TAUS = "0.1,10", "0.001,0.01,0.1"
 
 
 def add_parser(benchmarks: Any) -> None:
@@ -89,6 +90,7 @@ def add_parser(benchmarks: Any) -> None:
         ("rates", RATES, "learning rates of Adam"),
         ("taus", TAUS, "learning rates of GradInit's scales that are tried"),
         ("etas", ETAS, "inner steps of GradInit that are tried, times the training's rate"),
+        ("falls", FALLS, "falls of the loss in GradInit's inner step, to first order, by which its bound is tried"),
         ("metainit-taus", METAINIT_TAUS, "learning rates of MetaInit's norms that are tried"),
     ):
         command.add_argument(f"--{name}", type=_numbers, default=default, metavar="R,...", help=f"{meaning} {DEFAULT}")
@@ -137,7 +139,7 @@ def run(options: argparse.Namespace) -> None:
 
     _shrink(options)
     report, device, text, recipe = Report.of(options), chosen_device(options), _text(options), _recipe(options)
-    grid = Grid(options.taus, options.etas, options.metainit_taus)
+    grid = Grid(options.taus, options.etas, options.falls, options.metainit_taus)
     rates = {ADAM: max(options.rates), SGD: options.sgd_rate}
     settings = _settings(options, text, recipe, grid, rates)
     results = trainings.begin(options, "bench init-text", f"init-text-{text.name}", settings, device)
@@ -145,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
     def training(case: Case) -> Training:
         searching = case["part"] == SEARCH
         own = replace(recipe, steps=options.search_steps) if searching else recipe
-        choice = Choice(case["tau"], case["eta"]) if searching else chosen(results.rows, case, grid)
+        choice = Choice.of(case) if searching else chosen(results.rows, case, grid)
         return Training(case, text, own, device, choice, rates.get(case["init_for"]))
 
     cases = _cases(options, rates)
@@ -163,12 +165,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _shrink(options: argparse.Namespace) -> None:
-    """With ``--quick``: two layers, few steps, one seed, the first two of each list."""
+    """With ``--quick``: two layers, few steps, one seed, the first of each list."""
     capped(options, depth=2, width=32, length=16, batch_size=4, steps=6, search_steps=3, init_steps=2, seeds=1)
     capped(options, warmup_steps=2)
     if options.quick:
-        for name in ("rates", "taus", "etas", "metainit_taus"):
-            setattr(options, name, getattr(options, name)[:2])
+        for name in ("rates", "taus", "etas", "falls", "metainit_taus"):
+            setattr(options, name, getattr(options, name)[: 1 if name in ("etas", "falls") else 2])
 
 
 def _text(options: argparse.Namespace) -> TextData:
@@ -220,7 +222,6 @@ def _settings(
         **vars(recipe),
         "momentum": MOMENTUM,
         **vars(grid),
-        "first_fall": FIRST_FALL,
         "search_rates": rates,
         "search_steps": options.search_steps,
         "search_seed": SEARCH_SEED,
