@@ -46,13 +46,14 @@ class TextData:
         for part in starts.split(size):
             yield _windows(self.validation, part, length)
 
-    def frequency_loss(self) -> float:
-        """Mean cross entropy of the text's end for who knows the frequencies of characters alone.
+    def frequency_loss(self, length: int, count: int) -> float:
+        """Mean cross entropy, on the windows of validation, for who knows the frequencies of characters alone.
 
         Frequencies are those of the training text, each character counted once more (Laplace), so that none is zero.
         """
         counts = torch.bincount(self.train, minlength=len(self.characters)).double() + 1
-        return float(-(counts / counts.sum()).log()[self.validation].mean())
+        (windows,) = self.validation_batches(count, length, count)
+        return float(-(counts / counts.sum()).log()[windows[1]].mean())
 
     def check_length(self, length: int) -> None:
         """Raises ValueError unless both parts hold a window of ``length`` characters and the next one."""

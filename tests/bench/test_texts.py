@@ -46,11 +46,12 @@ def test_validation_windows_are_the_same_and_spread_from_first_to_last() -> None
 
 
 def test_loss_of_frequencies() -> None:
-    data = from_text("aab" * 30 + "aaaaaaaaab", "letters", "letters.txt")
+    data = from_text("aab" * 30 + "bbaaaaaaab", "letters", "letters.txt")
     counts = Counter("aab" * 30)
     share = {letter: (counts[letter] + 1) / (90 + 2) for letter in "ab"}
-    expected = -(9 * math.log(share["a"]) + math.log(share["b"])) / 10
-    assert data.frequency_loss() == pytest.approx(expected)
+    # Two windows of which "baaa" and "aaab" are predicted, at the text's beginning and its end.
+    expected = -(6 * math.log(share["a"]) + 2 * math.log(share["b"])) / 8
+    assert data.frequency_loss(4, 2) == pytest.approx(expected)
 
 
 def test_short_text_is_refused_with_what_it_lacks() -> None:
@@ -72,4 +73,4 @@ def test_files(tmp_path: Path) -> None:
 def test_text_that_comes_with_python_is_long_enough() -> None:
     data = load_python_topics()
     assert len(data.train) > 200_000
-    assert 2 < data.frequency_loss() < math.log(len(data.characters))
+    assert 2 < data.frequency_loss(32, 64) < math.log(len(data.characters))

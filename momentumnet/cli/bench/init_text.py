@@ -67,15 +67,15 @@ what is there. Writes init-text-NAME.json, .md and .png to --output.""",
 COUNTS = {
     "depth": (12, "layers"),
     "width": (64, "features of a token"),
-    "length": (64, "characters of a sequence"),
+    "length": (32, "characters of a sequence"),
     "batch-size": (8, "sequences in a batch"),
-    "steps": (200, "of a training"),
-    "warmup-steps": (50, "those of them in which warmup raises the rate"),
-    "init-steps": (40, "of metainit and gradinit"),
-    "search-steps": (100, "of a training in the search"),
+    "steps": (120, "of a training"),
+    "warmup-steps": (40, "those of them in which warmup raises the rate"),
+    "init-steps": (30, "of metainit and gradinit"),
+    "search-steps": (50, "of a training in the search"),
     "seeds": (3, "seeds 0, ..., N - 1"),
 }
-RATES, SGD_RATE, TAUS, ETAS = "1e-3,3e-3", 0.1, "0.01,0.03", "0.1,1"
+RATES, SGD_RATE, TAUS, ETAS = "1e-3,3e-3", 0.02, "0.01,0.03", "0.1,1"
 FALLS, METAINIT_TAUS = "0.1,10", "0.001,0.01,0.1"
 
 
@@ -217,7 +217,7 @@ def _settings(
         "train_characters": len(text.train),
         "validation_characters": len(text.validation),
         "alphabet": len(text.characters),
-        "frequency_loss": text.frequency_loss(),
+        "frequency_loss": text.frequency_loss(recipe.length, VALIDATION_WINDOWS),
         "validation_windows": VALIDATION_WINDOWS,
         **vars(recipe),
         "momentum": MOMENTUM,
