@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ def networks(recipe: Recipe, vocabulary: int, device: torch.device) -> Iterator[
 
 def operations(model: nn.Module, loss_fn: LossOf, batch: Batch) -> Mapping[str, Callable[[], object]]:
     """A pass of training, and an iteration of each initialisation, by name."""
-    options = {"steps": 1, "lr": STILL, "progress": False}
+    options: dict[str, Any] = {"steps": 1, "lr": STILL, "progress": False}
     gradinit = partial(init.gradinit_, model, loss_fn, [batch], gradient_norm=MET, **options)
 
     def training_pass() -> None:

@@ -97,7 +97,7 @@ def gradinit(
         raise ValueError(f"GradInit takes a choice with eta and fall, got {choice}")
     step_size = choice.eta * rate
     limit = bound(optimizer, step_size, choice.fall)
-    options = {"step_size": step_size, "gradient_norm": limit, "lr": choice.tau, "steps": steps}
+    options: dict[str, Any] = {"step_size": step_size, "gradient_norm": limit, "lr": choice.tau, "steps": steps}
     report = init.gradinit_(model, loss_of, batches, optimizer=optimizer, progress=False, **options)
     return {
         **options,

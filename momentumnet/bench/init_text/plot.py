@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from momentumnet.bench import seeds
 from momentumnet.bench.init_text.cases import TRAIN
@@ -40,14 +41,14 @@ def plot(rows: Sequence[Row], frequency_loss: float, path: Path) -> None:
         add_legend(drawn)
 
 
-def _draw(axes: object, method: str, rows: Sequence[Row]) -> None:
+def _draw(axes: Any, method: str, rows: Sequence[Row]) -> None:
     colour = COLOURS[METHODS.index(method)]
     label = f"{method} (no norms)" if rows[0]["network"] == FREE else method
     for row in rows:
         steps, losses = [place[0] for place in row["course"]], [place[2] for place in row["course"]]
-        axes.plot(steps, losses, color=colour, linewidth=0.6, alpha=0.4)  # type: ignore[attr-defined]
+        axes.plot(steps, losses, color=colour, linewidth=0.6, alpha=0.4)
     whole = seeds.done(rows)
     if whole:
         steps = [place[0] for place in whole[0]["course"]]
         means = [statistics.mean(losses) for losses in zip(*([p[2] for p in r["course"]] for r in whole), strict=True)]
-        axes.plot(steps, means, color=colour, label=label)  # type: ignore[attr-defined]
+        axes.plot(steps, means, color=colour, label=label)

@@ -100,8 +100,8 @@ def add_parser(benchmarks: Any) -> None:
     command.add_argument(
         "--clip", type=arguments.learning_rate, metavar="NORM", help="largest norm of the gradient (default: none)"
     )
-    for name, (default, meaning) in COUNTS.items():
-        add_count(command, f"--{name}", default, meaning)
+    for name, (count, meaning) in COUNTS.items():
+        add_count(command, f"--{name}", count, meaning)
     add_repeats(command)
     command.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
 
