@@ -43,13 +43,18 @@ class LanguageModel(nn.Module):
 
 
 class CausalDecoder(LanguageModel):
-    """A language model like GPT: learned positions, pre-norm layers with LayerNorm and GELU, biases."""
+    """A language model like GPT: learned positions, layers with LayerNorm and GELU, biases.
 
-    def __init__(self, *, depth: int, width: int, length: int, vocabulary: int, chunk: int = 512) -> None:
+    Layers are pre-norm, with one more norm behind the last of them; or post-norm, each ending with a norm of its own.
+    """
+
+    def __init__(
+        self, *, depth: int, width: int, length: int, vocabulary: int, chunk: int = 512, norm_first: bool = True
+    ) -> None:
         super().__init__(width=width, vocabulary=vocabulary, chunk=chunk, head=nn.Linear(width, vocabulary))
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
-        self.blocks = nn.ModuleList(transformer_layer(width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(transformer_layer(width, norm_first=norm_first) for _ in range(depth))
+        self.norm = nn.LayerNorm(width) if norm_first else nn.Identity()
 
     def hidden(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions
@@ -138,10 +143,13 @@ def rotated(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
-def transformer_layer(width: int) -> nn.Module:
-    """A pre-norm layer of 64 features a head; no dropout, as language models are trained today."""
+def transformer_layer(width: int, *, norm_first: bool = True) -> nn.Module:
+    """A layer of 64 features a head; no dropout, as language models are trained today.
+
+    ``x + branch(norm(x))`` for attention and feed-forward, or ``norm(x + branch(x))`` where ``norm_first`` is False.
+    """
     return nn.TransformerEncoderLayer(
-        width, head_count(width), 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        width, head_count(width), 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=norm_first
     )
 
 

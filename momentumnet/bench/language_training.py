@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.texts import TextData
+from momentumnet.bench.byte_windows import ByteWindows
 from momentumnet.bench.training import TrainingCourse
 
 
 @dataclass
-class TextCourse(TrainingCourse[TextData]):
+class TextCourse(TrainingCourse[ByteWindows]):
     """The course of the training of a `momentumnet.bench.language_models.LanguageModel` on a text.
 
     Attributes:

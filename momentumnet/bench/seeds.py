@@ -14,7 +14,7 @@ Case = dict[str, Any]  # what a row is about, its seed among it
 def sort_rows(rows: list[Row], cases: Sequence[Case]) -> None:
     """Brings the rows of ``cases`` to the front, in their order."""
     order = {tuple(case.values()): index for index, case in enumerate(cases)}
-    rows.sort(key=lambda row: order.get(tuple(row[name] for name in cases[0]), len(order)))
+    rows.sort(key=lambda row: order.get(tuple(row.get(name) for name in cases[0]), len(order)))
 
 
 def groups(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

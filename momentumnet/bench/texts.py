@@ -1,82 +1,39 @@
-"""Texts as windows of bytes, for the benchmarks that train language models: of a file, or what is installed already."""
+"""Where texts are from, for the benchmarks that train language models: a file of one's own, or what is installed."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import torch
-from torch import Tensor
 
-VOCABULARY = 256
-HELD_OUT = 10  # every tenth window
-
-
-@dataclass(frozen=True)
-class TextData:
-    """Windows of bytes, uint8 of shape (N, length), which do not overlap; their targets are the bytes themselves."""
-
-    name: str
-    x_train: Tensor
-    x_validation: Tensor
-
-    @property
-    def digest(self) -> str:
-        """What tells this data from other data of its name."""
-        content = torch.cat([self.x_train, self.x_validation]).numpy().tobytes()
-        return hashlib.sha256(content).hexdigest()[:16]
-
-    def part(self, *, train: int | None, validation: int | None) -> TextData:
-        """As many of the windows, drawn by chance but always the same ones; None for all."""
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.randperm(len(self.x_train), generator=generator)[:train]
-        held_out = torch.randperm(len(self.x_validation), generator=generator)[:validation]
-        return dataclasses.replace(self, x_train=self.x_train[chosen], x_validation=self.x_validation[held_out])
-
-    def train_batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of full batches in the order of ``seed``, as integers (size, length), twice."""
-        order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
-        for chosen in order.split(size)[: len(order) // size]:
-            tokens = self.x_train[chosen].long()
-            yield tokens, tokens
-
-
-def windows(name: str, text: bytes, length: int) -> TextData:
-    """A text cut into windows of ``length`` bytes, every tenth of them held out.
+def python_topics() -> str:
+    """The language reference that comes with Python for ``help()``: some 465,000 characters, other ones by version.
 
     Raises:
-        ValueError: The text is shorter than ten windows.
+        OSError: This installation of Python has it not.
     """
-    count = len(text) // length
-    if count < HELD_OUT:
-        raise ValueError(f"{name} has {len(text)} bytes, less than {HELD_OUT} windows of {length}")
-    tokens = torch.frombuffer(bytearray(text[: count * length]), dtype=torch.uint8).view(count, length)
-    held_out = torch.arange(count) % HELD_OUT == 0
-    return TextData(name, tokens[~held_out], tokens[held_out])
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise OSError("this Python comes without pydoc_data, the text of help(); give a text with --text") from None
+    return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read_text(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    return path.read_bytes()
-
-
-def python_reference() -> bytes:
-    """The text of the Python reference that comes with the interpreter (``help("topics")``), half a megabyte."""
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
-
-
-def data_set_descriptions() -> bytes:
+def data_set_descriptions() -> str:
     """What scikit-learn says of its data sets, in files that come with it: 43 kB."""
     folder = resources.files("sklearn.datasets.descr")
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
-    return b"\n\n".join(file.read_bytes() for file in files)
+    return "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+def read_text(path: Path) -> str:
+    """A file in UTF-8.
+
+    Raises:
+        ValueError: It is not in UTF-8.
+        OSError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error

@@ -125,8 +125,8 @@ class TrainingCourse(ABC, Generic[Data]):
                 where = f"step {skipped + len(losses) + 1} of epoch {epoch + 1}"
                 # A loss is read back in each pass, so the queue of a GPU is one step long and the clock sees it.
                 began = time.perf_counter()
-                closure = _closure(model, optimizer, partial(self.loss, x=x, y=y), clip, where)
-                losses.append(float(optimizer.step(closure)))
+                loss = partial(self.loss, model, x=x, y=y)
+                losses.append(float(optimizer.step(closure(model, optimizer, loss, clip=clip, where=where))))
                 self.step_seconds.append(time.perf_counter() - began)
                 scheduler.step()
                 on_step()
@@ -195,18 +195,31 @@ class SeededTraining:
         return build(self.network, classes=self.data.classes, side=self.data.side).to(self.device)
 
 
-def _closure(
-    model: nn.Module, optimizer: Optimizer, loss_of: Callable[[nn.Module], Tensor], clip: float, where: str
+def closure(
+    model: nn.Module, optimizer: Optimizer, loss: Callable[[], Tensor], *, clip: float, where: str
 ) -> Callable[[], float]:
-    def closure() -> float:
+    """What ``optimizer.step`` calls for a forward and backward pass.
+
+    Args:
+        model: Whose gradient is clipped.
+        optimizer: Its optimizer.
+        loss: Makes the loss.
+        clip: Norm of the gradient at most; infinity for none.
+        where: Names the step in the error.
+
+    Returns:
+        A function that returns the loss, and raises `DivergedError` where it is not finite.
+    """
+
+    def run() -> float:
         optimizer.zero_grad()
-        loss = loss_of(model)
-        value = float(loss.detach())
+        found = loss()
+        value = float(found.detach())
         if not math.isfinite(value):
             raise DivergedError(f"diverged: loss {value} in {where}")
-        loss.backward()
+        found.backward()
         if clip < math.inf:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         return value
 
-    return closure
+    return run

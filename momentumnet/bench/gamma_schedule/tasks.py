@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from momentumnet.bench import cifar_networks
 from momentumnet.bench import recipe as shared
+from momentumnet.bench.byte_windows import VOCABULARY, ByteWindows
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.language_models import CausalDecoder
 from momentumnet.bench.language_training import TextCourse
 from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.bench.texts import VOCABULARY, TextData
 from momentumnet.bench.training import Course, TrainingCourse
 
 WIDTH = 64  # of a decoder
@@ -175,8 +175,8 @@ class TextTask(Task[TextCourse]):
         data: The other one.
     """
 
-    before: TextData
-    data: TextData
+    before: ByteWindows
+    data: ByteWindows
 
     @property
     def example(self) -> Tensor:

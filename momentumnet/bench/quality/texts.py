@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from momentumnet.bench.texts import python_topics, read_text
+
 HELD_OUT = 0.1  # the last part of a text is not trained on
 OFFLINE = "python-reference"
 
@@ -72,7 +74,7 @@ def load_text(path: Path | None, *, length: int, most: int | None = None) -> Tex
         OSError: The file cannot be read.
         ValueError: It is no text, or too short for a window to be held out and two to be trained on.
     """
-    text = _offline_text() if path is None else _read(path)
+    text = python_topics() if path is None else read_text(path)
     text = text[:most]
     characters = "".join(sorted(set(text)))
     places = {character: place for place, character in enumerate(characters)}
@@ -85,16 +87,3 @@ def load_text(path: Path | None, *, length: int, most: int | None = None) -> Tex
             f"{int(length / HELD_OUT)} or more, or shorter windows"
         )
     return TextData(name, characters, tokens[:-held_out], tokens[-held_out:], length)
-
-
-def _offline_text() -> str:
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics[name] for name in sorted(topics))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.bench.byte_windows import ByteWindows, windows
 from momentumnet.bench.gamma_schedule.annealing import METHODS, Annealing
 from momentumnet.bench.gamma_schedule.tables import named, outcome, tables
 from momentumnet.bench.gamma_schedule.tasks import NAMES, ImageTask, Recipe, Task, TextTask, first_half, is_text, layers
@@ -18,7 +19,7 @@ from momentumnet.bench.gamma_schedule.training import Training
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.recipe import settings
 from momentumnet.bench.seeds import Case
-from momentumnet.bench.texts import TextData, data_set_descriptions, python_reference, read_text, windows
+from momentumnet.bench.texts import data_set_descriptions, read_text
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
@@ -184,7 +185,7 @@ def _annealing(case: Case, start: Fraction) -> Annealing:
 
 
 def _task(
-    model: str, recipe: Recipe, device: torch.device, data: ImageData, before: TextData, text: TextData
+    model: str, recipe: Recipe, device: torch.device, data: ImageData, before: ByteWindows, text: ByteWindows
 ) -> Task[Any]:
     if is_text(model):
         return TextTask(model, recipe, device, before, text)
@@ -208,7 +209,7 @@ def _images(options: argparse.Namespace) -> ImageData:
     return data
 
 
-def _texts(options: argparse.Namespace) -> tuple[TextData, TextData]:
+def _texts(options: argparse.Namespace) -> tuple[ByteWindows, ByteWindows]:
     """What decoders are pretrained on, and what they are fine-tuned on.
 
     Raises:
@@ -218,7 +219,7 @@ def _texts(options: argparse.Namespace) -> tuple[TextData, TextData]:
     train, test = options.train_samples or few, options.test_samples or few
     found = []
     for path, name, default in (
-        (options.pretraining_text, "Python's reference", python_reference),
+        (options.pretraining_text, "Python's reference", python_topics),
         (options.text, "scikit-learn's descriptions", data_set_descriptions),
     ):
         found.append(_text(path, name, default, options.window).part(train=train, validation=test))
@@ -230,17 +231,18 @@ def _texts(options: argparse.Namespace) -> tuple[TextData, TextData]:
     return found[0], found[1]
 
 
-def _text(path: Path | None, name: str, default: Callable[[], bytes], length: int) -> TextData:
+def _text(path: Path | None, name: str, default: Callable[[], str], length: int) -> ByteWindows:
     if length < 2:
         raise UsageError(f"a --window of {length} bytes has no next byte; give 2 or more")
     try:
-        return windows(name, default(), length) if path is None else windows(path.name, read_text(path), length)
+        text = default() if path is None else read_text(path)
+        return windows(name if path is None else path.name, text.encode(), length)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
 
 
-def _described(before: TextData, text: TextData) -> dict[str, Any]:
-    both: Sequence[TextData] = (before, text)
+def _described(before: ByteWindows, text: ByteWindows) -> dict[str, Any]:
+    both: Sequence[ByteWindows] = (before, text)
     return {
         "pretraining_text": before.name,
         "text": text.name,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from momentumnet.bench.byte_windows import windows
 from momentumnet.bench.gamma_schedule.annealing import METHODS
 from momentumnet.bench.gamma_schedule.plots import _lines
 from momentumnet.bench.gamma_schedule.tasks import ImageTask, Recipe, Task, TextTask, first_half
 from momentumnet.bench.gamma_schedule.training import Training
 from momentumnet.bench.images import load_digits
 from momentumnet.bench.probe import step_memory
-from momentumnet.bench.texts import windows
 from momentumnet.streams.converted import streams_of
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05, text_lr=1e-3, pretraining_epochs=1)

@@ -1,0 +1,1 @@
+"""How transformers train on text by their initialisation, with warmup and without; and what initialisations cost."""

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momentumnet.bench.init_text import costs
+from momentumnet.bench.init_text.training import Training
+from tests.cli.bench.trainings import rows_without
+
+rows = partial(rows_without, ("seconds", "init_seconds"))
+SHAPE = ("--depth", "1", "--width", "16", "--length", "8", "--batch-size", "4", "--steps", "4", "--warmup-steps", "2")
+SMALL = (*SHAPE, "--init-steps", "1", "--search-steps", "2", "--seeds", "2", "--device", "cpu")
+# A single choice of each option: there is nothing to search.
+ONE = ("--taus", "0.01", "--etas", "1", "--falls", "10", "--metainit-taus", "0.01", "--rates", "0.01")
+
+
+@pytest.fixture
+def bench(command: Callable[..., Any]) -> Callable[..., Any]:
+    Path("foxes.txt").write_text("the quick brown fox jumps over the lazy dog; " * 20)
+    fixed = ("bench", "init-text", "--text", "foxes.txt", "--output", "out", "--json", *SMALL)
+    return lambda *arguments: command(*fixed, *arguments)
+
+
+def markdown() -> str:
+    return Path("out", "init-text-foxes.md").read_text()
+
+
+def stand_in(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
+    """A row whose loss says what it is of; ``diverged`` for seed 1."""
+    loss = self.case["seed"] + self.case["rate"] + (0.0 if self.choice is None else self.choice.tau)
+    options = {} if self.choice is None else vars(self.choice)
+    if self.case["seed"] == 1:
+        ended = {"validation": None, "diverged": True, "error": "diverged: loss nan in step 3"}
+        return {**ended, "course": [], "seconds": 1.0, **options}
+    course = [[0, None, 4.0], [4, 3.5, loss]]
+    return {"validation": loss, "diverged": False, "course": course, "init_seconds": 0.5, "seconds": 1.0, **options}
+
+
+def test_table_has_mean_and_deviation_of_each_network_rate_and_method(bench: Callable[..., Any]) -> None:
+    found = rows(bench("curves", *ONE, "--rates", "0.01,0.02"))
+    keys = Counter((row["network"], row["rate"], row["method"]) for row in found)
+    methods = {"post-norm": ("plain", "warmup", "gradinit", "metainit"), "norm-free": ("tfixup",)}
+    methods["pre-norm"] = methods["post-norm"]
+    assert keys == {(n, r, m): 2 for n, own in methods.items() for r in (0.01, 0.02) for m in own}
+    assert {row["init_for"] for row in found if row["method"] == "gradinit"} == {"adam"}
+    table = markdown()
+    for (network, rate, method), _ in keys.items():
+        own = [r["validation"] for r in found if (r["network"], r["rate"], r["method"]) == (network, rate, method)]
+        mean = f"{statistics.mean(own):.3f} ± {statistics.stdev(own):.3f}"
+        assert f"| {network} | {rate:g} | {method} | {mean} | 0 of 2 | " in table
+    assert "no clipping" in table
+    assert Path("out", "init-text-foxes.png").stat().st_size > 0
+
+
+def test_diverged_run_is_counted_and_not_in_the_mean(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "row", stand_in)
+    found = rows(bench("curves", *ONE, "--methods", "plain", "--networks", "post-norm", "--seeds", "3"))
+    assert [row["diverged"] for row in found] == [False, True, False]
+    # Means of 0.01 and 2.01; the frequencies of characters are worth more than either.
+    assert "| post-norm | 0.01 | plain | 1.010 ± 1.414 | 1 of 3 | 0 of 3 | 2 of 3 |" in markdown()
+    assert "post-norm, plain, adam 0.01, seed 1: diverged: loss nan in step 3" in markdown()
+
+
+def test_nothing_but_diverged_runs_is_a_failure_and_no_number(bench: Callable[..., Any]) -> None:
+    done = bench("optimizers", *ONE, "--sgd-rate", "1e30", "--seeds", "1")
+    sgd = [row for row in rows(done) if row["optimizer"] == "sgd"]
+    assert {(row["validation"], row["diverged"]) for row in sgd if row["method"] == "plain"} == {(None, True)}
+    (line,) = [line for line in markdown().splitlines() if line.startswith("| plain |")]
+    assert line.startswith("| plain | fails | 0 of 1 | 1 of 1 | ")
+    assert "nan" not in line
+
+
+def test_stuck_runs_are_those_no_better_than_frequencies(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "row", stand_in)
+    done = bench("curves", *ONE, "--methods", "plain", "--networks", "pre-norm", "--seeds", "8")
+    limit = json.loads(done.out)["settings"]["frequency_loss"]
+    stuck = sum(seed + 0.01 >= limit for seed in (0, 2, 3, 4, 5, 6, 7))
+    assert 0 < stuck < 7
+    assert f"| 1 of 8 | {stuck} of 8 | 7 of 8 |" in markdown()
+
+
+def test_each_initialisation_is_trained_with_each_optimizer(bench: Callable[..., Any]) -> None:
+    found = rows(bench("optimizers", *ONE, "--seeds", "1", "--sgd-rate", "0.3"))
+    keys = [(row["method"], row["init_for"], row["optimizer"], row["rate"]) for row in found]
+    assert keys == [
+        (method, init_for, optimizer, rate)
+        for method, init_for in (("plain", None), ("gradinit", "sgd"), ("gradinit", "adam"))
+        for optimizer, rate in (("sgd", 0.3), ("adam", 0.01))
+    ]
+    for row in found:
+        if row["method"] == "gradinit":
+            expected = ("sgd", 0.3) if row["init_for"] == "sgd" else ("adam", 0.01)
+            assert (row["init"]["optimizer"], row["init"]["step_size"]) == expected
+    table = markdown().split("# Initialised for one optimizer")[1]
+    for index, name in enumerate(("plain", "GradInit for SGD", "GradInit for Adam")):
+        first, second = (f"{row['validation']:.3f}" for row in found[2 * index : 2 * index + 2])
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} | ")]
+        assert line.split(" | ")[1] == first
+        assert line.split(" | ")[4] == second
+
+
+def test_options_that_do_best_in_the_search_are_taken_and_shown(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = {"gradinit": (0.2, 1.0, 10.0), "metainit": (0.4, None, None)}
+
+    def searched(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
+        values = (self.choice.tau, self.choice.eta, self.choice.fall) if self.choice else None
+        row = stand_in(self, advance)
+        if self.case["part"] == "search":
+            assert self.recipe.steps == 2
+            row["validation"] = 1.0 if values == best[self.case["method"]] else 2.0
+        else:
+            assert self.recipe.steps == 4
+        return row
+
+    monkeypatch.setattr(Training, "row", searched)
+    options = ("--taus", "0.1,0.2", "--etas", "0.5,1", "--falls", "1,10", "--metainit-taus", "0.3,0.4", "--seeds", "1")
+    found = rows(bench("curves", *options, "--methods", "gradinit,metainit", "--rates", "0.01,0.02"))
+    for row in found:
+        if row["part"] == "train":
+            assert (row["tau"], row["eta"], row["fall"]) == best[row["method"]]
+    tried = [row for row in found if row["part"] == "search"]
+    assert Counter((row["network"], row["method"]) for row in tried) == {
+        (network, method): count
+        for network in ("post-norm", "pre-norm")
+        for method, count in (("gradinit", 8), ("metainit", 2))
+    }
+    assert {(row["seed"], row["rate"]) for row in tried} == {(1000, 0.02)}
+    table = markdown().split("# What was searched")[1]
+    for tau in (0.1, 0.2):
+        for eta in (0.5, 1):
+            for fall in (1, 10):
+                assert table.count(f"| gradinit for adam | {tau:g} | {eta:g} | {fall:g} |") == 2
+
+
+def test_resumed_rows_are_those_of_an_uninterrupted_run(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("curves", *ONE, "--methods", "gradinit,tfixup", "--networks", "post-norm,norm-free")
+    whole = rows(bench(*arguments))
+    real, trained = Training.row, []
+
+    def interrupted(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(self.case)
+        return real(self, advance)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "row", interrupted)
+        assert bench(*arguments, "--restart").status == 130
+    resumed = bench(*arguments)
+    assert "2 of 4 rows are done already" in resumed.err
+    assert rows(resumed) == whole
+    refused = bench(*arguments, "--width", "32")
+    assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
+    more = bench(*arguments, "--seeds", "3")
+    assert "4 of 6 rows are done already" in more.err
+
+
+def test_costs_are_of_each_method_on_each_network(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "RESNET", "resnet8")
+    found = rows(bench("cost", *ONE, "--repeats", "1"))
+    networks = {row["network"] for row in found}
+    assert networks == {"resnet8, 16 images", "post-norm decoder, 2 x 8 characters"}
+    for network in networks:
+        peaks = {row["method"]: row["peak_bytes"] for row in found if row["network"] == network}
+        assert list(peaks) == ["forward and backward", "gradinit, sgd", "gradinit, adam", "metainit"]
+        # One derivative more takes more memory: none for Adam's sign, a second for SGD, a third for MetaInit.
+        assert peaks["forward and backward"] < peaks["gradinit, adam"] < peaks["gradinit, sgd"] < peaks["metainit"]
+    assert "| 500: " in markdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("curve",), "'curve' is none of curves, optimizers, cost"),
+        (("--networks", "mid-norm"), "'mid-norm' is none of post-norm, pre-norm, norm-free"),
+        (("--methods", "plain,fixup"), "'fixup' is none of plain, warmup, gradinit, metainit, tfixup"),
+        (("--rates", "0.1,fast"), "'fast' is not a number"),
+        (("--taus", "0"), "0 is not a positive number"),
+        (("--warmup-steps", "4"), "--warmup-steps 4 are among the --steps 4 of a training and have to be fewer"),
+        (("--length", "400"), "foxes.txt: its last tenth, which is for validation, has 90 characters"),
+        (("--text", "nowhere.txt"), "No such file or directory: 'nowhere.txt'"),
+        (("--methods", "tfixup", "--networks", "pre-norm"), "none of --methods tfixup is for --networks pre-norm"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_what_was_expected(
+    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    done = bench(*arguments)
+    assert done.status == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_quick_is_whole(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("momentumnet.cli.bench.init_text.costs", lambda *_, **__: iter([]))
+    done = command("bench", "init-text", "--quick", "--output", "out", "--json", "--device", "cpu")
+    found = rows(done)
+    assert Counter(row["part"] for row in found) == {"train": 2 * 9 + 4, "search": 4 + 4 + 2}
+    assert all(row["validation"] is not None and math.isfinite(row["validation"]) for row in found)
+    assert json.loads(done.out)["settings"]["text"] == "python-topics"
