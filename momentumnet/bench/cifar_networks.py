@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 LENET = "lenet300"
 STAGES = {"layer1": 16, "layer2": 32, "layer3": 64}
+WIDTH = STAGES["layer1"]
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 # Convolutions in each of the five stages; the published names count two more linear layers than there are here.
 VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 NAMES = (
     f"resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
-    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; and {LENET}"
+    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; resnetNwC with C channels in "
+    f"the first stage, for 16 (resnet20w4_bn, ...); and {LENET}"
 )
+
+_NAME = re.compile(r"(resnet|vgg)(\d+)(?:w(?P<width>[1-9]\d*))?(?P<norm>_bn)?")
 
 
 class BasicBlock(nn.Module):
@@ -59,20 +63,22 @@ class CifarResNet(nn.Module):
         depth: 6 n + 2 layers with n blocks in each of the three stages: 20, 32, 44, 56, 110, 1202.
         classes: number of classes.
         batch_norm: False leaves the normalisation out and gives the convolutions biases.
+        width: channels of the first stage; the other two have two and four times as many.
 
     Raises:
         ValueError: ``depth`` is not 6 n + 2.
     """
 
-    def __init__(self, depth: int = 20, classes: int = 10, *, batch_norm: bool = True) -> None:
+    def __init__(self, depth: int = 20, classes: int = 10, *, batch_norm: bool = True, width: int = WIDTH) -> None:
         super().__init__()
         if not _is_resnet_depth(depth):
             raise ValueError(f"depth must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {depth}")
         blocks = depth // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=not batch_norm)
-        self.bn1 = _normalisation(16, batch_norm)
-        channels_in = 16
-        for name, channels in STAGES.items():
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=not batch_norm)
+        self.bn1 = _normalisation(width, batch_norm)
+        channels_in = width
+        for name, usual in STAGES.items():
+            channels = usual * width // WIDTH
             stride = 1 if channels == channels_in else 2
             shapes = [(channels_in, stride), *[(channels, 1)] * (blocks - 1)]
             stage = [BasicBlock(entering, channels, stride, batch_norm=batch_norm) for entering, stride in shapes]
@@ -157,13 +163,13 @@ def parse(name: str) -> tuple[str, int, bool]:
     """
     if name == LENET:
         return "lenet", 300, False
-    found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", name)
-    if found is None:
+    found = _NAME.fullmatch(name)
+    if found is None or (found["width"] and found[1] == "vgg"):
         raise ValueError(f"{name!r} is not a network of this benchmark; there are {NAMES}")
     family, depth = found[1], int(found[2])
     if not (_is_resnet_depth(depth) if family == "resnet" else depth in VGG_STAGES):
         raise ValueError(f"there is no {family} of depth {depth}; there are {NAMES}")
-    return family, depth, bool(found[3])
+    return family, depth, found["norm"] is not None
 
 
 def build(name: str, classes: int = 10, *, side: int = 32) -> nn.Module:
@@ -175,7 +181,11 @@ def build(name: str, classes: int = 10, *, side: int = 32) -> nn.Module:
     family, depth, batch_norm = parse(name)
     if family == "lenet":
         return LeNet300(side, classes)
-    return (CifarResNet if family == "resnet" else CifarVGG)(depth, classes, batch_norm=batch_norm)
+    if family == "vgg":
+        return CifarVGG(depth, classes, batch_norm=batch_norm)
+    found = _NAME.fullmatch(name)
+    width = found["width"] if found else None
+    return CifarResNet(depth, classes, batch_norm=batch_norm, width=int(width or WIDTH))
 
 
 def _is_resnet_depth(depth: int) -> bool:

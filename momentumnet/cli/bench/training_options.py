@@ -17,12 +17,31 @@ from momentumnet.command_errors import UsageError
 EPOCHS, SEEDS, QUICK_IMAGES = 10, 3, 256
 
 
-def add_options(command: argparse.ArgumentParser, *, models: str, methods: Collection[str]) -> None:
-    """Adds the options; ``models`` is what the command trains by default, ``methods`` what it compares."""
+def add_options(
+    command: argparse.ArgumentParser,
+    *,
+    models: str,
+    methods: Collection[str],
+    usual: Collection[str] | None = None,
+    several_rates: bool = False,
+) -> None:
+    """Adds the options.
+
+    Args:
+        command: Takes them.
+        models: What the command trains by default.
+        methods: What it compares.
+        usual: Of the methods, those that it compares by default; None for all.
+        several_rates: Whether ``--lr`` takes more than one.
+    """
     group = command.add_argument_group("networks and images")
     group.add_argument("--models", type=_models, metavar="NAME,...", help=f"(default: {models})")
     group.add_argument(
-        "--methods", type=_among(methods), default=",".join(methods), metavar="NAME,...", help="(default: %(default)s)"
+        "--methods",
+        type=_among(methods),
+        default=",".join(usual or methods),
+        metavar="NAME,...",
+        help="(default: %(default)s)",
     )
     add_data(group)
     for name, meaning in (("train", "training"), ("test", "test")):
@@ -38,9 +57,8 @@ def add_options(command: argparse.ArgumentParser, *, models: str, methods: Colle
         "--seeds", type=arguments.positive, metavar="N", help=f"seeds 0, ..., N - 1 (default: {SEEDS}; with --quick 1)"
     )
     add_count(group, "--batch-size", 128)
-    group.add_argument(
-        "--lr", type=arguments.learning_rate, default=0.1, metavar="R", help="largest one (default: %(default)s)"
-    )
+    rate, shape = (arguments.learning_rates, "R,...") if several_rates else (arguments.learning_rate, "R")
+    group.add_argument("--lr", type=rate, default="0.1", metavar=shape, help="largest one (default: %(default)s)")
     group.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
 
 
