@@ -86,9 +86,9 @@ def _warmed(
     scheduler = after(counter, steps - warm_steps)
     if warm_steps:
         scheduler = warmup(counter, warm_steps, after=scheduler)
-    factors = []
+    factors: list[float] = []
     for _ in range(steps + 1):
-        factors.append(scheduler.get_last_lr()[0])
+        factors.append(float(scheduler.get_last_lr()[0]))
         counter.step()
         scheduler.step()
     for group in optimizer.param_groups:

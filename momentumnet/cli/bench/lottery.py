@@ -56,10 +56,9 @@ examples:
 
 Each row (model, method, rate, warmup, rewinding, end of the dense training, seed) is written as soon as it is done, and
 each training inside of it too: the same command goes on where the last one ended, and more of them are added to what
-is there. Writes
-lottery-DATA.json, .md and .png to --output; with --structure, lottery-STRUCTURE-DATA; where networks compare, or dense
-epochs, also -networks.png and -dense.png. The trainings lie in a folder
-beside them, which may be deleted when the rows are done.""",
+is there. Writes lottery-DATA.json, .md and .png to --output; with --structure, lottery-STRUCTURE-DATA. Where networks
+or ends of the dense training compare, -networks.png and -dense.png show it. The trainings lie in a folder beside them,
+which may be deleted when the rows are done.""",
 )
 
 
