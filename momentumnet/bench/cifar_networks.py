@@ -18,14 +18,18 @@ from momentumnet.bench.language_models import head_count, transformer_layer
 LENET = "lenet300"
 VIT_WIDTH = 192
 STAGES = {"layer1": 16, "layer2": 32, "layer3": 64}
+WIDTH = STAGES["layer1"]
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 # Convolutions in each of the five stages; the published names count two more linear layers than there are here.
 VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 NAMES = (
     f"resnetN with N = 6 n + 2 (resnet8, resnet20, resnet56, resnet110, resnet1202, ...) and "
-    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; vitN with N blocks (vit6, "
-    f"vit12, vit24), or vitNxW with W features instead of 192; and {LENET}"
+    f"{', '.join(f'vgg{depth}' for depth in VGG_STAGES)}, each also with _bn at its end; resnetNwC with C channels in "
+    "the first stage, for 16 (resnet20w4_bn, ...); vitN with N blocks (vit6, vit12, vit24), or vitNxW with W features "
+    f"instead of 192; and {LENET}"
 )
+
+_NAME = re.compile(r"(resnet|vgg)(\d+)(?:w(?P<width>[1-9]\d*))?(?P<norm>_bn)?")
 
 
 class BasicBlock(nn.Module):
@@ -65,20 +69,22 @@ class CifarResNet(nn.Module):
         depth: 6 n + 2 layers with n blocks in each of the three stages: 20, 32, 44, 56, 110, 1202.
         classes: number of classes.
         batch_norm: False leaves the normalisation out and gives the convolutions biases.
+        width: channels of the first stage; the other two have two and four times as many.
 
     Raises:
         ValueError: ``depth`` is not 6 n + 2.
     """
 
-    def __init__(self, depth: int = 20, classes: int = 10, *, batch_norm: bool = True) -> None:
+    def __init__(self, depth: int = 20, classes: int = 10, *, batch_norm: bool = True, width: int = WIDTH) -> None:
         super().__init__()
         if not _is_resnet_depth(depth):
             raise ValueError(f"depth must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {depth}")
         blocks = depth // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=not batch_norm)
-        self.bn1 = _normalisation(16, batch_norm)
-        channels_in = 16
-        for name, channels in STAGES.items():
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=not batch_norm)
+        self.bn1 = _normalisation(width, batch_norm)
+        channels_in = width
+        for name, usual in STAGES.items():
+            channels = usual * width // WIDTH
             stride = 1 if channels == channels_in else 2
             shapes = [(channels_in, stride), *[(channels, 1)] * (blocks - 1)]
             stage = [BasicBlock(entering, channels, stride, batch_norm=batch_norm) for entering, stride in shapes]
@@ -198,7 +204,7 @@ class NetworkName(NamedTuple):
         family: "resnet", "vgg", "vit" or "lenet".
         depth: The number behind it.
         batch_norm: Whether it has batch normalisation.
-        width: Features of a token; None for networks of convolutions.
+        width: Features of a token, or channels in a ResNet's first stage; None for the others.
     """
 
     family: str
@@ -217,13 +223,14 @@ def parse(name: str) -> NetworkName:
         return NetworkName("lenet", 300)
     if transformer := parse_transformer(name, "vit", VIT_WIDTH):
         return transformer
-    found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", name)
-    if found is None:
+    found = _NAME.fullmatch(name)
+    if found is None or (found["width"] and found[1] == "vgg"):
         raise ValueError(f"{name!r} is not a network of this benchmark; there are {NAMES}")
     family, depth = found[1], int(found[2])
     if not (_is_resnet_depth(depth) if family == "resnet" else depth in VGG_STAGES):
         raise ValueError(f"there is no {family} of depth {depth}; there are {NAMES}")
-    return NetworkName(family, depth, bool(found[3]))
+    width = int(found["width"] or WIDTH) if family == "resnet" else None
+    return NetworkName(family, depth, found["norm"] is not None, width)
 
 
 def parse_transformer(name: str, family: str, width: int) -> NetworkName | None:
@@ -249,9 +256,11 @@ def build(name: str, classes: int = 10, *, side: int = 32) -> nn.Module:
     family, depth, batch_norm, width = parse(name)
     if family == "lenet":
         return LeNet300(side, classes)
-    if width is not None:
-        return VisionTransformer(depth, classes, width=width, side=side)
-    return (CifarResNet if family == "resnet" else CifarVGG)(depth, classes, batch_norm=batch_norm)
+    if width is None:
+        return CifarVGG(depth, classes, batch_norm=batch_norm)
+    if family == "resnet":
+        return CifarResNet(depth, classes, batch_norm=batch_norm, width=width)
+    return VisionTransformer(depth, classes, width=width, side=side)
 
 
 def _is_resnet_depth(depth: int) -> bool:

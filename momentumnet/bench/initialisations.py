@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet import init
 from momentumnet.bench.cifar_networks import parse
+from momentumnet.bench.recipe import is_normalised
 from momentumnet.bench.training import ORDERS, Course
 from momentumnet.init import InitReport
 from momentumnet.loss.batches import Batch
@@ -88,4 +89,4 @@ def gradinit(model: nn.Module, task: Task) -> InitReport:
 
 def fixup(model: nn.Module, task: Task) -> InitReport:
     """Fixup, which takes batch normalisation out."""
-    return init.fixup_(model, task.examples, remove_normalization=parse(task.network).batch_norm)
+    return init.fixup_(model, task.examples, remove_normalization=is_normalised(model))

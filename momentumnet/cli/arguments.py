@@ -101,6 +101,11 @@ def whole(text: str) -> int:
     return 0 if text.strip() == "0" else positive(text)
 
 
+def wholes(text: str) -> list[int]:
+    """Integers of at least 0 separated by commas: ``0,2``."""
+    return list(dict.fromkeys(whole(part) for part in text.split(",")))
+
+
 def seed(text: str) -> int:
     """An integer that random generators take, with room for one a step."""
     value = whole(text)
@@ -160,6 +165,11 @@ def learning_rate(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def learning_rates(text: str) -> list[float]:
+    """Positive numbers separated by commas: ``0.1,0.01``."""
+    return list(dict.fromkeys(learning_rate(part) for part in text.split(",")))
 
 
 def radius(text: str) -> float:

@@ -97,9 +97,19 @@ def test_vit_without_whole_patches_or_heads_is_refused() -> None:
         parse("vit2x100")
 
 
+def test_width_is_that_of_the_first_stage() -> None:
+    model = build("resnet20w4_bn")
+    assert [model.get_submodule(f"layer{stage}.2.conv2").weight.shape[0] for stage in (1, 2, 3)] == [4, 8, 16]
+    assert parse("resnet20w4_bn") == ("resnet", 20, True, 4)
+    assert parameters("resnet20w16") == parameters("resnet20") != parameters("resnet20w8")
+
+
 @pytest.mark.parametrize(
     "name",
-    ["vit", "vit0", "vit2x", "vit2x0", "vit2_bn", "resnet21", "resnet2", "vgg10", "vgg", "resnet20_ln", "alexnet"],
+    [
+        *("vit", "vit0", "vit2x", "vit2x0", "vit2_bn", "vgg8w4", "resnet20w0", "resnet20_bnw4"),
+        *("resnet21", "resnet2", "vgg10", "vgg", "resnet20_ln", "alexnet"),
+    ],
 )
 def test_unknown_name_is_answered_with_what_there_is(name: str) -> None:
     with pytest.raises(ValueError, match=r"there are resnetN with N = 6 n \+ 2 .*vgg8, vgg11, .*_bn"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from momentumnet.bench import seeds
 from momentumnet.bench.cifar_networks import LENET
-from momentumnet.bench.recipe import described
+from momentumnet.bench.lottery import cases
+from momentumnet.bench.recipe import described, images_described
 from momentumnet.bench.results import Row
 from momentumnet.bench.tables import Table
 from momentumnet.prune import CONTROLS, TICKET
@@ -26,11 +27,6 @@ def final(training: Training) -> float:
     return accuracy
 
 
-def named(row: Row) -> str:
-    """What a row is called, but for its seed."""
-    return f"{row['model']}, {row['method']}"
-
-
 def outcome(row: Row) -> str:
     """What a row came to, in words."""
     last = row["trainings"][-1]
@@ -41,85 +37,100 @@ def outcome(row: Row) -> str:
 
 def tables(rows: Sequence[Row], settings: dict[str, Any]) -> list[Table]:
     """Accuracies with the verdicts below them, steps and norms, and how early the masks were found."""
-    notes = [*verdicts(rows), _described(settings), *seeds.failures(rows, named)]
+    notes = [*verdicts(rows), _described(rows, settings), *seeds.failures(rows, cases.named)]
     return [accuracy_table(rows, notes), speed_table(rows), early_table(rows)]
 
 
-def _described(settings: dict[str, Any]) -> str:
-    begin = f"after epoch {settings['rewind_epochs']}" if settings["rewind_epochs"] else "at the beginning"
-    return (
-        f"{described(settings)} {LENET} is trained with Adam, learning rate "
-        f"{settings['adam_lr']}. A round takes {100 * settings['fraction']:g} % of the {settings['structure']}s that "
-        f"are left ({settings['scope']}), by magnitude; tickets begin with the weights {begin}."
+def _described(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    rates = {row["lr"] for row in rows if row["model"] != LENET}
+    rewound, dense, warm = (
+        _either({row[name] for row in rows}) for name in ("rewind_epochs", "dense_epochs", "warmup_epochs")
     )
+    trained = described({**settings, "lr": _either(rates)}) if rates else f"{images_described(settings)}."
+    if len(rates) < len({row["lr"] for row in rows}):
+        trained += (
+            f" {LENET} is trained with Adam, learning rate {settings['adam_lr']}, batch {settings['batch_size']}."
+        )
+    return (
+        f"{trained} The rate rises through {warm} epochs at first. A round takes {100 * settings['fraction']:g} % of "
+        f"the {settings['structure']}s that are left ({settings['scope']}), by magnitude; tickets begin with the "
+        f"weights after {rewound} epochs of the dense training, which ends after {dense} epochs, the others after "
+        f"{settings['epochs']}."
+    )
+
+
+def _either(values: Collection[float]) -> str:
+    return " or ".join(f"{value:g}" for value in sorted(values))
 
 
 def accuracy_table(rows: Sequence[Row], notes: Sequence[str]) -> Table:
     """Accuracy of tickets and controls, a line for each sparsity."""
+    names = cases.differing(rows)
     cells = [
         (
             *heading,
             *(_mean([final(training) for training in arms.get(arm, [])]) for arm in ARMS),
             str(len(arms[TICKET])),
         )
-        for heading, arms in _lines(rows)
+        for heading, arms in _lines(rows, names)
     ]
     explained = (
         "Test accuracy (%) after the last epoch: mean and standard deviation over the seeds; sparsity 0 is the dense "
         "network."
     )
-    columns = ("model", "method", "sparsity", *ARMS, "seeds")
+    columns = (*_heads(names), "sparsity", *ARMS, "seeds")
     return Table("Accuracy of lottery tickets", columns, cells, notes=[explained, *notes])
 
 
 def speed_table(rows: Sequence[Row]) -> Table:
     """How soon the best accuracy is reached, and what distinguishes the weights that are kept, by sparsity."""
+    names = cases.differing(rows)
     cells = [
         (
             *heading,
             *(_mean([training["best_step"] for training in arms.get(arm, [])], ".0f") for arm in ARMS),
             *(_mean([training[key] for training in arms[TICKET]], ".4f") for key in ("kept_norm", "removed_norm")),
         )
-        for heading, arms in _lines(rows)
+        for heading, arms in _lines(rows, names)
     ]
     note = (
         "The step of the first of the best accuracies, counted from the first weights (tickets and random masks begin "
         "at the step that they are rewound to); and the mean absolute value, before the training, of the weights that "
         "the ticket keeps and of those that it has lost."
     )
-    columns = ("model", "method", "sparsity", *(f"step, {arm}" for arm in ARMS), "weights kept", "weights removed")
+    columns = (*_heads(names), "sparsity", *(f"step, {arm}" for arm in ARMS), "weights kept", "weights removed")
     return Table("Steps to the best accuracy, and norms", columns, cells, notes=[note])
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """Whether the tickets are ahead of both controls at the sparsity nearest to 80 %, a line for each network."""
-    lines = []
-    for (model, method), own in seeds.groups(seeds.done(rows), "model", "method").items():
+    """Whether the tickets are ahead of the controls at the sparsity nearest to 80 %, a line for each network."""
+    lines, names = [], cases.differing(rows)
+    for key, own in cases.groups(rows).items():
         rounds = rounds_of(own)
         number = min(list(rounds)[1:], key=lambda number: abs(rounds[number][TICKET][0]["sparsity"] - WANTED_SPARSITY))
-        arms = {arm: [final(training) for training in rounds[number][arm]] for arm in ARMS}
+        arms = {arm: [final(training) for training in trained] for arm, trained in rounds[number].items()}
         ahead = sum(ticket > max(others) for ticket, *others in zip(*arms.values(), strict=True))
         best = max(arms, key=lambda arm: statistics.mean(arms[arm]))
+        controls = "both controls" if len(arms) == len(ARMS) else "the control"
         figures = ", ".join(f"{arm} {seeds.mean(values)}" for arm, values in arms.items())
-        beats = "is ahead of both controls" if best == TICKET else f"does not beat {best!r}"
+        beats = f"is ahead of {controls}" if best == TICKET else f"does not beat {best!r}"
         lines.append(
-            f"{model}, {method}, at {100 * rounds[number][TICKET][0]['sparsity']:.1f} % sparsity: {figures}; the "
-            f"ticket {beats} on average, and is ahead of both in {ahead} of {len(own)} seeds."
+            f"{cases.called(key, names)}, at {100 * rounds[number][TICKET][0]['sparsity']:.1f} % sparsity: {figures}; "
+            f"the ticket {beats} on average, and is ahead of {controls.removesuffix(' controls')} in {ahead} of "
+            f"{len(own)} seeds."
         )
     return lines
 
 
 def early_table(rows: Sequence[Row]) -> Table:
     """How far the masks were from those at the end, by epoch of the dense training."""
-    cells = []
-    for (model, method), own in seeds.groups(seeds.done(rows), "model", "method").items():
+    cells, names = [], cases.differing(rows)
+    for key, own in cases.groups(rows).items():
         dense = [row["trainings"][0] for row in own]
         for index, (step, _) in enumerate(dense[0]["accuracies"]):
-            first = index == 0
             cells.append(
                 (
-                    model if first else "",
-                    method if first else "",
+                    *_heading(key, names, shown=index == 0),
                     str(index + 1),
                     str(step),
                     _mean([100 * training["distances"][index] for training in dense]),
@@ -130,20 +141,8 @@ def early_table(rows: Sequence[Row]) -> Table:
         "The dense training, looked at after each epoch: the share of the weights that the first pruning would have "
         "treated otherwise than at the end of the training."
     )
-    columns = ("model", "method", "epoch", "step", "distance to the final mask, %", "accuracy")
+    columns = (*_heads(names), "epoch", "step", "distance to the final mask, %", "accuracy")
     return Table("When the dense training may stop", columns, cells, notes=[note])
-
-
-def curves(rows: Sequence[Row]) -> dict[str, dict[str, dict[float, list[float]]]]:
-    """By network, arm and sparsity (%), the final accuracies of the seeds; all arms begin with the dense network."""
-    found: dict[str, dict[str, dict[float, list[float]]]] = {}
-    for (model, method), own in seeds.groups(seeds.done(rows), "model", "method").items():
-        lines = found.setdefault(f"{model}, {method}", {arm: {} for arm in ARMS})
-        for arms in rounds_of(own).values():
-            place = 100 * arms[TICKET][0]["sparsity"]
-            for arm in ARMS:
-                lines[arm][place] = [final(training) for training in arms.get(arm, arms[TICKET])]
-    return found
 
 
 def rounds_of(rows: Sequence[Row]) -> Rounds:
@@ -155,12 +154,21 @@ def rounds_of(rows: Sequence[Row]) -> Rounds:
     return found
 
 
-def _lines(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str, str], dict[str, list[Training]]]]:
-    """What the lines of a table begin with (network, initialisation, sparsity), and their trainings by arm."""
-    for (model, method), own in seeds.groups(seeds.done(rows), "model", "method").items():
+def _lines(rows: Sequence[Row], names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], dict[str, list[Training]]]]:
+    """What the lines of a table begin with (network, initialisation, settings, sparsity), and trainings by arm."""
+    for key, own in cases.groups(rows).items():
         for number, arms in rounds_of(own).items():
             sparsity = f"{100 * statistics.mean(training['sparsity'] for training in arms[TICKET]):.1f} %"
-            yield (model if number == 0 else "", method if number == 0 else "", sparsity), arms
+            yield (*_heading(key, names, shown=number == 0), sparsity), arms
+
+
+def _heads(names: Sequence[str]) -> tuple[str, ...]:
+    return ("model", "method", *(cases.SETTINGS[name] for name in names))
+
+
+def _heading(key: cases.Key, names: Sequence[str], *, shown: bool) -> tuple[str, ...]:
+    row = dict(zip(cases.KEYS, key, strict=True))
+    return tuple(f"{row[name]}" if shown else "" for name in ("model", "method", *names))
 
 
 def _mean(values: Sequence[float], form: str = ".2f") -> str:

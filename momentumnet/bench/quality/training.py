@@ -111,7 +111,7 @@ class Training:
         course = self.task.course(self.seed)
         steps = self.epochs * course.steps_per_epoch
         scale = self.recipe.finetune_scale if self.variant.fine_tuned else 1.0
-        transformer = parse(self.network).width is not None
+        transformer = parse(self.network).family != "resnet"
         optimizer = optimizer_of(model, self.recipe, transformer=transformer, scale=scale)
         schedule = self.schedule(model, steps)
         course.run(

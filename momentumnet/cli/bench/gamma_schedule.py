@@ -19,7 +19,7 @@ from momentumnet.bench.gamma_schedule.training import Training
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.recipe import settings
 from momentumnet.bench.seeds import Case
-from momentumnet.bench.texts import data_set_descriptions, read_text
+from momentumnet.bench.texts import data_set_descriptions, python_topics, read_text
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings

@@ -22,8 +22,10 @@ def add_options(
     *,
     models: str,
     methods: Collection[str],
+    usual: Collection[str] | None = None,
     parse: Callable[[str], object] = cifar_networks.parse,
     lr: float = 0.1,
+    several_rates: bool = False,
 ) -> None:
     """Adds the options.
 
@@ -31,13 +33,19 @@ def add_options(
         command: Gets them.
         models: What it trains by default.
         methods: What it compares.
+        usual: Of the methods, those that it compares by default; None for all.
         parse: Raises ValueError where a name is no network's.
         lr: The largest learning rate by default.
+        several_rates: Whether ``--lr`` takes more than one.
     """
     group = command.add_argument_group("networks and images")
     group.add_argument("--models", type=_models(parse), metavar="NAME,...", help=f"(default: {models})")
     group.add_argument(
-        "--methods", type=_among(methods), default=",".join(methods), metavar="NAME,...", help="(default: %(default)s)"
+        "--methods",
+        type=_among(methods),
+        default=",".join(usual or methods),
+        metavar="NAME,...",
+        help="(default: %(default)s)",
     )
     add_data(group)
     for name, meaning in (("train", "training"), ("test", "test")):
@@ -53,9 +61,8 @@ def add_options(
         "--seeds", type=arguments.positive, metavar="N", help=f"seeds 0, ..., N - 1 (default: {SEEDS}; with --quick 1)"
     )
     add_count(group, "--batch-size", 128)
-    group.add_argument(
-        "--lr", type=arguments.learning_rate, default=lr, metavar="R", help="largest one (default: %(default)s)"
-    )
+    rate, shape = (arguments.learning_rates, "R,...") if several_rates else (arguments.learning_rate, "R")
+    group.add_argument("--lr", type=rate, default=str(lr), metavar=shape, help="largest one (default: %(default)s)")
     group.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
 
 

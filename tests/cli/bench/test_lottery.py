@@ -97,12 +97,46 @@ def test_rewound_tickets_begin_with_the_weights_of_that_epoch(bench: Callable[..
     assert steps[1, "reinitialised"] == [2, 4]
 
 
+def test_settings_are_part_of_the_rows_and_a_later_command_adds_some(bench: Callable[..., Any]) -> None:
+    plain = ("--models", "resnet8w4_bn,lenet300", "--methods", "xavier_normal", "--seeds", "1")
+    first = rows(bench(*plain, "--rounds", "1", "--lr", "0.1,0.01", "--controls", "random-mask"))
+    assert [(row["model"], row["lr"]) for row in first] == [
+        ("resnet8w4_bn", 0.1),
+        ("resnet8w4_bn", 0.01),
+        ("lenet300", 1.2e-3),
+    ]
+    more = ("--warmup-epochs", "1", "--rewind-epochs", "0,1", "--dense-epochs", "1,2", "--models", "resnet8w4_bn")
+    found = rows(bench(*plain, *more, "--rounds", "1", "--controls", "random-mask"))
+    keys = ("lr", "warmup_epochs", "rewind_epochs", "dense_epochs")
+    settings = [tuple(row[key] for key in keys) for row in found]
+    assert settings == [(0.1, 1, rewind, dense) for rewind in (0, 1) for dense in (1, 2)] + [
+        (rate, 0, 0, 2) for rate in (0.1, 0.01, 1.2e-3)
+    ]
+    assert [len(row["trainings"][0]["accuracies"]) for row in found] == [1, 2, 1, 2, 2, 2, 2]
+    assert Path("out", "lottery-digits-dense.png").stat().st_size > 10_000
+    assert Path("out", "lottery-digits-networks.png").exists() is False  # lenet300 was not trained with these settings
+
+
+def test_quick_compares_networks(bench: Callable[..., Any], command: Callable[..., Any]) -> None:
+    quick = ("--quick", "--models", "resnet8w4_bn,resnet14w4_bn", "--methods", "kaiming", "--batch-size", "64")
+    done = command("bench", "lottery", *quick, "--output", "out", "--json")
+    assert [row["model"] for row in rows(done)] == ["resnet8w4_bn", "resnet14w4_bn"]
+    assert Path("out", "lottery-digits-networks.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (("--rewind-epochs", "2"), 2, "leaves nothing of 2 epochs"),
         (("--fraction", "1.5"), 2, "not between 0 and 1"),
         (("--rewind-epochs", "-1"), 2, "is not positive"),
+        (("--warmup-epochs", "2"), 2, "--warmup-epochs 2 leaves nothing of 2 epochs"),
+        (("--warmup-epochs", "0,x"), 2, "'x' is not an integer"),
+        (("--dense-epochs", "1,3"), 2, "--dense-epochs 3 is more than the 2 epochs"),
+        (("--dense-epochs", "0"), 2, "0 is not positive"),
+        (("--epochs", "4", "--dense-epochs", "1", "--rewind-epochs", "0,2"), 2, "ends before epoch 2"),
+        (("--lr", "0.1,0"), 2, "0 is not a positive number"),
+        (("--controls", "none"), 2, "random-mask"),
         (("--methods", "warmup"), 2, "'warmup' is not a method"),
         (("--models", "lenet5"), 2, "lenet300"),
     ],
