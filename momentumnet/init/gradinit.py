@@ -84,7 +84,8 @@ def gradinit_(
         ``gradient_norms``, ||g||_p in every iteration.
 
     Raises:
-        ValueError: an option has a value that it does not take, nothing is trainable, or batches cannot be joined.
+        ValueError: an option has a value that it does not take, nothing is trainable, batches cannot be joined, or the
+            model uses ``torch.utils.checkpoint``, which would read its own weights in the place of the scaled ones.
         FloatingPointError: the loss, the gradient's norm or a derivative is infinite or not a number. The model is then
             as it was, as after every other exception.
 

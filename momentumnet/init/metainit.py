@@ -62,7 +62,8 @@ def metainit_(
         The scale of each parameter, and the gradient quotient and the norm of the loss's gradient in each step.
 
     Raises:
-        ValueError: an option has a value that it does not take, or nothing is trainable.
+        ValueError: an option has a value that it does not take, nothing is trainable, or the model uses
+            ``torch.utils.checkpoint``, which would read its own weights in the place of the scaled ones.
         FloatingPointError: the gradient quotient, or a gradient, is infinite or not a number. The model is then as it
             was, as after every other exception.
 

@@ -62,7 +62,8 @@ def hessian_top_eigenvalues(
     Raises:
         MomentumNetError: The loss or a product is NaN or infinite, or a trainable parameter does not enter the loss.
         TypeError: The batch is no pair.
-        ValueError: An option cannot be, k is larger than the number of parameters, or none is trainable.
+        ValueError: An option cannot be, k is larger than the number of parameters, none is trainable, or the model uses
+            ``torch.utils.checkpoint``.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)

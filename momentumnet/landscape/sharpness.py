@@ -70,7 +70,8 @@ def sharpness(
     Raises:
         MomentumNetError: The loss is NaN or infinite, at w or on the way, or depends on no parameter.
         TypeError: The batch is no pair.
-        ValueError: An option cannot be, or the model has no trainable parameter.
+        ValueError: An option cannot be, the model has no trainable parameter, or uses ``torch.utils.checkpoint``, which
+            would read its own weights in the place of those at w + e.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)

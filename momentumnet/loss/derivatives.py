@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from momentumnet.loss.batches import Batch, LossFunction, outputs_of
 from momentumnet.loss.samples import chunks
@@ -136,7 +137,8 @@ def gradient_of(value: Tensor, theta: Sequence[Tensor], *, create_graph: bool = 
 def _partial_derivatives(value: Tensor, theta: Sequence[Tensor], *, create_graph: bool) -> tuple[Tensor | None, ...]:
     if not value.requires_grad:
         return (None,) * len(theta)
-    return torch.autograd.grad(value, theta, create_graph=create_graph, allow_unused=True)
+    with _at_theta():
+        return torch.autograd.grad(value, theta, create_graph=create_graph, allow_unused=True)
 
 
 def _materialised(partial: Sequence[Tensor | None], theta: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -155,10 +157,32 @@ def product(
     if not pairs:
         return [torch.zeros_like(tensor) for tensor in theta]
     outputs, weights = zip(*pairs, strict=True)
-    products = torch.autograd.grad(
-        outputs, theta, weights, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
-    )
+    with _at_theta():
+        products = torch.autograd.grad(
+            outputs, theta, weights, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
+        )
     return list(products)
+
+
+@contextmanager
+def _at_theta() -> Iterator[None]:
+    """Around a backward pass: what is recomputed in it may not read the model's own parameters in theta's place."""
+    hook = register_module_forward_pre_hook(_refuse_own_parameters)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _refuse_own_parameters(module: nn.Module, _: object) -> None:
+    for name, parameter in module._parameters.items():
+        if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
+            raise ValueError(
+                f"a {type(module).__name__} was called again in backward with the model's own parameter {name!r}, not "
+                "with the weights that the derivative is taken at, so it would be wrong. Most likely the model uses "
+                "torch.utils.checkpoint: turn that off (model.gradient_checkpointing_disable() in transformers) while "
+                "this runs"
+            )
 
 
 def norm(vectors: Sequence[Tensor], order: int) -> float:

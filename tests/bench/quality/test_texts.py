@@ -64,7 +64,7 @@ def test_offline_text_comes_with_python() -> None:
     ("content", "message"),
     [
         (b"short", "short has 5 characters, of which the last tenth holds no window of 7; give 70 or more"),
-        (b"\xff\xfe\x00" * 100, "is no UTF-8 text"),
+        (b"\xff\xfe\x00" * 100, "is no text in UTF-8"),
     ],
 )
 def test_text_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
