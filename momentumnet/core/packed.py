@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from momentumnet.core.carried import refusal, same_shape
 from momentumnet.core.inference import counted, gradients_on
 from momentumnet.core.passage import keys_of, moved_in_graph, tensors_among
 from momentumnet.errors import ConversionError
-from momentumnet.recompute.arguments import named_arguments
+from momentumnet.recompute.arguments import named_arguments, version
 
 Key = int | str
 
@@ -47,6 +48,7 @@ class _Part:
     whole: Tensor
     number: int
     node: torch.autograd.graph.Node | None  # its place in the graph when it was handed out
+    counter: int  # and its in-place counter
     block: str  # which returned it
 
 
@@ -71,18 +73,18 @@ class _Call:
         args, kwargs = _with_arguments(args, kwargs, dict(zip(self.keys, parts, strict=True)))
         output = self.function(*args, **kwargs)
         returned = [_item(output, place) for place in self.outputs]
-        for value, place, shape in zip(returned, self.outputs, self.shapes, strict=True):
-            self._check(value, place, shape)
+        for value, place, part in zip(returned, self.outputs, parts, strict=True):
+            self._check(value, place, part)
         return _packed(returned), _with_items(output, dict.fromkeys(self.outputs))
 
-    def _check(self, value: Any, place: int, shape: torch.Size) -> None:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.shape == shape:
+    def _check(self, value: Any, place: int, part: Tensor) -> None:
+        if isinstance(value, Tensor) and value.is_floating_point() and same_shape(value, part):
             return
         got = f"a tensor of shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else value
         raise ConversionError(
             f"block {self.block!r} of stream {self.stream!r} returned {got} in place {place}; the stream carries "
             f"{len(self.shapes)} tensors, and a block returns each as a floating-point tensor of the shape in which it "
-            f"took it, here {tuple(shape)}, in places {list(self.outputs)} of a tuple, list or mapping"
+            f"took it, here {tuple(part.shape)}, in places {list(self.outputs)} of a tuple, list or mapping"
         )
 
 
@@ -152,7 +154,7 @@ class Packing:
         with counted():
             handed_out = parts_of(x, shapes, plainly=plainly, own_counters=not goes_on)
         for number, part in enumerate(handed_out if goes_on else ()):
-            self._parts.put(part, _Part(x, number, part.grad_fn, block))
+            self._parts.put(part, _Part(x, number, part.grad_fn, version(part), block))
         return _with_items(output, dict(zip(outputs, handed_out, strict=True)))
 
     def first_velocity(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -201,7 +203,8 @@ class Packing:
         for number, (entry, part) in enumerate(zip(known, parts, strict=True)):
             if entry is None or entry.whole is not whole or entry.number != number:
                 return None
-            if part.grad_fn is not entry.node:
+            # A write moves it, too; that the counter tells, which the packed tensor has in common.
+            if part.grad_fn is not entry.node and version(part) == entry.counter:
                 raise moved_in_graph(self._name, entry.block, block)
         return whole
 
@@ -233,7 +236,7 @@ def parts_of(
         own_counters: whether each has a counter of its own: no block will take the packed tensor any more.
     """
     if plainly:
-        pieces = packed.split([shape.numel() for shape in shapes])
+        pieces = packed.split([prod(shape) for shape in shapes])
         return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
     if gradients_on() and packed.requires_grad:
         parts: tuple[Tensor, ...] = _Unpack.apply(packed, shapes, own_counters)
@@ -248,7 +251,7 @@ class _Unpack(torch.autograd.Function):
     def forward(ctx: Any, packed: Tensor, shapes: Sequence[torch.Size], own_counters: bool) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.keeps_values = False
-        ctx.counts, ctx.kind = [shape.numel() for shape in shapes], (packed.dtype, packed.device)
+        ctx.counts, ctx.kind = [prod(shape) for shape in shapes], (packed.dtype, packed.device)
         return _aliases(packed, shapes, own_counters=own_counters)
 
     @staticmethod
@@ -266,10 +269,10 @@ class _Unpack(torch.autograd.Function):
 def _aliases(packed: Tensor, shapes: Sequence[torch.Size], *, own_counters: bool) -> tuple[Tensor, ...]:
     found, start = [], 0
     for shape in shapes:
-        view = packed.narrow(0, start, shape.numel()).view(shape)
+        view = packed.narrow(0, start, prod(shape)).view(shape)
         # Without a history neither is a view; ``detach`` shares the counter.
         found.append(view.data if own_counters else view.detach())
-        start += shape.numel()
+        start += prod(shape)
     return tuple(found)
 
 

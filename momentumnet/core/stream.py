@@ -122,11 +122,7 @@ class MomentumStream(StreamSettings):
             ConversionError: no stream tensor among the arguments, or one whose velocity has been lost.
             ReconstructionError: the block overwrites its input.
         """
-        if (
-            not self._coupling(module).is_reversible
-            and not self.branch_is_output
-            and not self._goes_on(args, kwargs)
-        ):
+        if not self._coupling(module).is_reversible and not self.branch_is_output and not self._goes_on(args, kwargs):
             if self.backward == "checkpointed":
                 return Checkpoint().call(block, module, function, args, kwargs)
             return function(*args, **kwargs)
@@ -244,7 +240,9 @@ class MomentumStream(StreamSettings):
         """v at the start of a pass from ``x``."""
         if self.velocity_module is None:
             return None
-        return self.velocity_module(x) if self._packing is None else self._packing.first_velocity(self.velocity_module, x)
+        return (
+            self.velocity_module(x) if self._packing is None else self._packing.first_velocity(self.velocity_module, x)
+        )
 
     def _start(self, coupling: Coupling, x: Tensor, place: int, transform: str | None) -> Passage:
         velocity = self._first_velocity(x)

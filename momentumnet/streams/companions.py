@@ -130,12 +130,13 @@ def _sides(call: Call, stream: Endpoint) -> Iterator[_Side]:
         if output.key in seen or not alike or any(entry.key == output.key for entry in alike):
             continue
         seen.add(output.key)
-        found = [_Side(entry, place, output, _kind(call, entry, output)) for entry in alike]
+        found = [_Side(entry, place, output, _kind(call, entry, output, stream)) for entry in alike]
         yield next((side for side in found if side.kind is not None), found[0])
 
 
-def _kind(call: Call, entry: Endpoint, output: Endpoint) -> str | None:
-    if entry.edge is None or output.edge is None:
+def _kind(call: Call, entry: Endpoint, output: Endpoint, stream: Endpoint) -> str | None:
+    """How the tensor's skip is made around work on it or on the stream."""
+    if entry.edge is None or output.edge is None or stream.edge is None:
         return None
-    kind = residual_kind(output.edge, entry.edge, call.side_nodes)
+    kind = residual_kind(output.edge, entry.edge, call.side_nodes, [stream.edge])
     return None if kind == CONCATENATION else kind
