@@ -27,7 +27,7 @@ from momentumnet.core.coupling import Coupling, NonFiniteBranch, State, flush_fa
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.momentum import Momentum
-from momentumnet.core.packed import Packing
+from momentumnet.core.packing import Packing
 from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of, tensors_among
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan, StreamScale
@@ -109,12 +109,7 @@ class MomentumStream(StreamSettings):
             self._scale = kept
 
     def call(
-        self,
-        block: str,
-        module: nn.Module,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, block: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call ``function(*args, **kwargs)`` as the next block of the stream; return what the parent gets.
 
@@ -132,17 +127,11 @@ class MomentumStream(StreamSettings):
 
     def _goes_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a pass that is under way comes with the arguments."""
-        if self._packing is None:
-            return self._passages.goes_on(tensors_among(args, kwargs).values())
-        return self._passages.goes_on(self._packing.wholes_among(args, kwargs))
+        tensors = tensors_among(args, kwargs).values()
+        return self._passages.goes_on(tensors if self._packing is None else self._packing.wholes_of(tensors))
 
     def _call_on(
-        self,
-        block: str,
-        module: nn.Module,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, block: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """`call` on the one tensor that is carried."""
         key, x, is_sure = self._passages.stream_argument(block, module, args, kwargs)

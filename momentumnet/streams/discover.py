@@ -24,10 +24,9 @@ from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
 from momentumnet.streams.wrapped import check_can_be_traced
 
-
 _DIFFERENT = (
-    "blocks of a stream, which hand on a second tensor in some of the passes that the model makes through them, and not "
-    "in others; it is an argument like others, which each block holds"
+    "blocks of a stream, which hand on a second tensor in some of the passes that the model makes through them, and "
+    "not in others; it is an argument like others, which each block holds"
 )
 
 
