@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from momentumnet.core.packed import Companion
 from momentumnet.core.resolution import spread_of
-from momentumnet.streams.calls import Call, Endpoint
+from momentumnet.streams.calls import Call, Endpoint, Key
 from momentumnet.streams.select import CONCATENATION
 from momentumnet.streams.skip import residual_kind
 
@@ -51,20 +51,26 @@ def companions_of(run: Sequence[Call], entries: Sequence[Endpoint]) -> Companion
         entries: what they take as the stream.
     """
     carried, ends, reasons = [], [], []
-    for first in _sides(run[0], entries[0]):
-        sides, reason = _followed(first, run, entries)
-        if not reason:
-            carried.append(
-                Companion(
-                    tuple(side.entry.argument or 0 for side in sides),
-                    tuple(side.place for side in sides),
-                    first.entry.shape,
-                )
-            )
-            ends.append(tuple((side.entry, side.output) for side in sides))
-        elif len(sides) > 1 or first.kind is not None:
-            reasons.append(_told(first, reason))
+    continued: set[Key] = set()
+    for place, call in enumerate(run):
+        for first in _sides(call, entries[place]):
+            if first.entry.key in continued:
+                continue
+            sides, reason = _followed(first, run[place:], entries[place:])
+            continued |= {side.output.key for side in sides}
+            if place and not reason:
+                reason = f"the blocks before {call.name!r} do not hand it on, as all blocks of its stream would have to"
+            if not reason:
+                carried.append(_companion(sides))
+                ends.append(tuple((side.entry, side.output) for side in sides))
+            elif len(sides) > 1 or (not place and first.kind is not None):
+                reasons.append(_told(first, reason))
     return Companions(tuple(carried), tuple(ends), tuple(reasons))
+
+
+def _companion(sides: Sequence[_Side]) -> Companion:
+    arguments = tuple(side.entry.argument or 0 for side in sides)
+    return Companion(arguments, tuple(side.place for side in sides), sides[0].entry.shape)
 
 
 def spread_with(call: Call, outputs: Sequence[Endpoint]) -> float:

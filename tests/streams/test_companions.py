@@ -83,6 +83,37 @@ def test_where_the_first_is_replaced_between_blocks_streams_end() -> None:
     assert_same_gradients(gradients(mn.convert(net, both())), gradients(mn.convert(net, both(), backward="stored")))
 
 
+def test_where_only_the_last_blocks_hand_it_on_the_first_alone_is_carried() -> None:
+    """As in LXMERT, whose layers of language come before those of both."""
+
+    class Later(Net):
+        def __init__(self) -> None:
+            super().__init__(depth=3)
+            self.before = nn.ModuleList(Alone() for _ in range(2))
+
+        def forward(self, image: Tensor, text: Tensor) -> Tensor:
+            for block in self.before:
+                image = block(image)
+            text = self.stems[1](text)
+            for block in self.blocks:
+                image, text = positional(block, image, text)
+            return self.head(torch.cat([image, text], 1))
+
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.inner(x).tanh()
+
+    (stream,) = mn.find_streams(Later(), both())
+    assert (len(stream), stream.companions) == (5, ())
+    assert "the blocks before 'blocks.0' do not hand it on" in str(mn.plan(Later(), both()))
+    found = [gradients(mn.convert(Later(), both(), backward=backward)) for backward in ("stored", "auto")]
+    assert_same_gradients(*found)
+
+
 def test_plan_and_notes_tell_what_is_carried() -> None:
     plan = mn.plan(Net(), both())
     assert "blocks: carries 2 tensors as one state, 2x24x16 and 2x9x16" in str(plan)
