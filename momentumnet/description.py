@@ -203,7 +203,8 @@ def _check_companions(companions: Any, found: Mapping[str, Any]) -> None:
     if found["arguments"] is None or not _is_list(companions):
         raise ConversionError(f"a stream that carries several tensors knows its arguments, got {found!r}")
     for one in companions:
-        outputs = one.get("outputs") if isinstance(one, Mapping) and one.keys() == {"arguments", "outputs"} else None
+        is_complete = isinstance(one, Mapping) and one.keys() == {"arguments", "outputs"}
+        outputs: Any = one["outputs"] if is_complete else None
         fits = _is_list(outputs) and len(outputs) == len(found["blocks"]) and {*map(type, outputs)} <= {int}
         if not fits or one["arguments"] is None or min(outputs) < 1:
             raise ConversionError(
