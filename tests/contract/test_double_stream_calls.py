@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -190,6 +192,25 @@ def test_reverted_and_at_gamma_0_it_is_the_network() -> None:
     assert torch.equal(mn.revert(net)(*both()), expected)
     mn.set_gamma(net, 0)
     assert torch.equal(net(*both()), expected)
+
+
+@pytest.mark.parametrize("backward", ["stored", "checkpointed", "reversible"])
+def test_nothing_is_left_of_a_pass_that_is_dropped(backward: str) -> None:
+    seen: list[weakref.ref[Any]] = []
+
+    def between(image: Tensor, text: Tensor) -> Pair:
+        seen.extend(map(weakref.ref, (image, text, image.grad_fn)))
+        return image, text
+
+    net = mn.convert(Net(between=between), like=description(backward=backward))
+    gc.disable()  # nothing waits for it
+    try:
+        net(*both())
+        gradients(net)
+        assert len(seen) == 2 * 3 * 3
+        assert not any(reference() is not None for reference in seen)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("of", ["grad", "vmap", "jvp"])
