@@ -196,6 +196,7 @@ def _found(
                     **scale_of(stream.magnitude, stream.start_magnitude, stream.spread),
                     "backward": backward,
                     "arguments": stream.arguments,
+                    "companions": stream.companions,
                 },
             )
             for stream, backward in zip(planned.discovery.streams, planned.backwards, strict=True)

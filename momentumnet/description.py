@@ -11,6 +11,7 @@ from torch import nn
 from momentumnet import couplings
 from momentumnet.core.checkpoint import CheckpointChain
 from momentumnet.core.coupled_stream import CoupledStream
+from momentumnet.core.packed import Companion
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import Role, Runner, converted_blocks
@@ -21,6 +22,8 @@ _FIELDS = {"version", "model", "containers", "streams", "recomputed"}
 # Plain options of a stream, by the names that its constructor and its attributes have.
 _OPTIONS = ("arithmetic", "backward", "final_velocity", "branch_is_output", "kept")
 _STREAM_FIELDS = {"name", "blocks", "arguments", "initial_velocity", *_OPTIONS}
+# Only of a stream that carries several tensors; those that older versions have described carry one.
+_COMPANIONS = "companions"
 # What moves a stream: one of them.
 _RULE_FIELDS = ("gamma", "coupling")
 
@@ -130,6 +133,7 @@ def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]:
     velocity = "branch" if stream.branch_first else None if stream.velocity_module is None else "module"
     plain = {option: getattr(stream, option) for option in _OPTIONS}
+    companions = [{"arguments": list(one.arguments), "outputs": list(one.outputs)} for one in stream.companions]
     return {
         "name": stream.name,
         "blocks": names,
@@ -137,6 +141,7 @@ def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]
         **rule_of(stream),
         "initial_velocity": velocity,
         **plain,
+        **({_COMPANIONS: companions} if companions else {}),
     }
 
 
@@ -149,6 +154,9 @@ def rule_of(stream: MomentumStream) -> dict[str, Any]:
 
 def _stream(found: Mapping[str, Any], velocity: str | nn.Module | None) -> MomentumStream:
     options = {"arguments": found["arguments"], **{option: found[option] for option in _OPTIONS}}
+    options["companions"] = [
+        Companion(tuple(one["arguments"]), tuple(one["outputs"])) for one in found.get(_COMPANIONS, ())
+    ]
     place = found["name"], tuple(found["blocks"])
     try:
         if "coupling" in found:
@@ -181,9 +189,10 @@ def _check(description: Mapping[str, Any]) -> None:
             f"sizes of containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
         )
     for found in streams:
-        if not isinstance(found, Mapping) or not any(found.keys() == _STREAM_FIELDS | {rule} for rule in _RULE_FIELDS):
-            fields = f"{sorted(_STREAM_FIELDS)} and one of {', '.join(_RULE_FIELDS)}"
-            raise ConversionError(f"the description of a stream holds {fields}, got {found!r}")
+        fields = found.keys() - {_COMPANIONS} if isinstance(found, Mapping) else set()
+        if not any(fields == _STREAM_FIELDS | {rule} for rule in _RULE_FIELDS):
+            expected = f"{sorted(_STREAM_FIELDS)} and one of {', '.join(_RULE_FIELDS)}"
+            raise ConversionError(f"the description of a stream holds {expected}, got {found!r}")
         if "coupling" in found and found["initial_velocity"] is not None:
             raise ConversionError(f"a stream that moves by another coupling has no initial velocity, got {found!r}")
     for names in [*recomputed_there, *(found["blocks"] for found in streams)]:
@@ -191,6 +200,24 @@ def _check(description: Mapping[str, Any]) -> None:
             raise ConversionError(f"modules are described by a list of their names, got {names!r}")
     for found in streams:
         _check_arguments(found["arguments"], found["blocks"])
+        if _COMPANIONS in found:
+            _check_companions(found[_COMPANIONS], found)
+
+
+def _check_companions(companions: Any, found: Mapping[str, Any]) -> None:
+    """For each further tensor that a stream carries: where its blocks take it, and where they return it."""
+    if found["arguments"] is None or not _is_list(companions):
+        raise ConversionError(f"a stream that carries several tensors knows its arguments, got {found!r}")
+    for one in companions:
+        is_complete = isinstance(one, Mapping) and one.keys() == {"arguments", "outputs"}
+        outputs: Any = one["outputs"] if is_complete else None
+        fits = _is_list(outputs) and len(outputs) == len(found["blocks"]) and {*map(type, outputs)} <= {int}
+        if not fits or one["arguments"] is None or min(outputs) < 1:
+            raise ConversionError(
+                "a further tensor of a stream is described by its 'arguments' and 'outputs' for each block, the latter "
+                f"a place behind the first; got {one!r} for the blocks {found['blocks']!r}"
+            )
+        _check_arguments(one["arguments"], found["blocks"])
 
 
 def _check_arguments(arguments: Any, blocks: Any) -> None:

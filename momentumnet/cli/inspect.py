@@ -128,6 +128,8 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
         f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
         "checkpointed: by torch.utils.checkpoint of each block."
     )
+    for note in planned.notes:
+        report.line(note)
     _draw(report, planned, options)
     report.result(
         {
@@ -141,6 +143,7 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
                     "kind": row.kind,
                     "blocks": row.blocks,
                     "shape": list(row.shape),
+                    "beside": [list(shape) for shape in row.beside],
                     "saved_before": row.saved_before,
                     "saved_after": row.saved_after,
                     "checkpointed": row.checkpointed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,19 +120,15 @@ class Passages:
         if self._arguments is None or len(tensors) < 2:
             return
         for place in self._places[block]:
-            key = self._arguments[place]
-            yield key
-            names = parameter_names(module)
-            if isinstance(key, str) and key in names:
-                yield names.index(key)
-            elif isinstance(key, int) and key < len(names):
-                yield names[key]
+            yield from keys_of(self._arguments[place], module)
 
-    def goes_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a pass that is under way comes with the arguments."""
-        return self._is_open and any(
-            self._carried.get(tensor) is not None for tensor in tensors_among(args, kwargs).values()
-        )
+    def goes_on(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether a pass that is under way comes with one of the tensors."""
+        return self._is_open and any(map(self.carries, tensors))
+
+    def carries(self, x: Tensor) -> bool:
+        """Whether the tensor carries a pass."""
+        return self._carried.get(x) is not None
 
     def take(self, x: Tensor) -> Passage | None:
         """The pass that the tensor carries, once."""
@@ -204,12 +200,7 @@ class Passages:
                 f"{block!r} received it; make that change out of place, outside the stream"
             )
         if x.grad_fn is not passage.node:
-            raise ConversionError(
-                f"stream {self._name!r}: the tensor that block {last!r} returned has got another place in the autograd "
-                f"graph before block {block!r} received it, so the gradient of its velocity is lost. Something calls "
-                f"block {last!r} inside a function of its own, as torch.utils.checkpoint(use_reentrant=True) does; "
-                "take it away (the stream's blocks are recomputed anyway), or pass use_reentrant=False"
-            )
+            raise moved_in_graph(self._name, last, block)
         if key in passage.rivals:
             raise ConversionError(
                 f"stream {self._name!r} began with another argument of its first block than argument {key!r}, in which "
@@ -238,6 +229,26 @@ class Passages:
 
 def _none() -> None:
     """No pass is under way."""
+
+
+def moved_in_graph(stream: str, last: str, block: str) -> ConversionError:
+    """The error for a stream tensor that is no longer where the block ``last`` has put it in the graph."""
+    return ConversionError(
+        f"stream {stream!r}: the tensor that block {last!r} returned has got another place in the autograd "
+        f"graph before block {block!r} received it, so the gradient of its velocity is lost. Something calls "
+        f"block {last!r} inside a function of its own, as torch.utils.checkpoint(use_reentrant=True) does; "
+        "take it away (the stream's blocks are recomputed anyway), or pass use_reentrant=False"
+    )
+
+
+def keys_of(key: int | str, module: nn.Module) -> Iterator[int | str]:
+    """Where a module may be given an argument: by the position or keyword ``key``, or the other way."""
+    yield key
+    names = parameter_names(module)
+    if isinstance(key, str) and key in names:
+        yield names.index(key)
+    elif isinstance(key, int) and key < len(names):
+        yield names[key]
 
 
 def tensors_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Tensor]:

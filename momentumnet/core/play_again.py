@@ -188,7 +188,7 @@ def _has_python_functions(output: Any) -> bool:
         node = pending.pop()
         if node is None or node in seen:
             continue
-        if BackwardCFunction in type(node).__mro__:
+        if BackwardCFunction in type(node).__mro__ and getattr(node, "keeps_values", True):
             return True
         seen.add(node)
         pending += [following for following, _ in node.next_functions]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.core.packed import Companion
 from momentumnet.errors import MomentumNetWarning
 
 logger = logging.getLogger("momentumnet")
@@ -39,6 +40,8 @@ class StreamSettings:
         kept: how many of the last blocks keep their activations, so that backward does not call them again.
         arguments: for each block the position or keyword in which it takes the stream tensor; None where that is not
             known, and the first floating-point tensor is taken.
+        companions: further tensors that the blocks hand on, each with a skip of its own, and that the stream carries,
+            too; for these ``arguments`` have to be known.
     """
 
     has_gamma = True
@@ -56,6 +59,7 @@ class StreamSettings:
         branch_is_output: bool = False,
         kept: int = 0,
         arguments: Sequence[int | str] | None = None,
+        companions: Sequence[Companion] = (),
     ) -> None:
         _choice("arithmetic", arithmetic, ARITHMETICS)
         _choice("backward", backward, BACKWARDS)
@@ -66,6 +70,7 @@ class StreamSettings:
         self.branch_is_output = branch_is_output
         self.kept = kept
         self.arguments = None if arguments is None else tuple(arguments)
+        self.companions = tuple(companions)
         self.velocity_module: nn.Module | None = None
         self.set_gamma(gamma)
 

@@ -27,7 +27,8 @@ from momentumnet.core.coupling import Coupling, NonFiniteBranch, State, flush_fa
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.momentum import Momentum
-from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of
+from momentumnet.core.packing import Packing
+from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of, tensors_among
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan, StreamScale
 from momentumnet.core.settings import StreamSettings
@@ -69,6 +70,9 @@ class MomentumStream(StreamSettings):
         super().__init__(name, blocks, gamma, **options)
         self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
         self._passages = Passages(name, blocks, self.arguments)
+        self._packing = None
+        if self.companions and self.arguments is not None:
+            self._packing = Packing(name, blocks, self.arguments, self.companions)
         self._company = Company()
 
     def learned(self) -> dict[str, Any]:
@@ -105,12 +109,7 @@ class MomentumStream(StreamSettings):
             self._scale = kept
 
     def call(
-        self,
-        block: str,
-        module: nn.Module,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, block: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call ``function(*args, **kwargs)`` as the next block of the stream; return what the parent gets.
 
@@ -118,14 +117,23 @@ class MomentumStream(StreamSettings):
             ConversionError: no stream tensor among the arguments, or one whose velocity has been lost.
             ReconstructionError: the block overwrites its input.
         """
-        if (
-            not self._coupling(module).is_reversible
-            and not self.branch_is_output
-            and not self._passages.goes_on(args, kwargs)
-        ):
+        if not self._coupling(module).is_reversible and not self.branch_is_output and not self._goes_on(args, kwargs):
             if self.backward == "checkpointed":
                 return Checkpoint().call(block, module, function, args, kwargs)
             return function(*args, **kwargs)
+        if self._packing is None:
+            return self._call_on(block, module, function, args, kwargs)
+        return self._packing.call(self._call_on, self._passages.carries, block, module, function, args, kwargs)
+
+    def _goes_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a pass that is under way comes with the arguments."""
+        tensors = tensors_among(args, kwargs).values()
+        return self._passages.goes_on(tensors if self._packing is None else self._packing.wholes_of(tensors))
+
+    def _call_on(
+        self, block: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """`call` on the one tensor that is carried."""
         key, x, is_sure = self._passages.stream_argument(block, module, args, kwargs)
         passage = self._passages.take(x)
         place = self._passages.place_of(block, passage)
@@ -208,7 +216,8 @@ class MomentumStream(StreamSettings):
         tape.rest()
         if self.final_velocity == "flush":
             x = reversible.flush(x, velocity, tape, factor)
-        ends.remember(x, tape, factor)
+        if self._packing is None:  # the parent is given parts of it
+            ends.remember(x, tape, factor)
         tape.end()
         return x
 
@@ -218,7 +227,11 @@ class MomentumStream(StreamSettings):
 
     def _first_velocity(self, x: Tensor) -> Tensor | None:
         """v at the start of a pass from ``x``."""
-        return None if self.velocity_module is None else self.velocity_module(x)
+        if self.velocity_module is None:
+            return None
+        return (
+            self.velocity_module(x) if self._packing is None else self._packing.first_velocity(self.velocity_module, x)
+        )
 
     def _start(self, coupling: Coupling, x: Tensor, place: int, transform: str | None) -> Passage:
         velocity = self._first_velocity(x)

@@ -192,20 +192,22 @@ def _glue(trace: Trace, calls: Sequence[Sequence[Call]]) -> dict[Key, int]:
 def _stream_profile(
     stream: ResidualStream, gamma: Fraction, arithmetic: str, device: torch.device, *, hollow: bool
 ) -> StreamProfile:
-    elements = torch.Size(stream.shape).numel()
+    elements, together = stream.elements, bool(stream.companions)
     if not gamma or arithmetic == "float":
-        return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0)
+        return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0, together=together)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
     if hollow:
         undo = 2 * elements * moving_bytes(gamma, found.word) / BYTES_A_SECOND
     else:
         undo = _undo_seconds(stream, gamma, found, device)
-    return StreamProfile(stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread)
+    return StreamProfile(
+        stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread, together=together
+    )
 
 
 def _undo_seconds(stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device) -> float:
     """Time of taking a step back, on a stream of this size."""
-    x = torch.zeros(stream.shape, dtype=stream.dtype, device=device)
+    x = torch.zeros(stream.elements, dtype=stream.dtype, device=device)
     seconds = []
     with torch.no_grad():
         state = ExactState(x, None, gamma, 10, "planned", found.bits, word=found.word, careful=False)

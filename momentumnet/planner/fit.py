@@ -121,7 +121,7 @@ class MeasuredStep:
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
             streams=tuple(
-                PlannedStream(s.path, s.blocks, s.arguments, s.magnitude, s.start_magnitude, s.spread)
+                PlannedStream(s.path, s.blocks, s.arguments, s.magnitude, s.start_magnitude, s.spread, s.companions)
                 for s in (self.found.streams if self.gamma else ())
             ),
             gamma=self.gamma,

@@ -38,6 +38,7 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
                 backward=backward,
                 kept=kept,
                 arguments=stream.arguments,
+                companions=stream.companions,
                 final_velocity=final_velocity,
             )
         )

@@ -70,13 +70,14 @@ class StreamProfile:
 
     Attributes:
         path: the stream's path.
-        elements: of the stream tensor.
+        elements: of all that it carries.
         dtype: its type.
         gamma: its momentum factor.
         word: of its integers; None for float arithmetic.
         bits: for which its scale is chosen.
         undo_seconds: of taking a step back.
         spread: how far typical values lie below the largest.
+        together: whether it carries several tensors, packed in one, of which blocks are given parts.
     """
 
     path: str
@@ -87,6 +88,7 @@ class StreamProfile:
     bits: int
     undo_seconds: float
     spread: float = 1.0
+    together: bool = False
 
     @cached_property
     def in_motion(self) -> int:

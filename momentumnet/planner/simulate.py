@@ -119,7 +119,7 @@ class Simulation:
     def gives_again(self, index: int) -> bool:
         """Whether the unit is a stream's last block, whose state gives what the stream returns again."""
         stream = self.stream_of(index)
-        exact = stream is not None and stream.word is not None
+        exact = stream is not None and stream.word is not None and not stream.together
         return exact and self._is_last(index) and self.choice(index).way is Way.REVERSIBLE
 
     def _is_last(self, index: int) -> bool:

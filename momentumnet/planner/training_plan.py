@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from momentumnet.core.packed import Companion
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.choice import Way
@@ -49,6 +50,17 @@ class PlannedStream:
     magnitude: float
     start_magnitude: float
     spread: float
+    companions: tuple[Companion, ...] = ()
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> PlannedStream:
+        """The stream that `dataclasses.asdict` has told of, as JSON gives it back."""
+        companions = tuple(
+            Companion(**{name: tuple(value) for name, value in companion.items()})
+            for companion in found.get("companions", ())
+        )
+        places = {name: tuple(found[name]) for name in ("blocks", "arguments")}
+        return cls(**{**found, **places, "companions": companions})
 
 
 @dataclass(frozen=True)
@@ -146,10 +158,7 @@ class TrainingPlan:
             raise ConversionError(f"{path} holds a plan of version {version}, this is version {VERSION}; plan again")
         return cls(
             units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
-            streams=tuple(
-                PlannedStream(**{**stream, **{name: tuple(stream[name]) for name in ("blocks", "arguments")}})
-                for stream in found.pop("streams")
-            ),
+            streams=tuple(map(PlannedStream.from_json, found.pop("streams"))),
             gamma=Fraction(found.pop("gamma")),
             moments=_moments(found.pop("moments")),
             methods=tuple(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
+
+from momentumnet.core.packed import Companion
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class ResidualStream:
         spread: The largest of these over a typical one (the median), in the block where that is most.
         saved_bytes: Bytes that autograd keeps for the blocks in the trace: unique storages, parameters and
             buffers excluded.
+        companions: Further tensors that the blocks hand on beside the stream's, each with a skip of its own, as image
+            and text of double-stream blocks; they are carried with it, as one state.
+        left: Why other tensors that they hand on are not carried.
 
     Example:
         >>> import momentumnet as mn
@@ -46,9 +52,21 @@ class ResidualStream:
     start_magnitude: float
     spread: float
     saved_bytes: int
+    companions: tuple[Companion, ...] = ()
+    left: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all tensors that it carries, the stream's first."""
+        return (self.shape, *(companion.shape for companion in self.companions))
+
+    @property
+    def elements(self) -> int:
+        """Of all tensors that it carries."""
+        return sum(map(prod, self.shapes))
 
 
 def scale_of(magnitude: float, start: float, spread: float) -> dict[str, float | None]:

@@ -46,6 +46,9 @@ class Call:
     one of them has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep
     them alive. ``first_argument`` is where the first of them all stood, whatever its shape.
     ``refusal`` says why a stream cannot carry that one, such as a complex one; then there are no ``inputs``.
+    ``beside`` are the floating-point tensors that it returned beside the stream's, by their places in the output, where
+    one of the arguments, which are ``taken``, has the same shape and dtype; ``rewritten`` says which of those arguments
+    it overwrote.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``entered``
     those of its arguments that it or what ran before kept. ``alone`` says that one tensor is all that it takes.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
@@ -60,6 +63,9 @@ class Call:
     first_argument: int | str | None = None
     side_nodes: set[Node] = field(default_factory=set)
     output: Endpoint | None = None
+    beside: list[tuple[int, Endpoint]] = field(default_factory=list)
+    taken: list[Endpoint] = field(default_factory=list)
+    rewritten: set[int | str | None] = field(default_factory=set)
     keeps_shape: bool = False
     takes_tensor: bool = False
     alone: bool = False

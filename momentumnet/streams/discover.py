@@ -6,7 +6,7 @@ of the next and the shape stays the same. One traced forward pass finds them (:m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.block import ResidualStream
-from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.calls import Call, Endpoint, Trace
+from momentumnet.streams.companions import Companions, companions_of, spread_with
 from momentumnet.streams.converted import roles_laid_aside
 from momentumnet.streams.explain import Rejection, bypassed, explain
 from momentumnet.streams.outside import lone_of, outside_of
@@ -22,6 +23,11 @@ from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
 from momentumnet.streams.wrapped import check_can_be_traced
+
+_DIFFERENT = (
+    "blocks of a stream, which hand on a second tensor in some of the passes that the model makes through them, and "
+    "not in others; it is an argument like others, which each block holds"
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         restricted = _streams(trace, judge, kept)
         rejections += _left_out(found, restricted, names)
         everywhere, found = kept, restricted
+    rejections += [Rejection(stream.path, stream.blocks, reason) for stream in found for reason in stream.left]
     blocks = {call for run in everywhere for call in run}
     indices = _indices(found, everywhere)
     return Discovery(
@@ -190,8 +197,17 @@ def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStre
     first, calls = group[0], [call for run in group for call in run]
     kinds = dict.fromkeys(judge(call).kind or "" for call in calls)
     entries = {call: judge(call).entry or call.inputs[0] for call in calls}
+    beside = _beside(group, entries)
     entry = entries[first[0]]
     ends = [end for call in calls for end in (entries[call], call.output) if end is not None]
+    starts = [entries[run[0]] for run in group]
+    outputs: dict[Call, list[Endpoint]] = {call: [] for call in calls}
+    for run, found in zip(group, beside, strict=True):
+        for tensor in found.ends:
+            starts.append(tensor[0][0])
+            ends += [end for pair in tensor for end in pair]
+            for call, (_, output) in zip(run, tensor, strict=True):
+                outputs[call].append(output)
     return ResidualStream(
         path=_common_parent([call.name for call in first]),
         blocks=tuple(call.name for call in first),
@@ -200,10 +216,20 @@ def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStre
         shape=entry.shape,
         dtype=entry.dtype,
         magnitude=max(end.magnitude for end in ends),
-        start_magnitude=max(entries[run[0]].magnitude for run in group),
-        spread=max(call.spread for call in calls),
+        start_magnitude=max(start.magnitude for start in starts),
+        spread=max(spread_with(call, outputs[call]) for call in calls),
         saved_bytes=trace.saved_bytes(calls),
+        companions=beside[0].carried,
+        left=beside[0].reasons,
     )
+
+
+def _beside(group: list[list[Call]], entries: Mapping[Call, Endpoint]) -> list[Companions]:
+    """What is handed on beside each run; nothing is carried where runs over the same blocks differ."""
+    found = [companions_of(run, [entries[call] for call in run]) for run in group]
+    if all(other.places == found[0].places for other in found):
+        return found
+    return [Companions(reasons=(*found[0].reasons, _DIFFERENT)) for _ in found]
 
 
 def _common_parent(names: list[str]) -> str:

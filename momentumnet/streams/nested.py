@@ -24,6 +24,14 @@ def stream_output(output: Any) -> torch.Tensor | None:
     return output if floating(output) else None
 
 
+def outputs_beside(output: Any) -> list[tuple[int, torch.Tensor]]:
+    """The floating-point tensors that a block returned beside the stream's, with their places."""
+    items = list(output.values()) if isinstance(output, dict) else output
+    if not isinstance(items, (tuple, list)):
+        return []
+    return [(place, item) for place, item in enumerate(items) if place and floating(item)]
+
+
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """The tensors in nested tuples, lists and mappings, in order."""
     if isinstance(value, torch.Tensor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 
 from momentumnet.arithmetic.fixed_point import word_for
@@ -24,7 +24,8 @@ AUTO = "auto"
 class PlanRow:
     """One stream of a plan. Bytes are those held between forward and backward in the trace of the example inputs.
 
-    ``checkpointed`` is what `torch.utils.checkpoint` of each block would hold: the input of every block.
+    ``checkpointed`` is what `torch.utils.checkpoint` of each block would hold: the input of every block. ``beside`` are
+    the shapes of further tensors that the stream carries.
     """
 
     path: str
@@ -34,6 +35,7 @@ class PlanRow:
     saved_before: int
     saved_after: int
     checkpointed: int
+    beside: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Plan:
                 s.saved_bytes,
                 self._saved_after(s),
                 len(s) * _stream_bytes(s),
+                s.shapes[1:],
             )
             for s in self.discovery.streams
         ]
@@ -107,6 +110,18 @@ class Plan:
             (stage, "checkpointed" if stage.stream is None else backwards[stage.stream]) for stage in self._timeline
         ]
 
+    @property
+    def notes(self) -> list[str]:
+        """In words, which streams carry several tensors, and why others do not."""
+        found = []
+        for stream in self.discovery.streams:
+            name, shapes = stream.path or "(root)", [shape_text(shape) for shape in stream.shapes]
+            if stream.companions:
+                *others, last = shapes
+                found.append(f"{name}: carries {len(shapes)} tensors as one state, {', '.join(others)} and {last}")
+            found += [f"{name}: {reason}" for reason in stream.left]
+        return found
+
     def plot(self, path: str | Path) -> None:
         """Draw the streams: their blocks in call order, and the bytes held for backward; needs matplotlib."""
         from momentumnet.streams.plot import draw
@@ -136,7 +151,8 @@ class Plan:
             found.append(stage.freed(given_again=given_again))
             if stage.stream is not None:
                 way = self._backward_of(self.discovery.streams[stage.stream])
-                given_again = self.arithmetic == "exact" and way == "reversible"
+                alone = not self.discovery.streams[stage.stream].companions
+                given_again = self.arithmetic == "exact" and way == "reversible" and alone
         return found
 
     def _saved_after(self, stream: ResidualStream) -> int:
@@ -150,9 +166,9 @@ class Plan:
     def _state_bytes(self, stream: ResidualStream) -> int:
         """Bytes of the stream's state while it waits to be rewound."""
         if self.arithmetic == "float":
-            return 2 * prod(stream.shape) * word_for(stream.dtype).bits // 8
+            return 2 * stream.elements * word_for(stream.dtype).bits // 8
         found = resolution_for(stream.dtype, len(stream), self.gamma, stream.spread)
-        return ceil(prod(stream.shape) * resting_bytes(self.gamma, found.word, found.bits, len(stream)))
+        return ceil(stream.elements * resting_bytes(self.gamma, found.word, found.bits, len(stream)))
 
     def __str__(self) -> str:
         """A table in plain text."""
@@ -161,7 +177,7 @@ class Plan:
             f"{'stream':<32} {'blocks':>6} {'kind':<12} {'shape':<20} {'before':>10} {'after':>10} {'checkpointed':>13}"
         ]
         lines += [
-            f"{row.path or '(root)':<32} {row.blocks:>6} {row.kind:<12} {'x'.join(map(str, row.shape)):<20} "
+            f"{row.path or '(root)':<32} {row.blocks:>6} {row.kind:<12} {shape_text(row.shape):<20} "
             f"{format_bytes(row.saved_before):>10} {format_bytes(row.saved_after):>10} "
             f"{format_bytes(row.checkpointed):>13}"
             for row in rows
@@ -170,6 +186,7 @@ class Plan:
             f"{'whole network':<32} {sum(row.blocks for row in rows):>6} {'':<12} {'':<20} "
             f"{format_bytes(self.saved_before):>10} {format_bytes(self.saved_after):>10}"
         )
+        lines += self.notes
         checkpointed = [
             s.path or "(root)"
             for s, way in zip(self.discovery.streams, self.backwards, strict=True)
@@ -188,6 +205,11 @@ class Plan:
         return "\n".join(lines)
 
 
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape as a table shows it."""
+    return "x".join(map(str, shape))
+
+
 def _stream_bytes(stream: ResidualStream) -> int:
-    """Of the stream tensor."""
-    return prod(stream.shape) * stream.dtype.itemsize
+    """Of what the stream carries."""
+    return stream.elements * stream.dtype.itemsize

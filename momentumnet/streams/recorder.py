@@ -19,7 +19,7 @@ from momentumnet.core.carried import refusal
 from momentumnet.core.resolution import spread_of
 from momentumnet.recompute.arguments import named_arguments
 from momentumnet.streams.calls import Call, Endpoint, Key, Place, Trace, storage_key
-from momentumnet.streams.nested import floating, stream_output, tensors_in
+from momentumnet.streams.nested import floating, outputs_beside, stream_output, tensors_in
 
 
 class _Attach(torch.autograd.Function):
@@ -125,8 +125,7 @@ class Recorder:
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
-        if not any(item.end.edge for item in alike) and call.recorded_gradients and not call.plain_layer:
-            self.overlooked |= {(call.index, item.end.argument) for item in alike if item.end.argument is not None}
+        self._look_for_gradients(call, alike)
         alike = [item for item in alike if item.end.edge or item.end.argument == call.first_argument]
         if not alike or end is None:
             call.inputs = [] if call.refusal else [replace(item.end, tensor=None) for item in entered[:1]]
@@ -139,6 +138,26 @@ class Recorder:
             call.inputs = [replace(entry, magnitude=self._magnitude(entry)) for entry in call.inputs]
             call.output = replace(end, magnitude=self._magnitude(end))
             call.spread = self._spread(end)
+            self._look_beside(call, entered, output)
+
+    def _look_beside(self, call: Call, entered: list[_Entered], output: Any) -> None:
+        """What the call takes, and returns beside the stream in the same shape."""
+        for place, tensor in outputs_beside(output):
+            end = self._endpoint(tensor, tensor)
+            alike = [item for item in entered if (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
+            if end.edge is None or not alike:
+                continue
+            self._look_for_gradients(call, alike)
+            call.rewritten |= {item.end.argument for item in alike if item.seen._version != item.version}
+            call.beside.append((place, replace(end, magnitude=self._magnitude(end))))
+            known = {entry.argument for entry in call.taken}
+            new = [item.end for item in alike if item.end.argument not in known]
+            call.taken += [replace(entry, magnitude=self._magnitude(entry)) for entry in new]
+
+    def _look_for_gradients(self, call: Call, alike: list[_Entered]) -> None:
+        """Arguments that may be a stream, and have no gradient by which that could be seen, have been overlooked."""
+        if not any(item.end.edge for item in alike) and call.recorded_gradients and not call.plain_layer:
+            self.overlooked |= {(call.index, item.end.argument) for item in alike if item.end.argument is not None}
 
     def keep(self, tensor: torch.Tensor) -> None:
         key = storage_key(tensor)

@@ -73,16 +73,23 @@ class _Reach:
 
 _NOWHERE = _Reach()
 _AT_INPUT = _Reach(depends=True, skip=_PLAIN)
+_BESIDE = _Reach(depends=True)
 _AT_PARAMETER = _Reach(parameter=True)
 
 
-def residual_kind(output: GradientEdge, stream: GradientEdge, side_nodes: Collection[Node] = ()) -> str | None:
+def residual_kind(
+    output: GradientEdge,
+    stream: GradientEdge,
+    side_nodes: Collection[Node] = (),
+    beside: Collection[GradientEdge] = (),
+) -> str | None:
     """How the skip connection between ``stream`` and ``output`` is made, ``None`` where there is none.
 
     Args:
         output: Gradient edge of the block's output, taken when the block returned.
         stream: Gradient edge of the block's input, taken when the block was called.
         side_nodes: Nodes of the block's other tensor arguments. The search ends there.
+        beside: Those of tensors that belong to one state with the input: work on them is the block's work, too.
 
     Returns:
         A word as :attr:`ResidualStream.kind` uses them, or ``None``.
@@ -90,10 +97,13 @@ def residual_kind(output: GradientEdge, stream: GradientEdge, side_nodes: Collec
     if output.node is stream.node:
         return None
     table: dict[Node, _Reach] = {}
+    related = {(edge.node, edge.output_nr) for edge in beside}
 
     def reach(node: Node | None, number: int) -> _Reach:
         if node is None:
             return _NOWHERE
+        if (node, number) in related:
+            return _BESIDE
         if node is stream.node:
             return _AT_INPUT if number == stream.output_nr else _NOWHERE
         return table.get(node, _NOWHERE)
