@@ -42,6 +42,11 @@ class ByteWindows:
             tokens = self.x_train[chosen].long()
             yield tokens, tokens
 
+    def test_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The windows that are held out, in order."""
+        for part in self.x_validation.split(size):
+            yield part.long(), part.long()
+
 
 def windows(name: str, text: bytes, length: int) -> ByteWindows:
     """A text cut into windows of ``length`` bytes, every tenth of them held out.

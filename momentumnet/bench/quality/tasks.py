@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from momentumnet.bench import cifar_networks
@@ -15,6 +15,7 @@ from momentumnet.bench import recipe as shared
 from momentumnet.bench.cifar_networks import NetworkName, parse_transformer
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.language_models import CausalDecoder
+from momentumnet.bench.language_training import TextCourse
 from momentumnet.bench.quality.texts import HELD_OUT, TextData
 from momentumnet.bench.recipe import parameter_groups, sgd_options
 from momentumnet.bench.training import Course, SeededTraining, TrainingCourse
@@ -74,30 +75,6 @@ class ImageTask:
     def scores(self, course: TrainingCourse[Any]) -> list[float]:
         """As `Task`."""
         return course.accuracies if isinstance(course, Course) else []
-
-
-@dataclass
-class TextCourse(TrainingCourse[TextData]):
-    """The course of the training of a language model, whose chunk is the batch, on windows of a text.
-
-    Attributes:
-        validation_losses: On the text's end, in nats a character, after each epoch.
-    """
-
-    validation_losses: list[float] = field(default_factory=list, kw_only=True)
-
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The mean cross entropy of the next character."""
-        losses: Tensor = model(x)
-        return losses.mean()
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> None:
-        """Notes the validation loss, in eval mode."""
-        model.eval()
-        batches = [x.to(self.device) for x, _ in self.data.test_batches(self.batch_size)]
-        losses = [len(x) * float(self.loss(model, x, x)) for x in batches]
-        self.validation_losses.append(sum(losses) / sum(map(len, batches)))
 
 
 @dataclass(frozen=True)
