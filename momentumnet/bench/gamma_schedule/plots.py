@@ -22,7 +22,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         path: Where the PNG goes.
     """
     groups = seeds.groups(seeds.done(rows), "model", "method")
-    title = "Fine-tuning while gamma (of Dr2Net beta) changes: score, and the highest peak of a step"
+    title = "Score, and highest peak of a step, by final gamma or beta"
     count = max(1, len(groups))
     with figure_panels(path, 2 * count, (3.4, 3.0), title=title, columns=count) as panels:
         for place, ((model, method), own) in enumerate(groups.items()):
