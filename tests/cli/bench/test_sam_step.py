@@ -29,7 +29,7 @@ def test_quick_run_writes_a_row_for_each_method(command: Callable[..., Any], tmp
     )
     copies = {"SAM": 1, "adaptive SAM": 1, "Extragradient": 1, "SAM, blocks=": largest, "SAM, step_chunks in 4": 2}
     for method, expected in copies.items():
-        assert expected / 2 < rows[method]["extra_copies"] < expected + 0.1, method
+        assert expected / 3 < rows[method]["extra_copies"] < expected + 0.1, method
     for method in ("the same again", "one pass, one step"):
         assert rows[method]["extra_copies"] == pytest.approx(0, abs=0.1), method
     table = (tmp_path / "sam-step.md").read_text()
