@@ -83,27 +83,33 @@ def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
     command = add_benchmark(benchmarks, "init-text", TEXT, run)
     command.add_argument("parts", nargs="*", type=_part, default=PARTS, metavar="|".join(PARTS), help="(default: all)")
-    command.add_argument("--text", type=Path, metavar="FILE", help="a text in UTF-8 (default: that of Python's help())")
+    add_repeats(command)
+    command.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
+    compared = command.add_argument_group("text, networks and methods")
+    compared.add_argument("--text", type=Path, metavar="FILE", help="in UTF-8 (default: that of Python's help())")
     for name, known in (("networks", NETWORKS), ("methods", METHODS)):
-        command.add_argument(f"--{name}", type=_among(known), default=",".join(known), metavar="NAME,...", help=DEFAULT)
+        compared.add_argument(
+            f"--{name}", type=_among(known), default=",".join(known), metavar="NAME,...", help=DEFAULT
+        )
+    training = command.add_argument_group("training")
+    meaning = f"learning rates of Adam {DEFAULT}"
+    training.add_argument("--rates", type=_numbers, default=RATES, metavar="R,...", help=meaning)
+    training.add_argument(
+        "--sgd-rate", type=arguments.learning_rate, default=SGD_RATE, metavar="R", help=f"of SGD {DEFAULT}"
+    )
+    training.add_argument(
+        "--clip", type=arguments.learning_rate, metavar="NORM", help="largest norm of the gradient (default: none)"
+    )
+    for name, (count, meaning) in COUNTS.items():
+        add_count(training, f"--{name}", count, meaning)
+    search = command.add_argument_group("search")
     for name, default, meaning in (
-        ("rates", RATES, "learning rates of Adam"),
         ("taus", TAUS, "learning rates of GradInit's scales that are tried"),
         ("etas", ETAS, "inner steps of GradInit that are tried, times the training's rate"),
         ("falls", FALLS, "falls of the loss in GradInit's inner step, to first order, by which its bound is tried"),
         ("metainit-taus", METAINIT_TAUS, "learning rates of MetaInit's norms that are tried"),
     ):
-        command.add_argument(f"--{name}", type=_numbers, default=default, metavar="R,...", help=f"{meaning} {DEFAULT}")
-    command.add_argument(
-        "--sgd-rate", type=arguments.learning_rate, default=SGD_RATE, metavar="R", help=f"of SGD {DEFAULT}"
-    )
-    command.add_argument(
-        "--clip", type=arguments.learning_rate, metavar="NORM", help="largest norm of the gradient (default: none)"
-    )
-    for name, (count, meaning) in COUNTS.items():
-        add_count(command, f"--{name}", count, meaning)
-    add_repeats(command)
-    command.add_argument("--restart", action="store_true", help="forget the rows that --output holds")
+        search.add_argument(f"--{name}", type=_numbers, default=default, metavar="R,...", help=f"{meaning} {DEFAULT}")
 
 
 def _part(text: str) -> str:
