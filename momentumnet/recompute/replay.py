@@ -107,7 +107,6 @@ class BlockCall:
         self._parameters: list[tuple[weakref.ref[Tensor], str, int, torch.dtype, bool]] = []
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
         self._swapped: list[tuple[nn.Module, str, Any]] = []
-        _check_whole(name, module)
         aliases: dict[int, Tensor] = {}
         for owner in owners:
             values: Iterable[tuple[str, Tensor | None]] = owner._parameters.items()
@@ -119,6 +118,8 @@ class BlockCall:
                 )
                 if not isinstance(parameter, nn.Parameter):
                     self._swapped.append((owner, name, kept(parameter, aliases)))
+        if self._parameters:
+            _check_whole(self.name, self._parameters[0][0]())
 
     def _look_at(self, owners: list[nn.Module]) -> None:
         """Begin to record what a first run does."""
@@ -276,9 +277,8 @@ class BlockCall:
                 )
 
 
-def _check_whole(name: str, module: nn.Module) -> None:
+def _check_whole(name: str, parameter: Tensor | None) -> None:
     """Refuse parameters of which DeepSpeed keeps a part each: it lets go of them when a recompute's forward ends."""
-    parameter = next(module.parameters(), None)
     if hasattr(parameter, "ds_id"):
         raise ConversionError(
             f"the parameters of block {name!r} are partitioned by DeepSpeed's ZeRO stage 3, which lets go of them "
