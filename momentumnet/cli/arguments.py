@@ -158,13 +158,17 @@ def autocast_dtype(text: str) -> torch.dtype:
 
 def learning_rate(text: str) -> float:
     """A positive number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def learning_rates(text: str) -> list[float]:
@@ -174,10 +178,7 @@ def learning_rates(text: str) -> list[float]:
 
 def radius(text: str) -> float:
     """A finite number, 0 or larger."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    value = _number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return value

@@ -93,7 +93,7 @@ def add_parser(benchmarks: Any) -> None:
         )
     training = command.add_argument_group("training")
     meaning = f"learning rates of Adam {DEFAULT}"
-    training.add_argument("--rates", type=_numbers, default=RATES, metavar="R,...", help=meaning)
+    training.add_argument("--rates", type=arguments.learning_rates, default=RATES, metavar="R,...", help=meaning)
     training.add_argument(
         "--sgd-rate", type=arguments.learning_rate, default=SGD_RATE, metavar="R", help=f"of SGD {DEFAULT}"
     )
@@ -109,7 +109,9 @@ def add_parser(benchmarks: Any) -> None:
         ("falls", FALLS, "falls of the loss in GradInit's inner step, to first order, by which its bound is tried"),
         ("metainit-taus", METAINIT_TAUS, "learning rates of MetaInit's norms that are tried"),
     ):
-        search.add_argument(f"--{name}", type=_numbers, default=default, metavar="R,...", help=f"{meaning} {DEFAULT}")
+        search.add_argument(
+            f"--{name}", type=arguments.learning_rates, default=default, metavar="R,...", help=f"{meaning} {DEFAULT}"
+        )
 
 
 def _part(text: str) -> str:
@@ -127,10 +129,6 @@ def _among(known: Sequence[str]) -> Callable[[str], list[str]]:
         return list(dict.fromkeys(text.split(",")))
 
     return names
-
-
-def _numbers(text: str) -> list[float]:
-    return list(dict.fromkeys(arguments.learning_rate(part) for part in text.split(",")))
 
 
 def run(options: argparse.Namespace) -> None:
