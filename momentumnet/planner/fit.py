@@ -16,7 +16,7 @@ from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.build import profile_of
-from momentumnet.planner.choice import Choice
+from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.methods import PlannedMethod, methods_of
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, least_seconds, within
@@ -27,7 +27,7 @@ from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.nested import tensors_in
 
 # So many plans are tried out, and so much may the prediction be off.
-TRIALS = 4
+TRIALS = 5
 OFF = 0.1
 
 
@@ -77,14 +77,16 @@ class MeasuredStep:
     def _tried(self, limit: int, trial: Trial) -> TrainingPlan:
         """The quickest plan that was measured to fit.
 
-        What is predicted is corrected by what was measured, and tried again.
+        What is predicted is corrected by what was measured, and tried again. To keep all is tried first where it may
+        fit: nothing is quicker.
 
         Raises:
             ConversionError: none does.
         """
         room, best, seen = limit, None, list[list[Choice]]()
-        for _ in range(TRIALS):
-            choices = within(self.options, room) or self._least_below((1 + OFF) * limit)
+        for attempt in range(TRIALS):
+            choices = None if attempt else self._stored_below((1 + OFF) * limit)
+            choices = choices or within(self.options, room) or self._least_below((1 + OFF) * limit)
             if choices is None or choices in seen:
                 break
             seen.append(choices)
@@ -93,6 +95,8 @@ class MeasuredStep:
             if peak is not None and peak <= limit:
                 if best is None or plan.seconds < best.seconds:
                     best = replace(plan, measured_peak=peak)
+                if plan.seconds <= plan.stored_seconds:
+                    break
             elif best is not None:
                 break
             off = plan.peak / (peak or plan.peak * (1 + OFF))
@@ -109,6 +113,10 @@ class MeasuredStep:
     @cached_property
     def _methods(self) -> tuple[PlannedMethod, ...]:
         return methods_of(self.options.profile)
+
+    def _stored_below(self, limit: float) -> list[Choice] | None:
+        stored = [Choice(0, len(self.options.profile.units), Way.STORED)]
+        return stored if peak_of(self._methods[0].moments).bytes <= limit else None
 
     def _least_below(self, limit: float) -> list[Choice] | None:
         smallest, choices = least(self.options)

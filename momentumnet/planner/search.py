@@ -1,7 +1,8 @@
 """The choice for each unit that takes the least time within a budget: dynamic programming over the units.
 
-Bytes that are held in front of a unit are counted in cells of a grid, rounded up, so that what is found always fits.
-The same search with bytes rounded down finds a time that no choice within the budget can go below.
+Bytes that are held in front of a unit are counted in cells of a grid. Rounded down they give a time that no choice
+within the budget can go below, and often choices that fit; where these do not, bytes are rounded up: what is found then
+always fits.
 """
 
 from __future__ import annotations
@@ -105,6 +106,9 @@ class Options:
 
 def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | None:
     """The choices that take the least time in so many bytes; None if there are none."""
+    quickest = _searched(options, budget, cells, math.floor)
+    if quickest is None or peak_of(simulated(options.profile, quickest)).bytes <= budget:
+        return quickest
     return _searched(options, budget, cells, math.ceil)
 
 

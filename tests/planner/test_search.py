@@ -108,6 +108,16 @@ def test_as_good_as_trying_all(seed: int, streams: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_what_fits_to_the_byte_is_found_on_a_coarse_grid(seed: int) -> None:
+    """Rounded up, units that keep something would take a cell each more than they do."""
+    profile = random_profile(seed, streams=0)
+    stored = [Choice(0, len(profile.units), Way.STORED)]
+    found = within(Options(profile), peak_of(simulated(profile, stored)).bytes, cells=20)
+    assert found is not None
+    assert seconds(profile, found) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_the_least_is_the_least(seed: int) -> None:
     profile = random_profile(seed, 1)
     smallest = min(peak_of(simulated(profile, choices)).bytes for choices in all_choices(profile))

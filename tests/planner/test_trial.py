@@ -116,6 +116,20 @@ def test_a_budget_of_what_another_plan_took_gives_that_plan_again() -> None:
         mn.plan(model, rows(), budget=own - 1)
 
 
+@pytest.mark.parametrize("factor", [0.93, 1, 1.07])
+def test_what_stored_takes_is_enough_to_store_all(factor: float) -> None:
+    """Whatever is predicted of it."""
+    model = chain()
+    step, tried = measured(model), trial_of(model, rows(), None)
+    assert tried is not None
+    stored = tried(step.plan(1 << 40))
+    assert stored is not None
+    limit = int(stored * factor)
+    found = step.plan(limit, trial=off_by(factor, tried))
+    assert {unit.way for unit in found.units} == {"stored"}
+    assert found.measured_peak == limit
+
+
 @pytest.mark.parametrize("factor", [0.92, 0.97, 1.03, 1.08])
 def test_a_prediction_that_is_off_is_corrected(factor: float) -> None:
     model = chain()
