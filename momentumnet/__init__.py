@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from momentumnet import hf as hf  # needs an extra, as lightning does: no names of all
     from momentumnet import init, landscape, native, optim, prune
     from momentumnet import lightning as lightning
+    from momentumnet.batch_size import largest_batch
     from momentumnet.comparison import OutputComparison, compare_outputs
     from momentumnet.conversion import convert, set_gamma
     from momentumnet.core.dr2net import Dr2Net
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
-    from momentumnet.planning import largest_batch, plan
+    from momentumnet.planning import plan
     from momentumnet.resume import load_training_state, training_state
     from momentumnet.reversible_sequential import ReversibleSequential
     from momentumnet.reversion import revert
@@ -88,6 +89,7 @@ __all__ = [
 
 _PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
+    "batch_size": ("largest_batch",),
     "comparison": ("OutputComparison", "compare_outputs"),
     "conversion": ("convert", "set_gamma"),
     "core.dr2net": ("Dr2Net",),
@@ -99,7 +101,7 @@ _NAMES = {
     "memory": ("MemoryReport", "measure_memory"),
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
     "planner.training_plan": ("TrainingPlan",),
-    "planning": ("largest_batch", "plan"),
+    "planning": ("plan",),
     "resume": ("load_training_state", "training_state"),
     "reversible_sequential": ("ReversibleSequential",),
     "reversion": ("revert",),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from momentumnet import couplings, model_config, optimizer_left_behind
-from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.dr2net import Dr2Net
 from momentumnet.core.stream import MomentumStream
@@ -19,11 +18,11 @@ from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.planned import Ends, follow, replanning
-from momentumnet.planning import DEFAULT_GAMMA, check_options, conversion_plan, step_plan
+from momentumnet.planning import check_options, conversion_plan, gamma_without_budget, step_plan
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, is_converted, streams_of
+from momentumnet.streams.converted import Role, is_converted, note_converted, streams_of
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
@@ -39,7 +38,7 @@ def convert(
     model: Model,
     example_inputs: Any = None,
     *,
-    gamma: float | Fraction = DEFAULT_GAMMA,
+    gamma: float | Fraction | None = None,
     coupling: str | Dr2Net = couplings.MOMENTUM,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
@@ -69,7 +68,8 @@ def convert(
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments of the model; they
             are run once to find the streams. None if ``streams`` names them by hand.
         gamma: in [0, 1], rounded to the nearest n/d with d <= 128. At 0 the network computes what it always did, with
-            stored activations. 1 needs ``final_velocity="drop"``.
+            stored activations. 1 needs ``final_velocity="drop"``. None is 1/8; with a budget, 0 or 1/8: 1/8 only where
+            a step takes less time in so many bytes.
         coupling: the rule by which the streams move: "momentum", the one above; "bdia" (averages every two blocks by
             chance in training, and is the network itself in eval mode; one bit a block), "dr2net" or a `Dr2Net` with
             its coefficients (a second residual connection, over two blocks). The others have no velocity: no ``gamma``,
@@ -132,7 +132,7 @@ def convert(
     """
     warn_of_kernels_left_behind()
     if is_converted(model):
-        raise ConversionError("the model holds converted blocks already; call momentumnet.revert on it first")
+        raise ConversionError("the model is converted already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
     stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare}
     planner = {"budget": budget, "replan": replan}
@@ -156,8 +156,8 @@ def convert(
         plan = step_plan(model, example_inputs, budget, **stepwise)
         again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
     else:
-        new_stream = _stream_of(rule, exact_gamma(gamma), arithmetic, final_velocity)
-        resolution = exact_gamma(gamma) if rule is None else rule.gamma
+        new_stream = _stream_of(rule, gamma_without_budget(gamma), arithmetic, final_velocity)
+        resolution = gamma_without_budget(gamma) if rule is None else rule.gamma
         runners, roles = _found(model, example_inputs, resolution, streams, new_stream, options)
         ends.begin(runners)
     target = model if inplace else copy_of(model)
@@ -165,6 +165,7 @@ def convert(
         follow(target, plan, ends, again)
     else:
         apply(target, runners, roles)
+        note_converted(target)
     model_config.note(target)
     if not inplace:
         optimizer_left_behind.watch(model, target)

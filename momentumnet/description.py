@@ -14,7 +14,7 @@ from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.packed import Companion
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
-from momentumnet.streams.converted import Role, Runner, converted_blocks
+from momentumnet.streams.converted import Role, Runner, converted_blocks, is_converted
 from momentumnet.streams.roles import recomputed
 
 VERSION = 1
@@ -59,7 +59,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         >>> again = mn.convert(encoder, like=description)
     """
     streams, outside = _names_by_runner(model)
-    if not streams and not outside:
+    if not is_converted(model):
         raise ConversionError(
             f"{type(model).__name__} holds no converted block, so there is nothing to describe; convert it first. (If "
             "it was loaded from a checkpoint of a converted one, that description is in model.config.momentumnet.)"
@@ -183,9 +183,9 @@ def _check(description: Mapping[str, Any]) -> None:
         raise ConversionError(f"a description holds {sorted(_FIELDS)}, got {sorted(map(str, description))}")
     streams, recomputed_there, containers = (description[field] for field in ("streams", "recomputed", "containers"))
     are_lists = _is_list(streams) and _is_list(recomputed_there)
-    if not are_lists or not (streams or recomputed_there) or not isinstance(containers, Mapping):
+    if not are_lists or not isinstance(containers, Mapping) or (containers and not streams):
         raise ConversionError(
-            "a description holds a list of streams and a list of what is recomputed, at least one of either, and the "
+            "a description holds a list of streams and a list of what is recomputed, and for those streams the "
             f"sizes of containers by name; got {streams!r}, {recomputed_there!r} and {containers!r}"
         )
     for found in streams:

@@ -33,7 +33,7 @@ def note(model: nn.Module) -> None:
         return
     description = describe(model) if streams_of(model) else None
     earlier = getattr(config, NAME, None)
-    if earlier is not None and _function_of(earlier) != _function_of(description):
+    if earlier is not None and function_of(earlier) != function_of(description):
         warnings.warn(
             f"the config of this {type(model).__name__} says that its weights were trained as another Momentum ResNet "
             f"({_in_words(earlier)}; now {_in_words(description)}), so it computes something else. "
@@ -57,7 +57,7 @@ def renew(model: nn.Module) -> None:
     for module in model.modules():
         config = _own_config_of(module)
         description: Any = getattr(config, NAME, None)
-        if _function_of(description) is None or id(config) in seen:
+        if function_of(description) is None or id(config) in seen:
             continue
         seen.add(id(config))
         changing = [s for s in streams_of(module) if s.has_gamma or isinstance(s, CoupledStream)]
@@ -87,14 +87,15 @@ def _if_saved(config: Any) -> Any:
     return config if is_saved and hasattr(config, "__dict__") else None
 
 
-def _function_of(description: Any) -> Any:
+def function_of(description: Any) -> Any:
+    """What a description says of the function that the network computes; None of one of another version."""
     try:
         return [
             [couplings.in_words(stream), *(stream[field] for field in _OF_THE_FUNCTION)]
             for stream in description["streams"]
         ]
     except (TypeError, KeyError, ValueError):
-        return None  # of another version
+        return None
 
 
 def _in_words(description: Any) -> str:

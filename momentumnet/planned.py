@@ -15,7 +15,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.planner.batch_watch import Again, BatchWatch
 from momentumnet.planning import step_plan
 from momentumnet.reversion import revert
-from momentumnet.streams.converted import streams_of
+from momentumnet.streams.converted import note_converted, streams_of
 from momentumnet.streams.roles import apply
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     runners, roles = from_plan(model, plan, ends.final_velocity)
     ends.begin(runners)
     apply(model, runners, roles)
+    note_converted(model)
     BatchWatch(plan.elements, plan.budget, again).attach(model)
 
 
@@ -75,8 +76,8 @@ def _plan_again(
 ) -> None:
     """Convert the model anew; where nothing fits, it stays as it was."""
     streams = streams_of(model)
-    if streams:  # set_gamma may have been there
-        options = {**options, "gamma": streams[0].gamma}
+    # The function that is trained stays; set_gamma may have been there.
+    options = {**options, "gamma": streams[0].gamma if streams else before.gamma}
     example = _as_example(model, args, kwargs)
     revert(model, inplace=True)
     plan = before

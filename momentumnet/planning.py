@@ -6,17 +6,14 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, overload
 
-import torch
 from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.errors import ConversionError
-from momentumnet.memory import format_bytes
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
 
 if TYPE_CHECKING:
-    from momentumnet.planner.search import Options
     from momentumnet.planner.training_plan import TrainingPlan
 
 OTHERS = ("keep", "checkpoint")
@@ -28,7 +25,7 @@ def plan(
     model: nn.Module,
     example_inputs: Any,
     *,
-    gamma: float | Fraction = ...,
+    gamma: float | Fraction | None = ...,
     streams: Sequence[str] | None = ...,
     arithmetic: str = ...,
     backward: str = ...,
@@ -43,7 +40,7 @@ def plan(
     model: nn.Module,
     example_inputs: Any,
     *,
-    gamma: float | Fraction = ...,
+    gamma: float | Fraction | None = ...,
     streams: Sequence[str] | None = ...,
     arithmetic: str = ...,
     backward: str = ...,
@@ -59,7 +56,7 @@ def plan(
     model: nn.Module,
     example_inputs: Any,
     *,
-    gamma: float | Fraction = ...,
+    gamma: float | Fraction | None = ...,
     streams: Sequence[str] | None = ...,
     arithmetic: str = ...,
     backward: str = ...,
@@ -74,7 +71,7 @@ def plan(
     model: nn.Module,
     example_inputs: Any,
     *,
-    gamma: float | Fraction = DEFAULT_GAMMA,
+    gamma: float | Fraction | None = None,
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     backward: str = AUTO,
@@ -88,15 +85,17 @@ def plan(
     With a ``budget`` every block of the streams and every part outside is measured (bytes, and time forward and
     backward, on the example's device, under autocast where the call is), and for each is chosen whether its activations
     are stored, recomputed from an input that is kept, or recomputed from an input that the stream gives back: the
-    choices that take the least time in so many bytes. They all compute the same bits. Networks without a stream
-    can be planned, too. On fake tensors (``FakeTensorMode``) or the meta device a step is planned that no machine at
-    hand holds: bytes without the work space of kernels, times estimated from counts of operations. Prefer fake tensors
-    of the device that is meant: on the meta device attention takes the way that keeps all scores.
+    choices that take the least time in so many bytes. At one gamma they all compute the same bits. Unless ``gamma`` is
+    given, the network's own function (gamma 0) is planned as well, and momentum only taken where it is quicker, or
+    where nothing else fits. Networks without a stream can be planned, too. On fake tensors (``FakeTensorMode``) or the
+    meta device a step is planned that no machine at hand holds: bytes without the work space of kernels, times
+    estimated from counts of operations. Prefer fake tensors of the device that is meant: on the meta device attention
+    takes the way that keeps all scores.
 
     Args:
         model: the network.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-        gamma: see `convert`.
+        gamma: see `convert`; with a budget None is 0, or 1/8 where that takes less time in so many bytes.
         streams: see `convert`.
         arithmetic: see `convert`.
         backward: see `convert`.
@@ -156,83 +155,11 @@ def plan(
     )
 
 
-def largest_batch(
-    model: nn.Module,
-    make_example: Callable[[int], Any],
-    budget: int | str,
-    *,
-    gamma: float | Fraction = DEFAULT_GAMMA,
-    streams: Sequence[str] | None = None,
-    arithmetic: str = "exact",
-    loss: Callable[[Any], Tensor] | None = None,
-    most: int = 1 << 16,
-) -> int:
-    """The largest batch of which a training step fits a budget: for it `plan` finds choices, for one more it does not.
-
-    The step is measured at a batch of two, the peak predicted for others, and the answer tried out: that it fits, and
-    that one more does not. Some ten batches are measured as a rule, none of them much larger than the answer.
-
-    Args:
-        model: the network, which is left as it is.
-        make_example: gives example inputs for a batch size, as `plan` takes them, on the device to train on.
-        budget: see `plan`; not ``"least"``.
-        gamma: see `convert`.
-        streams: see `convert`.
-        arithmetic: see `convert`.
-        loss: see `plan`.
-        most: the largest batch to look at.
-
-    Raises:
-        ConversionError: a batch of one does not fit; says what `plan` says of a budget that is too small.
-        ValueError: the budget is no number of bytes, or the inputs are the same for each batch size.
-
-    Example:
-        >>> import torch
-        >>> import momentumnet as mn
-        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        >>> model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
-        >>> def make_example(batch_size):
-        ...     return torch.randn(batch_size, 8, 16)
-        >>> size = mn.largest_batch(model, make_example, "1MiB")
-        >>> converted = mn.convert(model, make_example(size), budget="1MiB")
-    """
-    from momentumnet.planner.batch import largest_planned, largest_tried
-    from momentumnet.planner.budget import bytes_of
-    from momentumnet.planner.build import device_of
-    from momentumnet.planner.fit import measured_step
-
-    limit, ratio = bytes_of(budget, device_of(model, ())), exact_gamma(gamma)
-    if limit is None:
-        raise ValueError(f"budget must be a number of bytes for the largest batch, got {budget!r}")
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
-
-    def measure(example_inputs: Any) -> Options:
-        step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
-        return step.options
-
-    def fits(batch: int) -> bool:
-        try:
-            step_plan(model, make_example(batch), limit, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
-        except (ConversionError, torch.OutOfMemoryError):
-            return False
-        return True
-
-    predicted = largest_planned(make_example, measure, limit, most=most)
-    found = largest_tried(predicted, fits, most)
-    if not found:
-        raise ConversionError(
-            f"no batch fits a budget of {format_bytes(limit)}: {predicted} was predicted to, and took more when it was "
-            "tried, and so did those below. Give more bytes"
-        )
-    return found
-
-
 def conversion_plan(
     model: nn.Module,
     example_inputs: Any,
     *,
-    gamma: float | Fraction,
+    gamma: float | Fraction | None,
     streams: Sequence[str] | None,
     arithmetic: str,
     backward: str,
@@ -242,7 +169,7 @@ def conversion_plan(
     found = discover(model, example_inputs, streams=streams)
     if not found.streams:
         raise ConversionError(_nothing_found(model, found.rejections))
-    return Plan(found, exact_gamma(gamma), backward, arithmetic, others)
+    return Plan(found, gamma_without_budget(gamma), backward, arithmetic, others)
 
 
 def step_plan(
@@ -250,7 +177,7 @@ def step_plan(
     example_inputs: Any,
     budget: int | str | None,
     *,
-    gamma: float | Fraction,
+    gamma: float | Fraction | None,
     streams: Sequence[str] | None,
     arithmetic: str,
     backward: str = AUTO,
@@ -266,7 +193,8 @@ def step_plan(
     # Only who gives a budget waits for these.
     from momentumnet.planner.budget import LEAST, bytes_of
     from momentumnet.planner.build import device_of
-    from momentumnet.planner.fit import measured_step
+    from momentumnet.planner.fit import measured_steps
+    from momentumnet.planner.quickest import quickest_plan
     from momentumnet.planner.trial import trial_of
 
     chosen = {"backward": backward != AUTO, "others": others != "keep"}
@@ -283,9 +211,19 @@ def step_plan(
         )
     if example_inputs is None:
         raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
-    limit, ratio = bytes_of(budget, device_of(model, example_inputs)), exact_gamma(gamma)
-    step = measured_step(model, example_inputs, gamma=ratio, streams=streams, arithmetic=arithmetic, loss=loss)
-    return step.plan(limit, spare=spare, trial=trial_of(model, example_inputs, loss))
+    limit, gammas = bytes_of(budget, device_of(model, example_inputs)), gammas_within_budget(gamma)
+    steps = measured_steps(model, example_inputs, gammas=gammas, streams=streams, arithmetic=arithmetic, loss=loss)
+    return quickest_plan(steps, limit, spare=spare, trial=trial_of(model, example_inputs, loss))
+
+
+def gamma_without_budget(gamma: float | Fraction | None) -> Fraction:
+    """The momentum factor that is meant where nothing is planned."""
+    return exact_gamma(DEFAULT_GAMMA if gamma is None else gamma)
+
+
+def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]:
+    """The momentum factors that are planned with; the network's own function first."""
+    return (exact_gamma(0), exact_gamma(DEFAULT_GAMMA)) if gamma is None else (exact_gamma(gamma),)
 
 
 def check_options(others: str, spare: int, backward: str) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from momentumnet import model_config
 from momentumnet.errors import ConversionError
 from momentumnet.planner import batch_watch
-from momentumnet.streams.converted import converted_blocks, release
+from momentumnet.streams.converted import is_converted, release_all
 from momentumnet.streams.copies import copy_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,11 +33,9 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         >>> original = mn.revert(mn.convert(model, torch.randn(2, 5, 16)))
     """
     target = model if inplace else copy_of(model)
-    blocks = [block for block, _ in converted_blocks(target)]
-    if not blocks:
+    if not is_converted(target):
         raise ConversionError("the model holds no converted block; there is nothing to revert")
-    for block in blocks:
-        release(block)
+    release_all(target)
     batch_watch.detach(target)
     model_config.forget(target)
     return target

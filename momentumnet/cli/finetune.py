@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,10 @@ from momentumnet.finetuning import compiling, data, model_sources, models, proce
 from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
+from momentumnet.finetuning.trained import CONFIG, Trained
 from momentumnet.memory import format_bytes
 from momentumnet.planner.free_memory import free_bytes
-from momentumnet.streams.converted import is_converted
+from momentumnet.streams.converted import streams_of
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -142,13 +144,17 @@ def _run(
     if options.freeze is not None:
         report.remark(f"{len(freeze(model, options.freeze))} modules with parameters do not learn")
     model.to(device)
+    if options.gamma is None and options.resume:
+        options = argparse.Namespace(**{**vars(options), "gamma": _gamma_of(folder)})
+    converted = _converted(model, images, options, recipe, device, together)
+    gamma = next((stream.gamma for stream in streams_of(converted)), Fraction(0))
     comparison = Comparison(
-        networks={MOMENTUM: _converted(model, images, options, recipe, device, together), UNCONVERTED: model},
+        networks={MOMENTUM: converted, UNCONVERTED: model},
         images=images,
         device=device,
         recipe=recipe,
         output=folder,
-        settings=training_options.settings(options, images, weights, recipe),
+        settings=training_options.settings(options, images, weights, recipe, gamma),
         narrator=report,
         save=options.save,
         processes=together,
@@ -207,6 +213,11 @@ def _converted(
     return convert(model, like=description) if network is None else network
 
 
+def _gamma_of(folder: Path) -> Fraction | None:
+    """The momentum factor of the run in a folder, if there is one: a network that is resumed keeps its function."""
+    return Fraction(Trained.read(folder).settings["gamma"]) if (folder / CONFIG).is_file() else None
+
+
 def _check_room(image_size: int, batch_size: int) -> None:
     """Looks before images are resized: systems that promise more memory than they have would kill the process then.
 
@@ -235,13 +246,7 @@ def _convert(
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
-            planned = convert(model, examples.to(device), spare=options.spare, **budgeted)
-        if not is_converted(planned):
-            raise UsageError(
-                f"{options.model} has no stream, and nothing is recomputed within --budget {options.budget}, so there "
-                "is nothing to convert"
-            )
-        return planned
+            return convert(model, examples.to(device), spare=options.spare, **budgeted)
     examples = torch.stack(few)
     return convert(
         model,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torchvision.models import list_models
 
+from momentumnet.batch_size import largest_batch
 from momentumnet.cli import arguments, completion, inspect_check
 from momentumnet.cli.failures import told_of_inputs
 from momentumnet.cli.options import CommandText, add_command, add_input, conversion
@@ -16,7 +17,7 @@ from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import model_sources
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import LEAST
-from momentumnet.planning import largest_batch, plan
+from momentumnet.planning import plan
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report

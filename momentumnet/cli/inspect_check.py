@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from momentumnet.conversion import convert
 from momentumnet.finetuning import models
 from momentumnet.finetuning.conversion_check import LIMIT, Check, check
 from momentumnet.memory import format_bytes
+from momentumnet.planning import gamma_without_budget, plan
+from momentumnet.streams.copies import copy_of
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
@@ -39,16 +43,11 @@ def run(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespa
             f"{options.model} computes its loss from targets: --check needs images and targets, from a function, "
             "--input module:function"
         )
-    planned, others = {"budget": options.budget, "spare": options.spare}, {"others": options.others}
-    chosen = planned if arguments.is_planned(options) else others
     with told_of_inputs(options.model, options.input):
-        found = check(
-            model,
-            inputs,
-            stored=partial(convert, model, inputs, gamma=options.gamma, backward="stored"),
-            converted=partial(convert, model.train(), inputs, gamma=options.gamma, **chosen),
-        )
-    _show(report, found, options)
+        gamma, converted = _conversion(model.train(), inputs, options)
+        stored = partial(convert, model, inputs, gamma=gamma, backward="stored") if gamma else partial(copy_of, model)
+        found = check(model, inputs, stored=stored, converted=converted)
+    _show(report, found, options, gamma)
     name, error = found.worst
     if not found.passed:
         raise CommandError(
@@ -57,7 +56,16 @@ def run(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespa
         )
 
 
-def _show(report: Report, found: Check, options: argparse.Namespace) -> None:
+def _conversion(model: nn.Module, inputs: Any, options: argparse.Namespace) -> tuple[Fraction, Callable[[], nn.Module]]:
+    """The momentum factor of the conversion that is asked for, and what converts a copy."""
+    if arguments.is_planned(options):
+        planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
+        return planned.gamma, partial(convert, model, plan=planned)
+    gamma = gamma_without_budget(options.gamma)
+    return gamma, partial(convert, model, inputs, gamma=gamma, others=options.others)
+
+
+def _show(report: Report, found: Check, options: argparse.Namespace, gamma: Fraction) -> None:
     name, error = found.worst
     rows = [(network, *_cells(cost)) for network, cost in found.costs.items()]
     report.table(COLUMNS, rows, title=options.model)
@@ -66,14 +74,12 @@ def _show(report: Report, found: Check, options: argparse.Namespace) -> None:
         f"Largest error of a gradient against stored activations, of {len(found.errors)} parameters: {error:.1e} "
         f"({name})"
     )
-    report.line(
-        f"The output differs from the unconverted network's by {found.output_change:.2%} at gamma {options.gamma}."
-    )
+    report.line(f"The output differs from the unconverted network's by {found.output_change:.2%} at gamma {gamma}.")
     report.result(
         {
             "command": "inspect",
             "model": options.model,
-            "gamma": str(options.gamma),
+            "gamma": str(gamma),
             "networks": {
                 network: {**asdict(cost.memory), "seconds": cost.seconds} for network, cost in found.costs.items()
             },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +69,10 @@ def conversion(*, others: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--gamma",
         type=arguments.gamma,
-        default=Fraction(1, 8),
         metavar="G",
         help="momentum factor, e.g. 1/8 or 0.9. Small values keep a pretrained network's function, large ones cost "
-        f"less memory {DEFAULT}",
+        "less memory (default: 1/8; with --budget or --spare 0, the network's own function, or 1/8 where that is "
+        "quicker)",
     )
     add_choice(
         group,

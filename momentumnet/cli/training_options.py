@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -158,14 +159,16 @@ def reading(options: argparse.Namespace) -> Reading:
     return Reading(options.augment, options.workers, options.validation, options.skip_broken)
 
 
-def settings(options: argparse.Namespace, images: ImageData, weights: str, recipe: Recipe) -> dict[str, object]:
+def settings(
+    options: argparse.Namespace, images: ImageData, weights: str, recipe: Recipe, gamma: Fraction
+) -> dict[str, object]:
     """What makes the run the one that it is, as plain values."""
     return {
         "model": options.model,
         "weights": weights,
         "data": images.name,
         "image_size": images.image_size,
-        "gamma": str(options.gamma),
+        "gamma": str(gamma),
         "others": options.others,
         "spare": options.spare,
         "budget": options.budget,

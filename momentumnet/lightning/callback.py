@@ -14,8 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.errors import ConversionError
+from momentumnet.model_config import function_of
 from momentumnet.planning import plan
 from momentumnet.resume import load_training_state, training_state
+from momentumnet.reversion import revert
 from momentumnet.streams.converted import is_converted
 
 logger = logging.getLogger("momentumnet")
@@ -85,9 +87,14 @@ class MomentumConversion(Callback):
         checkpoint[_KEY] = {"description": describe(pl_module), "streams": training_state(pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up what the streams had learned."""
-        if _KEY in checkpoint:
-            load_training_state(pl_module, checkpoint[_KEY]["streams"])
+        """Take up what the streams had learned, and the function that was trained where a plan chose it."""
+        if _KEY not in checkpoint:
+            return
+        saved = checkpoint[_KEY]["description"]
+        if self._options.get("gamma") is None and function_of(describe(pl_module)) != function_of(saved):
+            with _apart_from_its_trainer(pl_module):
+                convert(revert(pl_module, inplace=True), like=saved, inplace=True)
+        load_training_state(pl_module, checkpoint[_KEY]["streams"])
 
     def _convert(self, module: LightningModule) -> None:
         if is_converted(module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.rescaled import predicted_largest
-from momentumnet.planner.search import Options, within
+from momentumnet.planner.search import Options, least, within
 from momentumnet.streams.nested import tensors_in
 
 # A batch that fits, where batch norms can measure a batch of one value a channel in nothing smaller.
@@ -26,21 +26,21 @@ GUESSES = 6
 
 @dataclass(frozen=True)
 class Tried:
-    """A batch that was looked at: what was measured (None without the memory to), and whether a plan fits."""
+    """A batch that was looked at: what was measured (nothing without the memory to), and whether a plan fits."""
 
     batch: int
-    options: Options | None
+    options: Sequence[Options]
     fits: bool
 
 
 def largest_planned(
-    make_example: Callable[[int], Any], measure: Callable[[Any], Options], limit: int, *, most: int
+    make_example: Callable[[int], Any], measure: Callable[[Any], Sequence[Options]], limit: int, *, most: int
 ) -> int:
     """The largest batch whose step fits a budget.
 
     Args:
         make_example: gives a batch's example inputs.
-        measure: gives what can be chosen for example inputs.
+        measure: gives what can be chosen for example inputs, one way or another.
         limit: the budget in bytes.
         most: the largest batch to look at.
 
@@ -49,9 +49,9 @@ def largest_planned(
         ValueError: the inputs do not depend on the batch.
     """
     shapes: dict[int, list[torch.Size]] = {}
-    found: dict[int, Options] = {}
+    found: dict[int, Sequence[Options]] = {}
 
-    def options_of(batch: int) -> Options | None:
+    def options_of(batch: int) -> Sequence[Options]:
         example = make_example(batch)
         shapes[batch] = [tensor.shape for tensor in tensors_in(example)]
         alike = [other for other in shapes if other != batch and shapes[other] == shapes[batch]]
@@ -63,18 +63,23 @@ def largest_planned(
         try:
             found[batch] = measure(example)
         except torch.OutOfMemoryError:
-            return None
+            return ()
         except (RuntimeError, ValueError) as error:
             # Batch norms have nothing to measure in one value a channel: then a batch of two is the smallest.
             if batch == 1 and FIRST in found:
-                raise does_not_fit(found[FIRST], limit, FIRST) from error
+                raise does_not_fit(_smallest(found[FIRST]), limit, FIRST) from error
             raise
         return found[batch]
 
     largest = largest_fitting(options_of, allowed(limit), most)
     if not largest:
-        raise does_not_fit(found[min(found)], limit, min(found))
+        raise does_not_fit(_smallest(found[min(found)]), limit, min(found))
     return largest
+
+
+def _smallest(ways: Sequence[Options]) -> Options:
+    """The way whose least budget is the smallest."""
+    return min(ways, key=lambda options: least(options)[0])
 
 
 def largest_tried(largest: int, fits: Callable[[int], bool], most: int) -> int:
@@ -98,21 +103,21 @@ def largest_tried(largest: int, fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def largest_fitting(options_of: Callable[[int], Options | None], limit: int, most: int) -> int:
+def largest_fitting(options_of: Callable[[int], Sequence[Options]], limit: int, most: int) -> int:
     """The largest batch for which choices fit, at most ``most``; 0 if not even a batch of one does.
 
     It fits, and one more does not: both are measured. Batches between a larger one that fits and it are not
     looked at, as peaks grow with the batch.
 
     Args:
-        options_of: measures a step of so large a batch; None if there is not the memory to do so.
+        options_of: measures a step of so large a batch; nothing if there is not the memory to do so.
         limit: bytes that the peak may take.
         most: the largest batch to look at.
     """
 
     def tried(batch: int) -> Tried:
-        options = options_of(batch)
-        return Tried(batch, options, options is not None and within(options, limit) is not None)
+        ways = options_of(batch)
+        return Tried(batch, ways, any(within(options, limit) is not None for options in ways))
 
     low = last = tried(min(FIRST, most))
     if not low.fits:
@@ -121,11 +126,12 @@ def largest_fitting(options_of: Callable[[int], Options | None], limit: int, mos
     turn = 0
     while (stop := min(most, GROWTH * low.batch) + 1 if high is None else high) - low.batch > 1:
         turn += 1
-        if last.options is None or (turn > GUESSES and turn % 2):
+        if not last.options or (turn > GUESSES and turn % 2):
             last = tried((low.batch + stop) // 2)
         else:
             beyond = range(low.batch + 1, stop)
-            last = tried(predicted_largest(last.options.profile, last.batch, limit, beyond) or beyond[0])
+            guesses = (predicted_largest(options.profile, last.batch, limit, beyond) for options in last.options)
+            last = tried(max((guess for guess in guesses if guess is not None), default=beyond[0]))
         if last.fits:
             low = last
         else:

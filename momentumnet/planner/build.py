@@ -29,22 +29,22 @@ from momentumnet.streams.timeline import Stage
 from momentumnet.streams.trace import record
 
 
-def profile_of(
+def profiles_of(
     model: nn.Module,
     example_inputs: Any,
     found: Discovery,
     *,
-    gamma: Fraction,
+    gammas: Sequence[Fraction],
     arithmetic: str,
     loss: Callable[[Any], Tensor] | None,
-) -> Profile:
+) -> list[Profile]:
     """Measure a training step of the model, in its own mode, on the example's device, under the caller's autocast.
 
     Args:
         model: the network, unconverted; it is left as it was found.
         example_inputs: as `momentumnet.convert` takes them.
         found: its streams, and the parts outside that can be recomputed.
-        gamma: of the streams.
+        gammas: of the streams; there is a profile for each.
         arithmetic: of the streams.
         loss: of the model's output; None for the output's own, or a sum.
     """
@@ -66,23 +66,26 @@ def profile_of(
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
-    if gamma:
-        units = _with_own_inputs(units, sizes)
-    units, glue = _parted(units, _glue(trace, calls))
-    hollow = without_values(model, example_inputs)
-    streams = tuple(_stream_profile(stream, gamma, arithmetic, device, hollow=hollow) for stream in found.streams)
-    return Profile(
-        tuple(units),
-        glue,
-        sizes,
-        streams,
-        loss=ending.cost,
-        loss_held=ending.held,
-        behind=ending.work,
-        outputs=_outputs(trace, sizes),
-        flow=_flow(model, trace, stages, calls),
-        estimated=hollow,
-    )
+    hollow, flow = without_values(model, example_inputs), _flow(model, trace, stages, calls)
+    profiles = []
+    for gamma in gammas:
+        known = dict(sizes)
+        parts, glue = _parted(_with_own_inputs(units, known) if gamma else units, _glue(trace, calls))
+        streams = tuple(_stream_profile(stream, gamma, arithmetic, device, hollow=hollow) for stream in found.streams)
+        profile = Profile(
+            tuple(parts),
+            glue,
+            known,
+            streams,
+            loss=ending.cost,
+            loss_held=ending.held,
+            behind=ending.work,
+            outputs=_outputs(trace, known),
+            flow=flow,
+            estimated=hollow,
+        )
+        profiles.append(profile)
+    return profiles
 
 
 def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
@@ -197,24 +200,37 @@ def _stream_profile(
         return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0, together=together)
     found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
     if hollow:
-        undo = 2 * elements * moving_bytes(gamma, found.word) / BYTES_A_SECOND
+        step = undo = 2 * elements * moving_bytes(gamma, found.word) / BYTES_A_SECOND
     else:
-        undo = _undo_seconds(stream, gamma, found, device)
+        step, undo = _state_seconds(stream, gamma, found, device)
     return StreamProfile(
-        stream.path, elements, stream.dtype, gamma, found.word, found.bits, undo, stream.spread, together=together
+        stream.path,
+        elements,
+        stream.dtype,
+        gamma,
+        found.word,
+        found.bits,
+        undo,
+        stream.spread,
+        step_seconds=step,
+        together=together,
     )
 
 
-def _undo_seconds(stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device) -> float:
-    """Time of taking a step back, on a stream of this size."""
+def _state_seconds(
+    stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device
+) -> tuple[float, float]:
+    """Time of a step of a state of this size, and of taking it back."""
     x = torch.zeros(stream.elements, dtype=stream.dtype, device=device)
-    seconds = []
+    steps, undos = [], []
     with torch.no_grad():
         state = ExactState(x, None, gamma, 10, "planned", found.bits, word=found.word, careful=False)
         for _ in range(3):
-            undo = state.step(Branch(x, x), 1 - gamma)
             start = now(device)
+            undo = state.step(Branch(x, x), 1 - gamma)
+            middle = now(device)
             state.previous_position(undo, x.dtype)
             state.undo(undo, Branch(x, x), 1 - gamma)
-            seconds.append(now(device) - start)
-    return min(seconds)
+            steps.append(middle - start)
+            undos.append(now(device) - middle)
+    return min(steps), min(undos)

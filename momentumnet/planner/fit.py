@@ -15,7 +15,7 @@ from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
-from momentumnet.planner.build import profile_of
+from momentumnet.planner.build import profiles_of
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.methods import PlannedMethod, methods_of
 from momentumnet.planner.profile import Profile
@@ -63,7 +63,7 @@ class MeasuredStep:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
         if limit is None:
-            smallest, fewest = least(self.options)
+            smallest, fewest = self.least
             room = smallest + spare
             return self._with(within(self.options, room) or fewest, room if spare else None, room)
         if trial is not None:
@@ -85,8 +85,8 @@ class MeasuredStep:
         """
         room, best, seen = limit, None, list[list[Choice]]()
         for attempt in range(TRIALS):
-            choices = None if attempt else self._stored_below((1 + OFF) * limit)
-            choices = choices or within(self.options, room) or self._least_below((1 + OFF) * limit)
+            stored = not attempt and peak_of(self.methods[0].moments).bytes <= (1 + OFF) * limit
+            choices = self._stored if stored else within(self.options, room) or self._least_below((1 + OFF) * limit)
             if choices is None or choices in seen:
                 break
             seen.append(choices)
@@ -95,7 +95,7 @@ class MeasuredStep:
             if peak is not None and peak <= limit:
                 if best is None or plan.seconds < best.seconds:
                     best = replace(plan, measured_peak=peak)
-                if plan.seconds <= plan.stored_seconds:
+                if all(choice.way is Way.STORED for choice in choices):
                     break
             elif best is not None:
                 break
@@ -111,21 +111,36 @@ class MeasuredStep:
         return best
 
     @cached_property
-    def _methods(self) -> tuple[PlannedMethod, ...]:
+    def methods(self) -> tuple[PlannedMethod, ...]:
+        """What the same way for all units takes."""
         return methods_of(self.options.profile)
 
-    def _stored_below(self, limit: float) -> list[Choice] | None:
-        stored = [Choice(0, len(self.options.profile.units), Way.STORED)]
-        return stored if peak_of(self._methods[0].moments).bytes <= limit else None
+    @cached_property
+    def least(self) -> tuple[int, list[Choice]]:
+        """The least budget that choices are found for, and those."""
+        return least(self.options)
+
+    def seconds_within(self, limit: int) -> float:
+        """A time that no step in so many bytes is predicted to go below; infinite if none fits."""
+        return self._own_seconds + least_seconds(self.options, limit)
+
+    @property
+    def _own_seconds(self) -> float:
+        """Of a step that keeps all activations."""
+        return self.options.profile.stored_seconds + self.options.profile.momentum_seconds
+
+    @property
+    def _stored(self) -> list[Choice]:
+        return [Choice(0, len(self.options.profile.units), Way.STORED)]
 
     def _least_below(self, limit: float) -> list[Choice] | None:
-        smallest, choices = least(self.options)
+        smallest, choices = self.least
         return choices if smallest <= limit else None
 
     def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
         moments = simulated(profile, choices)
-        seconds = profile.stored_seconds
+        seconds, recomputing = self._own_seconds, sum(map(options.seconds, choices))
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
             streams=tuple(
@@ -136,13 +151,13 @@ class MeasuredStep:
             arithmetic=self.arithmetic,
             budget=limit,
             peak=peak_of(moments).bytes,
-            stored_peak=peak_of(self._methods[0].moments).bytes,
-            seconds=seconds + sum(map(options.seconds, choices)),
-            least_seconds=seconds + min(least_seconds(options, room), sum(map(options.seconds, choices))),
-            stored_seconds=seconds,
+            stored_peak=peak_of(self.methods[0].moments).bytes,
+            seconds=seconds + recomputing,
+            least_seconds=seconds + min(least_seconds(options, room), recomputing),
+            stored_seconds=profile.stored_seconds,
             held=held_between(profile, choices),
             moments=tuple(moments),
-            methods=self._methods,
+            methods=self.methods,
             elements=self.elements,
             estimated=profile.estimated,
         )
@@ -157,12 +172,26 @@ def measured_step(
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
 ) -> MeasuredStep:
-    """Trace and measure a training step.
+    """Trace and measure a training step; see `measured_steps`."""
+    steps = measured_steps(model, example_inputs, gammas=(gamma,), streams=streams, arithmetic=arithmetic, loss=loss)
+    return steps[0]
+
+
+def measured_steps(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    gammas: Sequence[Fraction],
+    streams: Sequence[str] | None = None,
+    arithmetic: str = "exact",
+    loss: Callable[[Any], Tensor] | None = None,
+) -> list[MeasuredStep]:
+    """Trace and measure a training step, once.
 
     Args:
         model: the network, unconverted; it is left as it was found.
         example_inputs: as `momentumnet.convert` takes them.
-        gamma: of the streams.
+        gammas: of the streams; there is a step for each, or one alone where the network has no stream.
         streams: container paths to restrict them to.
         arithmetic: of the streams.
         loss: of the model's output.
@@ -171,8 +200,9 @@ def measured_step(
         ConversionError: the model has nothing that could be recomputed.
     """
     found = discover(model, example_inputs, streams=streams)
-    profile = profile_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
-    if not profile.units:
+    gammas = gammas if found.streams else gammas[:1]
+    profiles = profiles_of(model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss)
+    if not profiles[0].units:
         raise ConversionError(
             f"the streams of {type(model).__name__} run several times in a pass, and these are not planned; convert "
             "without a budget"
@@ -180,7 +210,10 @@ def measured_step(
             else f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
     batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
-    return MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements)
+    return [
+        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements)
+        for gamma, profile in zip(gammas, profiles, strict=True)
+    ]
 
 
 def _batch_of(example_inputs: Any) -> int | None:

@@ -77,6 +77,7 @@ class StreamProfile:
         bits: for which its scale is chosen.
         undo_seconds: of taking a step back.
         spread: how far typical values lie below the largest.
+        step_seconds: of a step.
         together: whether it carries several tensors, packed in one, of which blocks are given parts.
     """
 
@@ -88,6 +89,7 @@ class StreamProfile:
     bits: int
     undo_seconds: float
     spread: float = 1.0
+    step_seconds: float = 0.0
     together: bool = False
 
     @cached_property
@@ -207,3 +209,8 @@ class Profile:
         """Of a step that keeps all activations, without the steps of the streams' states."""
         costs = [*(unit.cost for unit in self.units), self.loss]
         return sum(cost.forward_seconds + cost.backward_seconds for cost in costs)
+
+    @property
+    def momentum_seconds(self) -> float:
+        """That the rule of the streams takes, whatever is recomputed: a step forward and one of its gradients."""
+        return sum(2 * stream.step_seconds for stream in self.momentum_streams if stream is not None)

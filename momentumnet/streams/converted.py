@@ -21,6 +21,8 @@ from momentumnet.errors import ConversionError
 Model = TypeVar("Model", bound=nn.Module)
 
 VELOCITY_NAME = "initial_velocity"
+# An attribute of models that were converted and keep all activations, of which no block has a role.
+_UNCHANGED = "_momentumnet_unchanged"
 
 
 class Runner(Protocol):
@@ -137,8 +139,23 @@ def roles_laid_aside(model: nn.Module) -> Iterator[None]:
 
 
 def is_converted(model: nn.Module) -> bool:
-    """Whether the model holds a converted block."""
-    return next(converted_blocks(model), None) is not None
+    """Whether the model holds a converted block, or has been converted and needs none."""
+    has_block = next(converted_blocks(model), None) is not None
+    return has_block or any(_UNCHANGED in module.__dict__ for module in model.modules())
+
+
+def note_converted(model: nn.Module) -> None:
+    """Say that the model has been converted, where no block of it tells: a plan for so many bytes may keep all."""
+    if not is_converted(model):
+        model.__dict__[_UNCHANGED] = True
+
+
+def release_all(model: nn.Module) -> None:
+    """Make the model what it was before it was converted."""
+    for block in [block for block, _ in converted_blocks(model)]:
+        release(block)
+    for module in model.modules():
+        module.__dict__.pop(_UNCHANGED, None)
 
 
 def converted_blocks(model: nn.Module) -> Iterator[tuple[nn.Module, Role]]:

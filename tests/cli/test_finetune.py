@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torchvision.models import get_model
 
 from momentumnet import checkpoint_file, whole_file
+from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.bench.probe import step_costs
 from momentumnet.cli.main import program
+from momentumnet.conversion import convert
 from momentumnet.finetuning import comparison, data, models
 from momentumnet.finetuning.training import Trainer
 from momentumnet.finetuning.weights_file import load_weights
@@ -365,10 +367,35 @@ def test_a_budget_in_place_of_the_options_that_it_chooses(finetune: Callable[...
     assert "leave out one of the two" in finetune("--budget", "1GiB", "--spare", "1MiB").err
 
 
-def test_a_network_of_which_the_plan_recomputes_nothing_is_refused(finetune: Callable[..., Any]) -> None:
-    done = finetune("--model", "squeezenet1_1", "--image-size", "64", "--epochs", "1", "--budget", "64GiB")
-    assert done.status == 2
-    assert "squeezenet1_1 has no stream, and nothing is recomputed within --budget 68719476736" in done.err
+def test_a_network_of_which_the_plan_recomputes_nothing_is_trained_as_it_is(finetune: Callable[..., Any]) -> None:
+    options = ("--model", "squeezenet1_1", "--image-size", "64", "--budget", "64GiB", "--output", "out")
+    done = finetune(*options, "--epochs", "1", "--json")
+    assert done.status == 0, done.err
+    values = json.loads(done.out)
+    assert values["settings"]["gamma"] == "0"
+    momentum, unconverted = values["networks"]["momentum"], values["networks"]["unconverted"]
+    assert momentum["saved_bytes"] == unconverted["saved_bytes"]
+    assert "resuming after epoch 1 of 2" in finetune(*options, "--epochs", "2", "--resume").out
+
+
+@pytest.mark.parametrize("gammas", [(0, 1 / 8), (1 / 8, 0)])
+def test_a_resumed_run_keeps_the_function_that_its_plan_chose(
+    gammas: tuple[float, float], finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans go by measured times, which are not the same twice."""
+    asked = []
+    for epochs, chosen in zip(("1", "2"), gammas, strict=True):
+
+        def planned(*args: Any, gamma: Any = None, chosen: float = chosen, **options: Any) -> Any:
+            asked.append(gamma)
+            return convert(*args, gamma=chosen if gamma is None and "budget" in options else gamma, **options)
+
+        monkeypatch.setattr("momentumnet.cli.finetune.convert", planned)
+        again = () if epochs == "1" else ("--resume",)
+        done = finetune("--epochs", epochs, "--output", "out", "--budget", "1GiB", "--json", *again)
+        assert done.status == 0, done.err
+        assert json.loads(done.out)["settings"]["gamma"] == str(exact_gamma(gammas[0]))
+    assert asked == [None, exact_gamma(gammas[0])]
 
 
 def test_every_option_is_recorded(finetune: Callable[..., Any]) -> None:
@@ -377,7 +404,7 @@ def test_every_option_is_recorded(finetune: Callable[..., Any]) -> None:
     (commands,) = (action for action in program()._actions if isinstance(action, argparse._SubParsersAction))
     known = {action.dest for action in commands.choices["finetune"]._actions} - {"help"}
     assert known == recorded.keys()
-    chosen = {"epochs": 1, "quiet": True, "rho": 0.1, "gamma": "1/8", "compile": False, "output": "out"}
+    chosen = {"epochs": 1, "quiet": True, "rho": 0.1, "gamma": None, "compile": False, "output": "out"}
     assert recorded == recorded | chosen
 
 

@@ -68,7 +68,7 @@ def test_what_the_first_command_has_trained_is_evaluated_and_predicts(first_run:
 
 def test_run_on_a_folder_is_killed_and_resumed(photos: Path) -> None:
     options = ("--data", photos.name, *SMALL, "--batch-size", "4", "--precision", "bf16", "--accumulate", "2")
-    finetune = ("finetune", *options, "--budget", "200MiB", "--epochs", "6")
+    finetune = ("finetune", *options, "--gamma", "1/8", "--budget", "200MiB", "--epochs", "6")
     run = Path("runs", "mobilenet_v3_small-photos")
     kill_after_first_epoch(run, *finetune)
     assert "resuming after epoch " in said(*finetune, "--resume")

@@ -139,9 +139,31 @@ def test_a_resumed_fit_has_the_same_bits(tmp_path: Path) -> None:
 def test_a_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = Regression()
     with caplog.at_level(logging.INFO, "momentumnet"):
-        fit(module, tmp_path, MomentumConversion(data()[:4], budget="1MiB"), fast_dev_run=True)
+        fit(module, tmp_path, MomentumConversion(data()[:4], gamma=0.5, budget="1MiB"), fast_dev_run=True)
     assert mn.describe(module)["streams"]
-    assert str(mn.plan(Regression(), data()[:4], budget="1MiB")).splitlines()[0][:20] in caplog.text
+    assert str(mn.plan(Regression(), data()[:4], gamma=0.5, budget="1MiB")).splitlines()[0][:20] in caplog.text
+
+
+@pytest.mark.parametrize("gammas", [(0, 1 / 8), (1 / 8, 0)])
+def test_a_resumed_fit_keeps_the_function_that_its_plan_chose(
+    gammas: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans go by measured times, which are not the same twice."""
+    planned, modules = callback.plan, []
+    keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    for epochs, gamma, resume in zip((2, 4), gammas, (None, str(tmp_path / "last.ckpt")), strict=True):
+        monkeypatch.setattr(
+            callback, "plan", lambda *args, gamma=gamma, **options: planned(*args, gamma=gamma, **options)
+        )
+        modules.append(Regression())
+        conversion = MomentumConversion(data()[:4], budget="1MiB")
+        fit(modules[-1], tmp_path, conversion, keep, max_epochs=epochs, resume=resume)
+    first, resumed = ([stream["gamma"] for stream in mn.describe(module)["streams"]] for module in modules)
+    assert first == resumed == (["1/8"] if gammas[0] else [])
+    whole = Regression()
+    conversion = MomentumConversion(data()[:4], gamma=gammas[0], budget="1MiB")
+    fit(whole, tmp_path, conversion, max_epochs=4, enable_checkpointing=False)
+    assert_equal(modules[-1], whole)
 
 
 def test_the_peak_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ def squared(output: Tensor) -> Tensor:
     return output.float().square().mean()
 
 
+GAMMA = 1 / 8
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Callable[[Any], Tensor]]] = {
     "unet": (UNet, lambda: torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), squared),
     "large classifier": (Stage, lambda: torch.randn(16, 64, generator=torch.Generator().manual_seed(1)), squared),
@@ -126,12 +127,12 @@ class Step:
 def test_peak_and_held_are_predicted_and_gradients_are_those_of_stored(name: str, autocast: bool) -> None:
     step = Step(name, autocast=autocast)
     with step.under_autocast():
-        least = mn.plan(step.model, step.example, budget="least", loss=step.loss)
+        least = mn.plan(step.model, step.example, gamma=GAMMA, budget="least", loss=step.loss)
         between = int((least.peak + least.stored_peak) / 2 * 1.06)
-        plans = [least, mn.plan(step.model, step.example, budget=between, loss=step.loss)]
+        plans = [least, mn.plan(step.model, step.example, gamma=GAMMA, budget=between, loss=step.loss)]
         stored = step.model
         if least.streams:
-            stored = mn.convert(step.model, step.example, backward="stored")
+            stored = mn.convert(step.model, step.example, gamma=GAMMA, backward="stored")
     expected = step.gradients(stored)
     for plan in plans:
         net = mn.convert(step.model, plan=plan)

@@ -35,12 +35,12 @@ def test_as_trying_all_batches(seed: int, grown: Callable[[Profile, int], Profil
     profile = random_profile(seed, 1)
     tried: list[int] = []
 
-    def options_of(batch: int) -> Options:
+    def options_of(batch: int) -> list[Options]:
         tried.append(batch)
-        return Options(grown(profile, batch))
+        return [Options(grown(profile, batch))]
 
     fits = {
-        limit: [within(options_of(batch), limit) is not None for batch in range(1, 65)] for limit in (150, 900, 4000)
+        limit: [within(*options_of(batch), limit) is not None for batch in range(1, 65)] for limit in (150, 900, 4000)
     }
     for limit, found in fits.items():
         tried.clear()
@@ -53,9 +53,12 @@ def test_as_trying_all_batches(seed: int, grown: Callable[[Profile, int], Profil
 
 def test_batches_that_the_memory_does_not_suffice_to_measure_do_not_fit() -> None:
     profile = random_profile(0, 0)
-    largest = largest_fitting(lambda batch: Options(rescaled(profile, batch)) if batch <= 37 else None, 1 << 40, ABOVE)
-    assert largest == 37
-    assert largest_fitting(lambda batch: Options(rescaled(profile, batch)), 1 << 40, ABOVE) == ABOVE
+
+    def measured(batch: int, most: int) -> list[Options]:
+        return [Options(rescaled(profile, batch))] if batch <= most else []
+
+    assert largest_fitting(lambda batch: measured(batch, 37), 1 << 40, ABOVE) == 37
+    assert largest_fitting(lambda batch: measured(batch, ABOVE), 1 << 40, ABOVE) == ABOVE
 
 
 def test_what_was_predicted_is_tried_and_corrected() -> None:
@@ -84,7 +87,7 @@ def test_a_plan_is_found_for_it_and_none_for_one_more(
     budget = int(mn.plan(model, make_example(7), budget="least").peak * 1.2)
     largest = mn.largest_batch(model, make_example, budget)
     assert largest >= 7
-    assert mn.plan(model, make_example(largest), budget=budget).peak <= budget
+    assert mn.plan(model, make_example(largest), budget=budget).measured_peak <= budget
     with pytest.raises(mn.ConversionError, match="no choice fits"):
         mn.plan(model, make_example(largest + 1), budget=budget)
     assert mn.largest_batch(model, make_example, budget, most=5) == 5

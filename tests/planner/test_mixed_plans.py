@@ -90,7 +90,7 @@ def stock() -> nn.Module:
 
 
 def mixed(model: nn.Module) -> nn.Module:
-    plan = mn.plan(model, rows(), budget="least")
+    plan = mn.plan(model, rows(), gamma=1 / 8, budget="least")
     units = [
         dataclasses.replace(unit, way=WAYS.get(unit.names[0], "stored"), group=number)
         for number, unit in enumerate(plan.units)

@@ -31,11 +31,12 @@ def ways(net: nn.Module) -> tuple[str, int]:
     return stream["backward"], stream["kept"]
 
 
-BUDGET = mn.plan(chain(), rows(64), budget="least").peak * 5 // 4
+GAMMA = 1 / 8
+BUDGET = mn.plan(chain(), rows(64), gamma=GAMMA, budget="least").peak * 5 // 4
 
 
 def test_a_larger_batch_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    net = mn.convert(chain(), rows(16), budget=BUDGET)
+    net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET)
     for batch in (16, 4):
         step(net, batch)
     with torch.no_grad():
@@ -57,7 +58,7 @@ def test_a_plan_that_was_loaded_knows_its_example(tmp_path: Path, caplog: pytest
 
 def test_planned_again_it_fits_and_the_gradients_are_those_of_stored(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "momentumnet")
-    net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto", inplace=True)
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto", inplace=True)
     parameters = list(net.parameters())
     assert ways(net)[1] == 6
     step(net, 4)
@@ -73,14 +74,14 @@ def test_planned_again_it_fits_and_the_gradients_are_those_of_stored(caplog: pyt
 
 
 def test_gamma_is_the_one_that_was_set() -> None:
-    net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
     mn.set_gamma(net, 0.5)
     step(net, 64)
     assert mn.describe(net)["streams"][0]["gamma"] == "1/2"
 
 
 def test_what_does_not_fit_leaves_the_model_as_it_was() -> None:
-    net = mn.convert(chain(), rows(16), budget=BUDGET, replan="auto")
+    net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET, replan="auto")
     before = mn.describe(net)
     with pytest.raises(mn.ConversionError, match="no choice fits a budget"):
         step(net, 4096)
@@ -98,14 +99,14 @@ def test_arguments_by_name_and_by_position() -> None:
             return self.chain(x) * scale
 
     for call in ((lambda net, x: net(x, scale=x.new_ones(()))), (lambda net, x: net(x=x, scale=x.new_ones(())))):
-        net = mn.convert(Two(), (rows(4), torch.ones(())), budget=BUDGET, replan="auto")
+        net = mn.convert(Two(), (rows(4), torch.ones(())), gamma=GAMMA, budget=BUDGET, replan="auto")
         call(net, rows(64)).sum().backward()
         assert ways(net)[1] < 6
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_copies_plan_themselves_again(copied: Callable[[nn.Module], nn.Module]) -> None:
-    original = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
+    original = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
     net = copied(original)
     step(net, 64)
     assert ways(net)[1] < 6
@@ -113,7 +114,7 @@ def test_copies_plan_themselves_again(copied: Callable[[nn.Module], nn.Module]) 
 
 
 def test_nothing_is_left_of_it_on_a_reverted_model(caplog: pytest.LogCaptureFixture) -> None:
-    net = mn.revert(mn.convert(chain(), rows(4), budget=BUDGET))
+    net = mn.revert(mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET))
     step(net, 64)
     assert not net._forward_pre_hooks
     assert not net._forward_pre_hooks_with_kwargs
@@ -121,7 +122,7 @@ def test_nothing_is_left_of_it_on_a_reverted_model(caplog: pytest.LogCaptureFixt
 
 
 def test_several_processes_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    net = mn.convert(chain(), rows(4), budget=BUDGET, replan="auto")
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
     monkeypatch.setattr(batch_watch, "processes", lambda: 2)
     net(rows(64))
     assert "In several processes it is not planned again" in caplog.text
@@ -130,9 +131,9 @@ def test_several_processes_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 def test_what_replan_may_be() -> None:
     with pytest.raises(ValueError, match="replan must be one of 'never', 'auto', got True"):
-        mn.convert(chain(), rows(4), budget=BUDGET, replan=True)
+        mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan=True)
     with pytest.raises(ValueError, match="nothing is planned; give a budget"):
         mn.convert(chain(), rows(4), replan="auto")
-    plan = mn.plan(chain(), rows(4), budget=BUDGET)
+    plan = mn.plan(chain(), rows(4), gamma=GAMMA, budget=BUDGET)
     with pytest.raises(mn.ConversionError, match="replan was given, too"):
         mn.convert(chain(), plan=plan, replan="auto")
