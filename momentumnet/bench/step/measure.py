@@ -13,8 +13,9 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import Network
 from momentumnet.bench.results import Row
-from momentumnet.bench.step.planned import beside_the_best, peaks_of, planned_builds
+from momentumnet.bench.step.planned import ANY_GAMMA, beside_the_best, peaks_of, planned_builds
 from momentumnet.bench.training_step import FAILURES, TrainingStep, built, ratio, reason, relative_error, step_rows
+from momentumnet.streams.converted import streams_of
 from momentumnet.streams.discover import find_streams
 
 ARITHMETICS = ("exact", "float")
@@ -96,6 +97,9 @@ def _gradient_error(
         return variant
     if variant is model:
         return 0.0
+    streams = streams_of(variant) if name.startswith(ANY_GAMMA) else []
+    if streams:  # which its plan has chosen
+        name, gammas = ways.momentum_name(streams[0].gamma), [streams[0].gamma]
     try:
         expected = step.gradient(_reference(step, model, name, gammas))
     except torch.OutOfMemoryError:

@@ -18,8 +18,8 @@ from momentumnet.planning import plan
 
 # What names say of a network that is planned: behind it stands in whose bytes, or "least".
 PLANNED = ", planned as "
-# At gamma 0 a network computes what it always did.
-UNCONVERTED = Fraction(0)
+# Planned without a gamma: the plan says whether there is momentum.
+ANY_GAMMA = "any gamma"
 # Other arithmetic or compiled code would not be the same comparison.
 _NOT_COMPARED = (ways.COMPILED_BLOCKS, ways.HALF_KEPT, " float", PLANNED)
 
@@ -43,20 +43,17 @@ def peaks_of(variants: Mapping[str, nn.Module | str], step: TrainingStep) -> dic
 def planned_builds(peaks: Mapping[str, int], gamma: Fraction) -> dict[str, ways.Build]:
     """How to make the planned networks: within the peaks of the other methods, and within the least.
 
-    At ``gamma``, and without momentum within those of the methods without.
+    With any gamma, and at ``gamma``.
     """
     budgets: dict[str, int | str] = {LEAST: LEAST, **peaks}
-    unconverted = {of: budget for of, budget in budgets.items() if not _is_momentum(of)}
     return {
-        planned_name(factor, of): _planner(factor, budget)
-        for factor, asked in ((gamma, budgets), (UNCONVERTED, unconverted))
-        for of, budget in asked.items()
+        planned_name(factor, of): _planner(factor, budget) for factor in (None, gamma) for of, budget in budgets.items()
     }
 
 
-def planned_name(gamma: Fraction, of: str) -> str:
+def planned_name(gamma: Fraction | None, of: str) -> str:
     """What a network that is planned as a method, or as "least", is called."""
-    return ways.momentum_name(gamma) + PLANNED + of
+    return (ANY_GAMMA if gamma is None else ways.momentum_name(gamma)) + PLANNED + of
 
 
 def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
@@ -72,19 +69,14 @@ def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
         _, _, of = row["method"].partition(PLANNED)
         if of:
             budget = peaks.get(row["method"] if of == LEAST else of)
-            is_momentum = _is_momentum(row["method"])
-            rivals = {
-                other: peak
-                for other, peak in peaks.items()
-                if _is_compared(other) and (is_momentum or not _is_momentum(other))
-            }
+            rivals = {other: peak for other, peak in peaks.items() if _is_compared(other)}
             fitting = [
                 other for other, peak in rivals.items() if budget is not None and peak <= budget and other in seconds
             ]
             best = min(fitting, key=lambda other: float(seconds[other]), default=None)
             time = None if best is None or row["method"] not in seconds else seconds[row["method"]] / seconds[best]
-            of_this_function = [peak for other, peak in rivals.items() if _is_momentum(other) == is_momentum]
-            lowest = min(of_this_function, default=None)
+            is_free = row["method"].startswith(ANY_GAMMA)  # others are measured by those of the same function
+            lowest = min((peak for other, peak in rivals.items() if is_free or _is_momentum(other)), default=None)
             figures = {"peak_with_gradients": peaks.get(row["method"]), "budget_bytes": budget, "lowest_peak": lowest}
             row = {**row, **figures, "best_within": best, "time_to_best": time}
         found.append(row)
@@ -93,14 +85,14 @@ def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
 
 def _is_momentum(method: str) -> bool:
     """Whether the method trains a network with momentum."""
-    return method.startswith("momentum") and not method.startswith(ways.momentum_name(UNCONVERTED) + ",")
+    return method.startswith("momentum")
 
 
 def _is_compared(method: str) -> bool:
     return not any(part in method for part in _NOT_COMPARED)
 
 
-def _planner(gamma: Fraction, budget: int | str) -> ways.Build:
+def _planner(gamma: Fraction | None, budget: int | str) -> ways.Build:
     def build(model: nn.Module, x: Tensor) -> nn.Module:
         found = plan(model.train(), x, gamma=gamma, budget=budget, loss=squared)
         return convert(ways.twin(model), plan=found, inplace=True)

@@ -32,9 +32,9 @@ REFUSED_NOTE = (
 )
 PLANNED_NOTE = (
     "'planned as': planned with the peak of that method as budget (gradients included), or the least there is; "
-    "'momentum 0' is the network as it is, with stored and checkpointed parts alone. Lines below the table have their "
-    "time beside the quickest method that fits into the same bytes, and their peak beside the lowest of the methods of "
-    "the same function."
+    "with 'any gamma' the plan chooses whether there is momentum. Lines below the table have their time beside the "
+    "quickest method that fits into the same bytes, of whatever function, and their peak beside the lowest of all "
+    "methods ('any gamma') or of those with momentum."
 )
 COLUMNS = ("peak memory", "×", "bytes an element and block", "step time", "×", "to checkpoint", "gradient error")
 
