@@ -122,10 +122,10 @@ class MeasuredStep:
 
     def seconds_within(self, limit: int) -> float:
         """A time that no step in so many bytes is predicted to go below; infinite if none fits."""
-        return self._own_seconds + least_seconds(self.options, limit)
+        return self.own_seconds + least_seconds(self.options, limit)
 
     @property
-    def _own_seconds(self) -> float:
+    def own_seconds(self) -> float:
         """Of a step that keeps all activations."""
         return self.options.profile.stored_seconds + self.options.profile.momentum_seconds
 
@@ -140,7 +140,7 @@ class MeasuredStep:
     def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
         moments = simulated(profile, choices)
-        seconds, recomputing = self._own_seconds, sum(map(options.seconds, choices))
+        seconds, recomputing = self.own_seconds, sum(map(options.seconds, choices))
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
             streams=tuple(

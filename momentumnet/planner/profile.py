@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 
@@ -203,6 +204,19 @@ class Profile:
         forward = casts + max(self.behind, max(output - returned, 0) + self.loss.forward_peak)
         backward = max(self.loss_held + self.loss.backward_peak, self.flow.in_front(len(self.units)))
         return returned + max(forward, backward)
+
+    @cached_property
+    def casts_before(self) -> tuple[int, ...]:
+        """By place, bytes of weights that autocast has cast in front of it."""
+        return tuple(accumulate((unit.cost.cast_bytes for unit in self.units), initial=0))
+
+    @cached_property
+    def gradients_behind(self) -> tuple[int, ...]:
+        """By place, bytes of gradients of parameters that are there when backward comes to it."""
+        count = len(self.units)
+        own = [*(unit.cost.parameter_bytes for unit in self.units), 0]
+        found = accumulate(own[place] + self.flow.of_parameters(place) for place in range(count, -1, -1))
+        return tuple(reversed(list(found)))
 
     @property
     def stored_seconds(self) -> float:

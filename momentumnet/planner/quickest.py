@@ -43,7 +43,8 @@ def _quickest(
     best: TrainingPlan | None = None
     errors: list[tuple[int, ConversionError]] = []
     for step in steps:
-        if best is not None and step.seconds_within(room) >= best.seconds * (1 - WORTH):
+        enough = 0.0 if best is None else best.seconds * (1 - WORTH)
+        if best is not None and (step.own_seconds >= enough or step.seconds_within(room) >= enough):
             continue
         try:
             found = planned(step)

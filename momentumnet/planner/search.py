@@ -8,11 +8,13 @@ always fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
+from momentumnet.planner.alike import kinds_of
 from momentumnet.planner.choice import Choice, Front, Way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
@@ -43,12 +45,24 @@ class Option:
     behind: Front
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """What units in a row take in bytes, without what others have left: casts of weights, gradients of parameters."""
+
+    held: int
+    forward: int
+    backward: int
+    behind: Front
+
+
 class Options:
     """All options for the units of a profile, by the unit that they begin at and what stands in front of it."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self._found: dict[tuple[int, Front], list[Option]] = {}
+        self._kinds = kinds_of(profile)
+        self._taken: dict[object, _Taken] = {}
 
     def at(self, start: int, front: Front) -> list[Option]:
         """Those that begin at a unit."""
@@ -72,19 +86,36 @@ class Options:
             yield (Choice(start, end, Way.CHECKPOINTED),)
 
     def _option(self, choices: tuple[Choice, ...], front: Front) -> Option:
-        simulation = Simulation(self.profile, choices, front)
+        start, stop = choices[0].start, choices[-1].stop
+        if self.profile.is_momentum(start):
+            taken = self._simulated(choices, front)
+        else:  # one choice for units whose kinds tell all
+            kinds = self._kinds[start - 1 if front is Front.STORED else start : stop]
+            key = (choices[0].way, front, kinds)
+            taken = self._taken[key] = self._taken.get(key) or self._simulated(choices, front)
+        need = max(
+            taken.forward + self.profile.casts_before[start], taken.backward + self.profile.gradients_behind[stop]
+        )
+        return Option(choices, taken.held, need, sum(map(self.seconds, choices)), taken.behind)
+
+    def _simulated(self, choices: tuple[Choice, ...], front: Front) -> _Taken:
+        profile, last = self.profile, choices[-1]
+        simulation = Simulation(profile, choices, front)
         simulation.forward()
         held = simulation.held.total - simulation.before + simulation.states
-        held -= sum(
-            self.profile.bytes_of(self.profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop)
-        )
+        held -= sum(profile.bytes_of(profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop))
+        forward, count = peak_of(simulation.moments).bytes, len(simulation.moments)
         simulation.backward()
-        last = choices[-1]
+        backward = peak_of(simulation.moments[count:]).bytes
         behind = Front.STORED if last.way is Way.STORED else Front.NOTHING
         if simulation.gives_again(last.stop - 1):
             behind = Front.GIVEN
-        seconds = sum(self.seconds(choice) for choice in choices)
-        return Option(choices, held, peak_of(simulation.moments).bytes, seconds, behind)
+        return _Taken(
+            held,
+            forward - profile.casts_before[simulation.start],
+            backward - profile.gradients_behind[simulation.stop],
+            behind,
+        )
 
     def held(self, choices: Sequence[Choice]) -> list[int]:
         """For each unit the bytes that it adds to what is held when the forward ends."""
@@ -106,22 +137,22 @@ class Options:
 
 def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | None:
     """The choices that take the least time in so many bytes; None if there are none."""
-    quickest = _searched(options, budget, cells, math.floor)
+    quickest = _searched(options, budget, cells, up=False)
     if quickest is None or peak_of(simulated(options.profile, quickest)).bytes <= budget:
         return quickest
-    return _searched(options, budget, cells, math.ceil)
+    return _searched(options, budget, cells, up=True)
 
 
 def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
     """What all choices that fit take more than keeping everything, or longer; infinite if none fits."""
-    found = _searched(options, budget, cells, math.floor)
+    found = _searched(options, budget, cells, up=False)
     return math.inf if found is None else sum(options.seconds(choice) for choice in found)
 
 
-def _searched(options: Options, budget: int, cells: int, rounded: Callable[[float], int]) -> list[Choice] | None:
+def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Choice] | None:
     profile = options.profile
-    count, cell = len(profile.units), budget / cells
-    glue = np.cumsum([profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)])
+    count = len(profile.units)
+    glue = list(accumulate(profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)))
     best = {(0, Front.NOTHING): np.where(np.arange(cells) == 0, 0.0, np.inf)}
     came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]] = {}
     for start in range(count):
@@ -130,8 +161,8 @@ def _searched(options: Options, budget: int, cells: int, rounded: Callable[[floa
             if times is None:
                 continue
             for option in options.at(start, front):
-                fitting = int((budget - glue[start] - option.need) // cell) + 1
-                shift = rounded(option.held / cell)
+                fitting = (budget - glue[start] - option.need) * cells // budget + 1
+                shift = (option.held * cells + (budget - 1 if up else 0)) // budget
                 reach = min(fitting, cells - shift, cells)
                 if reach <= 0:
                     continue
@@ -142,21 +173,18 @@ def _searched(options: Options, budget: int, cells: int, rounded: Callable[[floa
                 if better.any():
                     target[shift : shift + reach][better] = offered[better]
                     came.setdefault(key, []).append((np.flatnonzero(better) + shift, front, option, shift))
-    return _cheapest(profile, best, came, budget, glue, cell)
+    casts = profile.casts_before[count]  # at most
+    fitting = max(0, (budget - glue[count] - profile.loss_bytes(casts)) * cells // budget + 1)
+    return _cheapest(count, best, came, fitting)
 
 
 def _cheapest(
-    profile: Profile,
+    count: int,
     best: dict[tuple[int, Front], np.ndarray],
     came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]],
-    budget: int,
-    glue: np.ndarray,
-    cell: float,
+    fitting: int,
 ) -> list[Choice] | None:
-    """The choices that lead to the least time behind the last unit, where the loss fits, too."""
-    count = len(profile.units)
-    casts = sum(unit.cost.cast_bytes for unit in profile.units)  # at most
-    fitting = max(0, int((budget - glue[count] - profile.loss_bytes(casts)) // cell) + 1)
+    """The choices that lead to the least time behind the last unit, in so many cells as the loss fits behind."""
     times = {front: float(best[count, front][:fitting].min()) for front in Front if (count, front) in best and fitting}
     front = min(times, key=lambda front: times[front], default=None)
     if front is None or not math.isfinite(times[front]):

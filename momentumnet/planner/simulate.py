@@ -140,7 +140,7 @@ class Simulation:
 
     def forward(self) -> None:
         """All units, in order."""
-        casts = sum(unit.cost.cast_bytes for unit in self.units[: self.start])
+        casts = self.profile.casts_before[self.start]
         for index in range(self.start, self.stop):
             self.held.add(self.profile.glue_at(index) if index > self.start else ())
             unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
@@ -178,8 +178,7 @@ class Simulation:
     def backward(self) -> None:
         """All units, the last one first."""
         self.held.add(self.profile.outputs)
-        self.gradients = sum(unit.cost.parameter_bytes for unit in self.units[self.stop :])
-        self.gradients += sum(self.profile.flow.of_parameters(at) for at in range(self.stop, len(self.units) + 1))
+        self.gradients = self.profile.gradients_behind[self.stop]
         for index in reversed(range(self.start, self.stop)):
             unit, choice = self.units[index], self.choice(index)
             extra = self._of_stream(index) + self.profile.flow.around(index)

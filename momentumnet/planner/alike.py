@@ -1,0 +1,29 @@
+"""Units that are alike: what is found for some of them in a row holds for others."""
+
+from __future__ import annotations
+
+from momentumnet.planner.profile import Key, Profile
+
+
+def kinds_of(profile: Profile) -> tuple[int, ...]:
+    """For each unit a number that it shares with those that take the same, and share as much with their neighbours.
+
+    Two units are of a kind if they cost the same, the same gradients pass by, and for each storage of one the other has
+    one of the same size that as many units use, as far before and behind it, in the same roles.
+    """
+    uses: dict[Key, list[tuple[int, str]]] = {}
+    for place, unit in enumerate(profile.units):
+        for role, keys in (("saved", unit.saved), ("entry", unit.entry), ("glue", profile.glue_at(place))):
+            for key in keys:
+                uses.setdefault(key, []).append((place, role))
+    numbers: dict[object, int] = {}
+    found = []
+    for place, unit in enumerate(profile.units):
+        storages = sorted(
+            (profile.sizes[key], key in profile.outputs, tuple((at - place, role) for at, role in uses[key]))
+            for key in unit.saved | unit.entry | profile.glue_at(place)
+        )
+        flow = profile.flow
+        gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place))
+        found.append(numbers.setdefault((unit.cost, unit.alone, tuple(storages), gradients), len(numbers)))
+    return tuple(found)
