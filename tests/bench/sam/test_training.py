@@ -115,3 +115,4 @@ def test_landscape_is_that_of_the_trained_loss(monkeypatch: pytest.MonkeyPatch) 
         assert (loss_fn, option) == (F.cross_entropy, last)
         assert torch.equal(x, normalised(row.data.x_train[:48]))
         assert torch.equal(y, with_wrong_labels(row.data, 60, 2).y_train[:48])
+    row._landscape(row.new_model().train())  # looks in eval mode whatever the training has left
