@@ -45,6 +45,13 @@ def test_a_run_goes_on_after_the_rows_that_are_done_and_takes_more(
     assert rows(run(command, name, *study.few))[: study.rows] == whole  # the others stand behind
 
 
+def test_rows_stand_in_the_order_of_the_command_whenever_they_were_done(command: Callable[..., Any]) -> None:
+    study = STUDIES["init"]
+    rows(run(command, "init", *study.few))
+    found = rows(run(command, "init", *study.few, *study.more))
+    assert [(row["method"], row["seed"]) for row in found] == [(m, s) for m in ("kaiming", "constant") for s in (0, 1)]
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_rows_of_other_settings_are_refused_until_told_to_restart(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
