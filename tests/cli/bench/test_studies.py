@@ -12,7 +12,7 @@ from tests.cli.bench.studies import STUDIES, rows, run
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_run_goes_on_after_the_rows_that_are_done_and_takes_more(
+def test_a_run_goes_on_takes_more_rows_and_refuses_those_of_other_settings(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     study = STUDIES[name]
@@ -42,7 +42,11 @@ def test_a_run_goes_on_after_the_rows_that_are_done_and_takes_more(
     assert len(found) == study.all_rows
     assert [row for row in found if row in whole] == whole
     assert len(trained) == 1 + study.all_rows
+    refused = run(command, name, *study.few, *study.other)
+    assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
+    assert "add --restart to forget it" in refused.err
     assert rows(run(command, name, *study.few))[: study.rows] == whole  # the others stand behind
+    assert [row for row in rows(run(command, name, *study.few, *study.other, "--restart")) if row not in whole]
 
 
 def test_rows_stand_in_the_order_of_the_command_whenever_they_were_done(command: Callable[..., Any]) -> None:
@@ -50,20 +54,6 @@ def test_rows_stand_in_the_order_of_the_command_whenever_they_were_done(command:
     rows(run(command, "init", *study.few))
     found = rows(run(command, "init", *study.few, *study.more))
     assert [(row["method"], row["seed"]) for row in found] == [(m, s) for m in ("kaiming", "constant") for s in (0, 1)]
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_rows_of_other_settings_are_refused_until_told_to_restart(
-    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    study = STUDIES[name]
-    study.simplified(monkeypatch)
-    first = rows(run(command, name, *study.few))
-    refused = run(command, name, *study.few, *study.other)
-    assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
-    assert "add --restart to forget it" in refused.err
-    assert rows(run(command, name, *study.few)) == first
-    assert [row for row in rows(run(command, name, *study.few, *study.other, "--restart")) if row not in first]
 
 
 @pytest.mark.parametrize(
