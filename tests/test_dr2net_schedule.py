@@ -73,7 +73,19 @@ def test_what_was_set_is_what_is_computed_and_backward_belongs_to_the_forward_be
 
 
 @pytest.mark.parametrize("steps", [1, 7, 400])
-@pytest.mark.parametrize("ends", [(START, END), (END, START), (START, mn.Dr2Net(alpha=0, beta=1))], ids=str)
+@pytest.mark.parametrize(
+    "ends",
+    [
+        (START, END),
+        (END, START),
+        (START, mn.Dr2Net(alpha=0, beta=1)),
+        # Rounded betas would take alpha out of [0, 1] here, and 113/127 has no short store.
+        (START, mn.Dr2Net(alpha=1, beta=1 / 2)),
+        (mn.Dr2Net(alpha=0, beta=1), mn.Dr2Net(alpha=0, beta=1 / 2)),
+        (mn.Dr2Net(alpha=14 / 127, beta=113 / 127), START),
+    ],
+    ids=str,
+)
 def test_every_step_against_the_formula(ends: tuple[mn.Dr2Net, mn.Dr2Net], steps: int) -> None:
     """In floats, alpha and beta each by itself; both are rounded to fractions no further apart than 1/90."""
     schedule = mn.schedule_dr2net(converted(), steps, *ends)

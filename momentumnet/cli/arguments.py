@@ -200,6 +200,11 @@ def percentage(text: str) -> float:
     return value
 
 
+def percentages(text: str) -> list[float]:
+    """Percentages separated by commas, each once: ``0,20``."""
+    return list(dict.fromkeys(percentage(part) for part in text.split(",")))
+
+
 def device(text: str) -> torch.device:
     """A device that this machine has: ``cpu``, ``cuda``, ``cuda:1``."""
     try:

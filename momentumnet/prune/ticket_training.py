@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from momentumnet.prune.dense import dense_state_dict
 from momentumnet.prune.distance import MaskWindow, mask_distance
 from momentumnet.prune.masks import Masks
+from momentumnet.prune.places import places_by_name
 from momentumnet.prune.seeds import seeded
 from momentumnet.prune.training_log import TrainingLog
 from momentumnet.prune.trainings import Record
@@ -88,7 +89,7 @@ def train(
             raise TypeError(f"train_fn must return the last accuracy or None, got {type(returned).__name__}")
         log.accuracy(float(returned))
     trained = on_cpu(dense_state_dict(model))
-    if all(torch.equal(before[name], trained[name]) for name, _ in model.named_parameters() if name in before):
+    if all(torch.equal(before[name], trained[name]) for name in places_by_name(model) if name in before):
         raise ValueError(
             "train_fn left the model that it was given as it was; it must train it in place, not a copy "
             "(momentumnet.convert makes one unless inplace=True: convert before, and give the lottery the result)"

@@ -231,6 +231,13 @@ def untrained(model: nn.Module, log: TrainingLog) -> None:
     train(copy.deepcopy(model), log)
 
 
+def test_network_of_masked_weights_alone_is_seen_to_be_trained() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12, bias=False), nn.Tanh(), nn.Linear(12, 4, bias=False)).double()
+    report = LotteryTicket(model, train, rounds=1).run()
+    assert [training.steps for training in report.trainings] == [STEPS, STEPS]
+
+
 def silent(model: nn.Module, log: TrainingLog) -> None:
     train(model, TrainingLog())
 

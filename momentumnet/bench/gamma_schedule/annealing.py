@@ -32,9 +32,9 @@ class Annealing(ABC):
     length: Fraction
 
     @property
-    @abstractmethod
     def is_constant(self) -> bool:
         """Whether it ends where it starts, so that its length changes nothing."""
+        return False
 
     @abstractmethod
     def converted(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -66,12 +66,9 @@ class Momentum(Annealing):
 class Dr2NetCoefficients(Annealing):
     """Alpha and beta, by `momentumnet.schedule_dr2net`, from 1 and 1/64 to 1 - beta and beta.
 
-    At that end values do not grow with depth, and a block takes the bits of momentum at the same gamma.
+    At that end values do not grow with depth, and a block takes the bits of momentum at the same gamma. It is never
+    the start, whose alpha is 1.
     """
-
-    @property
-    def is_constant(self) -> bool:
-        return self._end == DR2NET_START
 
     @property
     def _end(self) -> Dr2Net:

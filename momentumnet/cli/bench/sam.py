@@ -53,20 +53,10 @@ def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
     command = add_benchmark(benchmarks, "sam", TEXT, run)
     common.add_options(command, models=MODELS, methods=METHODS)
-    command.add_argument(
-        "--noise",
-        type=_percentages,
-        default=NOISE,
-        metavar="P,...",
-        help="percent of training labels that are wrong (default: %(default)s)",
-    )
+    common.add_noise(command, NOISE, several=True)
     for name, rho, method in (("rho", 0.05, "sam"), ("asam-rho", 0.5, "asam")):
         meaning = f"radius of {method} (default: %(default)s)"
         command.add_argument(f"--{name}", type=arguments.radius, default=rho, metavar="R", help=meaning)
-
-
-def _percentages(text: str) -> list[float]:
-    return list(dict.fromkeys(arguments.percentage(part) for part in text.split(",")))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -60,13 +60,7 @@ def add_parser(benchmarks: Any) -> None:
     """Adds the benchmark to the subcommands of ``bench``."""
     command = add_benchmark(benchmarks, "sharpness", TEXT, run)
     common.add_options(command, models=MODELS, methods=METHODS)
-    command.add_argument(
-        "--noise",
-        type=arguments.percentage,
-        default="40",
-        metavar="P",
-        help=f"percent of training labels that are wrong {DEFAULT}",
-    )
+    common.add_noise(command, "40")
     group = command.add_argument_group("SAM and conversion")
     group.add_argument("--rho", type=arguments.radius, default=0.05, metavar="R", help=f"radius of SAM {DEFAULT}")
     group.add_argument(

@@ -11,7 +11,7 @@ from momentumnet.bench import cifar_networks
 from momentumnet.bench.images import ImageData, load_cifar10, load_digits, load_npz
 from momentumnet.bench.seeds import Case
 from momentumnet.cli import arguments
-from momentumnet.cli.options import add_count
+from momentumnet.cli.options import DEFAULT, add_count
 from momentumnet.command_errors import UsageError
 
 EPOCHS, SEEDS, QUICK_IMAGES = 10, 3, 256
@@ -75,6 +75,13 @@ def add_data(command: argparse._ActionsContainer) -> None:
         metavar="digits|cifar10|FILE.npz",
         help="a file holds x_train, y_train, x_test, y_test, images uint8 (N, 32, 32, 3) (default: %(default)s)",
     )
+
+
+def add_noise(command: argparse._ActionsContainer, default: str, *, several: bool = False) -> None:
+    """Adds ``--noise``, which takes more than one share with ``several``."""
+    share, shape = (arguments.percentages, "P,...") if several else (arguments.percentage, "P")
+    meaning = f"percent of training labels that are wrong {DEFAULT}"
+    command.add_argument("--noise", type=share, default=default, metavar=shape, help=meaning)
 
 
 def add_init_steps(command: argparse._ActionsContainer, meaning: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -9,13 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench.byte_windows import windows
+from momentumnet.bench.byte_windows import ByteWindows, windows
+from momentumnet.bench.gamma_schedule import training as module
 from momentumnet.bench.gamma_schedule.annealing import METHODS
 from momentumnet.bench.gamma_schedule.plots import _lines
 from momentumnet.bench.gamma_schedule.tasks import ImageTask, Recipe, Task, TextTask, first_half
 from momentumnet.bench.gamma_schedule.training import Training
 from momentumnet.bench.images import load_digits
+from momentumnet.bench.language_training import TextCourse
 from momentumnet.bench.probe import step_memory
+from momentumnet.memory import MemoryReport
 from momentumnet.streams.converted import streams_of
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05, text_lr=1e-3, pretraining_epochs=1)
@@ -95,6 +100,59 @@ def test_memory_is_that_of_the_stock_network_at_0_and_less_reversibly() -> None:
     assert slowly["saved_bytes"] < at_once["saved_bytes"]
     assert slowly["saved_bytes"] <= slowly["most_saved_bytes"]  # a small gamma takes more bits a block
     assert back["most_saved_bytes"] == back["saved_bytes"]  # stored activations, at the end, take the most
+
+
+@pytest.mark.parametrize("method", ["momentum", "dr2net"])
+def test_most_memory_is_the_largest_of_beginning_middle_and_end(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    measured: list[tuple[float, float]] = []
+
+    def step_memory_of_rule(model: nn.Module, step: Any) -> MemoryReport:
+        measured.append(rule_of(model))
+        size = 100 * len(measured) % 250  # 100 at the end, then 200 and 50
+        return MemoryReport(**{field.name: size for field in fields(MemoryReport)})
+
+    monkeypatch.setattr(module, "step_memory", step_memory_of_rule)
+    row = training(method, "3/4", "1").row()
+    names = ("peak_bytes", "saved_bytes", "most_peak_bytes", "most_saved_bytes")
+    assert [row[name] for name in names] == [100, 100, 200, 200]
+    ends = ((1 / 8, 1 / 8), (3 / 4, 3 / 4)) if method == "momentum" else ((1, 1 / 64), (1 / 4, 3 / 4))
+    middle = [sum(pair) / 2 for pair in zip(*ends, strict=True)]
+    assert measured[:2] == [ends[1], ends[0]]
+    assert measured[2] == pytest.approx(middle, abs=1 / 90)
+
+
+def test_texts_orders_and_rates_are_those_of_the_seed_in_both_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+    rates: list[float] = []
+    batches, step, loss = ByteWindows.train_batches, torch.optim.AdamW.step, TextCourse.evaluate
+    evaluated: list[str] = []
+
+    def recorded(self: ByteWindows, size: int, seed: int) -> Any:
+        seen.append((self.name, seed))
+        return batches(self, size, seed)
+
+    def stepped(self: Any, closure: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    def looked(self: TextCourse, model: nn.Module) -> None:
+        evaluated.append(self.data.name)  # type: ignore[attr-defined]
+        loss(self, model)
+
+    monkeypatch.setattr(ByteWindows, "train_batches", recorded)
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+    monkeypatch.setattr(TextCourse, "evaluate", looked)
+    before, data = (windows(name, bytes(range(160)) * 2, 8) for name in ("first", "second"))
+    training("momentum", "1/2", "1", TextTask("decoder2", RECIPE, CPU, before, data)).row()
+    assert seen == [("first", 1_000_000), ("second", 1_000_000), ("second", 1_000_001)]
+    assert evaluated == ["first", "second", "second"]
+    expected = [(1 + math.cos(math.pi * step / steps)) / 2000 for steps in (4, 8) for step in range(steps)]
+    assert rates == pytest.approx(expected)
+
+
+def test_score_is_that_behind_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextTask, "scores", lambda self, course: [3.0, 1.0, 2.0])
+    assert training("momentum", "1/2", "0").row()["score"] == 2.0
 
 
 def test_fine_tuning_begins_with_the_pretrained_network_of_the_seed() -> None:

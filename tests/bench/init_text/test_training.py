@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import nn
 
 from momentumnet.bench import initialisations
 from momentumnet.bench.init_text import methods, training
-from momentumnet.bench.init_text.characters import from_text
+from momentumnet.bench.init_text.characters import TextData, from_text
 from momentumnet.bench.init_text.methods import Choice, Grid, bound, suits
 from momentumnet.bench.init_text.training import Recipe, Training
 from momentumnet.init import InitReport
@@ -40,6 +42,7 @@ def test_optimizer_and_rates_are_those_that_the_row_says(
     monkeypatch: pytest.MonkeyPatch, method: str, optimizer: str, kind: str
 ) -> None:
     seen: list[float] = []
+    losses: list[float] = []
     made: list[dict[str, Any]] = []
 
     class Recorded(getattr(torch.optim, kind)):  # type: ignore[misc]
@@ -49,14 +52,60 @@ def test_optimizer_and_rates_are_those_that_the_row_says(
 
         def step(self, closure: Any = None) -> Any:
             seen.extend(group["lr"] for group in self.param_groups)
-            return super().step(closure)
+            losses.append(super().step(closure))
+            return losses[-1]
 
     monkeypatch.setattr(training, kind, Recorded)
-    a_training(method, optimizer=optimizer, rate=0.01).row()
+    course = a_training(method, optimizer=optimizer, rate=0.01).row()["course"]
     first = [0.01 * step / 4 for step in (1, 2, 3)] if method == "warmup" else []
     rest = 12 - len(first)
     assert seen == pytest.approx(first + [0.005 * (1 + math.cos(math.pi * step / rest)) for step in range(rest)])
     assert made == [{"momentum": 0.9} if optimizer == "sgd" else {}]
+    assert [place[0] for place in course] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12]
+    for (start, _, _), (end, loss, _) in itertools.pairwise(course):
+        assert loss == pytest.approx(statistics.mean(losses[start:end]))
+
+
+def test_places_of_the_text_are_those_of_the_seed_and_others_for_the_initialisation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, seen = TextData.batches, []
+
+    def recorded(self: TextData, size: int, length: int, seed: int) -> Any:
+        seen.append((size, length, seed))
+        return real(self, size, length, seed)
+
+    monkeypatch.setattr(TextData, "batches", recorded)
+    for seed in (0, 3):
+        a_training("metainit", seed=seed).row()
+    assert set(seen) == {(2, 8, 500_000), (4, 8, 0), (2, 8, 3_500_000), (4, 8, 3_000_000)}
+
+
+def test_validation_is_in_eval_mode_and_steps_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, modes = training._loss, []
+
+    def watched(model: nn.Module, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        modes.append((torch.is_grad_enabled(), model.training))
+        return real(model, tokens, targets)
+
+    monkeypatch.setattr(training, "_loss", watched)
+    a_training().row()
+    assert set(modes) == {(True, True), (False, False)}
+
+
+def test_metainit_takes_the_rate_and_the_steps_that_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[dict[str, Any]] = []
+
+    def stand_in(model: nn.Module, loss_fn: Any, batches: Any, **options: Any) -> InitReport:
+        called.append({**options, "batches": [tokens.shape for tokens, _ in batches]})
+        return InitReport("metainit", {"w": 0.5, "v": 2.0}, (3.0, 2.0), ())
+
+    monkeypatch.setattr(initialisations.init, "metainit_", stand_in)
+    own = a_training("metainit")
+    own.choice = Choice(0.07)
+    row = own.row()
+    assert called == [{"lr": 0.07, "steps": 2, "progress": False, "batches": [(2, 8)] * 2}]
+    assert (row["init"]["objective"], row["init"]["scales"], row["tau"]) == ([3, 2], [0.5, 2], 0.07)
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])

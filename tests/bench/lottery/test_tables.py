@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from momentumnet.bench.lottery.curves import by_arm, by_dense_share, by_network
-from momentumnet.bench.lottery.tables import accuracy_table, verdicts
+from momentumnet.bench.lottery.tables import accuracy_table, early_table, speed_table, verdicts
 
 SETTINGS = {"lr": 0.1, "warmup_epochs": 0, "rewind_epochs": 0, "dense_epochs": 4}
 
@@ -61,3 +62,43 @@ def test_control_that_was_not_trained_has_no_line_and_no_say() -> None:
     assert list(by_arm([one])["m, k"]) == ["ticket", "random mask"]
     (verdict,) = verdicts([one])
     assert "the ticket is ahead of the control on average, and is ahead of the control in 1 of 1 seeds" in verdict
+
+
+def measured(arm: str, number: int, best_step: int, norms: tuple[float, float], **changes: Any) -> dict[str, Any]:
+    plain = {"arm": arm, "round": number, "sparsity": number / 2, "best_step": best_step, "steps": 77}
+    accuracies = [(2, 40.0 + best_step), (4, 60.0 + best_step)]
+    return {
+        **plain,
+        "kept_norm": norms[0],
+        "removed_norm": norms[1],
+        "accuracies": accuracies,
+        "distances": (),
+        **changes,
+    }
+
+
+def test_columns_of_steps_norms_and_distances() -> None:
+    rows = [
+        {
+            **row(0, 0, 0, seed),
+            "trainings": [
+                measured("ticket", 0, 10 + seed, (0.5, math.nan), distances=(0.25 + seed / 10, 0.0)),
+                measured("ticket", 1, 20 + seed, (0.75, 0.125 + seed)),
+                measured("random mask", 1, 30 + seed, (9.0, 9.0)),
+            ],
+        }
+        for seed in (0, 1)
+    ]
+    steps, early = speed_table(rows), early_table(rows)
+    assert steps.columns[3:] == (
+        *("step, ticket", "step, reinitialised", "step, random mask"),
+        *("weights kept", "weights removed"),
+    )
+    assert [cells[2:] for cells in steps.rows] == [
+        ("0.0 %", "10 ± 1", "", "", "0.5000 ± 0.0000", ""),
+        ("50.0 %", "20 ± 1", "", "30 ± 1", "0.7500 ± 0.0000", "0.6250 ± 0.7071"),
+    ]
+    assert list(early.rows) == [
+        ("m", "k", "1", "2", "30.00 ± 7.07", "50.50 ± 0.71"),
+        ("", "", "2", "4", "0.00 ± 0.00", "70.50 ± 0.71"),
+    ]

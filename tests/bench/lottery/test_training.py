@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from momentumnet.bench.images import load_digits
+from momentumnet.bench.lottery import training as module
 from momentumnet.bench.lottery.training import Lottery, Recipe
 from momentumnet.prune import TrainingLog, apply_masks, random_masks
 
@@ -107,6 +109,46 @@ def test_rewound_training_has_the_rates_of_a_warmed_up_course_from_there_on(monk
     apply_masks(model, random_masks(model, fraction=0.5))
     lottery._train(model, TrainingLog(start_step=3), lambda: None)
     assert rates[-3:] == pytest.approx([0.1 * 4 / 5, 0.1, 0.1 * 0.5 * (1 + math.cos(math.pi / 2))])
+
+
+def test_reinitialised_control_has_new_weights_of_the_row_s_initialisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Glorot's normal draws, of which PyTorch's own, uniform ones of LeNet's first layer have no more than 1/8."""
+
+    def trained(self: Lottery, model: nn.Module, log: TrainingLog, advance: Callable[[], object]) -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01)
+        log.step()
+        log.accuracy(50.0)
+
+    monkeypatch.setattr(Lottery, "_train", trained)
+    own = lottery_of(tmp_path, "lenet300", "xavier_normal", controls=("reinitialised",))._lottery(lambda: None)
+    own.run()
+    mask = own.masks(1)["fc1.weight"]
+    new, first = (
+        own.ticket(1, arm=arm, trained=False).get_submodule("fc1").weight for arm in ("reinitialised", "ticket")
+    )
+    assert not (new == first)[mask].any()
+    assert new[mask].abs().max() > 1.5 / 8
+
+
+def test_lottery_goes_by_the_recipe_and_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(module, "LotteryTicket", lambda model, train_fn, **given: options.update(given))
+    changes: dict[str, Any] = {"fraction": 0.3, "rounds": 4, "rewind_epochs": 2, "scope": "layer"}
+    dataclasses.replace(lottery_of(Path("unused"), **changes), seed=5)._lottery(lambda: None)
+    expected = {"fraction": 0.3, "rounds": 4, "rewind_to": 4, "scope": "layer", "seed": 5, "folder": Path("unused")}
+    assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("controls", [(), ("random mask",), ("reinitialised", "random mask")])
+def test_epochs_are_those_of_all_trainings(tmp_path: Path, controls: tuple[str, ...]) -> None:
+    changes: dict[str, Any] = {"rounds": 2, "rewind_epochs": 1, "dense_epochs": 2, "controls": controls}
+    own, advanced = lottery_of(tmp_path, "lenet300", **changes), []
+    assert "error" not in own.row(lambda: advanced.append(1))
+    assert len(advanced) == own.epochs
 
 
 def test_glorot_uniform_and_normal(tmp_path: Path) -> None:

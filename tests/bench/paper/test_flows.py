@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
 from momentumnet.bench.paper.blocks import TanhBlock, flow, network
 from momentumnet.bench.paper.crossing import Crossing, grid
 from momentumnet.bench.paper.flows import MOMENTUM, RESNET
+from momentumnet.bench.paper.plots import plot
 from momentumnet.bench.paper.rings import PointClouds, Rings
 
 CROSSING = Crossing(steps=60, points=20)
@@ -35,6 +38,54 @@ def test_jacobians_are_those_of_autograd() -> None:
     for point in range(3):
         expected = torch.autograd.functional.jacobian(lambda place: block(place[None, None])[0, 0], x[0, point])
         torch.testing.assert_close(own[point], expected)
+
+
+def test_steepness_is_the_largest_singular_value_at_the_places_of_all_layers() -> None:
+    block = TanhBlock([3, 4], 2, 8)
+    # Places that come nearer to 0, where tanh is steep; from the last one no layer starts.
+    frames = torch.randn(7, 2, 5, 2) * torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0, 1.0, 0.01])[:, None, None, None]
+    for seed, found in enumerate(CROSSING.steepness(block, frames)):
+        weights = {name: np.array(values) for name, values in block.values(seed).items()}
+        largest = 0.0
+        for place in frames[:-1, seed].flatten(0, 1).numpy():
+            slopes = 1 - np.tanh(weights["w1"] @ place + weights["b1"][0]) ** 2
+            derivative = weights["w2"] @ np.diag(slopes) @ weights["w1"]
+            largest = max(largest, float(np.sqrt(np.linalg.eigvalsh(derivative.T @ derivative).max())))
+        assert found == pytest.approx(largest, rel=1e-4)
+
+
+def test_points_of_a_seed_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, drawn = Crossing.sample, []
+
+    def recorded(self: Crossing, generator: torch.Generator, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn.append((generator.initial_seed(), points))
+        return real(self, generator, points)
+
+    monkeypatch.setattr(Crossing, "sample", recorded)
+    Crossing(steps=2, points=6).rows(RESNET, [0, 7])
+    assert drawn == [(1_000_000, 6), (1_000_007, 6)] * 2
+
+
+def test_figure_shows_where_the_layers_take_nine_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[pyplot.Figure] = []
+    close = pyplot.close
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    experiment = Crossing(steps=3, points=5)
+    rows = [experiment.rows(model, [0])[0] for model in (RESNET, MOMENTUM)]
+    plot(experiment, rows, tmp_path / "paths.png")
+    close(figures[0])
+    for axes, row, gamma in zip(figures[0].axes, rows, (0.0, 0.99), strict=True):
+        weights = {name: np.array(values) for name, values in row["weights"].items()}
+        starts = np.linspace(-1, 1, 9)[:, None]
+        place, velocity, expected = starts, 0.0, [starts]
+        for _ in range(15):
+            branch = np.tanh(place @ weights["w1"].T + weights["b1"]) @ weights["w2"].T + weights["b2"]
+            velocity = gamma * velocity + (1 - gamma) * branch
+            place = place + velocity
+            expected.append(place)
+        *paths, wanted = axes.lines
+        np.testing.assert_allclose([line.get_ydata() for line in paths], np.concatenate(expected, 1), atol=1e-4)
+        np.testing.assert_allclose(wanted.get_ydata(), -(starts[:, 0] ** 3), atol=1e-6)
 
 
 def test_weights_of_a_row_are_the_network() -> None:

@@ -8,6 +8,7 @@ from momentumnet.bench.paper import linear_fits
 from momentumnet.bench.paper.blocks import LinearBlock, network
 from momentumnet.bench.paper.linear_fits import EPSILONS, TARGETS, LinearMaps
 from momentumnet.bench.paper.linear_maps import layers_factor, limit_factor, lowest_factor, momentum_of, representable
+from momentumnet.bench.paper.tables import table
 
 RESNET, MOMENTUM = "ResNet", "Momentum ResNet, epsilon 1"
 
@@ -82,3 +83,24 @@ def test_fits_reach_what_is_represented_and_stop_where_theory_does(monkeypatch: 
         (theta,) = found[1]["theta"][0]
         factor = layers_factor(theta, 16, momentum_of(EPSILONS[model], 16))
         assert float(factor) == pytest.approx(found[1]["reached"][0][0], abs=1e-12)
+
+
+def test_map_of_the_plane_is_fitted_as_it_is_and_not_transposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = [[0.5, 1.0], [0.0, 0.4]]
+    monkeypatch.setattr(linear_fits, "TARGETS", {"sheared": target})
+    monkeypatch.setattr(linear_fits, "DIMENSIONS", [2])
+    (row,) = LinearMaps(steps=300, starts=8, depth=2).rows(RESNET, [0])
+    np.testing.assert_allclose(row["reached"], target, atol=1e-3)
+    layer = np.eye(2) + np.array(row["theta"]) / 2
+    np.testing.assert_allclose(row["reached"], layer @ layer, atol=1e-9)
+
+
+def test_table_counts_the_seeds_that_arrived() -> None:
+    own = {"target": "0.5", "model": RESNET, "representable": True}
+    rows = [
+        {**own, "seed": seed, "arrived": arrived, "distance": distance}
+        for seed, (arrived, distance) in enumerate([(16, 0.0), (3, 0.0), (0, 0.3)])
+    ]
+    cells = {line[0]: line[2:] for line in table(rows, LinearMaps(steps=1).settings()).rows}
+    assert cells["0.5"] == ("yes: 0.100 ± 0.173, 2 of 3", "", "")
+    assert cells["1"] == ("", "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,18 @@ def test_sharpness_is_that_of_a_search_over_the_ball(monkeypatch: pytest.MonkeyP
     step = w + 0.05 * slope / np.linalg.norm(slope)
     assert found["first_step"] == pytest.approx(float(loss(step) - loss(w)), rel=1e-9)
     assert found["first_step"] < 0.999 * found["sharpness"]  # the two can be told apart
+
+
+def test_highest_point_is_looked_for_from_as_many_points_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = module.landscape.sharpness, []
+
+    def watched(*arguments: Any, **options: Any) -> float:
+        seen.append((arguments[3], options))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module.landscape, "sharpness", watched)
+    measure(nn.Linear(3, 3), (torch.randn(5, 3), torch.randint(3, (5,))), 4)
+    assert seen == [(0.05, {"steps": 1}), (0.05, {"starts": 4})]
 
 
 def test_look_is_in_eval_mode() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of gamma's schedules: a row for each network, final value, length and seed, and a run that goes on."""
+"""The benchmark of gamma's schedules: a row for each network, final value, length and seed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,18 @@ from typing import Any
 
 import pytest
 
-from momentumnet.bench.gamma_schedule.training import Training
-from tests.cli.bench.trainings import TINY, rows_without
-
-SMALL = (*TINY, "--batch-size", "16", "--pretraining-epochs", "1", "--models", "decoder2", "--window", "8")
-rows = partial(rows_without, ("seconds", "step_seconds"))
+from tests.cli.bench.studies import STUDIES, rows, run
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: command("bench", "gamma-schedule", *SMALL, "--output", "out", "--json", *arguments)
+    return partial(run, command, "gamma-schedule")
 
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings without their memory, where a test is not about it."""
-    bytes_of = ("peak_bytes", "saved_bytes", "most_peak_bytes", "most_saved_bytes")
-    monkeypatch.setattr(Training, "_memory", lambda *_: dict.fromkeys(bytes_of, 3 << 20))
+    STUDIES["gamma-schedule"].simplified(monkeypatch)
 
 
 def test_quick_run_has_a_row_for_each_case(command: Callable[..., Any]) -> None:
@@ -56,48 +51,8 @@ def test_tables_have_mean_and_deviation_by_final_value_and_length(bench: Callabl
     for line, (final, length, words) in zip(lines, places, strict=True):
         scores = [row["score"] for row in found if (row["final"], row["length"]) == (final, length)]
         figures = f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}"
-        assert line.startswith(f"| {final} | {words} | {figures} | 3.00 ± 0.00 |")
-
-
-@pytest.mark.usefixtures("unmeasured")
-def test_a_run_goes_on_and_takes_more_cases(bench: Callable[..., Any]) -> None:
-    few = ("--methods", "momentum", "--finals", "1/8,1/2", "--seeds", "1")
-    first = rows(bench(*few, "--lengths", "0"))
-    assert [row["final"] for row in first] == ["1/8", "1/2"]
-    done = bench(*few, "--lengths", "0,1")
-    assert "2 of 3 rows are done already" in done.err  # at 1/8, where gamma starts, there is one length
-    assert [row for row in rows(done) if row["length"] == "0"] == first
-    assert rows(bench(*few, "--lengths", "0,1", "--restart")) == rows(done)
-    refused = bench(*few, "--lengths", "0", "--start", "1/64")
-    assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--models", "decoder1"), "'decoder1' is not a network of this benchmark; there are resnetN_bn"),
-        (("--models", "vgg11_bn"), "'vgg11_bn' is not a network of this benchmark"),
-        (("--models", "resnet8_bn"), "with N = 6 n + 2 from 14 on"),
-        (("--methods", "bdia"), "'bdia' is not a method; there are momentum, dr2net"),
-        (("--finals", "1/2,1"), "1 is not in [0, 1)"),
-        (("--lengths", "0,2"), "2 is not in [0, 1]: 0 is at once, 1 all steps"),
-        (("--lengths", "half"), "'half' is not a share; write for example 0,1/4,1/2,1"),
-        (("--text", "nothing.txt"), "there is no file 'nothing.txt'"),
-        (("--window", "1"), "a --window of 1 bytes has no next byte; give 2 or more"),
-        (("--window", "100000"), "less than 10 windows of 100000"),
-        (("--methods", "dr2net", "--finals", "0"), "dr2net alone has no final value 0"),
-        (
-            ("--batch-size", "60"),
-            "of the first half of the classes, on which ResNets are pretrained, are less than one",
-        ),
-    ],
-)
-def test_wrong_arguments_are_answered_with_what_was_expected(
-    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
-) -> None:
-    done = bench(*arguments)
-    assert done.status == 2
-    assert message in " ".join(done.err.split())
+        memory = " | ".join(f"{mib}.00 ± 0.00" for mib in (3, 4, 5, 6))  # peak, most peak, held, most held
+        assert line == f"| {final} | {words} | {figures} | {memory} | 2 |"
 
 
 @pytest.mark.usefixtures("unmeasured")

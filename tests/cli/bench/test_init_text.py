@@ -13,20 +13,12 @@ import pytest
 
 from momentumnet.bench.init_text import costs
 from momentumnet.bench.init_text.training import Training
-from tests.cli.bench.trainings import rows_without
-
-rows = partial(rows_without, ("seconds", "init_seconds"))
-SHAPE = ("--depth", "1", "--width", "16", "--length", "8", "--batch-size", "4", "--steps", "4", "--warmup-steps", "2")
-SMALL = (*SHAPE, "--init-steps", "1", "--search-steps", "2", "--seeds", "2", "--device", "cpu")
-# A single choice of each option: there is nothing to search.
-ONE = ("--taus", "0.01", "--etas", "1", "--falls", "10", "--metainit-taus", "0.01", "--rates", "0.01")
+from tests.cli.bench.studies import UNSEARCHED, rows, run
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    Path("foxes.txt").write_text("the quick brown fox jumps over the lazy dog; " * 20)
-    fixed = ("bench", "init-text", "--text", "foxes.txt", "--output", "out", "--json", *SMALL)
-    return lambda *arguments: command(*fixed, *arguments)
+    return partial(run, command, "init-text")
 
 
 def markdown() -> str:
@@ -45,7 +37,7 @@ def stand_in(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
 
 
 def test_table_has_mean_and_deviation_of_each_network_rate_and_method(bench: Callable[..., Any]) -> None:
-    found = rows(bench("curves", *ONE, "--rates", "0.01,0.02"))
+    found = rows(bench("curves", *UNSEARCHED, "--rates", "0.01,0.02"))
     keys = Counter((row["network"], row["rate"], row["method"]) for row in found)
     methods = {"post-norm": ("plain", "warmup", "gradinit", "metainit"), "norm-free": ("tfixup",)}
     methods["pre-norm"] = methods["post-norm"]
@@ -64,7 +56,7 @@ def test_diverged_run_is_counted_and_not_in_the_mean(
     bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Training, "row", stand_in)
-    found = rows(bench("curves", *ONE, "--methods", "plain", "--networks", "post-norm", "--seeds", "3"))
+    found = rows(bench("curves", *UNSEARCHED, "--methods", "plain", "--networks", "post-norm", "--seeds", "3"))
     assert [row["diverged"] for row in found] == [False, True, False]
     # Means of 0.01 and 2.01; the frequencies of characters are worth more than either.
     assert "| post-norm | 0.01 | plain | 1.010 ± 1.414 | 1 of 3 | 0 of 3 | 2 of 3 |" in markdown()
@@ -72,7 +64,7 @@ def test_diverged_run_is_counted_and_not_in_the_mean(
 
 
 def test_nothing_but_diverged_runs_is_a_failure_and_no_number(bench: Callable[..., Any]) -> None:
-    done = bench("optimizers", *ONE, "--sgd-rate", "1e30", "--seeds", "1")
+    done = bench("optimizers", *UNSEARCHED, "--sgd-rate", "1e30", "--seeds", "1")
     sgd = [row for row in rows(done) if row["optimizer"] == "sgd"]
     assert {(row["validation"], row["diverged"]) for row in sgd if row["method"] == "plain"} == {(None, True)}
     (line,) = [line for line in markdown().splitlines() if line.startswith("| plain |")]
@@ -84,7 +76,7 @@ def test_stuck_runs_are_those_no_better_than_frequencies(
     bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Training, "row", stand_in)
-    done = bench("curves", *ONE, "--methods", "plain", "--networks", "pre-norm", "--seeds", "8")
+    done = bench("curves", *UNSEARCHED, "--methods", "plain", "--networks", "pre-norm", "--seeds", "8")
     limit = json.loads(done.out)["settings"]["frequency_loss"]
     stuck = sum(seed + 0.01 >= limit for seed in (0, 2, 3, 4, 5, 6, 7))
     assert 0 < stuck < 7
@@ -92,7 +84,7 @@ def test_stuck_runs_are_those_no_better_than_frequencies(
 
 
 def test_each_initialisation_is_trained_with_each_optimizer(bench: Callable[..., Any]) -> None:
-    found = rows(bench("optimizers", *ONE, "--seeds", "1", "--sgd-rate", "0.3"))
+    found = rows(bench("optimizers", *UNSEARCHED, "--seeds", "1", "--sgd-rate", "0.3"))
     keys = [(row["method"], row["init_for"], row["optimizer"], row["rate"]) for row in found]
     assert keys == [
         (method, init_for, optimizer, rate)
@@ -109,6 +101,35 @@ def test_each_initialisation_is_trained_with_each_optimizer(bench: Callable[...,
         (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} | ")]
         assert line.split(" | ")[1] == first
         assert line.split(" | ")[4] == second
+
+
+def test_rows_of_other_rates_and_initialisations_are_kept_apart(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_apart(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
+        tens = {"adam": 0, "sgd": 10}[self.case["optimizer"]]
+        ones = {None: 0, "sgd": 1, "adam": 2}[self.case["init_for"]]
+        loss = tens + ones + self.case["rate"]
+        return {**stand_in(self, advance), "validation": loss, "course": [[0, None, 4.0], [4, 3.5, loss]]}
+
+    monkeypatch.setattr(Training, "row", told_apart)
+    chosen = ("--networks", "post-norm", "--methods", "plain,gradinit", "--rates", "0.1,0.2", "--sgd-rate", "0.3")
+    assert bench("curves", "optimizers", *UNSEARCHED, *chosen, "--seeds", "1").status == 0
+    curves, optimizers = markdown().split("# Initialised for one optimizer")
+    lines = [line.split(" | ")[1:4] for line in curves.splitlines() if line.startswith("| post-norm")]
+    assert lines == [
+        ["0.1", "plain", "0.100"],
+        ["0.1", "gradinit", "2.100"],
+        ["0.2", "plain", "0.200"],
+        ["0.2", "gradinit", "2.200"],
+    ]
+    # SGD at 0.3, and Adam at the largest of its rates.
+    for line in (
+        "| plain | 10.300 | 1 of 1 | 0 of 1 | 0.200 | 0 of 1 | 0 of 1 |",
+        "| GradInit for SGD | 11.300 | 1 of 1 | 0 of 1 | 1.200 | 0 of 1 | 0 of 1 |",
+        "| GradInit for Adam | 12.300 | 1 of 1 | 0 of 1 | 2.200 | 0 of 1 | 0 of 1 |",
+    ):
+        assert line in optimizers
 
 
 def test_options_that_do_best_in_the_search_are_taken_and_shown(
@@ -146,34 +167,9 @@ def test_options_that_do_best_in_the_search_are_taken_and_shown(
                 assert table.count(f"| gradinit for adam | {tau:g} | {eta:g} | {fall:g} |") == 2
 
 
-def test_resumed_rows_are_those_of_an_uninterrupted_run(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ("curves", *ONE, "--methods", "gradinit,tfixup", "--networks", "post-norm,norm-free")
-    whole = rows(bench(*arguments))
-    real, trained = Training.row, []
-
-    def interrupted(self: Training, advance: Callable[[], object]) -> dict[str, Any]:
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        trained.append(self.case)
-        return real(self, advance)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "row", interrupted)
-        assert bench(*arguments, "--restart").status == 130
-    resumed = bench(*arguments)
-    assert "2 of 4 rows are done already" in resumed.err
-    assert rows(resumed) == whole
-    refused = bench(*arguments, "--width", "32")
-    assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
-    more = bench(*arguments, "--seeds", "3")
-    assert "4 of 6 rows are done already" in more.err
-
-
 def test_costs_are_of_each_method_on_each_network(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "RESNET", "resnet8")
-    found = rows(bench("cost", *ONE, "--repeats", "1"))
+    found = rows(bench("cost", *UNSEARCHED, "--repeats", "1"))
     networks = {row["network"] for row in found}
     assert networks == {"resnet8, 16 images", "post-norm decoder, 2 x 8 characters"}
     for network in networks:
@@ -181,29 +177,14 @@ def test_costs_are_of_each_method_on_each_network(bench: Callable[..., Any], mon
         assert list(peaks) == ["forward and backward", "gradinit, sgd", "gradinit, adam", "metainit"]
         # One derivative more takes more memory: none for Adam's sign, a second for SGD, a third for MetaInit.
         assert peaks["forward and backward"] < peaks["gradinit, adam"] < peaks["gradinit, sgd"] < peaks["metainit"]
+    for row in found:
+        plain = next(other for other in found if other["network"] == row["network"])
+        peaks = f"{row['peak_bytes'] / 2**20:.1f} | {row['peak_bytes'] / plain['peak_bytes']:.2f}"
+        (line,) = [
+            line for line in markdown().splitlines() if line.startswith(f"| {row['network']} | {row['method']} |")
+        ]
+        assert f" | {peaks} | " in line
     assert "| 500: " in markdown()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("curve",), "'curve' is none of curves, optimizers, cost"),
-        (("--networks", "mid-norm"), "'mid-norm' is none of post-norm, pre-norm, norm-free"),
-        (("--methods", "plain,fixup"), "'fixup' is none of plain, warmup, gradinit, metainit, tfixup"),
-        (("--rates", "0.1,fast"), "'fast' is not a number"),
-        (("--taus", "0"), "0 is not a positive number"),
-        (("--warmup-steps", "4"), "--warmup-steps 4 are among the --steps 4 of a training and have to be fewer"),
-        (("--length", "400"), "foxes.txt: its last tenth, which is for validation, has 90 characters"),
-        (("--text", "nowhere.txt"), "No such file or directory: 'nowhere.txt'"),
-        (("--methods", "tfixup", "--networks", "pre-norm"), "none of --methods tfixup is for --networks pre-norm"),
-    ],
-)
-def test_wrong_arguments_are_answered_with_what_was_expected(
-    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
-) -> None:
-    done = bench(*arguments)
-    assert done.status == 2
-    assert message in " ".join(done.err.split())
 
 
 def test_quick_is_whole(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

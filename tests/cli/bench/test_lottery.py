@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,14 @@ from torch import nn
 
 from momentumnet.bench.lottery.training import Lottery
 from momentumnet.prune import TrainingLog
-from tests.cli.bench.trainings import TINY
+from tests.cli.bench.studies import rows, run
 
 PLAIN = ("--models", "lenet300", "--methods", "kaiming", "--seeds", "1")
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: command(
-        "bench", "lottery", *TINY, "--rounds", "2", "--output", "out", "--json", *arguments
-    )
-
-
-def rows(finished: Any) -> list[dict[str, Any]]:
-    assert finished.status == 0, finished.err
-    found: list[dict[str, Any]] = json.loads(finished.out)["rows"]
-    for row in found:
-        del row["seconds"]
-        for training in row["trainings"]:
-            del training["seconds"]
-    return found
+    return partial(run, command, "lottery")
 
 
 def test_tables_have_mean_and_deviation_of_every_arm_and_sparsity(bench: Callable[..., Any]) -> None:
@@ -122,28 +110,3 @@ def test_quick_compares_networks(bench: Callable[..., Any], command: Callable[..
     done = command("bench", "lottery", *quick, "--output", "out", "--json")
     assert [row["model"] for row in rows(done)] == ["resnet8w4_bn", "resnet14w4_bn"]
     assert Path("out", "lottery-digits-networks.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (("--rewind-epochs", "2"), 2, "leaves nothing of 2 epochs"),
-        (("--fraction", "1.5"), 2, "not between 0 and 1"),
-        (("--rewind-epochs", "-1"), 2, "is not positive"),
-        (("--warmup-epochs", "2"), 2, "--warmup-epochs 2 leaves nothing of 2 epochs"),
-        (("--warmup-epochs", "0,x"), 2, "'x' is not an integer"),
-        (("--dense-epochs", "1,3"), 2, "--dense-epochs 3 is more than the 2 epochs"),
-        (("--dense-epochs", "0"), 2, "0 is not positive"),
-        (("--epochs", "4", "--dense-epochs", "1", "--rewind-epochs", "0,2"), 2, "ends before epoch 2"),
-        (("--lr", "0.1,0"), 2, "0 is not a positive number"),
-        (("--controls", "none"), 2, "random-mask"),
-        (("--methods", "warmup"), 2, "'warmup' is not a method"),
-        (("--models", "lenet5"), 2, "lenet300"),
-    ],
-)
-def test_arguments_that_cannot_be(
-    bench: Callable[..., Any], arguments: tuple[str, ...], status: int, message: str
-) -> None:
-    done = bench(*arguments)
-    assert done.status == status
-    assert message in done.err

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 
 from momentumnet.bench.paper.crossing import Crossing
 from momentumnet.bench.paper.linear_fits import EPSILONS, TARGETS
-from tests.cli.bench.trainings import rows_without
+from tests.cli.bench.studies import rows
 
-rows = partial(rows_without, ())
 MODELS = ["ResNet", "ResNet, long steps", "Momentum ResNet"]
 
 

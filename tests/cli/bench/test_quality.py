@@ -1,4 +1,4 @@
-"""``momentumnet bench quality``: its tables and figures, a run that goes on, and options that do not fit."""
+"""``momentumnet bench quality``: its tables and figures, weights that are kept, and texts of one's own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from matplotlib import pyplot
 
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import VARIANTS
-from tests.cli.bench.trainings import TINY, rows_without
+from tests.cli.bench.studies import rows, run
 
-rows = partial(rows_without, ("seconds", "epoch_seconds", "step_ratio"))
 MODELS = ("--models", "vit2x16,vit6x16")
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: command("bench", "quality", *TINY, "--output", "out", "--json", *arguments)
+    return partial(run, command, "quality")
 
 
 @pytest.fixture
@@ -63,45 +62,38 @@ def test_table_and_figure_have_mean_and_deviation_by_depth_and_variant(
         assert said in file
 
 
-def test_a_run_goes_on_after_each_row_with_the_weights_of_before(
+def test_weights_of_the_original_are_kept_for_later_commands(
     bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("--models", "vit2x16", "--seeds", "1")
-    whole = rows(bench(*arguments))
-    assert [row["method"] for row in whole] == list(VARIANTS)
     real, runs = Training._run, []
 
-    def interrupted(self: Training, model: Any, advance: Any) -> Any:
-        runs.append(self.variant)
-        if self.variant == VARIANTS["converted"]:
-            raise KeyboardInterrupt
-        return real(self, model, advance)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_run", interrupted)
-        stopped = bench(*arguments, "--restart")
-    assert stopped.status == 130
-    assert runs == list(VARIANTS.values())[:4]
-
     def counted(self: Training, model: Any, advance: Any) -> Any:
-        runs.append(self.variant)
+        runs.append((self.seed, self.variant))
         return real(self, model, advance)
 
     monkeypatch.setattr(Training, "_run", counted)
-    resumed = bench(*arguments)
-    assert "3 of 5 rows are done already" in resumed.err
-    assert rows(resumed) == whole
-    assert runs[4:] == [VARIANTS["converted"], VARIANTS["scheduled"]]  # the original is not trained again
-    refused = bench(*arguments, "--adam-lr", "0.1")
-    assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
+    few = ("--models", "vit2x16", "--seeds", "2", "--methods")
+    found = rows(bench(*few, "original,continued"))
+    originals, continued = found[:2], found[2:]
+    assert [row["seed"] for row in found] == [0, 1, 0, 1]
+    assert [row["score_first"] for row in continued] == [row["score_last"] for row in originals]
+    assert originals[0]["losses"] != originals[1]["losses"]
+    assert runs == [(seed, VARIANTS[name]) for name in ("original", "continued") for seed in (0, 1)]
+    rows(bench(*few, "converted"))
+    assert runs[4:] == [(seed, VARIANTS["converted"]) for seed in (0, 1)]  # the original is not trained again
+    rows(bench(*few, "continued", "--seeds", "1", "--restart"))
+    assert runs[6:] == [(0, VARIANTS["original"]), (0, VARIANTS["continued"])]
 
 
 def test_text_of_one_s_own_has_losses(bench: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "sea.txt"
     path.write_text("the sea, the sea, the open sea. " * 200)
     text = ("--task", "text", "--text", str(path), "--length", "16", "--models", "gpt2x16", "--seeds", "1")
-    found = rows(bench(*text, "--adam-lr", "0.01", "--epochs", "4"))
+    done = bench(*text, "--adam-lr", "0.01", "--epochs", "4", "--finetune-scale", "0.4")
+    found, settings = rows(done), json.loads(done.out)["settings"]
     assert [row["method"] for row in found] == list(VARIANTS)
+    assert [len(row["scores"]) for row in found] == [4, 4, 2, 2, 2]
+    assert (settings["finetune_epochs"], settings["finetune_scale"]) == (2, 0.4)
     for row in found:
         assert row["score_last"] == row["scores"][-1] < 1 < math.log(len(set(path.read_text())))
     file = Path("out", "quality-sea.md").read_text()
@@ -112,39 +104,6 @@ def test_text_of_one_s_own_has_losses(bench: Callable[..., Any], tmp_path: Path)
     other.write_text("the sky, the sky, the open sky. " * 200)
     refused = bench(*text, "--text", str(other), "--adam-lr", "0.01", "--epochs", "4")
     assert (refused.status, "was measured with other settings" in refused.err) == (2, True)
-
-
-def test_row_that_diverges_is_shown_and_the_others_go_on(bench: Callable[..., Any]) -> None:
-    done = bench("--models", "vit2x16", "--methods", "original,continued", "--seeds", "1", "--adam-lr", "1e30")
-    assert [row["error"].partition(" in ")[0] for row in rows(done)] == ["diverged: loss nan"] * 2
-    table = Path("out", "quality-digits.md").read_text()
-    assert "| vit2x16 | continued |  |  | fails | fails | fails |  |  | 0 of 1 |" in table
-    assert "vit2x16, continued, seed 0: diverged: loss nan" in table
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--models", "vgg8"), "vgg8 has no residual blocks; take resnetN, resnetN_bn, vitN or vitNxWIDTH"),
-        (("--models", "resnet21"), "there is no resnet of depth 21"),
-        (("--models", "vit4x100"), "100 features make no whole heads; give a multiple of 64, or less than 64"),
-        (("--methods", "scratch,best"), "'best' is not a method; there are original, scratch, continued, converted"),
-        (("--models", "gpt2"), "--task images: 'gpt2' is not a network of this benchmark"),
-        (("--task", "text", "--models", "vit2"), "--task text: 'vit2' is not a network for text; there are gptN"),
-        (("--text", "book.txt"), "--text book.txt is read with --task text only"),
-        (("--task", "text", "--data", "cifar10"), "--data cifar10 holds images; with --task text give --text FILE"),
-        (("--task", "text", "--text", "none.txt"), "No such file or directory: 'none.txt'"),
-        (("--task", "text", "--characters", "500"), "the last tenth holds no window of 64; give 640 or more"),
-        (("--task", "text", "--characters", "2000"), "27 windows of 64 characters are less than one batch of 32"),
-        (("--finetune-scale", "0"), "0 is not a positive number"),
-    ],
-)
-def test_options_that_do_not_fit_are_answered_with_what_would(
-    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
-) -> None:
-    done = bench(*arguments)
-    assert done.status == 2
-    assert message in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize("task", ["images", "text"])

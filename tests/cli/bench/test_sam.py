@@ -8,28 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
 
 from momentumnet.bench.sam import training as sam_training
 from momentumnet.bench.sam.methods import METHODS
+from momentumnet.bench.sam.tables import curves
 from momentumnet.bench.sam.training import Training
-from tests.cli.bench.trainings import TINY, rows_without
-
-SMALL = ("--models", "resnet8_bn", "--noise", "20")
-rows = partial(rows_without, ("seconds", "step_seconds"))
+from tests.cli.bench.studies import STUDIES, rows, run
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: command("bench", "sam", *TINY, "--output", "out", "--json", *arguments)
+    return partial(run, command, "sam")
 
 
 @pytest.fixture
 def flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Landscapes without second derivatives, where a test is not about them."""
-    monkeypatch.setattr(
-        Training, "_landscape", lambda self, _: {"sharpness": 0.125 + self.seed, "eigenvalue": 2.5 + self.noise}
-    )
+    STUDIES["sam"].simplified(monkeypatch)
 
 
 @pytest.mark.usefixtures("flat")
@@ -38,6 +33,8 @@ def test_tables_have_mean_and_deviation_by_noise_and_method(bench: Callable[...,
     found = rows(done)
     keys = [(row["noise"], row["method"], row["seed"]) for row in found]
     assert keys == [(n, m, s) for n in (0, 40) for s in (0, 1) for m in ("sgd", "sam")]
+    right, wrong = ([row["losses"] for row in found if row["noise"] == noise] for noise in (0, 40))
+    assert all(one != other for one, other in zip(right, wrong, strict=True))
     file = Path("out", "sam-digits.md").read_text()
     tables = file.split("# ")[1:]
     titles = [f"resnet8_bn, {noise} % of the training labels wrong" for noise in (0, 40)]
@@ -55,6 +52,17 @@ def test_tables_have_mean_and_deviation_by_noise_and_method(bench: Callable[...,
     assert "64 training and 50 test images of 8 x 8" in file
     assert "on 64 training images" in file
     assert Path("out", "sam-digits.png").stat().st_size > 0
+
+
+def test_figure_shows_the_accuracies_at_the_end() -> None:
+    rows = [
+        {"model": "m", "method": method, "noise": noise, "seed": seed, "acc_final": 50 + noise + seed, "acc_best": 99.0}
+        for method in ("sgd", "sam")
+        for noise in (0, 40)
+        for seed in (0, 1)
+    ]
+    line = {0: [50, 51], 40: [90, 91]}
+    assert curves([*rows, {**rows[0], "seed": 2, "error": "diverged"}]) == {"m": {"sgd": line, "sam": line}}
 
 
 @pytest.mark.usefixtures("flat")
@@ -83,80 +91,17 @@ def test_ratio_of_steps_is_to_sgd_in_the_same_table(bench: Callable[..., Any], m
     assert " |  | 3 |" in Path("alone", "sam-digits.md").read_text()
 
 
-@pytest.mark.usefixtures("flat")
-def test_resumed_tables_are_those_of_an_uninterrupted_run(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = (*SMALL, "--methods", "sgd,sam", "--seeds", "2")
-    whole = rows(bench(*arguments))
-    assert rows(bench(*arguments, "--restart")) == whole
-    real, trained = Training._trained, []
-
-    def interrupted(self: Training, advance: Callable[[], object]) -> nn.Module:
-        model = real(self, advance)
-        trained.append(self.seed)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
-        return model
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_trained", interrupted)
-        stopped = bench(*arguments, "--restart")
-    assert stopped.status == 130
-    assert "the same command goes on after the rows that are done" in stopped.err
-    resumed = bench(*arguments)
-    assert "2 of 4 rows are done already" in resumed.err
-    assert rows(resumed) == whole
-    more = bench("--models", "resnet8_bn", "--noise", "20,0", "--methods", "sgd,sam", "--seeds", "2")
-    assert "4 of 8 rows are done already" in more.err
-    assert rows(more)[:4] == whole
-
-
-@pytest.mark.usefixtures("flat")
-def test_other_radius_is_refused_until_told_to_restart(bench: Callable[..., Any]) -> None:
-    arguments = (*SMALL, "--methods", "sam", "--seeds", "1")
-    first = rows(bench(*arguments))
-    done = bench(*arguments, "--rho", "0.2")
-    assert (done.status, "was measured with other settings" in done.err) == (2, True)
-    assert rows(bench(*arguments, "--rho", "0.2", "--restart"))[0]["losses"] != first[0]["losses"]
-
-
-def test_row_that_diverges_is_shown_and_the_others_go_on(bench: Callable[..., Any]) -> None:
-    done = bench(*SMALL, "--methods", "sam,sgd", "--seeds", "1", "--lr", "1e30")
-    assert [row["error"] for row in rows(done)] == ["diverged: loss nan in step 2 of epoch 1"] * 2
-    table = Path("out", "sam-digits.md").read_text()
-    assert "| sam | 4 | fails | fails | fails | fails |  | 0 of 1 |" in table
-    assert "resnet8_bn, 20 % wrong labels, sam, seed 0: diverged: loss nan" in table
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--methods", "sgd,adam"), "'adam' is not a method; there are sgd, sgd_2x, extragradient, sam, asam"),
-        (("--noise", "20,100"), "100 is not at least 0 and less than 100 percent"),
-        (("--noise", "some"), "'some' is not a number; write for example 20"),
-        (("--rho", "-1"), "-1 is not a finite number of at least 0"),
-        (("--asam-rho", "wide"), "'wide' is not a number"),
-    ],
-)
-def test_wrong_arguments_are_answered_with_what_was_expected(
-    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
-) -> None:
-    done = bench(*arguments)
-    assert done.status == 2
-    assert message in " ".join(done.err.split())
-
-
 def test_landscape_itself_runs_in_a_row(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sam_training, "PROBES", 8)
-    (row,) = rows(bench(*SMALL, "--methods", "sam", "--seeds", "1"))
+    (row,) = rows(bench("--models", "resnet8_bn", "--noise", "20", "--methods", "sam", "--seeds", "1"))
     assert row["sharpness"] > 0
     assert row["eigenvalue"] > 0
 
 
 @pytest.mark.usefixtures("flat")
 def test_quick_is_quick(command: Callable[..., Any]) -> None:
-    done = command("bench", "sam", "--quick", "--methods", "sgd,sgd_2x", "--json")
+    radii = ("--rho", "0.1", "--asam-rho", "0.7")
+    done = command("bench", "sam", "--quick", "--methods", "sgd,sgd_2x", *radii, "--json")
     found = rows(done)
     assert [(row["noise"], row["method"]) for row in found] == [
         (n, m) for n in (0, 20, 40, 60) for m in ("sgd", "sgd_2x")
@@ -164,4 +109,5 @@ def test_quick_is_quick(command: Callable[..., Any]) -> None:
     assert {(row["model"], row["seed"], row["epochs"]) for row in found} == {("resnet8_bn", 0, 1), ("resnet8_bn", 0, 2)}
     settings = json.loads(done.out)["settings"]
     assert (settings["train_samples"], settings["test_samples"]) == (256, 256)
+    assert (settings["rho"], settings["asam_rho"]) == (0.1, 0.7)
     assert Path("runs", "bench", "sam-digits.md").is_file()

@@ -11,28 +11,20 @@ import pytest
 from matplotlib import pyplot
 from torch import Tensor, nn
 
+from momentumnet.bench.images import load_digits
 from momentumnet.bench.sharpness import training as sharpness_training
-from tests.cli.bench.trainings import TINY, rows_without
-
-SMALL = ("--models", "lenet300", "--measurements", "2", "--probes", "8")
-rows = partial(rows_without, ("seconds", "step_seconds"))
+from tests.cli.bench.studies import STUDIES, rows, run
 
 
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: command("bench", "sharpness", *TINY, *SMALL, "--output", "out", "--json", *arguments)
+    return partial(run, command, "sharpness")
 
 
 @pytest.fixture
 def flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Landscapes that are computed from a parameter, where a test is not about them."""
-
-    def measured(model: nn.Module, batch: tuple[Tensor, Tensor], ascents: int) -> dict[str, Any]:
-        value = 1 + abs(float(next(model.parameters()).detach().flatten()[0]))
-        eigenvalues = [10 * value, 4.0, 3.0, 2.0, value]
-        return {"first_step": value / 2, "sharpness": value, "eigenvalues": eigenvalues, "converged": value > 0}
-
-    monkeypatch.setattr(sharpness_training, "measure", measured)
+    STUDIES["sharpness"].simplified(monkeypatch)
 
 
 def case(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -60,7 +52,7 @@ def test_tables_and_figure_are_means_and_deviations_of_the_rows(
 ) -> None:
     drawn: list[pyplot.Figure] = []
     monkeypatch.setattr(pyplot, "close", drawn.append)
-    found = rows(bench("--methods", "sgd,sam", "--seeds", "2", "--rhos", "0,0.05,0.2"))
+    found = rows(bench("--methods", "sgd,sam", "--seeds", "2", "--rhos", "0,0.05,0.2", "--noise", "20"))
     assert sorted(map(case, found), key=str) == sorted(
         [
             (m, r, s, n)
@@ -73,9 +65,13 @@ def test_tables_and_figure_are_means_and_deviations_of_the_rows(
     def own(method: str, rho: float | None) -> list[dict[str, Any]]:
         return [row for row in found if (row["method"], row["rho"]) == (method, rho)]
 
+    by_radius = [[row["losses"] for row in own("sam", rho)] for rho in (0, 0.05, 0.2)]
+    assert by_radius[0] == [row["losses"] for row in own("sgd", None)]
+    assert all(one != other for one, other in zip(*by_radius[1:], strict=True))
     file = Path("out", "sharpness-digits.md").read_text()
+    assert "did not converge" not in file
     by_method, by_rho = file.split("# ")[1:]
-    assert by_method.startswith("lenet300, 40 % of the training labels wrong\n")
+    assert by_method.startswith("lenet300, 20 % of the training labels wrong\n")
     assert f"| sgd | 2 | {figures(own('sgd', None))} | 2 |" in by_method
     assert f"| sam | 4 | {figures(own('sam', 0.05))} | 2 |" in by_method
     lines = [line for line in by_rho.splitlines() if line.startswith("| 0")]
@@ -102,61 +98,25 @@ def test_tables_and_figure_are_means_and_deviations_of_the_rows(
         assert list(y) == pytest.approx([statistics.mean(map(quantity, own("sam", rho))) for rho in x])
 
 
-@pytest.mark.usefixtures("flat")
-def test_interrupted_run_goes_on_and_takes_more_radii(
+def test_labels_are_as_wrong_as_asked_and_eigenvalues_that_did_not_converge_are_counted(
     bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("--methods", "sam", "--seeds", "1", "--rhos", "0,0.1")
-    whole = rows(bench(*arguments))
-    real, measured = sharpness_training.measure, []
+    probed: list[list[int]] = []
 
-    def interrupted(*arguments: Any) -> Any:
-        measured.append(arguments)
-        if len(measured) == 3:  # in the second row
-            raise KeyboardInterrupt
-        return real(*arguments)
+    def measured(model: nn.Module, batch: tuple[Tensor, Tensor], ascents: int) -> dict[str, Any]:
+        probed.append(batch[1].tolist())
+        values = {"first_step": 0.5, "sharpness": 1.0, "eigenvalues": [5.0, 4.0, 3.0, 2.0, 1.0]}
+        return {**values, "converged": len(probed) > 1}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sharpness_training, "measure", interrupted)
-        assert bench(*arguments, "--restart").status == 130
-    resumed = bench(*arguments)
-    assert "1 of 3 rows are done already" in resumed.err
-    assert rows(resumed) == whole
-    more = bench(*arguments[:-1], "0,0.1,0.5")
-    assert "3 of 4 rows are done already" in more.err
-    assert rows(more)[:3] == whole
-    other = bench(*arguments, "--rho", "0.1")
-    assert (other.status, "was measured with other settings" in other.err) == (2, True)
-
-
-def test_row_that_diverges_is_shown_and_the_others_go_on(bench: Callable[..., Any]) -> None:
-    done = bench("--models", "resnet8_bn", "--methods", "sgd,sam", "--seeds", "1", "--rhos", "0.05", "--lr", "1e30")
-    assert [row["error"] for row in rows(done)] == ["diverged: loss nan in step 2 of epoch 1"] * 2
-    table = Path("out", "sharpness-digits.md").read_text()
-    assert "| sam | 4 | fails | fails | fails | fails | fails | fails | fails | 0 of 1 |" in table
-    assert "resnet8_bn, sam, rho 0.05, seed 0: diverged: loss nan" in table
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--methods", "sgd,adam"), "'adam' is not a method; there are sgd, sgd_2x, extragradient, sam, sgd_converted"),
-        (("--noise", "100"), "100 is not at least 0 and less than 100 percent"),
-        (("--noise", "some"), "'some' is not a number; write for example 20"),
-        (("--rho", "-1"), "-1 is not a finite number of at least 0"),
-        (("--rhos", "0,inf"), "inf is not a finite number of at least 0"),
-        (("--gamma", "1"), "1 is not in [0, 1)"),
-        (("--ascents", "0"), "0 is not positive"),
-        (("--measurements", "3"), "--measurements 3 are more than 2 epochs; choose fewer, or more --epochs"),
-        (("--probes", "65"), "--probes 65 are more than the 64 training images; choose fewer"),
-    ],
-)
-def test_wrong_arguments_are_answered_with_what_was_expected(
-    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
-) -> None:
-    done = bench(*arguments)
-    assert done.status == 2
-    assert message in " ".join(done.err.split())
+    monkeypatch.setattr(sharpness_training, "measure", measured)
+    rows(bench("--methods", "sgd", "--seeds", "2", "--noise", "60", "--probes", "64"))
+    assert "In 1 of 4 measurements the eigenvalues did not converge to 0.01." in (
+        Path("out", "sharpness-digits.md").read_text()
+    )
+    right = load_digits().part(train=64, test=50).y_train.tolist()
+    wrong = [{place for place, label in enumerate(labels) if label != right[place]} for labels in probed]
+    assert [len(places) for places in wrong] == [38] * 4  # 60 % of 64
+    assert wrong[0] == wrong[1] != wrong[2] == wrong[3]  # two looks of each seed
 
 
 def test_quick_looks_at_real_landscapes(command: Callable[..., Any]) -> None:
