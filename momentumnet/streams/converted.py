@@ -17,6 +17,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.recompute.offloaded_tensors import fetch_ahead, settle
+from momentumnet.streams.nested import tensors_in
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,10 +36,17 @@ class Runner(Protocol):
 
 @dataclass
 class Role:
-    """A block's place: its name and what runs it."""
+    """A block's place: its name and what runs it.
+
+    Attributes:
+        name: the block's name.
+        runner: what its calls go through.
+        settles: whether saved tensors of the unit in front leave the device when its call has ended.
+    """
 
     name: str
     runner: Runner
+    settles: bool = False
 
 
 class ConvertedBlock:
@@ -69,7 +78,10 @@ class ConvertedBlock:
 # Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
 @_disable_dynamo
 def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return role.runner.call(role.name, block, function, args, kwargs)
+    output = role.runner.call(role.name, block, function, args, kwargs)
+    if role.settles:
+        fetch_ahead(settle(role.runner), tensors_in(output))
+    return output
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
