@@ -30,10 +30,8 @@ class Offload:
     def __init__(self, names: Sequence[str], settled_behind: str | None, *, input_stays: bool = False) -> None:
         self.names, self.settled_behind, self.input_stays = tuple(names), settled_behind, input_stays
 
-    def call(
-        self, name: str, module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Call ``function(*args, **kwargs)`` and return its output.
+    def call(self, name: str, module: nn.Module, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``function(*args, **kwargs)``, the call of the module ``name``, and return its output.
 
         Raises:
             ReconstructionError: in backward, a saved tensor was changed in place since.

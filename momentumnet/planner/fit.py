@@ -15,12 +15,13 @@ from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
-from momentumnet.planner.build import profile_of
-from momentumnet.planner.choice import Choice
+from momentumnet.planner.build import device_of, profile_of
+from momentumnet.planner.choice import Choice, Way, choice_of_each
+from momentumnet.planner.host_link import link_of
 from momentumnet.planner.methods import PlannedMethod, methods_of
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, least_seconds, within
-from momentumnet.planner.simulate import held_between, peak_of, simulated
+from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.planner.trial import Trial
 from momentumnet.streams.discover import Discovery, discover
@@ -117,7 +118,7 @@ class MeasuredStep:
     def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
         moments = simulated(profile, choices)
-        seconds = profile.stored_seconds
+        seconds, more = profile.stored_seconds, options.total_seconds(choices)
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
             streams=tuple(
@@ -129,14 +130,15 @@ class MeasuredStep:
             budget=limit,
             peak=peak_of(moments).bytes,
             stored_peak=peak_of(self._methods[0].moments).bytes,
-            seconds=seconds + sum(map(options.seconds, choices)),
-            least_seconds=seconds + min(least_seconds(options, room), sum(map(options.seconds, choices))),
+            seconds=seconds + more,
+            least_seconds=seconds + min(least_seconds(options, room), more),
             stored_seconds=seconds,
             held=held_between(profile, choices),
             moments=tuple(moments),
             methods=self._methods,
             elements=self.elements,
             estimated=profile.estimated,
+            offloaded=profile.bytes_of(offloaded_storages(profile, choices)),
         )
 
 
@@ -148,6 +150,7 @@ def measured_step(
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
+    offload: bool = False,
 ) -> MeasuredStep:
     """Trace and measure a training step.
 
@@ -158,12 +161,15 @@ def measured_step(
         streams: container paths to restrict them to.
         arithmetic: of the streams.
         loss: of the model's output.
+        offload: whether saved tensors may go to host memory.
 
     Raises:
-        ConversionError: the model has nothing that could be recomputed.
+        ConversionError: the model has nothing that could be recomputed, or is to be offloaded from host memory.
     """
     found = discover(model, example_inputs, streams=streams)
     profile = profile_of(model, example_inputs, found, gamma=gamma, arithmetic=arithmetic, loss=loss)
+    if offload:
+        profile = replace(profile, link=link_of(device_of(model, example_inputs), hollow=profile.estimated))
     if not profile.units:
         raise ConversionError(
             f"the streams of {type(model).__name__} run several times in a pass, and these are not planned; convert "
@@ -184,10 +190,15 @@ def _batch_of(example_inputs: Any) -> int | None:
 def _planned_units(profile: Profile, options: Options, choices: Sequence[Choice]) -> list[PlannedUnit]:
     units = []
     held = options.held(choices)
+    ways = [choice.way for choice in choice_of_each(choices)]
     for group, choice in enumerate(choices):
         for index in range(choice.start, choice.stop):
-            unit = profile.units[index]
+            unit, stays = profile.units[index], False
             stream = None if unit.stream is None else profile.streams[unit.stream].path
             seconds = options.seconds(Choice(index, index + 1, choice.way))
-            units.append(PlannedUnit(unit.names, stream, choice.way.value, group, held[index], seconds))
+            if choice.way is Way.OFFLOADED:
+                behind_is_offloaded = ways[index + 1] is Way.OFFLOADED
+                seconds = profile.exposed_seconds(index, behind_is_offloaded=behind_is_offloaded)
+                stays = profile.input_stays(index, front_is_stored=index > 0 and ways[index - 1] is Way.STORED)
+            units.append(PlannedUnit(unit.names, stream, choice.way.value, group, held[index], seconds, stays))
     return units

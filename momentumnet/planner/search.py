@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from momentumnet.planner.choice import Choice, Front, Way
+from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
 
@@ -21,6 +22,9 @@ CELLS = 2048
 LONGEST_SEGMENT = 16
 # The least budget is found to this share of it.
 TOLERANCE = 1 / 256
+# Of a stream's blocks that are kept, those that are offloaded are counted in these shares: each is an option.
+SHARES = 4
+_BEHIND = {Way.STORED: Front.STORED, Way.OFFLOADED: Front.OFFLOADED}
 
 
 @dataclass(frozen=True)
@@ -60,30 +64,42 @@ class Options:
         stop = self.profile.end_of_stream(start)
         if stop is not None:
             for middle in range(start, stop + 1):
-                tail = (Choice(middle, stop, Way.STORED),) if middle < stop else ()
-                for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
-                    yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
+                for tail in self._tails(middle, stop):
+                    for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
+                        yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
             return
         yield (Choice(start, start + 1, Way.STORED),)
+        if self.profile.link is not None and start + 1 < len(units) and self.profile.moved(start):
+            yield (Choice(start, start + 1, Way.OFFLOADED),)
         for end in range(start + 1, min(len(units), start + LONGEST_SEGMENT) + 1):
             if end > start + 1 and (not units[end - 1].alone or self.profile.is_momentum(end - 1)):
                 break
             yield (Choice(start, end, Way.CHECKPOINTED),)
 
+    def _tails(self, middle: int, stop: int) -> Iterator[tuple[Choice, ...]]:
+        """Choices for the last blocks of a stream, which are kept; of these the first ones may be offloaded."""
+        yield (Choice(middle, stop, Way.STORED),) if middle < stop else ()
+        if self.profile.link is None:
+            return
+        for cut in sorted(
+            {middle + -(-share * (stop - middle) // SHARES) for share in range(1, SHARES + 1)} - {middle}
+        ):
+            if cut < len(self.profile.units) and any(map(self.profile.moved, range(middle, cut))):
+                tail = (Choice(cut, stop, Way.STORED),) if cut < stop else ()
+                yield (Choice(middle, cut, Way.OFFLOADED), *tail)
+
     def _option(self, choices: tuple[Choice, ...], front: Front) -> Option:
         simulation = Simulation(self.profile, choices, front)
         simulation.forward()
-        held = simulation.held.total - simulation.before + simulation.states
-        held -= sum(
+        held = simulation.held_behind() - sum(
             self.profile.bytes_of(self.profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop)
         )
         simulation.backward()
         last = choices[-1]
-        behind = Front.STORED if last.way is Way.STORED else Front.NOTHING
+        behind = _BEHIND.get(last.way, Front.NOTHING)
         if simulation.gives_again(last.stop - 1):
             behind = Front.GIVEN
-        seconds = sum(self.seconds(choice) for choice in choices)
-        return Option(choices, held, peak_of(simulation.moments).bytes, seconds, behind)
+        return Option(choices, held, peak_of(simulation.moments).bytes, self.total_seconds(choices, front), behind)
 
     def held(self, choices: Sequence[Choice]) -> list[int]:
         """For each unit the bytes that it adds to what is held when the forward ends."""
@@ -91,9 +107,25 @@ class Options:
         simulation.forward()
         return simulation.added
 
+    def total_seconds(self, choices: Sequence[Choice], front: Front = Front.NOTHING) -> float:
+        """What choices for units in a row take more than keeping everything.
+
+        The time of copies is that of the unit behind the one that they are of: also if that stands in front of all.
+        """
+        seconds = sum(self.seconds(choice) for choice in choices)
+        if self.profile.link is None:
+            return seconds
+        start, ways = choices[0].start, [choice.way for choice in choice_of_each(choices)]
+        ways.insert(0, Way.OFFLOADED if front is Front.OFFLOADED else Way.STORED)
+        return seconds + sum(
+            self.profile.exposed_seconds(start - 1 + place, behind_is_offloaded=behind is Way.OFFLOADED)
+            for place, (way, behind) in enumerate(pairwise(ways))
+            if way is Way.OFFLOADED
+        )
+
     def seconds(self, choice: Choice) -> float:
-        """What the choice takes more than keeping everything."""
-        if choice.way is Way.STORED:
+        """What the choice takes more than keeping everything, without copies."""
+        if choice.way in KEPT:
             return 0.0
         seconds = 0.0
         for unit in self.profile.units[choice.start : choice.stop]:
@@ -111,7 +143,7 @@ def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | 
 def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
     """What all choices that fit take more than keeping everything, or longer; infinite if none fits."""
     found = _searched(options, budget, cells, math.floor)
-    return math.inf if found is None else sum(options.seconds(choice) for choice in found)
+    return math.inf if found is None else options.total_seconds(found)
 
 
 def _searched(options: Options, budget: int, cells: int, rounded: Callable[[float], int]) -> list[Choice] | None:

@@ -103,7 +103,7 @@ class _Moved:
     def open(self) -> Tensor:
         _check(self._name, self._twin, self._counter, self._place[1])
         storage = self._parked.storage()
-        return self._twin.new_empty(0).set_(storage, *self._place)  # type: ignore[call-overload,no-any-return]
+        return self._twin.new_empty(0).set_(storage, *self._place)
 
 
 class OffloadedTensors:
@@ -177,9 +177,7 @@ def settle(but_of: object = None, *, only_of: object = None) -> list[OffloadedTe
     Returns:
         The calls that it was of.
     """
-    found = [
-        call for call in _OPEN.calls if call.owner is not but_of and (only_of is None or call.owner is only_of)
-    ]
+    found = [call for call in _OPEN.calls if call.owner is not but_of and (only_of is None or call.owner is only_of)]
     _OPEN.calls = [call for call in _OPEN.calls if call not in found]
     for call in found:
         call.settle()
@@ -203,7 +201,7 @@ def _key(tensor: Tensor) -> int:
 
 
 def _bytes_of(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)  # type: ignore[call-overload,no-any-return]
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
 
 def _open(saved: _Kept | _Moved) -> Tensor:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler with this module
 
+from momentumnet.core.offload import Offload
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.offloaded_tensors import fetch_ahead, settle
@@ -41,11 +43,13 @@ class Role:
     Attributes:
         name: the block's name.
         runner: what its calls go through.
-        settles: whether saved tensors of the unit in front leave the device when its call has ended.
+        offload: moves what it saves to host memory, where its runner leaves that to autograd.
+        settles: whether the device lets go of what the unit in front has moved when its call has ended.
     """
 
     name: str
     runner: Runner
+    offload: Offload | None = None
     settles: bool = False
 
 
@@ -78,9 +82,11 @@ class ConvertedBlock:
 # Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
 @_disable_dynamo
 def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if role.offload is not None:
+        function = partial(role.offload.call, role.name, block, function)
     output = role.runner.call(role.name, block, function, args, kwargs)
     if role.settles:
-        fetch_ahead(settle(role.runner), tensors_in(output))
+        fetch_ahead(settle(role.offload), tensors_in(output))
     return output
 
 

@@ -28,7 +28,7 @@ def apply(model: nn.Module, runners: Sequence[MomentumStream], others: Sequence[
                 "its own"
             )
     roles = [Role(name, runner) for runner in runners for name in dict.fromkeys(runner.blocks)]
-    roles = _settling([*roles, *others])
+    roles = _merged([*roles, *others])
     for index, role in enumerate(roles):
         try:
             assign(model.get_submodule(role.name), role)
@@ -52,14 +52,15 @@ def recomputed(parts: Iterable[Sequence[str]]) -> list[Role]:
 
 def offloaded(units: Iterable[Offload]) -> list[Role]:
     """The roles of units whose saved tensors go to host memory."""
-    return [Role(name, unit) for unit in units for name in unit.names]
+    return [Role(name, Stored(), unit) for unit in units for name in unit.names]
 
 
-def _settling(roles: Sequence[Role]) -> list[Role]:
-    """The roles, and that of modules behind which saved tensors leave the device."""
-    units = [role.runner for role in roles if isinstance(role.runner, Offload)]
-    behind = {unit.settled_behind for unit in units if unit.settled_behind is not None}
+def _merged(roles: Sequence[Role]) -> list[Role]:
+    """The roles, one for each module, and those of modules behind which the device lets go of what was moved."""
+    found: dict[str, Role] = {}
     for role in roles:
-        role.settles = role.name in behind
-    there = {role.name for role in roles}
-    return [*roles, *(Role(name, Stored(), settles=True) for name in sorted(behind - there))]
+        found.setdefault(role.name, role).offload = role.offload
+    for unit in [role.offload for role in roles if role.offload is not None]:
+        if unit.settled_behind is not None:
+            found.setdefault(unit.settled_behind, Role(unit.settled_behind, Stored())).settles = True
+    return list(found.values())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -212,6 +215,22 @@ def test_what_leaves_with_nobody_behind_does_not_pile_up(copies: LateCopies) -> 
     assert torch.equal(x.grad, 2 * torch.autograd.grad(model(x).sum(), x)[0])
 
 
+@pytest.mark.parametrize("smallest", [1024, 1 << 20], ids=["moved", "kept"])
+def test_what_nobody_needs_any_more_is_gone_at_once(
+    copies: LateCopies, monkeypatch: pytest.MonkeyPatch, smallest: int
+) -> None:
+    monkeypatch.setattr(offloaded_tensors, "SMALLEST", smallest)
+    net = offloading(nn.Sequential(nn.Sigmoid(), nn.Tanh()), ("0", "1"), ("1", None))
+    output = net(torch.randn(32, 32, requires_grad=True))
+    storage = StorageWeakRef(output.untyped_storage())
+    gc.disable()
+    try:
+        del output
+        assert storage.expired()
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("retained", [False, True])
 def test_two_passes_and_two_backwards(copies: LateCopies, retained: bool) -> None:
     model, x = built("attention")
@@ -286,6 +305,7 @@ def test_a_change_between_two_savings_keeps_both(copies: LateCopies) -> None:
         def forward(self, x: Tensor) -> Tensor:
             y = x * 1.5
             first = torch.zeros(()).requires_grad_() * y.detach()  # saves y as it is now
+            copies.end()  # and the device is quick to copy it
             y.add_(1)
             return y.sin() + first.detach()
 
@@ -334,35 +354,39 @@ def test_an_input_that_others_hold_stays(copies: LateCopies) -> None:
     assert sent == [3, 2]
 
 
-def test_layout_comes_back(copies: LateCopies) -> None:
-    shapes = [torch.randn(2, 4, 16, 16).contiguous(memory_format=torch.channels_last)[:, 1:3], torch.randn(40, 40).t()]
-    for x in shapes:
-        found: list[Tensor] = []
+class Looking(torch.autograd.Function):
+    """Shows what comes back to backward."""
 
-        class Looking(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: object, given: Tensor) -> Tensor:
-                ctx.save_for_backward(given)  # type: ignore[attr-defined]
-                return given.clone()
+    found: ClassVar[list[Tensor]] = []
 
-            @staticmethod
-            def backward(ctx: object, gradient: Tensor) -> Tensor:
-                found.extend(ctx.saved_tensors)  # type: ignore[attr-defined]
-                return gradient
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        ctx.save_for_backward(given)
+        return given.clone()
 
-        class Module(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                return Looking.apply(x)
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        Looking.found[:] = ctx.saved_tensors
+        return gradient
 
-        given, like = x.clone(), x
-        whole = torch.as_strided(torch.randn(x.untyped_storage().nbytes() // 4), x.shape, x.stride(), x.storage_offset())
-        whole.copy_(given)
-        net = offloading(nn.Sequential(Module(), nn.Identity()), ("0", "1"))
-        output = net(whole.requires_grad_())
-        output.sum().backward()
-        assert found[0].stride() == like.stride()
-        assert found[0].storage_offset() == like.storage_offset()
-        assert torch.equal(found[0], given)
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.randn(2, 4, 16, 16).contiguous(memory_format=torch.channels_last), torch.randn(40, 40).t()],
+    ids=["channels last", "transposed"],
+)
+def test_layout_comes_back(copies: LateCopies, x: Tensor) -> None:
+    class Parts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Looking.apply((x * 2)[:, 1:3])
+
+    net = offloading(nn.Sequential(Parts(), nn.Identity()), ("0", "1"))
+    net(x.requires_grad_()).sum().backward()
+    like, (found,) = (2 * x)[:, 1:3].detach(), Looking.found
+    assert found.untyped_storage().nbytes() == like.untyped_storage().nbytes()
+    assert (found.stride(), found.storage_offset()) == (like.stride(), like.storage_offset())
+    assert torch.equal(found, like)
+    Looking.found.clear()
 
 
 def test_without_gradients_nothing_is_moved(copies: LateCopies) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -13,9 +14,15 @@ import torch
 
 from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.host_link import HostLink
 from momentumnet.planner.profile import Cost, Profile, StreamProfile, Unit
 from momentumnet.planner.search import LONGEST_SEGMENT, TOLERANCE, Options, least, least_seconds, within
 from momentumnet.planner.simulate import peak_of, simulated
+from momentumnet.recompute import offloaded_tensors
+
+
+# Of the random units, smaller storages are not offloaded.
+SMALLEST = 4
 
 
 def random_profile(seed: int, streams: int) -> Profile:
@@ -63,11 +70,13 @@ def all_choices(profile: Profile, start: int = 0) -> Iterator[list[Choice]]:
     if units[start].stream is not None:
         while stop < len(units) and units[stop].stream == units[start].stream:
             stop += 1
-        heads: list[list[Choice]] = [[Choice(start, stop, Way.STORED)]]
+        heads: list[list[Choice]] = kept(profile, start, stop)
         for middle, way in itertools.product(range(start + 1, stop + 1), (Way.REVERSIBLE, Way.CHECKPOINTED)):
-            heads.append([Choice(start, middle, way)] + ([Choice(middle, stop, Way.STORED)] if middle < stop else []))
+            heads += [[Choice(start, middle, way), *tail] for tail in kept(profile, middle, stop)]
     else:
         heads = [[Choice(start, start + 1, Way.STORED)], [Choice(start, start + 1, Way.CHECKPOINTED)]]
+        if profile.link is not None and start + 1 < len(units):
+            heads.append([Choice(start, start + 1, Way.OFFLOADED)])
         for end in range(start + 2, min(len(units), start + LONGEST_SEGMENT) + 1):
             if not units[end - 1].alone or units[end - 1].stream is not None:
                 break
@@ -77,18 +86,46 @@ def all_choices(profile: Profile, start: int = 0) -> Iterator[list[Choice]]:
             yield head + rest
 
 
+def kept(profile: Profile, start: int, stop: int) -> list[list[Choice]]:
+    """The blocks from ``start`` on are stored; of these the first ones may be offloaded."""
+    found = [[Choice(start, stop, Way.STORED)] if start < stop else []]
+    for cut in range(start + 1, stop + 1) if profile.link is not None else ():
+        if cut < len(profile.units):
+            tail = [Choice(cut, stop, Way.STORED)] if cut < stop else []
+            found.append([Choice(start, cut, Way.OFFLOADED), *tail])
+    return found
+
+
 def seconds(profile: Profile, choices: list[Choice]) -> float:
-    total = 0.0
+    total = sum(copying(profile, choices))
     for choice in choices:
         for unit in profile.units[choice.start : choice.stop] if choice.way is not Way.STORED else ():
             total += unit.cost.forward_seconds + (0.1 if choice.way is Way.REVERSIBLE else 0.0)
     return total
 
 
-@pytest.mark.parametrize("streams", [0, 1, 2])
-@pytest.mark.parametrize("seed", range(8))
-def test_as_good_as_trying_all(seed: int, streams: int) -> None:
+def copying(profile: Profile, choices: list[Choice]) -> Iterator[float]:
+    """What the copies of each offloaded unit take longer than what is computed beside them."""
+    ways = [choice.way for choice in choices for _ in range(choice.start, choice.stop)]
+    for index, way in enumerate(ways):
+        if way is Way.OFFLOADED:
+            unit, behind = profile.units[index], profile.units[index + 1]
+            count = sum(profile.sizes[key] for key in unit.saved if profile.sizes[key] >= SMALLEST)
+            beside = unit.cost.forward_seconds
+            beside += behind.cost.forward_seconds if ways[index + 1] is not Way.OFFLOADED else 0
+            yield max(0, count / 20 - beside) + max(0, count / 30 - behind.cost.backward_seconds)
+
+
+@pytest.mark.parametrize(
+    ("streams", "seed", "offload"),
+    [(*case, False) for case in itertools.product(range(3), range(8))]
+    + [(*case, True) for case in itertools.product(range(3), (0, 1, 2, 5))],
+)
+def test_as_good_as_trying_all(seed: int, streams: int, offload: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offloaded_tensors, "SMALLEST", SMALLEST)
     profile = random_profile(seed, streams)
+    if offload:
+        profile = replace(profile, link=HostLink(20, 30))
     options = Options(profile)
     tried = [
         (peak_of(simulated(profile, choices)).bytes, seconds(profile, choices)) for choices in all_choices(profile)

@@ -1,0 +1,182 @@
+"""Plans that move activations to host memory: peaks that are measured, the same bits, and when they are made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+from momentumnet.memory import measure_memory
+from momentumnet.planner import fit
+from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.fit import MeasuredStep, measured_step
+from momentumnet.planner.host_link import HostLink
+from momentumnet.planner.simulate import peak_of, simulated
+from tests.contract.reference import assert_same, train_step
+from tests.planner.test_plans import NETWORKS, built
+from tests.recompute.late_copies import LateCopies, planted
+
+FREE = HostLink(1e15, 1e15)
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[LateCopies]:
+    """The CPU as a device whose memory is another one than the host's."""
+    monkeypatch.setattr(fit, "link_of", lambda device, *, hollow: FREE)
+    with planted(monkeypatch, smallest=1 << 14) as late:
+        yield late
+
+
+def step_of(model: nn.Module, x: Tensor, gamma: Fraction = Fraction(1, 8)) -> MeasuredStep:
+    return measured_step(model, x, gamma=gamma, offload=True)
+
+
+def followed(step: MeasuredStep, model: nn.Module, choices: list[Choice]) -> tuple[mn.TrainingPlan, nn.Module]:
+    """The plan of these choices, and a network that follows it."""
+    plan = step._with(choices, None, 1 << 40)
+    return plan, mn.convert(model, plan=plan)
+
+
+def measured_in_second_step(net: nn.Module, x: Tensor) -> mn.MemoryReport:
+    """In the first one host memory is allocated, which does not count."""
+
+    def step() -> None:
+        net(x).sum().backward()
+
+    for _ in range(2):
+        report = measure_memory(step)
+        net.zero_grad(set_to_none=True)
+    return report
+
+
+def patterns(step: MeasuredStep) -> dict[str, list[Choice]]:
+    """All that can be is offloaded; or every second unit outside, the others checkpointed, and half of a stream."""
+    profile, found = step.options.profile, {"all": list[Choice](), "mixed": list[Choice]()}
+    start = 0
+    while start < len(profile.units):
+        stop = profile.end_of_stream(start)
+        if stop is None:
+            stop = start + 1
+            rest = Way.STORED if stop == len(profile.units) else Way.OFFLOADED
+            found["all"].append(Choice(start, stop, rest))
+            found["mixed"].append(Choice(start, stop, rest if start % 2 else Way.CHECKPOINTED))
+        else:
+            last, cut = stop - (stop == len(profile.units)), (start + stop) // 2
+            tail = [Choice(last, stop, Way.STORED)] if last < stop else []
+            found["all"] += [Choice(start, last, Way.OFFLOADED), *tail]
+            found["mixed"] += [Choice(start, cut, Way.REVERSIBLE), Choice(cut, last, Way.OFFLOADED), *tail]
+        start = stop
+    return found
+
+
+@pytest.mark.parametrize("gamma", [Fraction(1, 8), Fraction(0)], ids=["streams", "no streams"])
+@pytest.mark.parametrize("pattern", ["all", "mixed"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_peak_is_predicted_and_the_bits_are_the_same(
+    copies: LateCopies, name: str, pattern: str, gamma: Fraction
+) -> None:
+    model, x = built(name)
+    step = step_of(model, x, gamma)
+    choices = patterns(step)[pattern]
+    plan, net = followed(step, model, [choice for choice in choices if choice.start < choice.stop])
+    stored, reference = followed(step, model, [Choice(0, len(plan.units), Way.STORED)])
+    report = measured_in_second_step(net, x)
+    assert report.peak_bytes <= 1.03 * plan.peak
+    assert plan.peak == pytest.approx(report.peak_bytes, rel=0.12)
+    assert plan.held < 0.9 * stored.held
+    net, reference = (mn.convert(model, plan=made) for made in (plan, stored))
+    assert_same(train_step(net, (x,)), train_step(reference, (x,)), tolerance=0.0)
+    assert copies.sent
+
+
+def test_a_quick_link_is_used_and_a_slow_one_is_not(copies: LateCopies, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = built("plain")
+    plain = mn.plan(model, x, budget="least")
+    quick = mn.plan(model, x, budget="least", offload=True)
+    assert quick.peak <= plain.peak
+    within = mn.plan(model, x, budget=plain.peak + (plain.stored_peak - plain.peak) // 4, offload=True)
+    assert any(unit.way == "offloaded" for unit in within.units)
+    assert within.seconds == pytest.approx(within.stored_seconds)
+    assert within.offloaded > 0
+    assert "go to host memory" in str(within)
+    monkeypatch.setattr(fit, "link_of", lambda device, *, hollow: HostLink(1e3, 1e3))
+    slow = mn.plan(model, x, budget=plain.stored_peak - 1, offload=True)
+    assert {unit.way for unit in slow.units} <= {"stored", "checkpointed", "reversible"}
+
+
+def test_a_plan_is_followed_wherever_it_goes(copies: LateCopies, tmp_path: Path) -> None:
+    model, x = built("encoder")
+    step = step_of(model, x)
+    plan, net = followed(step, model, patterns(step)["mixed"])
+    plan.save(tmp_path / "plan.json")
+    loaded = mn.TrainingPlan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    plan.plot(tmp_path / "plan.png")
+    expected = train_step(copy.deepcopy(net), (x,))
+    described = mn.describe(net)
+    assert [unit["settled_behind"] for unit in described["offloaded"]] == ["layers.4", "layers.5"]
+    counts = []
+    for again in (net, mn.convert(model, plan=loaded), mn.convert(model, like=described)):
+        assert mn.describe(again) == described
+        before = len(copies.sent)
+        assert_same(train_step(again, (x,)), expected, tolerance=0.0)
+        counts.append(len(copies.sent) - before)
+    assert counts[0] == counts[1] == counts[2] > 0
+    before = len(copies.sent)
+    train_step(mn.revert(net), (x,))
+    assert len(copies.sent) == before
+
+
+@pytest.mark.parametrize("broken", [{"names": ["layers.3"]}, {"names": [], "settled_behind": 3, "input_stays": False}])
+def test_a_description_that_is_none(copies: LateCopies, broken: dict[str, object]) -> None:
+    model, x = built("encoder")
+    step = step_of(model, x)
+    _, net = followed(step, model, patterns(step)["all"])
+    with pytest.raises(mn.ConversionError, match="what goes to host memory is described by"):
+        mn.convert(model, like={**mn.describe(net), "offloaded": [broken]})
+    with pytest.raises(mn.ConversionError, match=r"no module 'layers\.9'"):
+        mn.convert(
+            model,
+            like={
+                **mn.describe(net),
+                "offloaded": [{"names": ["layers.1"], "settled_behind": "layers.9", "input_stays": False}],
+            },
+        )
+
+
+def test_larger_inputs_are_planned_with_it_again(copies: LateCopies) -> None:
+    model, x = built("plain")
+    plain = mn.plan(model, x, budget="least")
+    net = mn.convert(model, x, budget=2 * plain.stored_peak, offload=True, replan="auto")
+    net(torch.cat([x] * 6)).sum().backward()
+    assert copies.sent
+
+
+def test_on_the_cpu_it_is_refused() -> None:
+    model, x = built("plain")
+    with pytest.raises(mn.ConversionError, match="the example is on cpu, which is no CUDA device: nothing would be"):
+        mn.plan(model, x, budget="least", offload=True)
+    with pytest.raises(ValueError, match="nothing is planned; give a budget"):
+        mn.plan(model, x, offload=True)
+    with pytest.raises(ValueError, match="nothing is planned; give a budget"):
+        mn.convert(model, x, offload=True)
+    with pytest.raises(ValueError, match="offload must be True or False, got 'yes'"):
+        mn.plan(model, x, budget="least", offload="yes")  # type: ignore[call-overload]
+
+
+def test_without_values_the_link_is_assumed() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(1024, 1024), nn.GELU()) for _ in range(8)))
+        x = torch.empty(8192, 1024)
+    least = mn.plan(model, x, budget="least")
+    for budget in (least.peak, least.stored_peak // 2):
+        plans = [mn.plan(model, x, budget=budget + (1 << 26), offload=offload) for offload in (False, True)]
+        assert plans[1].seconds <= plans[0].seconds
+    assert any(unit.way == "offloaded" for unit in plans[1].units)
+    assert plans[1].units[-1].way != "offloaded"  # nothing runs behind it
