@@ -12,6 +12,9 @@ from momentumnet.errors import ConversionError
 SAMPLE = 1 << 26
 REPEATS = 3
 
+# Seconds to ask for a copy, so that copies that fit beside the computation are not made for nothing.
+ASKING = 1e-5
+
 
 @dataclass(frozen=True)
 class HostLink:

@@ -12,7 +12,7 @@ from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
 from momentumnet.core.rest import OUTPUT_PIECE
 from momentumnet.planner.flow import Flow
-from momentumnet.planner.host_link import HostLink
+from momentumnet.planner.host_link import ASKING, HostLink
 from momentumnet.recompute import offloaded_tensors
 
 # A storage that autograd keeps, by number.
@@ -221,7 +221,7 @@ class Profile:
         return not self.is_momentum(index) and all(not self.sizes[key] or key in front for key in entry)
 
     def exposed_seconds(self, index: int, *, behind_is_offloaded: bool) -> float:
-        """The time by which the copies of an offloaded unit exceed what is computed beside them.
+        """The time by which the copies of an offloaded unit exceed what is computed beside them, and to ask for them.
 
         On the way out that is the unit's own forward, and the one of the unit behind, unless that is offloaded as well
         and needs the link for itself; on the way back, the backward of the unit behind. This takes no account of when
@@ -234,7 +234,7 @@ class Profile:
         count, own, behind = self.bytes_of(self.moved(index)), self.units[index].cost, self.units[index + 1].cost
         beside = own.forward_seconds + (0.0 if behind_is_offloaded else behind.forward_seconds)
         out, back = count / self.link.to_host - beside, count / self.link.to_device - behind.backward_seconds
-        return max(0.0, out) + max(0.0, back)
+        return max(0.0, out) + max(0.0, back) + 2 * ASKING * len(self.moved(index))
 
     @property
     def stored_seconds(self) -> float:

@@ -20,7 +20,6 @@ from momentumnet.planner.search import LONGEST_SEGMENT, TOLERANCE, Options, leas
 from momentumnet.planner.simulate import peak_of, simulated
 from momentumnet.recompute import offloaded_tensors
 
-
 # Of the random units, smaller storages are not offloaded.
 SMALLEST = 4
 
@@ -99,7 +98,7 @@ def kept(profile: Profile, start: int, stop: int) -> list[list[Choice]]:
 def seconds(profile: Profile, choices: list[Choice]) -> float:
     total = sum(copying(profile, choices))
     for choice in choices:
-        for unit in profile.units[choice.start : choice.stop] if choice.way is not Way.STORED else ():
+        for unit in profile.units[choice.start : choice.stop] if choice.way not in (Way.STORED, Way.OFFLOADED) else ():
             total += unit.cost.forward_seconds + (0.1 if choice.way is Way.REVERSIBLE else 0.0)
     return total
 
@@ -110,10 +109,11 @@ def copying(profile: Profile, choices: list[Choice]) -> Iterator[float]:
     for index, way in enumerate(ways):
         if way is Way.OFFLOADED:
             unit, behind = profile.units[index], profile.units[index + 1]
-            count = sum(profile.sizes[key] for key in unit.saved if profile.sizes[key] >= SMALLEST)
+            sizes = [profile.sizes[key] for key in unit.saved if profile.sizes[key] >= SMALLEST]
+            count = sum(sizes)
             beside = unit.cost.forward_seconds
             beside += behind.cost.forward_seconds if ways[index + 1] is not Way.OFFLOADED else 0
-            yield max(0, count / 20 - beside) + max(0, count / 30 - behind.cost.backward_seconds)
+            yield max(0, count / 20 - beside) + max(0, count / 30 - behind.cost.backward_seconds) + 2e-5 * len(sizes)
 
 
 @pytest.mark.parametrize(
