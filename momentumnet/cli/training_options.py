@@ -169,6 +169,7 @@ def settings(options: argparse.Namespace, images: ImageData, weights: str, recip
         "others": options.others,
         "spare": options.spare,
         "budget": options.budget,
+        **({"offload": True} if options.offload else {}),
         "backward": options.backward,
         "arithmetic": options.arithmetic,
         "epochs": recipe.epochs,

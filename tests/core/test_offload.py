@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from momentumnet.core.offload import Offload
+from momentumnet.planner.host_link import measured_link
 from momentumnet.recompute import host_copies, offloaded_tensors
 from momentumnet.streams.converted import converted_blocks
 from momentumnet.streams.roles import apply, offloaded
@@ -472,3 +473,59 @@ def test_where_nothing_is_gained_nothing_is_moved() -> None:
     assert host_copies.copies_of(torch.device("meta")) is None
     model, x = built("attention")
     assert_same(train_step(offloading(model, *ALL), (x,)), train_step(copy.deepcopy(model), (x,)), tolerance=0.0)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    monkeypatch.setattr(offloaded_tensors, "SMALLEST", 1024)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_on_a_gpu_are_those_of_plain_training(gpu: torch.device, name: str) -> None:
+    model, x = built(name)
+    model, x = model.to(gpu), x.to(gpu)
+    net = offloading(model, *ALL)
+    for _ in range(4):  # steps follow one another without a wait
+        found = []
+        for each in (model, model, net):
+            torch.manual_seed(0)
+            each.load_state_dict(model.state_dict())
+            found.append(torch.autograd.grad(each(x).square().sum(), list(each.parameters())))
+        if all(map(torch.equal, *found[:2])):  # the device repeats itself
+            assert all(map(torch.equal, *found[1:]))
+        for ours, theirs in zip(found[2], found[0], strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_gpu_lets_go_and_uses_host_memory_again(gpu: torch.device) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(512, 512), nn.Tanh()) for _ in range(8))).to(gpu)
+    x = torch.randn(16384, 512, device=gpu)
+    units = [(str(place), str(place + 1)) for place in range(7)]
+    held = []
+    for net in (model, offloading(model, *units)):
+        for _ in range(3):
+            torch.cuda.synchronize(gpu)
+            before = torch.cuda.memory_allocated(gpu)
+            output = net(x)
+            held.append(torch.cuda.memory_allocated(gpu) - before)
+            output.sum().backward()
+            del output
+            net.zero_grad(set_to_none=True)
+    copies = host_copies.copies_of(gpu)
+    assert copies is not None
+    assert max(held[3:]) < min(held[:3]) / 2
+    assert len(set(held[3:])) == 1  # decided by the order of the calls, not by what has been copied so far
+    free = sum(map(len, copies._free.values()))
+    offloading(model, *units)(x).sum().backward()
+    assert sum(map(len, copies._free.values())) == free
+
+
+def test_the_link_of_a_gpu_is_measured(gpu: torch.device) -> None:
+    link = measured_link(gpu)
+    assert link.to_host > 1e8
+    assert link.to_device > 1e8

@@ -18,6 +18,8 @@ from momentumnet.planning import plan
 
 # What names say of a network that is planned: behind it stands in whose bytes, or "least".
 PLANNED = ", planned as "
+# And of one whose plan may move activations to host memory.
+OFFLOADING = ", offloading"
 # At gamma 0 a network computes what it always did.
 UNCONVERTED = Fraction(0)
 # Other arithmetic or compiled code would not be the same comparison.
@@ -40,23 +42,28 @@ def peaks_of(variants: Mapping[str, nn.Module | str], step: TrainingStep) -> dic
     return peaks
 
 
-def planned_builds(peaks: Mapping[str, int], gamma: Fraction) -> dict[str, ways.Build]:
+def planned_builds(peaks: Mapping[str, int], gamma: Fraction, *, offloading: bool = False) -> dict[str, ways.Build]:
     """How to make the planned networks: within the peaks of the other methods, and within the least.
 
-    At ``gamma``, and without momentum within those of the methods without.
+    At ``gamma``, and without momentum within those of the methods without; with ``offloading`` the latter also with
+    plans that may move activations to host memory.
     """
     budgets: dict[str, int | str] = {LEAST: LEAST, **peaks}
     unconverted = {of: budget for of, budget in budgets.items() if not _is_momentum(of)}
-    return {
+    builds = {
         planned_name(factor, of): _planner(factor, budget)
         for factor, asked in ((gamma, budgets), (UNCONVERTED, unconverted))
         for of, budget in asked.items()
     }
+    if offloading:
+        for of, budget in unconverted.items():
+            builds[planned_name(UNCONVERTED, of, OFFLOADING)] = _planner(UNCONVERTED, budget, offload=True)
+    return builds
 
 
-def planned_name(gamma: Fraction, of: str) -> str:
-    """What a network that is planned as a method, or as "least", is called."""
-    return ways.momentum_name(gamma) + PLANNED + of
+def planned_name(gamma: Fraction, of: str, how: str = "") -> str:
+    """What a network that is planned as a method, or as "least", is called; ``how`` is nothing or ``OFFLOADING``."""
+    return ways.momentum_name(gamma) + how + PLANNED + of
 
 
 def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
@@ -100,9 +107,9 @@ def _is_compared(method: str) -> bool:
     return not any(part in method for part in _NOT_COMPARED)
 
 
-def _planner(gamma: Fraction, budget: int | str) -> ways.Build:
+def _planner(gamma: Fraction, budget: int | str, *, offload: bool = False) -> ways.Build:
     def build(model: nn.Module, x: Tensor) -> nn.Module:
-        found = plan(model.train(), x, gamma=gamma, budget=budget, loss=squared)
+        found = plan(model.train(), x, gamma=gamma, budget=budget, loss=squared, offload=offload)
         return convert(ways.twin(model), plan=found, inplace=True)
 
     return build
