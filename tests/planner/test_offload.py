@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from momentumnet.planner.fit import MeasuredStep, measured_step
 from momentumnet.planner.host_link import HostLink
 from tests.contract.reference import assert_same, train_step
 from tests.planner.test_plans import NETWORKS, built
+from tests.planner.test_search import random_profile
 from tests.recompute.late_copies import LateCopies, planted
 
 FREE = HostLink(1e15, 1e15)
@@ -133,6 +135,34 @@ def test_a_plan_is_followed_wherever_it_goes(copies: LateCopies, tmp_path: Path)
     before = len(copies.sent)
     train_step(mn.revert(net), (x,))
     assert len(copies.sent) == before
+
+
+def test_what_others_hold_is_not_copied(copies: LateCopies) -> None:
+    model, x = built("resnet18")
+    step = step_of(model, x, Fraction(0))
+    count = len(step.options.profile.units)
+    ways = [Way.OFFLOADED, Way.OFFLOADED, Way.CHECKPOINTED, Way.OFFLOADED, *[Way.STORED] * (count - 4)]
+    sent = []
+    for third, stays in ((Way.CHECKPOINTED, False), (Way.STORED, True)):
+        ways[2] = third
+        plan, net = followed(step, model, [Choice(at, at + 1, way) for at, way in enumerate(ways)])
+        # The first one is given the images; the last one what the third returned, which that keeps if it is stored.
+        assert [unit.input_stays for unit in plan.units[:4]] == [True, False, False, stays]
+        before = len(copies.sent)
+        net(x).sum().backward()
+        sent.append(len(copies.sent) - before)
+    assert sent[1] == sent[0] - 1
+
+
+def test_the_input_of_a_streams_block_is_its_own() -> None:
+    profile = random_profile(0, 1)
+    index = next(at for at in range(len(profile.units)) if profile.is_momentum(at))
+    units = [replace(unit, entry=frozenset()) for unit in profile.units]  # glue holds it
+    shown = replace(profile, units=tuple(units))
+    assert not shown.input_stays(index, front_is_stored=False)
+    assert replace(shown, streams=(replace(profile.streams[0], gamma=Fraction(0)),)).input_stays(
+        index, front_is_stored=False
+    )
 
 
 @pytest.mark.parametrize("broken", [{"names": ["layers.3"]}, {"names": [], "settled_behind": 3, "input_stays": False}])

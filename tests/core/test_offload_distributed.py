@@ -1,0 +1,35 @@
+"""Saved tensors in host memory inside of DistributedDataParallel: the gradients of two processes, to the bit."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.core.test_offload import ALL, built, offloading
+from tests.processes import found_by, leave, run_in_two
+from tests.recompute.late_copies import planted
+
+
+def steps(rank: int, folder: Path) -> None:
+    model, x = built("attention")
+    with pytest.MonkeyPatch.context() as patch, planted(patch) as copies:
+        found = []
+        for net in (copy.deepcopy(model), offloading(model, *ALL)):
+            ddp = DistributedDataParallel(net)
+            for scale in (1, 2):
+                ddp(x * (rank + scale)).square().sum().backward()
+            found.append([parameter.grad for parameter in net.parameters()])
+    leave(folder, "gradients", {"found": found, "sent": len(copies.sent)})
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    run_in_two(steps, tmp_path)
+    for rank in range(2):
+        left = found_by(tmp_path, "gradients", rank)
+        plain, offloaded = left["found"]
+        assert left["sent"]
+        assert all(map(torch.equal, plain, offloaded))
