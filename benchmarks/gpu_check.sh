@@ -6,6 +6,8 @@
 #   tests      the test suite, and the operators' opcheck
 #   kernel     bench kernel, and single operations under pytest-benchmark
 #   step       bench step; NETWORKS="llama-24 mlp-200" chooses networks, COMPILED=1 adds torch.compile
+#   offload    plans that move activations to host memory: their tests, and bench step --planned of a ResNet-50 and a
+#              decoder, beside stored, checkpointed and offloaded ones
 #   depth      bench depth, ResNet and transformer blocks
 #   sanitizer  the CUDA kernels under compute-sanitizer
 #   all        all of these, one after the other (the default)
@@ -22,7 +24,7 @@ cd "$root" || exit 1
 python="${PYTHON:-python3}"
 device="${DEVICE:-cuda}"
 out="${OUT:-$root/benchmarks/results}/gpu"
-all_parts=(tests kernel step depth sanitizer)
+all_parts=(tests kernel step offload depth sanitizer)
 quick=() dtype=()
 [[ -z "${QUICK:-}" ]] || quick=(--quick)
 [[ "$device" != cuda ]] || dtype=(--dtype bfloat16) # few CPUs have fast bfloat16
@@ -95,6 +97,14 @@ part_step() {
     check step bench step "${dtype[@]}" "${chosen[@]}"
 }
 
+part_offload() {
+    local networks=(--network resnet50-128 --network llama-24)
+    [[ -z "${QUICK:-}" ]] || networks=()
+    check offload-tests "$python" -m pytest -q -rs tests/core/test_offload.py tests/planner/test_offload.py
+    check offload-step "$python" -m momentumnet bench step --device "$device" --output "$out/offload" "${quick[@]}" \
+        --planned --offloaded "${networks[@]}" "${dtype[@]}"
+}
+
 part_depth() {
     check depth-resnet bench depth --family resnet --budget 2GiB "${dtype[@]}"
     check depth-transformer bench depth --family transformer --budget 2GiB "${dtype[@]}"
@@ -115,7 +125,7 @@ parts=()
 for name in "${@:-all}"; do
     case "$name" in
         all) parts+=("${all_parts[@]}") ;;
-        tests | kernel | step | depth | sanitizer) parts+=("$name") ;;
+        tests | kernel | step | offload | depth | sanitizer) parts+=("$name") ;;
         *)
             printf 'gpu_check.sh: no part %q\n\n' "$name" >&2
             usage >&2

@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from momentumnet import couplings
-from momentumnet.core.checkpoint import CheckpointChain
+from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
 from momentumnet.core.coupled_stream import CoupledStream
+from momentumnet.core.offload import Offload
 from momentumnet.core.packed import Companion
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import Role, Runner, converted_blocks, is_converted
-from momentumnet.streams.roles import recomputed
+from momentumnet.streams.roles import offloaded, recomputed
 
 VERSION = 1
 _FIELDS = {"version", "model", "containers", "streams", "recomputed"}
@@ -26,6 +27,9 @@ _STREAM_FIELDS = {"name", "blocks", "arguments", "initial_velocity", *_OPTIONS}
 _COMPANIONS = "companions"
 # What moves a stream: one of them.
 _RULE_FIELDS = ("gamma", "coupling")
+# Only where a plan moves activations to host memory.
+_OFFLOADED = "offloaded"
+_OFFLOADED_FIELDS = {"names", "settled_behind", "input_stays"}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -42,8 +46,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
         Text, numbers, lists and dicts, for ``json``: ``streams``, each with ``gamma`` as a fraction ("1/8"), or its
         ``coupling`` where that is not momentum, its blocks by name in call order and its options; ``recomputed``, the
         modules outside that are recomputed, alone or in a chain (all there is where a budget was planned for a network
-        without streams); ``containers``, how many children those that hold the blocks have; ``model``, the name of its
-        class.
+        without streams); ``offloaded``, where a plan has them, the units whose saved tensors go to host memory;
+        ``containers``, how many children those that hold the blocks have; ``model``, the name of its class.
 
     Raises:
         ConversionError: the model holds no converted block, or lacks one that its stream had.
@@ -58,12 +62,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
         '9/10'
         >>> again = mn.convert(encoder, like=description)
     """
-    streams, outside = _names_by_runner(model)
     if not is_converted(model):
         raise ConversionError(
             f"{type(model).__name__} holds no converted block, so there is nothing to describe; convert it first. (If "
             "it was loaded from a checkpoint of a converted one, that description is in model.config.momentumnet.)"
         )
+    streams, outside = _names_by_runner(model)
+    offloaded_there = _describe_offloaded(model)
     blocks = [name for _, names in streams for name in names]
     return {
         "version": VERSION,
@@ -71,6 +76,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "containers": _containers(model, blocks),
         "streams": [_describe_stream(stream, names) for stream, names in streams],
         "recomputed": outside,
+        **({_OFFLOADED: offloaded_there} if offloaded_there else {}),
     }
 
 
@@ -91,7 +97,11 @@ def from_description(
     _check_fits(model, description)
     _check_velocity(description["streams"], velocity)
     runners = [_stream(found, velocity) for found in description["streams"]]
-    return runners, recomputed(description["recomputed"])
+    units = [
+        Offload(found["names"], found["settled_behind"], input_stays=found["input_stays"])
+        for found in description.get(_OFFLOADED, ())
+    ]
+    return runners, [*recomputed(description["recomputed"]), *offloaded(units)]
 
 
 def _names_by_runner(model: nn.Module) -> tuple[list[tuple[MomentumStream, list[str]]], list[list[str]]]:
@@ -115,9 +125,25 @@ def _names_by_runner(model: nn.Module) -> tuple[list[tuple[MomentumStream, list[
             outside.append(
                 [names[first], *(now for name, now in names.items() if name not in runner.ends), names[last]]
             )
-        else:
+        elif isinstance(runner, Checkpoint):
             outside += [[name] for name in names.values()]
     return streams, outside
+
+
+def _describe_offloaded(model: nn.Module) -> list[dict[str, Any]]:
+    """The units whose saved tensors go to host memory, by the names that their modules have now."""
+    place = {id(module): name for name, module in reversed(list(model.named_modules()))}
+    roles = [(place[id(block)], role) for block, role in converted_blocks(model)]
+    now = {role.name: name for name, role in roles}
+    units = {id(role.offload): role.offload for _, role in roles if role.offload is not None}
+    return [
+        {
+            "names": [now[name] for name in unit.names],
+            "settled_behind": None if unit.settled_behind is None else now[unit.settled_behind],
+            "input_stays": unit.input_stays,
+        }
+        for unit in units.values()
+    ]
 
 
 def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
@@ -179,7 +205,7 @@ def _check(description: Mapping[str, Any]) -> None:
             f"the description has version {description['version']!r}, and this version of momentumnet reads version "
             f"{VERSION}; convert with the momentumnet that wrote it"
         )
-    if description.keys() != _FIELDS:
+    if description.keys() - {_OFFLOADED} != _FIELDS:
         raise ConversionError(f"a description holds {sorted(_FIELDS)}, got {sorted(map(str, description))}")
     streams, recomputed_there, containers = (description[field] for field in ("streams", "recomputed", "containers"))
     are_lists = _is_list(streams) and _is_list(recomputed_there)
@@ -195,13 +221,26 @@ def _check(description: Mapping[str, Any]) -> None:
             raise ConversionError(f"the description of a stream holds {expected}, got {found!r}")
         if "coupling" in found and found["initial_velocity"] is not None:
             raise ConversionError(f"a stream that moves by another coupling has no initial velocity, got {found!r}")
-    for names in [*recomputed_there, *(found["blocks"] for found in streams)]:
+    offloaded_there = description.get(_OFFLOADED, [])
+    _check_offloaded(offloaded_there)
+    units = (found["names"] for found in offloaded_there)
+    for names in [*recomputed_there, *units, *(found["blocks"] for found in streams)]:
         if not _is_list(names) or not names or not all(isinstance(name, str) for name in names):
             raise ConversionError(f"modules are described by a list of their names, got {names!r}")
     for found in streams:
         _check_arguments(found["arguments"], found["blocks"])
         if _COMPANIONS in found:
             _check_companions(found[_COMPANIONS], found)
+
+
+def _check_offloaded(units: Any) -> None:
+    """Of each unit that goes to host memory its names, that of the module behind, and whether its input stays."""
+    for found in units if _is_list(units) else [units]:
+        is_complete = isinstance(found, Mapping) and found.keys() == _OFFLOADED_FIELDS
+        if not is_complete or not isinstance(found["settled_behind"], (str, type(None))):
+            raise ConversionError(
+                f"what goes to host memory is described by a list of {sorted(_OFFLOADED_FIELDS)}, got {found!r}"
+            )
 
 
 def _check_companions(companions: Any, found: Mapping[str, Any]) -> None:
@@ -240,6 +279,8 @@ def _check_fits(model: nn.Module, description: Mapping[str, Any]) -> None:
     there = {name for name, _ in model.named_modules()}
     wanted = [name for found in description["streams"] for name in found["blocks"]]
     wanted += [name for names in description["recomputed"] for name in names]
+    for found in description.get(_OFFLOADED, ()):
+        wanted += [*found["names"], *([found["settled_behind"]] if found["settled_behind"] is not None else [])]
     missing = [name for name in dict.fromkeys(wanted) if name not in there]
     faults = [f"it has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
     for path, count in description["containers"].items():

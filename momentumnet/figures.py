@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BLACK, VERMILION, BLUE, GREEN = "#000000", "#D55E00", "#0072B2", "#009E73"
 PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 # How activations come to backward.
-COLOUR_OF_WAY = {"reversible": GREEN, "checkpointed": ORANGE, "stored": "#999999"}
+COLOUR_OF_WAY = {"reversible": GREEN, "checkpointed": ORANGE, "stored": "#999999", "offloaded": SKY}
 
 
 def new_figure(caller: str, width: float, height: float) -> Figure:

@@ -48,6 +48,7 @@ def plan(
     spare: int = ...,
     budget: int | str,
     loss: Callable[[Any], Tensor] | None = ...,
+    offload: bool = ...,
 ) -> TrainingPlan: ...
 
 
@@ -64,6 +65,7 @@ def plan(
     spare: int,
     budget: int | str | None = ...,
     loss: Callable[[Any], Tensor] | None = ...,
+    offload: bool = ...,
 ) -> TrainingPlan: ...
 
 
@@ -79,6 +81,7 @@ def plan(
     spare: int = 0,
     budget: int | str | None = None,
     loss: Callable[[Any], Tensor] | None = None,
+    offload: bool = False,
 ) -> Plan | TrainingPlan:
     """What `convert` with the same arguments will do; the model is left as it is.
 
@@ -107,6 +110,9 @@ def plan(
             come on top; gradients are counted, and so is what the model returns until the backward's end, as a training
             loop has a name for it. An optimizer that has not stepped yet has not taken its part of what is free.
         loss: the loss of the model's output, so that its bytes count; None for the output's own ``loss``, or a sum.
+        offload: beside a budget or ``spare``, on a CUDA device: activations may also go to host memory, pinned, and
+            come back ahead of their backward, where that takes less time than to compute them again. (On tensors
+            without values by an assumed link of 25 GB/s.) It has not been timed on a GPU yet.
 
     Returns:
         The plan: ``print`` it, or read ``rows``, ``saved_before`` and ``saved_after`` (bytes). With a budget, a
@@ -114,7 +120,8 @@ def plan(
 
     Raises:
         ConversionError: no stream was found; the message says what was looked at. Or no choice fits the budget; it
-            says what the least is, and what would help.
+            says what the least is, and what would help. Or ``offload`` is asked for on a device that computes in host
+            memory.
         ValueError: an option has a value that it does not take.
 
     Example:
@@ -129,6 +136,7 @@ def plan(
         True
     """
     check_options(others, spare, backward)
+    check_offload(offload, is_planned=budget is not None or bool(spare))
     if budget is None and not spare:
         if loss is not None:
             raise ValueError("loss= is measured for a budget; give one, e.g. budget='4GiB', or leave it out")
@@ -152,6 +160,7 @@ def plan(
         others=others,
         spare=spare,
         loss=loss,
+        offload=offload,
     )
 
 
@@ -184,6 +193,7 @@ def step_plan(
     others: str = "keep",
     spare: int = 0,
     loss: Callable[[Any], Tensor] | None = None,
+    offload: bool = False,
 ) -> TrainingPlan:
     """The choices that fit a budget, or the least and ``spare``; `plan` says what the options mean.
 
@@ -212,7 +222,9 @@ def step_plan(
     if example_inputs is None:
         raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
     limit, gammas = bytes_of(budget, device_of(model, example_inputs)), gammas_within_budget(gamma)
-    steps = measured_steps(model, example_inputs, gammas=gammas, streams=streams, arithmetic=arithmetic, loss=loss)
+    steps = measured_steps(
+        model, example_inputs, gammas=gammas, streams=streams, arithmetic=arithmetic, loss=loss, offload=offload
+    )
     return quickest_plan(steps, limit, spare=spare, trial=trial_of(model, example_inputs, loss))
 
 
@@ -232,6 +244,17 @@ def check_options(others: str, spare: int, backward: str) -> None:
         raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
     if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
         raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
+
+
+def check_offload(offload: bool, *, is_planned: bool) -> None:
+    """Offloading is one of the choices of a plan."""
+    if not isinstance(offload, bool):
+        raise ValueError(f"offload must be True or False, got {offload!r}")
+    if offload and not is_planned:
+        raise ValueError(
+            "offload=True lets a plan move activations to host memory, and nothing is planned; give a budget, too, "
+            "e.g. budget='4GiB'"
+        )
 
 
 def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:

@@ -78,6 +78,12 @@ def add_parser(commands: Any) -> None:
         "and module is chosen what takes the least time in it, in place of --others and --backward"
     )
     group.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
+    group.add_argument(
+        "--offload",
+        action="store_true",
+        help="within --budget or --spare, on a GPU: activations may go to host memory, too, where that takes less time "
+        "than to compute them again (not timed on a GPU yet)",
+    )
     add_choice(
         group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
     )
@@ -114,6 +120,8 @@ def run(options: argparse.Namespace) -> None:
     recipe = training_options.recipe(options)
     if arguments.is_planned(options) and (options.others != "checkpoint" or options.backward != "auto"):
         raise UsageError("--budget and --spare choose for each block and module; leave out --others and --backward")
+    if options.offload and not arguments.is_planned(options):
+        raise UsageError("--offload is one of the choices of --budget and --spare; add for example --budget 4GiB")
     name = f"{model_sources.in_file_names(options.model)}-{Path(options.data).resolve().name}"
     with processes.joined(options.device) as (together, options.device), ExitStack() as stack:
         report, folder = Report.of(options, silent=not together.is_first), None
@@ -129,6 +137,10 @@ def _run(
     from momentumnet.cli import comparison_table
 
     device = chosen_device(options)
+    if options.offload and device.type != "cuda":
+        raise UsageError(
+            f"--offload moves activations from a GPU to host memory, and the device is {device}; leave it out"
+        )
     torch.manual_seed(options.seed)
     with together.one_first():
         images, model, weights = _loaded(options, report)
@@ -246,7 +258,7 @@ def _convert(
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
-            return convert(model, examples.to(device), spare=options.spare, **budgeted)
+            return convert(model, examples.to(device), spare=options.spare, offload=options.offload, **budgeted)
     examples = torch.stack(few)
     return convert(
         model,

@@ -172,6 +172,7 @@ def settings(
         "others": options.others,
         "spare": options.spare,
         "budget": options.budget,
+        **({"offload": True} if options.offload else {}),
         "backward": options.backward,
         "arithmetic": options.arithmetic,
         "epochs": recipe.epochs,

@@ -11,7 +11,7 @@ from momentumnet.core.resolution import resolution_for
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import MARGIN, allowed
-from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.choice import KEPT, Choice
 from momentumnet.planner.profile import Profile, StreamProfile
 from momentumnet.planner.rescaled import predicted_largest, rescaled
 from momentumnet.planner.search import Options, least
@@ -95,7 +95,7 @@ class _InParts(Simulation):
 
     def note(self, phase: str, index: int, extra: int) -> None:
         super().note(phase, index, extra)
-        is_again = phase in ("recompute", "backward") and self.choice(index).way is not Way.STORED
+        is_again = phase in ("recompute", "backward") and self.choice(index).way not in KEPT
         kept = min(self._waiting, self.held.total) if is_again else self.held.total
         moving = min(extra, self._in_motion(phase, index))
         working = self.held.total - kept + extra - moving

@@ -13,6 +13,11 @@ class Way(Enum):
     STORED = "stored"  # kept
     CHECKPOINTED = "checkpointed"  # recomputed from an input that is kept
     REVERSIBLE = "reversible"  # recomputed from an input that the stream's state gives again
+    OFFLOADED = "offloaded"  # kept in host memory
+
+
+# The ways in which a unit's forward does not run a second time.
+KEPT = (Way.STORED, Way.OFFLOADED)
 
 
 class Front(Enum):
@@ -21,6 +26,7 @@ class Front(Enum):
     NOTHING = 0  # nobody keeps its input
     STORED = 1  # a unit that is stored
     GIVEN = 2  # a stream whose state gives its input again
+    OFFLOADED = 3  # a unit whose tensors leave while this one runs, and come back while its backward does
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import allowed
-from momentumnet.planner.build import profiles_of
-from momentumnet.planner.choice import Choice, Way
+from momentumnet.planner.build import device_of, profiles_of
+from momentumnet.planner.choice import Choice, Way, choice_of_each
+from momentumnet.planner.host_link import link_of
 from momentumnet.planner.methods import PlannedMethod, methods_of
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, least_seconds, within
-from momentumnet.planner.simulate import held_between, peak_of, simulated
+from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.planner.trial import Trial
 from momentumnet.streams.discover import Discovery, discover
@@ -140,7 +141,7 @@ class MeasuredStep:
     def _with(self, choices: Sequence[Choice], limit: int | None, room: int) -> TrainingPlan:
         profile, options = self.options.profile, self.options
         moments = simulated(profile, choices)
-        seconds, recomputing = self.own_seconds, sum(map(options.seconds, choices))
+        seconds, more = self.own_seconds, options.total_seconds(choices)
         return TrainingPlan(
             units=tuple(_planned_units(profile, options, choices)),
             streams=tuple(
@@ -152,14 +153,15 @@ class MeasuredStep:
             budget=limit,
             peak=peak_of(moments).bytes,
             stored_peak=peak_of(self.methods[0].moments).bytes,
-            seconds=seconds + recomputing,
-            least_seconds=seconds + min(least_seconds(options, room), recomputing),
+            seconds=seconds + more,
+            least_seconds=seconds + min(least_seconds(options, room), more),
             stored_seconds=profile.stored_seconds,
             held=held_between(profile, choices),
             moments=tuple(moments),
             methods=self.methods,
             elements=self.elements,
             estimated=profile.estimated,
+            offloaded=profile.bytes_of(offloaded_storages(profile, choices)),
         )
 
 
@@ -171,10 +173,11 @@ def measured_step(
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
+    offload: bool = False,
 ) -> MeasuredStep:
     """Trace and measure a training step; see `measured_steps`."""
-    steps = measured_steps(model, example_inputs, gammas=(gamma,), streams=streams, arithmetic=arithmetic, loss=loss)
-    return steps[0]
+    options: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
+    return measured_steps(model, example_inputs, gammas=(gamma,), **options)[0]
 
 
 def measured_steps(
@@ -185,6 +188,7 @@ def measured_steps(
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
+    offload: bool = False,
 ) -> list[MeasuredStep]:
     """Trace and measure a training step, once.
 
@@ -195,13 +199,17 @@ def measured_steps(
         streams: container paths to restrict them to.
         arithmetic: of the streams.
         loss: of the model's output.
+        offload: whether saved tensors may go to host memory.
 
     Raises:
-        ConversionError: the model has nothing that could be recomputed.
+        ConversionError: the model has nothing that could be recomputed, or is to be offloaded from host memory.
     """
     found = discover(model, example_inputs, streams=streams)
     gammas = gammas if found.streams else gammas[:1]
     profiles = profiles_of(model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss)
+    if offload:
+        link = link_of(device_of(model, example_inputs), hollow=profiles[0].estimated)
+        profiles = [replace(profile, link=link) for profile in profiles]
     if not profiles[0].units:
         raise ConversionError(
             f"the streams of {type(model).__name__} run several times in a pass, and these are not planned; convert "
@@ -225,10 +233,15 @@ def _batch_of(example_inputs: Any) -> int | None:
 def _planned_units(profile: Profile, options: Options, choices: Sequence[Choice]) -> list[PlannedUnit]:
     units = []
     held = options.held(choices)
+    ways = [choice.way for choice in choice_of_each(choices)]
     for group, choice in enumerate(choices):
         for index in range(choice.start, choice.stop):
-            unit = profile.units[index]
+            unit, stays = profile.units[index], False
             stream = None if unit.stream is None else profile.streams[unit.stream].path
             seconds = options.seconds(Choice(index, index + 1, choice.way))
-            units.append(PlannedUnit(unit.names, stream, choice.way.value, group, held[index], seconds))
+            if choice.way is Way.OFFLOADED:
+                behind_is_offloaded = ways[index + 1] is Way.OFFLOADED
+                seconds = profile.exposed_seconds(index, behind_is_offloaded=behind_is_offloaded)
+                stays = profile.input_stays(index, front_is_stored=index > 0 and ways[index - 1] is Way.STORED)
+            units.append(PlannedUnit(unit.names, stream, choice.way.value, group, held[index], seconds, stays))
     return units

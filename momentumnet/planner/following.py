@@ -9,7 +9,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.converted import Role
-from momentumnet.streams.roles import recomputed
+from momentumnet.streams.roles import offloaded, recomputed
 
 
 def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tuple[list[MomentumStream], list[Role]]:
@@ -42,4 +42,5 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
                 final_velocity=final_velocity,
             )
         )
-    return runners, recomputed([name for unit in units for name in unit.names] for units in plan.recomputed)
+    again = recomputed([name for unit in units for name in unit.names] for units in plan.recomputed)
+    return runners, [*again, *offloaded(plan.in_host_memory)]

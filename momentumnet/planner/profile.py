@@ -13,6 +13,8 @@ from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
 from momentumnet.core.rest import OUTPUT_PIECE
 from momentumnet.planner.flow import Flow
+from momentumnet.planner.host_link import ASKING, HostLink
+from momentumnet.recompute import offloaded_tensors
 
 # A storage that autograd keeps, by number.
 Key = int
@@ -145,6 +147,7 @@ class Profile:
             the step ends.
         flow: gradients between the units.
         estimated: whether times come from counts of operations, as there were no values to compute with.
+        link: between the device and host memory; None if nothing is to be moved there.
     """
 
     units: tuple[Unit, ...]
@@ -157,6 +160,7 @@ class Profile:
     outputs: frozenset[Key] = frozenset()
     flow: Flow = field(default_factory=Flow)
     estimated: bool = False
+    link: HostLink | None = None
 
     def glue_at(self, place: int) -> frozenset[Key]:
         """The storages that glue keeps between the unit before ``place`` and the one there."""
@@ -217,6 +221,36 @@ class Profile:
         own = [*(unit.cost.parameter_bytes for unit in self.units), 0]
         found = accumulate(own[place] + self.flow.of_parameters(place) for place in range(count, -1, -1))
         return tuple(reversed(list(found)))
+
+    def moved(self, index: int) -> frozenset[Key]:
+        """Of what a unit saves, the storages that go to host memory if it is offloaded."""
+        return self._moved[index]
+
+    @cached_property
+    def _moved(self) -> tuple[frozenset[Key], ...]:
+        least = offloaded_tensors.SMALLEST
+        return tuple(frozenset(key for key in unit.saved if self.sizes[key] >= least) for unit in self.units)
+
+    def input_stays(self, index: int, *, front_is_stored: bool) -> bool:
+        """Whether all that a unit is given is held without it: by the caller, by code around it, or in front."""
+        entry, front = self.units[index].entry, self.units[index - 1].saved if front_is_stored else frozenset()
+        return not self.is_momentum(index) and all(not self.sizes[key] or key in front for key in entry)
+
+    def exposed_seconds(self, index: int, *, behind_is_offloaded: bool) -> float:
+        """The time by which the copies of an offloaded unit exceed what is computed beside them, and to ask for them.
+
+        On the way out that is the unit's own forward, and the one of the unit behind, unless that is offloaded as well
+        and needs the link for itself; on the way back, the backward of the unit behind. This takes no account of when
+        in a unit its tensors are saved and needed, of copies of neighbours that wait for one another, nor of a
+        computation that is slower while memory is being copied; and it counts a storage that two units save for each
+        of them.
+        """
+        if self.link is None:
+            return 0.0
+        count, own, behind = self.bytes_of(self.moved(index)), self.units[index].cost, self.units[index + 1].cost
+        beside = own.forward_seconds + (0.0 if behind_is_offloaded else behind.forward_seconds)
+        out, back = count / self.link.to_host - beside, count / self.link.to_device - behind.backward_seconds
+        return max(0.0, out) + max(0.0, back) + 2 * ASKING * len(self.moved(index))
 
     @property
     def stored_seconds(self) -> float:

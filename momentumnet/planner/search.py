@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from momentumnet.planner.alike import kinds_of
-from momentumnet.planner.choice import Choice, Front, Way
+from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
 
@@ -24,6 +24,9 @@ CELLS = 2048
 LONGEST_SEGMENT = 16
 # The least budget is found to this share of it.
 TOLERANCE = 1 / 256
+# Of a stream's blocks that are kept, those that are offloaded are counted in these shares: each is an option.
+SHARES = 4
+_BEHIND = {Way.STORED: Front.STORED, Way.OFFLOADED: Front.OFFLOADED}
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,33 @@ class Options:
         stop = self.profile.end_of_stream(start)
         if stop is not None:
             for middle in range(start, stop + 1):
-                tail = (Choice(middle, stop, Way.STORED),) if middle < stop else ()
-                for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
-                    yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
+                for tail in self._tails(middle, stop):
+                    for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
+                        yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
             return
         yield (Choice(start, start + 1, Way.STORED),)
+        if self.profile.link is not None and start + 1 < len(units) and self.profile.moved(start):
+            yield (Choice(start, start + 1, Way.OFFLOADED),)
         for end in range(start + 1, min(len(units), start + LONGEST_SEGMENT) + 1):
             if end > start + 1 and (not units[end - 1].alone or self.profile.is_momentum(end - 1)):
                 break
             yield (Choice(start, end, Way.CHECKPOINTED),)
 
+    def _tails(self, middle: int, stop: int) -> Iterator[tuple[Choice, ...]]:
+        """Choices for the last blocks of a stream, which are kept; of these the first ones may be offloaded."""
+        yield (Choice(middle, stop, Way.STORED),) if middle < stop else ()
+        if self.profile.link is None:
+            return
+        for cut in sorted(
+            {middle + -(-share * (stop - middle) // SHARES) for share in range(1, SHARES + 1)} - {middle}
+        ):
+            if cut < len(self.profile.units) and any(map(self.profile.moved, range(middle, cut))):
+                tail = (Choice(cut, stop, Way.STORED),) if cut < stop else ()
+                yield (Choice(middle, cut, Way.OFFLOADED), *tail)
+
     def _option(self, choices: tuple[Choice, ...], front: Front) -> Option:
         start, stop = choices[0].start, choices[-1].stop
-        if self.profile.is_momentum(start):
+        if self.profile.is_momentum(start) or self.profile.link is not None:
             taken = self._simulated(choices, front)
         else:  # one choice for units whose kinds tell all
             kinds = self._kinds[start - 1 if front is Front.STORED else start : stop]
@@ -96,18 +113,18 @@ class Options:
         need = max(
             taken.forward + self.profile.casts_before[start], taken.backward + self.profile.gradients_behind[stop]
         )
-        return Option(choices, taken.held, need, sum(map(self.seconds, choices)), taken.behind)
+        return Option(choices, taken.held, need, self.total_seconds(choices, front), taken.behind)
 
     def _simulated(self, choices: tuple[Choice, ...], front: Front) -> _Taken:
         profile, last = self.profile, choices[-1]
         simulation = Simulation(profile, choices, front)
         simulation.forward()
-        held = simulation.held.total - simulation.before + simulation.states
+        held = simulation.held_behind()
         held -= sum(profile.bytes_of(profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop))
         forward, count = peak_of(simulation.moments).bytes, len(simulation.moments)
         simulation.backward()
         backward = peak_of(simulation.moments[count:]).bytes
-        behind = Front.STORED if last.way is Way.STORED else Front.NOTHING
+        behind = _BEHIND.get(last.way, Front.NOTHING)
         if simulation.gives_again(last.stop - 1):
             behind = Front.GIVEN
         return _Taken(
@@ -123,9 +140,25 @@ class Options:
         simulation.forward()
         return simulation.added
 
+    def total_seconds(self, choices: Sequence[Choice], front: Front = Front.NOTHING) -> float:
+        """What choices for units in a row take more than keeping everything.
+
+        The time of copies is that of the unit behind the one that they are of: also if that stands in front of all.
+        """
+        seconds = sum(self.seconds(choice) for choice in choices)
+        if self.profile.link is None:
+            return seconds
+        start, ways = choices[0].start, [choice.way for choice in choice_of_each(choices)]
+        ways.insert(0, Way.OFFLOADED if front is Front.OFFLOADED else Way.STORED)
+        return seconds + sum(
+            self.profile.exposed_seconds(start - 1 + place, behind_is_offloaded=behind is Way.OFFLOADED)
+            for place, (way, behind) in enumerate(pairwise(ways))
+            if way is Way.OFFLOADED
+        )
+
     def seconds(self, choice: Choice) -> float:
-        """What the choice takes more than keeping everything."""
-        if choice.way is Way.STORED:
+        """What the choice takes more than keeping everything, without copies."""
+        if choice.way in KEPT:
             return 0.0
         seconds = 0.0
         for unit in self.profile.units[choice.start : choice.stop]:
@@ -146,7 +179,7 @@ def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | 
 def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
     """What all choices that fit take more than keeping everything, or longer; infinite if none fits."""
     found = _searched(options, budget, cells, up=False)
-    return math.inf if found is None else sum(options.seconds(choice) for choice in found)
+    return math.inf if found is None else options.total_seconds(found)
 
 
 def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Choice] | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from momentumnet.planner.choice import Choice, Front, Way, choice_of_each
+from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
 from momentumnet.planner.profile import Key, Profile, StreamProfile
 
 
@@ -39,6 +39,12 @@ def held_between(profile: Profile, choices: Sequence[Choice]) -> int:
     simulation.forward()
     simulation.held.add(profile.glue_at(0) | profile.glue_at(len(profile.units)) | profile.outputs)
     return simulation.held.total + simulation.states + profile.loss_held
+
+
+def offloaded_storages(profile: Profile, choices: Sequence[Choice]) -> frozenset[Key]:
+    """The storages that are in host memory between forward and backward."""
+    moved = (profile.moved(at) for at, choice in enumerate(choice_of_each(choices)) if choice.way is Way.OFFLOADED)
+    return frozenset().union(*moved)
 
 
 def peak_of(moments: Sequence[Moment]) -> Moment:
@@ -87,6 +93,8 @@ class Simulation:
         self.held = _Held(profile.sizes)
         if front is Front.STORED:
             self.held.add(self.units[self.start - 1].saved)
+        if front is Front.OFFLOADED:
+            self.held.add(self.units[self.start - 1].saved - profile.moved(self.start - 1))
         self.before = self.held.total
         self.states = 0  # bytes of streams' states
         self.gradients = 0  # of parameters
@@ -94,6 +102,10 @@ class Simulation:
         # Weights that autocast has cast wait for the loss; a unit that is stored has them among what it keeps.
         self.casts = 0
         self.added: list[int] = []  # by the forward of each unit to what is held
+        # Of a unit in front that is offloaded: there until the first one has run, and again in its backward.
+        self._moves = profile.link is not None
+        self._leaving = profile.moved(self.start - 1) if front is Front.OFFLOADED else frozenset[Key]()
+        self.held.add(self._leaving)
         self._rewound = self._count_rewound()
         self._given = {self.start} if front is Front.GIVEN else set()
         self._given |= {index + 1 for index in range(self.start, self.stop) if self.gives_again(index)}
@@ -148,9 +160,9 @@ class Simulation:
             steps, whole = self._rewound.get(index, (0, 0))
             if stream is not None:
                 extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
-            stored, before = choice.way is Way.STORED, self.held.total + self.states
-            self.note("forward", index, extra + (unit.cost.forward_peak if stored else unit.cost.free_peak))
-            if stored:
+            keeps, before = choice.way in KEPT, self.held.total + self.states
+            self.note("forward", index, extra + (unit.cost.forward_peak if keeps else unit.cost.free_peak))
+            if keeps:
                 self.held.add(unit.saved)
             elif self._keeps_input(index):
                 self.held.add(unit.entry)
@@ -159,9 +171,32 @@ class Simulation:
                 self.note("forward", index, ending + casts)
             if stream is not None and steps and steps == whole:
                 self.states += stream.at_rest(whole)
-            casts += 0 if stored else unit.cost.cast_bytes
+            casts += 0 if choice.way is Way.STORED else unit.cost.cast_bytes
             self.added.append(self.held.total + self.states - before)
+            if self._moves:
+                self._leave(index - 1)
         self.casts = casts
+
+    def _in_front(self, index: int) -> frozenset[Key]:
+        """What the unit ``index``, which is in front of another one, moves to host memory."""
+        if index < self.start:
+            return self._leaving
+        return self.profile.moved(index) if self.choice(index).way is Way.OFFLOADED else frozenset()
+
+    def _leave(self, index: int) -> None:
+        """The unit behind this one has run."""
+        before = self.held.total
+        self.held.remove(self._in_front(index))
+        if index >= self.start:
+            self.added[index - self.start] -= before - self.held.total
+
+    def held_behind(self) -> int:
+        """The bytes that are held when the unit behind the last one has run, without its own."""
+        leaving = self._in_front(self.stop - 1) if self._moves else frozenset()
+        self.held.remove(leaving)
+        held = self.held.total - self.before + self.states
+        self.held.add(leaving)
+        return held
 
     def _keeps_input(self, index: int) -> bool:
         choice = self.choice(index)
@@ -181,8 +216,10 @@ class Simulation:
         self.gradients = self.profile.gradients_behind[self.stop]
         for index in reversed(range(self.start, self.stop)):
             unit, choice = self.units[index], self.choice(index)
+            if self._moves:
+                self.held.add(self._in_front(index - 1))
             extra = self._of_stream(index) + self.profile.flow.around(index)
-            if choice.way is not Way.STORED:
+            if choice.way not in KEPT:
                 self._recompute(index, choice, extra + unit.cost.output_bytes)
             self.note("backward", index, extra + unit.cost.backward_peak)
             self.held.remove(unit.saved)

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from momentumnet.core.offload import Offload
 from momentumnet.core.packed import Companion
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
-from momentumnet.planner.choice import Way
+from momentumnet.planner.choice import KEPT, Way
 from momentumnet.planner.methods import PlannedMethod
 from momentumnet.planner.simulate import Moment
 
@@ -26,10 +28,11 @@ class PlannedUnit:
     Attributes:
         names: its modules.
         stream: path of its stream; None outside.
-        way: how its activations come to backward: "stored", "checkpointed" or "reversible".
+        way: how its activations come to backward: "stored", "checkpointed", "reversible" or "offloaded".
         group: number that units which are recomputed together share.
         held: bytes that it adds to what is held between forward and backward.
-        seconds: that its recompute takes.
+        seconds: that its recompute takes, or its copies to host memory and back, as far as nothing runs beside them.
+        input_stays: where it is offloaded, whether what it is given is on the device anyway.
     """
 
     names: tuple[str, ...]
@@ -38,6 +41,7 @@ class PlannedUnit:
     group: int
     held: int
     seconds: float
+    input_stays: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class TrainingPlan:
         elements: of the example's tensors; with more the step takes more.
         estimated: whether it was made of tensors without values: times are counts of operations then, and work space
             of kernels is not in the bytes.
+        offloaded: predicted bytes in host memory between forward and backward.
 
     Example:
         >>> import torch
@@ -114,11 +119,12 @@ class TrainingPlan:
     elements: int
     estimated: bool = False
     measured_peak: int | None = None
+    offloaded: int = 0
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
         ways = [unit.way for unit in self.units if unit.stream == stream.path]
-        kept = sum(way == Way.STORED.value for way in ways)
+        kept = sum(Way(way) in KEPT for way in ways)
         return (ways[0] if kept < len(ways) else Way.REVERSIBLE.value), kept
 
     @property
@@ -130,6 +136,15 @@ class TrainingPlan:
             if unit.way == Way.CHECKPOINTED.value and unit.stream not in momentum:
                 found.setdefault(unit.group, []).append(unit)
         return list(found.values())
+
+    @property
+    def in_host_memory(self) -> list[Offload]:
+        """The units that are offloaded, each until the one behind has run."""
+        return [
+            Offload(unit.names, behind.names[-1], input_stays=unit.input_stays)
+            for unit, behind in pairwise(self.units)
+            if unit.way == Way.OFFLOADED.value
+        ]
 
     @property
     def _above_the_least(self) -> str:
@@ -190,6 +205,11 @@ class TrainingPlan:
             f"{self._above_the_least}; gamma {self.gamma}. "
             "Parameters and what an optimizer keeps are not counted."
         )
+        if self.offloaded:
+            lines.append(
+                f"{format_bytes(self.offloaded)} go to host memory; the time of offloaded blocks is what their copies "
+                "take longer than the computation beside them, by the speed of copies alone."
+            )
         if self.estimated:
             lines.append(
                 "Made without values: times are estimated from counts of operations and bytes, and the work space of "

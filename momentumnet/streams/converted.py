@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler with this module
 
+from momentumnet.core.offload import Offload
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.recompute.offloaded_tensors import fetch_ahead, settle
+from momentumnet.streams.nested import tensors_in
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,10 +40,19 @@ class Runner(Protocol):
 
 @dataclass
 class Role:
-    """A block's place: its name and what runs it."""
+    """A block's place: its name and what runs it.
+
+    Attributes:
+        name: the block's name.
+        runner: what its calls go through.
+        offload: moves what it saves to host memory, where its runner leaves that to autograd.
+        settles: whether the device lets go of what the unit in front has moved when its call has ended.
+    """
 
     name: str
     runner: Runner
+    offload: Offload | None = None
+    settles: bool = False
 
 
 class ConvertedBlock:
@@ -71,7 +84,12 @@ class ConvertedBlock:
 # Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
 @_disable_dynamo
 def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return role.runner.call(role.name, block, function, args, kwargs)
+    if role.offload is not None:
+        function = partial(role.offload.call, role.name, block, function)
+    output = role.runner.call(role.name, block, function, args, kwargs)
+    if role.settles:
+        fetch_ahead(settle(role.offload), tensors_in(output))
+    return output
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}

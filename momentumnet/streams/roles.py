@@ -1,4 +1,4 @@
-"""Who runs what in a converted model: every block of its streams, and every module outside that is to be recomputed."""
+"""Who runs what in a converted model: every block of its streams, and modules outside that are treated otherwise."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from momentumnet.core.checkpoint import Checkpoint, CheckpointChain
+from momentumnet.core.offload import Offload, Stored
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, release
 
 
-def apply(model: nn.Module, runners: Sequence[MomentumStream], recomputed: Sequence[Role] = ()) -> None:
-    """Give every block of the streams its role, and every module outside that is to be recomputed."""
+def apply(model: nn.Module, runners: Sequence[MomentumStream], others: Sequence[Role] = ()) -> None:
+    """Give every block of the streams its role, and every module outside that is to be recomputed or offloaded."""
     taken: dict[str, str] = {}
     for runner in runners:
         for name in dict.fromkeys(runner.blocks):
@@ -27,7 +28,7 @@ def apply(model: nn.Module, runners: Sequence[MomentumStream], recomputed: Seque
                 "its own"
             )
     roles = [Role(name, runner) for runner in runners for name in dict.fromkeys(runner.blocks)]
-    roles += recomputed
+    roles = _merged([*roles, *others])
     for index, role in enumerate(roles):
         try:
             assign(model.get_submodule(role.name), role)
@@ -47,3 +48,19 @@ def recomputed(parts: Iterable[Sequence[str]]) -> list[Role]:
         runner = checkpoint if len(names) == 1 else CheckpointChain(names[0], names[-1])
         roles += [Role(name, runner) for name in names]
     return roles
+
+
+def offloaded(units: Iterable[Offload]) -> list[Role]:
+    """The roles of units whose saved tensors go to host memory."""
+    return [Role(name, Stored(), unit) for unit in units for name in unit.names]
+
+
+def _merged(roles: Sequence[Role]) -> list[Role]:
+    """The roles, one for each module, and those of modules behind which the device lets go of what was moved."""
+    found: dict[str, Role] = {}
+    for role in roles:
+        found.setdefault(role.name, role).offload = role.offload
+    for unit in [role.offload for role in roles if role.offload is not None]:
+        if unit.settled_behind is not None:
+            found.setdefault(unit.settled_behind, Role(unit.settled_behind, Stored())).settles = True
+    return list(found.values())

@@ -367,6 +367,16 @@ def test_a_budget_in_place_of_the_options_that_it_chooses(finetune: Callable[...
     assert "leave out one of the two" in finetune("--budget", "1GiB", "--spare", "1MiB").err
 
 
+def test_host_memory_is_for_a_plan_on_a_gpu(finetune: Callable[..., Any]) -> None:
+    for asked, said in (
+        ((), "add for example --budget 4GiB"),
+        (("--budget", "1GiB"), "device is cpu; leave it out"),
+    ):
+        refused = finetune("--offload", "--device", "cpu", *asked)
+        assert refused.status == 2
+        assert said in refused.err
+
+
 def test_a_network_of_which_the_plan_recomputes_nothing_is_trained_as_it_is(finetune: Callable[..., Any]) -> None:
     options = ("--model", "squeezenet1_1", "--image-size", "64", "--budget", "64GiB", "--output", "out")
     done = finetune(*options, "--epochs", "1", "--json")

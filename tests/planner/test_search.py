@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -14,9 +15,15 @@ import torch
 from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.choice import Choice, Front, Way
 from momentumnet.planner.flow import Flow
+from momentumnet.planner.host_link import HostLink
 from momentumnet.planner.profile import Cost, Profile, StreamProfile, Unit
 from momentumnet.planner.search import LONGEST_SEGMENT, TOLERANCE, Options, least, least_seconds, within
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
+from momentumnet.recompute import offloaded_tensors
+
+# Of the random units, smaller storages are not offloaded.
+SMALLEST = 4
+LINK = HostLink(20, 30)
 
 
 def random_profile(seed: int, streams: int) -> Profile:
@@ -93,11 +100,13 @@ def all_choices(profile: Profile, start: int = 0) -> Iterator[list[Choice]]:
     if units[start].stream is not None:
         while stop < len(units) and units[stop].stream == units[start].stream:
             stop += 1
-        heads: list[list[Choice]] = [[Choice(start, stop, Way.STORED)]]
+        heads: list[list[Choice]] = kept(profile, start, stop)
         for middle, way in itertools.product(range(start + 1, stop + 1), (Way.REVERSIBLE, Way.CHECKPOINTED)):
-            heads.append([Choice(start, middle, way)] + ([Choice(middle, stop, Way.STORED)] if middle < stop else []))
+            heads += [[Choice(start, middle, way), *tail] for tail in kept(profile, middle, stop)]
     else:
         heads = [[Choice(start, start + 1, Way.STORED)], [Choice(start, start + 1, Way.CHECKPOINTED)]]
+        if profile.link is not None and start + 1 < len(units):
+            heads.append([Choice(start, start + 1, Way.OFFLOADED)])
         for end in range(start + 2, min(len(units), start + LONGEST_SEGMENT) + 1):
             if not units[end - 1].alone or units[end - 1].stream is not None:
                 break
@@ -107,10 +116,20 @@ def all_choices(profile: Profile, start: int = 0) -> Iterator[list[Choice]]:
             yield head + rest
 
 
+def kept(profile: Profile, start: int, stop: int) -> list[list[Choice]]:
+    """The blocks from ``start`` on are stored; of these the first ones may be offloaded."""
+    found = [[Choice(start, stop, Way.STORED)] if start < stop else []]
+    for cut in range(start + 1, stop + 1) if profile.link is not None else ():
+        if cut < len(profile.units):
+            tail = [Choice(cut, stop, Way.STORED)] if cut < stop else []
+            found.append([Choice(start, cut, Way.OFFLOADED), *tail])
+    return found
+
+
 def seconds(profile: Profile, choices: list[Choice]) -> float:
-    total = 0.0
+    total = sum(copying(profile, choices))
     for choice in choices:
-        for unit in profile.units[choice.start : choice.stop] if choice.way is not Way.STORED else ():
+        for unit in profile.units[choice.start : choice.stop] if choice.way not in (Way.STORED, Way.OFFLOADED) else ():
             total += unit.cost.forward_seconds + (0.1 if choice.way is Way.REVERSIBLE else 0.0)
     return total
 
@@ -130,14 +149,33 @@ def test_what_is_found_for_units_holds_for_others_alike() -> None:
     assert simulated_once < 0.9 * searched
 
 
+def copying(profile: Profile, choices: list[Choice]) -> Iterator[float]:
+    """What the copies of each offloaded unit take longer than what is computed beside them."""
+    ways = [choice.way for choice in choices for _ in range(choice.start, choice.stop)]
+    for index, way in enumerate(ways):
+        if way is Way.OFFLOADED:
+            unit, behind = profile.units[index], profile.units[index + 1]
+            sizes = [profile.sizes[key] for key in unit.saved if profile.sizes[key] >= SMALLEST]
+            count = sum(sizes)
+            beside = unit.cost.forward_seconds
+            beside += behind.cost.forward_seconds if ways[index + 1] is not Way.OFFLOADED else 0
+            yield max(0, count / 20 - beside) + max(0, count / 30 - behind.cost.backward_seconds) + 2e-5 * len(sizes)
+
+
 @pytest.mark.parametrize(
-    "profile",
+    ("profile", "link"),
     [
-        *(random_profile(seed, streams) for seed, streams in itertools.product(range(8), range(3))),
-        *(repeating_profile(seed) for seed in range(3)),
+        *((random_profile(seed, streams), None) for streams, seed in itertools.product(range(3), range(8))),
+        *(
+            (random_profile(seed, streams), HostLink(20, 30))
+            for streams, seed in itertools.product(range(3), (0, 1, 2, 5))
+        ),
+        *((repeating_profile(seed), None) for seed in range(3)),
     ],
 )
-def test_as_good_as_trying_all(profile: Profile) -> None:
+def test_as_good_as_trying_all(profile: Profile, link: HostLink | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offloaded_tensors, "SMALLEST", SMALLEST)
+    profile = replace(profile, link=link)
     options = Options(profile)
     tried = [
         (peak_of(simulated(profile, choices)).bytes, seconds(profile, choices)) for choices in all_choices(profile)

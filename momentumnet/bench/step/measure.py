@@ -60,7 +60,7 @@ def measure(
         variants, peaks = built(builds, model, step), dict[str, int]()
         if planning:
             peaks = peaks_of(variants, step)
-            planned = built(planned_builds(peaks, gammas[-1]), model, step)
+            planned = built(planned_builds(peaks, gammas[-1], offloading=device.type == "cuda"), model, step)
             variants, peaks = variants | planned, peaks | peaks_of(planned, step)
         errors = {name: _gradient_error(step, variant, model, name, gammas) for name, variant in variants.items()}
         for name, error in errors.items():

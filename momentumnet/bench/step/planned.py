@@ -20,6 +20,8 @@ from momentumnet.planning import plan
 PLANNED = ", planned as "
 # Planned without a gamma: the plan says whether there is momentum.
 ANY_GAMMA = "any gamma"
+# And of one whose plan may move activations to host memory.
+OFFLOADING = ", offloading"
 # Other arithmetic or compiled code would not be the same comparison.
 _NOT_COMPARED = (ways.COMPILED_BLOCKS, ways.HALF_KEPT, " float", PLANNED)
 
@@ -40,20 +42,25 @@ def peaks_of(variants: Mapping[str, nn.Module | str], step: TrainingStep) -> dic
     return peaks
 
 
-def planned_builds(peaks: Mapping[str, int], gamma: Fraction) -> dict[str, ways.Build]:
+def planned_builds(peaks: Mapping[str, int], gamma: Fraction, *, offloading: bool = False) -> dict[str, ways.Build]:
     """How to make the planned networks: within the peaks of the other methods, and within the least.
 
-    With any gamma, and at ``gamma``.
+    With any gamma, and at ``gamma``; with ``offloading`` with any gamma also by plans that may move activations to host
+    memory.
     """
     budgets: dict[str, int | str] = {LEAST: LEAST, **peaks}
-    return {
+    builds = {
         planned_name(factor, of): _planner(factor, budget) for factor in (None, gamma) for of, budget in budgets.items()
     }
+    if offloading:
+        for of, budget in budgets.items():
+            builds[planned_name(None, of, OFFLOADING)] = _planner(None, budget, offload=True)
+    return builds
 
 
-def planned_name(gamma: Fraction | None, of: str) -> str:
-    """What a network that is planned as a method, or as "least", is called."""
-    return (ANY_GAMMA if gamma is None else ways.momentum_name(gamma)) + PLANNED + of
+def planned_name(gamma: Fraction | None, of: str, how: str = "") -> str:
+    """What a network that is planned as a method, or as "least", is called; ``how`` is nothing or ``OFFLOADING``."""
+    return (ANY_GAMMA if gamma is None else ways.momentum_name(gamma)) + how + PLANNED + of
 
 
 def beside_the_best(rows: Sequence[Row], peaks: Mapping[str, int]) -> list[Row]:
@@ -92,9 +99,9 @@ def _is_compared(method: str) -> bool:
     return not any(part in method for part in _NOT_COMPARED)
 
 
-def _planner(gamma: Fraction | None, budget: int | str) -> ways.Build:
+def _planner(gamma: Fraction | None, budget: int | str, *, offload: bool = False) -> ways.Build:
     def build(model: nn.Module, x: Tensor) -> nn.Module:
-        found = plan(model.train(), x, gamma=gamma, budget=budget, loss=squared)
+        found = plan(model.train(), x, gamma=gamma, budget=budget, loss=squared, offload=offload)
         return convert(ways.twin(model), plan=found, inplace=True)
 
     return build

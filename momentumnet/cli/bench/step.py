@@ -69,7 +69,8 @@ def add_parser(benchmarks: Any) -> None:
         "--planned",
         action="store_true",
         help="also networks planned with any gamma and at the last of --gammas, within the peak of each other "
-        "method and within the least budget, beside the quickest method that fits into the same bytes",
+        "method and within the least budget, beside the quickest method that fits into the same bytes; on a GPU also "
+        "with plans that move activations to the host's memory",
     )
     group.add_argument(
         "--offloaded", action="store_true", help="also with activations in the host's memory (always on a GPU)"
