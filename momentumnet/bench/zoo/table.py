@@ -57,7 +57,7 @@ def _table(library: str, rows: Sequence[Row], layers: int | None) -> Table:
         deeper, others = ([row for row in measured if (row["layers"] is None) == same] for same in (False, True))
         for those, are in ((deeper, "made deeper"), (others, "as they are without")):
             if those:
-                notes.append(f"Of these, {len(those)} {are}; median of what goes: {_medians(those)}.")
+                notes.append(f"{len(those)} of them {are}; median of what goes: {_medians(those)}.")
         title, columns = (
             f"{title}, with at least {layers} layers where it takes them",
             (*COLUMNS[:3], "layers", *COLUMNS[3:]),
