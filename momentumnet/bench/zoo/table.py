@@ -11,7 +11,17 @@ from momentumnet.bench.tables import Table
 from momentumnet.bench.zoo.entries import LIBRARIES
 from momentumnet.memory import format_bytes
 
-COLUMNS = ("model", "kind", "refused, because", "streams", "blocks", "saved", "kept goes", "checkpointed goes", "error")
+COLUMNS: tuple[str, ...] = (
+    "model",
+    "kind",
+    "refused, because",
+    "streams",
+    "blocks",
+    "saved",
+    "kept goes",
+    "checkpointed goes",
+    "error",
+)
 NOTE = (
     "Random weights, small inputs, training mode with dropout and stochastic depth as they come, gamma 1/8, no names "
     "given. Streams: number of blocks of each. Blocks: in streams, and recomputed though they stand alone, of all "
