@@ -48,7 +48,7 @@ def test_a_row() -> None:
     assert row["gradient_error"] == 0.0
     (table,) = tables([row])
     assert table.rows[0][3:5] == ["2 2", "4 + 1 of 5"]
-    assert "1 of 1 models have streams" in table.notes[1]
+    assert "1 of 1 models have streams" in " ".join(table.notes)
 
 
 def test_the_reason_of_a_network_without_streams() -> None:

@@ -111,3 +111,45 @@ def test_hooks_that_a_forward_installs_are_taken_out_with_the_mark_of_them():
         assert [len(stream) for stream in find_streams(model, tokens())] == [3]
     model(tokens())
     assert len(model.seen) == 3
+
+
+class RescaledForInference(nn.Module):
+    """Divides weights in place the first time that it runs in eval mode, as RWKV does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain(4)
+        self.is_rescaled = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training == self.is_rescaled:
+            with torch.no_grad():
+                for count, parameter in enumerate(self.parameters()):
+                    self._rescale(count, parameter)
+            self.is_rescaled = not self.training
+        return self.layers(x)
+
+    def _rescale(self, count: int, parameter: Tensor) -> None:
+        factor = 0.5 if self.is_rescaled else 2.0
+        if count % 4 == 0:
+            parameter.div_(factor)
+        elif count % 4 == 1:
+            parameter.data /= factor
+        elif count % 4 == 2:
+            torch.div(parameter, factor, out=parameter)
+        else:
+            parameter[0] = parameter[0] / factor
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_that_a_forward_rescales(*, training: bool) -> None:
+    model = RescaledForInference().train(training)
+    before = copy.deepcopy(model.state_dict())
+    (stream,) = find_streams(model, tokens())
+    assert len(stream) == 4
+    assert not model.is_rescaled
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    x = tokens()
+    assert torch.equal(mn.convert(model.train(), x, backward="stored")(x), mn.convert(model, x)(x))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -23,6 +23,7 @@ class Entry:
         example: Makes the inputs in which its streams are found, as `momentumnet.convert` takes them.
         step: Makes those of a training step.
         large: Whether it is too large for a comparison of gradients.
+        layers: Tells how many layers its longest stack has, if it was made deeper than it usually is; None if not.
     """
 
     library: str
@@ -31,12 +32,18 @@ class Entry:
     example: Callable[[], Any]
     step: Callable[[], Any]
     large: bool = False
+    layers: Callable[[], int | None] = lambda: None
 
 
-def entries(libraries: Sequence[str]) -> Iterator[Entry]:
+def entries(libraries: Sequence[str], *, layers: int | None = None) -> Iterator[Entry]:
     """The models of the libraries, of each the large ones last.
 
     Those are left out that the installed version does not have.
+
+    Args:
+        libraries: Some of `LIBRARIES`.
+        layers: How many layers the stacks of timm's and transformers' models have at least, where that can be said
+            to them; None for the usual small numbers.
     """
     for library in libraries:
         if library == "torchvision":
@@ -46,11 +53,11 @@ def entries(libraries: Sequence[str]) -> Iterator[Entry]:
         elif library == "timm":
             from momentumnet.bench.zoo import timm_models
 
-            yield from timm_models.entries()
+            yield from timm_models.entries(layers=layers)
         else:
             from momentumnet.bench.zoo import transformers_models
 
-            yield from transformers_models.entries()
+            yield from transformers_models.entries(layers=layers)
 
 
 def missing(libraries: Sequence[str]) -> list[str]:

@@ -27,13 +27,15 @@ def measure(entry: Entry) -> Row:
 
     Returns:
         ``library``, ``model``, ``streams`` (blocks of each, by path), ``kinds``, ``covered`` (blocks in streams),
-        ``alone`` (others that are recomputed), ``blocks`` (all residual blocks); ``saved_bytes`` of the model as it is,
+        ``alone`` (others that are recomputed), ``blocks`` (all residual blocks); ``layers`` of its longest stack, if it
+        was made deeper, or None; ``saved_bytes`` of the model as it is,
         and of the converted one ``kept_bytes`` (others="keep") and ``checkpointed_bytes``;
         ``gradient_error``, the largest of all parameters and both;
         ``refusal``, why it is not converted, or what is left out; and ``seconds``.
     """
     start = time.perf_counter()
     row: Row = {"library": entry.library, "model": entry.name, "streams": [], "kinds": [], "refusal": ""}
+    row["layers"] = entry.layers()
     row |= {"saved_bytes": None, "kept_bytes": None, "checkpointed_bytes": None, "gradient_error": None}
     model = entry.build()
     discovery = discover(model, entry.example())

@@ -11,7 +11,17 @@ from momentumnet.bench.tables import Table
 from momentumnet.bench.zoo.entries import LIBRARIES
 from momentumnet.memory import format_bytes
 
-COLUMNS = ("model", "kind", "refused, because", "streams", "blocks", "saved", "kept goes", "checkpointed goes", "error")
+COLUMNS: tuple[str, ...] = (
+    "model",
+    "kind",
+    "refused, because",
+    "streams",
+    "blocks",
+    "saved",
+    "kept goes",
+    "checkpointed goes",
+    "error",
+)
 NOTE = (
     "Random weights, small inputs, training mode with dropout and stochastic depth as they come, gamma 1/8, no names "
     "given. Streams: number of blocks of each. Blocks: in streams, and recomputed though they stand alone, of all "
@@ -21,36 +31,63 @@ NOTE = (
 )
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """A table for each library of which there are rows."""
+DEPTHS = {
+    "torchvision": "Depth: as the names say.",
+    "timm": "Depth: the smallest member of each family.",
+    "transformers": "Depth: configurations of 3 or 4 layers in a stack, 2 to 4 in a stage.",
+}
+DEEPER = (
+    "Depth: at least {layers} layers in each stack, or in the longest of the stages. Layers: how many were set, for a "
+    "registered deeper member how many it has; none where the model stays as it is without, because it takes no other "
+    "number or has as many."
+)
+
+
+def tables(rows: Sequence[Row], *, layers: int | None = None) -> list[Table]:
+    """A table for each library of which there are rows; ``layers`` as they were asked for."""
     return [
-        _table(library, of_library)
+        _table(library, of_library, layers)
         for library in LIBRARIES
         if (of_library := sorted((row for row in rows if row["library"] == library), key=lambda row: row["model"]))
     ]
 
 
-def _table(library: str, rows: Sequence[Row]) -> Table:
+def _table(library: str, rows: Sequence[Row], layers: int | None) -> Table:
     found = [row for row in rows if row["covered"]]
     measured = [row for row in found if row["gradient_error"] is not None]
-    notes = [NOTE, f"{len(found)} of {len(rows)} models have streams, {len(measured)} were trained a step."]
+    depth = DEPTHS[library] if layers is None else DEEPER.format(layers=layers)
+    notes = [NOTE, depth, f"{len(found)} of {len(rows)} models have streams, {len(measured)} were trained a step."]
     if measured:
-        goes = {
-            others: median(_share(row, f"{others}_bytes") for row in measured) for others in ("kept", "checkpointed")
-        }
         notes.append(
-            f"Median of what goes: {goes['kept']:.1%}, with others='checkpoint' {goes['checkpointed']:.1%}. Largest "
-            f"error: {max(row['gradient_error'] for row in measured):.1e}."
+            f"Median of what goes: {_medians(measured)}. Largest error: "
+            f"{max(row['gradient_error'] for row in measured):.1e}."
         )
-    return Table(f"{library}: every model, converted", COLUMNS, [_cells(row) for row in rows], notes=notes, left=3)
+    title, columns = f"{library}: every model, converted", COLUMNS
+    if layers is not None:
+        deeper, others = ([row for row in measured if (row["layers"] is None) == same] for same in (False, True))
+        for those, are in ((deeper, "made deeper"), (others, "as they are without")):
+            if those:
+                notes.append(f"{len(those)} of them {are}; median of what goes: {_medians(those)}.")
+        title, columns = (
+            f"{title}, with at least {layers} layers where it takes them",
+            (*COLUMNS[:3], "layers", *COLUMNS[3:]),
+        )
+    cells = [_cells(row, with_layers=layers is not None) for row in rows]
+    return Table(title, columns, cells, notes=notes, left=3)
 
 
-def _cells(row: Row) -> list[str]:
+def _medians(rows: Sequence[Row]) -> str:
+    kept, checkpointed = (median(_share(row, f"{others}_bytes") for row in rows) for others in ("kept", "checkpointed"))
+    return f"{kept:.1%}, with others='checkpoint' {checkpointed:.1%}"
+
+
+def _cells(row: Row, *, with_layers: bool) -> list[str]:
     measured = row["gradient_error"] is not None
     return [
         row["model"],
         ", ".join(row["kinds"]),
         row["refusal"].replace("|", "/"),
+        *([str(row["layers"] or "")] if with_layers else []),
         _lengths([blocks for _, blocks in row["streams"]]),
         _blocks(row),
         format_bytes(row["saved_bytes"]) if measured else "",

@@ -1,6 +1,7 @@
 """How the models of timm are built and fed: the smallest member of each family, on images as small as it takes.
 
-Vision transformers that come in large sizes only are made narrower and shallower.
+Vision transformers that come in large sizes only are made narrower and shallower. How many layers a family has, and by
+which name it takes another number, stands in `timm_depths`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.bench.zoo.entries import Entry
+from momentumnet.bench.zoo.timm_depths import Deeper, deeper
 
 BATCH, CLASSES = 2, 10
 _NARROW: dict[str, Any] = {"img_size": 64, "embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -120,22 +122,36 @@ FAMILIES: dict[str, tuple[int, Mapping[str, Any]]] = {
 }
 
 
-def entries() -> Iterator[Entry]:
-    """The families that the installed version has."""
+def entries(*, layers: int | None = None) -> Iterator[Entry]:
+    """The families that the installed version has, with at least so many ``layers`` in the longest stack or stage."""
     import timm
 
     known = set(timm.list_models())
     for name in FAMILIES:
-        if name in known:
-            yield Entry("timm", name, partial(build, name), partial(images, name), partial(images, name))
+        longer = None if layers is None else deeper(name, layers)
+        shown = longer.member if longer else name
+        if shown in known:
+            yield Entry(
+                "timm",
+                shown,
+                partial(build, name, longer),
+                partial(images, name),
+                partial(images, name),
+                layers=partial(_layers, longer),
+            )
 
 
-def build(name: str) -> nn.Module:
+def _layers(longer: Deeper | None) -> int | None:
+    return longer.layers if longer else None
+
+
+def build(name: str, longer: Deeper | None = None) -> nn.Module:
     """The model with random weights, in training mode, its stochastic depth as it comes."""
     import timm
 
     torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, num_classes=CLASSES, **FAMILIES[name][1])
+    settings = {**FAMILIES[name][1], **(longer.settings if longer else {})}
+    model: nn.Module = timm.create_model(longer.member if longer else name, num_classes=CLASSES, **settings)
     return model.train()
 
 

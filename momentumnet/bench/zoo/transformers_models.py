@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.bench.zoo import architectures
+from momentumnet.bench.zoo.depths import deepened
 from momentumnet.bench.zoo.entries import Entry
 
 BATCH, TOKENS = 2, 48
@@ -19,16 +20,32 @@ Inputs = dict[str, Tensor]
 Settings = Mapping[str, Any]
 
 
-def entries() -> Iterator[Entry]:
-    """The architectures that the installed version has."""
+Builder = Callable[..., nn.Module]
+Configurations = Callable[..., list[dict[str, Any]]]
+
+
+def entries(*, layers: int | None = None) -> Iterator[Entry]:
+    """The architectures that the installed version has, with at least so many ``layers`` in each stack of them."""
     import transformers
 
-    for name, build, inputs in _all():
+    for name, build, inputs, configurations in _all():
         if hasattr(transformers, name.partition(",")[0]):
-            yield Entry("transformers", name, build, inputs, inputs)
+            yield Entry(
+                "transformers",
+                name,
+                partial(build, layers=layers),
+                inputs,
+                inputs,
+                layers=partial(_deeper, configurations, layers),
+            )
 
 
-def _all() -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[], Inputs]]]:
+def _deeper(configurations: Configurations, layers: int | None) -> int | None:
+    """The number of layers, if it changes anything."""
+    return None if configurations(layers=layers) == configurations(layers=None) else layers
+
+
+def _all() -> Iterator[tuple[str, Builder, Callable[[], Inputs], Configurations]]:
     tables: list[tuple[Mapping[str, Settings], Callable[[], Inputs]]] = [
         (architectures.DECODERS, tokens),
         (architectures.EXPERTS, tokens),
@@ -41,40 +58,60 @@ def _all() -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[], Inputs]]
     ]
     for table, inputs in tables:
         for name, settings in table.items():
-            yield name, partial(build, name, settings), partial(_sized, inputs, settings)
+            yield name, partial(build, name, settings), partial(_sized, inputs, settings), _single(name, settings)
     for name, settings in architectures.DETECTION_LOSSES.items():
-        yield f"{name}, auxiliary losses", partial(build, name, settings), images
+        yield f"{name}, auxiliary losses", partial(build, name, settings), images, _single(name, settings)
     for table in (architectures.SPECTROGRAMS, architectures.SPEECH, architectures.MIXED):
         for name, settings in table.items():
-            yield name, partial(build, name, settings), _INPUTS[name]
+            yield name, partial(build, name, settings), _INPUTS[name], _single(name, settings)
     for name, parts in architectures.PAIRS.items():
-        yield name, partial(_build_pair, name, parts), _INPUTS.get(name, tokens_and_images)
+        inputs = _INPUTS.get(name, tokens_and_images)
+        yield name, partial(_build_pair, name, parts), inputs, partial(_pair, parts)
 
 
-def build(name: str, settings: Settings) -> nn.Module:
+def build(name: str, settings: Settings, *, layers: int | None = None) -> nn.Module:
     """A random model of the class ``name``, in training mode."""
     import transformers
 
     cls = getattr(transformers, name)
     torch.manual_seed(0)
-    model: nn.Module = cls(cls.config_class(**small(cls.config_class, settings)))
+    model: nn.Module = cls(cls.config_class(**small(cls.config_class, settings, layers=layers)))
     return model.train()
 
 
-def small(config: type, settings: Settings) -> dict[str, Any]:
-    """`architectures.SMALL`, as far as the configuration knows it, with these settings."""
+def small(config: type, settings: Settings, *, layers: int | None = None) -> dict[str, Any]:
+    """`architectures.SMALL`, as far as the configuration knows it, with these settings, and ``layers`` at least."""
     known = inspect.signature(config).parameters
     usual = {name: value for name, value in architectures.SMALL.items() if name in known}
-    return {name: value for name, value in {**usual, **settings}.items() if value is not None}
+    given = {name: value for name, value in {**usual, **settings}.items() if value is not None}
+    return given if layers is None else deepened(given, layers)
 
 
-def _build_pair(name: str, parts: Mapping[str, tuple[str, Settings]]) -> nn.Module:
+def _single(name: str, settings: Settings) -> Configurations:
+    """Makes the settings of the model's one configuration."""
+
+    def configurations(*, layers: int | None) -> list[dict[str, Any]]:
+        import transformers
+
+        return [small(getattr(transformers, name).config_class, settings, layers=layers)]
+
+    return configurations
+
+
+def _pair(parts: Mapping[str, tuple[str, Settings]], *, layers: int | None) -> list[dict[str, Any]]:
+    """The settings of the configurations of a model of two parts."""
     import transformers
 
-    given: dict[str, Any] = {}
-    for part, (config, settings) in parts.items():
-        cls = getattr(transformers, config)
-        given[part] = cls(**small(cls, settings)).to_dict()
+    return [small(getattr(transformers, config), settings, layers=layers) for config, settings in parts.values()]
+
+
+def _build_pair(name: str, parts: Mapping[str, tuple[str, Settings]], *, layers: int | None = None) -> nn.Module:
+    import transformers
+
+    settings = zip(parts.items(), _pair(parts, layers=layers), strict=True)
+    given: dict[str, Any] = {
+        part: getattr(transformers, config)(**of).to_dict() for (part, (config, _)), of in settings
+    }
     if name == "LlavaForConditionalGeneration":
         given["image_token_index"] = given["image_token_id"] = IMAGE_TOKEN
     return build(name, {"projection_dim": 32, **given} if name != "LlavaForConditionalGeneration" else given)

@@ -12,6 +12,7 @@ from momentumnet.bench.results import Results
 from momentumnet.bench.zoo.entries import LIBRARIES, Entry, entries, missing, version_of
 from momentumnet.bench.zoo.measure import measure
 from momentumnet.bench.zoo.table import tables
+from momentumnet.cli import arguments
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText
@@ -22,12 +23,14 @@ TEXT = CommandText(
     """\
 Convert every model without naming its streams: what is found, the bytes that it saves, and the difference of one
 training step's gradients to those of stored activations, or why it is refused. On the CPU, with random weights and
-small inputs: all of torchvision, the smallest member of each family of timm, small configurations of transformers.""",
+small inputs: all of torchvision, the smallest member of each family of timm, small configurations of transformers, of
+3 or 4 layers. What a conversion saves grows with the depth: --layers makes those of timm and transformers deeper.""",
     """\
 examples:
   momentumnet bench zoo
   momentumnet bench zoo --library timm --resume
   momentumnet bench zoo --library transformers LlamaForCausalLM T5Model
+  momentumnet bench zoo --library transformers --layers 12 --output runs/bench/zoo-12-layers
 
 Each model is written as soon as it is done: with --resume the same command goes on where the last one ended. Writes
 zoo.json and zoo.md to --output.""",
@@ -44,6 +47,13 @@ def add_parser(benchmarks: Any) -> None:
         action="append",
         choices=LIBRARIES,
         help="one of the libraries alone; once for each (default: those that are installed)",
+    )
+    command.add_argument(
+        "--layers",
+        type=arguments.positive,
+        metavar="N",
+        help="at least N layers in each stack of transformers' models, and in the longest stack or stage of timm's; "
+        "those that take no other number stay as they are (default: 3 or 4, and the family's smallest member)",
     )
     common.add_quick(command)
     common.add_resume(command, unit="model")
@@ -62,10 +72,12 @@ def run(options: argparse.Namespace) -> None:
     report = Report.of(options)
     libraries = _libraries(options, report)
     chosen = _chosen(options, libraries)
-    versions = {library: version_of(library) for library in LIBRARIES}
+    settings: dict[str, Any] = {"libraries": {library: version_of(library) for library in LIBRARIES}}
+    if options.layers is not None:
+        settings["layers"] = options.layers
     path: Path = options.output / "zoo.json"
     results = Results.begin(
-        path, command="bench zoo", device=torch.device("cpu"), settings={"libraries": versions}, resume=options.resume
+        path, command="bench zoo", device=torch.device("cpu"), settings=settings, resume=options.resume
     )
     with report.progress() as progress:
         task = progress.add_task("models", total=len(chosen))
@@ -74,12 +86,18 @@ def run(options: argparse.Namespace) -> None:
                 progress.update(task, description=f"{entry.library}: {entry.name}")
                 results.add([measure(entry)])
             progress.advance(task)
-    finish(report, results, tables(results.rows))
+    finish(report, results, tables(results.rows, layers=options.layers))
 
 
 def _libraries(options: argparse.Namespace, report: Any) -> list[str]:
     """Those that were asked for, or those that are there."""
-    chosen = list(options.library or LIBRARIES)
+    deepened = [library for library in LIBRARIES if library != "torchvision"]
+    if options.layers is not None and "torchvision" in (options.library or ()):
+        raise UsageError(
+            f"--layers makes models of {' and '.join(deepened)} deeper, those of torchvision are as deep as their "
+            "names say: leave out --layers or --library torchvision"
+        )
+    chosen = list(options.library or (LIBRARIES if options.layers is None else deepened))
     for library in missing(chosen):
         extra = {"timm": "timm", "transformers": "hf"}.get(library)
         remedy = f"pip install 'momentumnet[{extra}]'" if extra else f"pip install {library}"
@@ -92,7 +110,7 @@ def _libraries(options: argparse.Namespace, report: Any) -> list[str]:
 
 def _chosen(options: argparse.Namespace, libraries: list[str]) -> list[Entry]:
     """The models that were named, or all."""
-    every = list(entries(libraries))
+    every = list(entries(libraries, layers=options.layers))
     names = options.models or ([name for library in libraries for name in QUICK[library]] if options.quick else None)
     if names is None:
         return every

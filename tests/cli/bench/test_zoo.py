@@ -41,3 +41,24 @@ def test_libraries_that_are_not_there(command: Callable[..., Any], monkeypatch: 
     done = command("bench", "zoo", "alexnet", "--output", "out")
     assert done.status == 0
     assert "momentumnet[hf]" in done.out
+
+
+def test_deeper_models(command: Callable[..., Any]) -> None:
+    pytest.importorskip("transformers")
+    options = ("LlamaForCausalLM", "--library", "transformers", "--output", "out", "--json")
+    done = command("bench", "zoo", *options, "--layers", "5")
+    assert done.status == 0
+    values = json.loads(done.out)
+    assert values["settings"]["layers"] == 5
+    assert [(row["layers"], [count for _, count in row["streams"]]) for row in values["rows"]] == [(5, [5])]
+    assert "at least 5 layers" in Path("out", "zoo.md").read_text()
+    other = command("bench", "zoo", *options, "--layers", "6", "--resume")
+    assert other.status != 0
+    assert "other settings" in other.err
+
+
+def test_torchvision_has_no_deeper_models(command: Callable[..., Any]) -> None:
+    done = command("bench", "zoo", "--layers", "12", "--library", "torchvision")
+    assert done.status == 2
+    assert "--layers" in done.err
+    assert command("bench", "zoo", "--layers", "0").status == 2
