@@ -69,8 +69,8 @@ def convert(
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments of the model; they
             are run once to find the streams. None if ``streams`` names them by hand.
         gamma: in [0, 1], rounded to the nearest n/d with d <= 128. At 0 the network computes what it always did, with
-            stored activations. 1 needs ``final_velocity="drop"``. None is 1/8; with a budget, 0 or 1/8: 1/8 only where
-            a step takes less time in so many bytes.
+            stored activations. 1 needs ``final_velocity="drop"``. None is 1/8; with a budget, in one process, 0 or 1/8:
+            1/8 only where a step takes less time in so many bytes.
         coupling: the rule by which the streams move: "momentum", the one above; "bdia" (averages every two blocks by
             chance in training, and is the network itself in eval mode; one bit a block), "dr2net" or a `Dr2Net` with
             its coefficients (a second residual connection, over two blocks). The others have no velocity: no ``gamma``,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.core.collectives import launched
 from momentumnet.errors import ConversionError
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
@@ -98,7 +99,8 @@ def plan(
     Args:
         model: the network.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-        gamma: see `convert`; with a budget None is 0, or 1/8 where that takes less time in so many bytes.
+        gamma: see `convert`; with a budget None is 0, or 1/8 where that takes less time in so many bytes. (In several
+            processes, which all have to train the same function, it is 1/8.)
         streams: see `convert`.
         arithmetic: see `convert`.
         backward: see `convert`.
@@ -234,8 +236,13 @@ def gamma_without_budget(gamma: float | Fraction | None) -> Fraction:
 
 
 def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]:
-    """The momentum factors that are planned with; the network's own function first."""
-    return (exact_gamma(0), exact_gamma(DEFAULT_GAMMA)) if gamma is None else (exact_gamma(gamma),)
+    """The momentum factors that are planned with; the network's own function first.
+
+    Processes of one training each plan by what they measure, and have to train the same function: they do not choose.
+    """
+    if gamma is None and launched() == 1:
+        return exact_gamma(0), exact_gamma(DEFAULT_GAMMA)
+    return (gamma_without_budget(gamma),)
 
 
 def check_options(others: str, spare: int, backward: str) -> None:

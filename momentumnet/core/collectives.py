@@ -8,6 +8,7 @@ recompute behind a NaN, too.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch.distributed as dist
@@ -16,6 +17,12 @@ import torch.distributed as dist
 def processes() -> int:
     """How many processes there are; 1 where nothing has been started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def launched() -> int:
+    """How many processes a launcher has started, whether they have met yet or not: ``torchrun`` and others say so."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return max(processes(), int(said) if said.isdecimal() else 1)
 
 
 def called() -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import momentumnet as mn
+from momentumnet.core import collectives
 from momentumnet.planner.fit import MeasuredStep, measured_steps
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.quickest import WORTH, quickest_plan
@@ -80,6 +81,17 @@ def test_a_gamma_that_is_given_is_taken() -> None:
         plan = mn.plan(chain(), rows(), gamma=gamma, budget=1 << 40)
         assert plan.gamma == Fraction(gamma)
         assert bool(plan.streams) == bool(gamma)
+
+
+def test_several_processes_do_not_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them measures times of its own, and all have to train the same function."""
+    for said, gamma in (("1", 0), ("", 0), ("2", Fraction(1, 8))):
+        monkeypatch.setenv("WORLD_SIZE", said)  # as torchrun does, before processes have met
+        assert mn.plan(chain(), rows(), budget=1 << 40).gamma == gamma
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(collectives, "processes", lambda: 2)
+    assert mn.plan(chain(), rows(), budget=1 << 40).gamma == Fraction(1, 8)
+    assert mn.plan(chain(), rows(), gamma=0, budget=1 << 40).gamma == 0
 
 
 def test_the_quicker_one_of_those_that_fit() -> None:
