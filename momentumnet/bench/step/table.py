@@ -35,6 +35,7 @@ PLANNED_NOTE = (
     "'momentum 0' is the network as it is, with stored and checkpointed parts alone. Lines below the table have their "
     "time beside the quickest method that fits into the same bytes, and their peak beside the lowest of the methods of "
     "the same function."
+    " 'offloading': plans that may also move activations to the host's memory, on a GPU."
 )
 COLUMNS = ("peak memory", "×", "bytes an element and block", "step time", "×", "to checkpoint", "gradient error")
 
