@@ -56,11 +56,21 @@ def offloaded(units: Iterable[Offload]) -> list[Role]:
 
 
 def _merged(roles: Sequence[Role]) -> list[Role]:
-    """The roles, one for each module, and those of modules behind which the device lets go of what was moved."""
-    found: dict[str, Role] = {}
+    """The roles, where those that offload are one with what runs the module otherwise.
+
+    Also those of modules behind which the device lets go of what was moved.
+    """
+    found = [role for role in roles if role.offload is None]
+    by_name = {role.name: role for role in found}
+
+    def of(name: str) -> Role:
+        if name not in by_name:
+            found.append(by_name.setdefault(name, Role(name, Stored())))
+        return by_name[name]
+
     for role in roles:
-        found.setdefault(role.name, role).offload = role.offload
-    for unit in [role.offload for role in roles if role.offload is not None]:
-        if unit.settled_behind is not None:
-            found.setdefault(unit.settled_behind, Role(unit.settled_behind, Stored())).settles = True
-    return list(found.values())
+        if role.offload is not None:
+            of(role.name).offload = role.offload
+            if role.offload.settled_behind is not None:
+                of(role.offload.settled_behind).settles = True
+    return found

@@ -10,7 +10,7 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import Network, Stack, family
 from momentumnet.bench.results import Row
 from momentumnet.bench.step.measure import block_elements, measure, step_methods
-from momentumnet.bench.step.planned import PLANNED, beside_the_best
+from momentumnet.bench.step.planned import PLANNED, beside_the_best, planned_builds
 from momentumnet.bench.step.table import table
 from momentumnet.bench.training_step import TrainingStep, squared
 
@@ -121,6 +121,20 @@ def test_the_best_is_the_quickest_that_fits() -> None:
     *_, found, alone = beside_the_best([*others, failed, planned, least], peaks)
     assert (found["best_within"], found["time_to_best"], found["budget_bytes"]) == ("checkpoint", 0.75, 8)
     assert (alone["best_within"], alone["time_to_best"], alone["budget_bytes"]) == (None, None, 6)
+
+
+def test_plans_that_offload_stand_beside_those_that_do_not() -> None:
+    peaks = {"stored": 20, "checkpoint": 8, "momentum 1/2": 7}
+    plain, builds = (planned_builds(peaks, Fraction(1, 2), offloading=offloading) for offloading in (False, True))
+    added = builds.keys() - plain.keys()
+    assert added == {f"any gamma, offloading, planned as {of}" for of in ("least", *peaks)}
+    name = "any gamma, offloading, planned as checkpoint"
+    rows: list[Row] = [
+        {"method": method, "peak_bytes": 1, "step_seconds": seconds}
+        for method, seconds in (("stored", 1.0), ("checkpoint", 2.0), ("momentum 1/2", 3.0), (name, 1.5))
+    ]
+    *_, found = beside_the_best(rows, {**peaks, name: 8})
+    assert (found["best_within"], found["time_to_best"], found["budget_bytes"]) == ("checkpoint", 0.75, 8)
 
 
 def test_the_planned_loss_is_that_of_the_step() -> None:
