@@ -236,8 +236,9 @@ def cases(draw: st.DrawFn) -> Case:
         options = {name: value for name, value in options.items() if name not in ("others", "spare")} | {
             "by_hand": True
         }
-    if "spare" in options:  # chooses these
+    if "spare" in options:  # chooses these, and gamma unless it is given
         options = {name: value for name, value in options.items() if name not in ("others", "backward")}
+        options.setdefault("gamma", 0.125)
     case = Case(net, options, draw(steps()))
     used = {name for block in net.blocks for name in block.operations}
     lost = options.get("gamma", 0.125) ** -len(net.blocks)

@@ -49,7 +49,7 @@ def chain(block: Callable[[], nn.Module] = Counted) -> Chain:
 def converted(model: nn.Module, example: Any, count: int, others: str = "keep", **options: Any) -> nn.Module:
     """Whose last ``count`` blocks keep their activations, and the modules between them that would be recomputed."""
     chosen = {name: options.pop(name) for name in ("gamma", "arithmetic") if name in options}
-    plan = mn.plan(model, example, budget="least", **chosen)
+    plan = mn.plan(model, example, budget="least", **{"gamma": 1 / 8, **chosen})
     way = {True: options.pop("backward", "reversible"), False: "checkpointed" if others == "checkpoint" else "stored"}
     ways = [way[unit.stream is not None] for unit in plan.units]
     recomputed = [place for place, way in enumerate(ways) if way != "stored"]

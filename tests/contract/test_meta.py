@@ -66,15 +66,18 @@ def test_what_is_planned_and_converted_reads_nothing_and_keeps_no_values() -> No
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("options", [{}, {"others": "checkpoint"}, {"spare": 2000}, {"arithmetic": "float"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"others": "checkpoint"}, {"spare": 2000, "gamma": 0.125}, {"arithmetic": "float"}], ids=str
+)
 def test_loaded_after_conversion_it_trains_as_stored(case: Case, options: dict[str, Any]) -> None:
     """Steps from weights that came after the conversion; the scale is learnt in the first."""
     weights = case.model().state_dict()
     outcomes = []
     for backward in ("stored", "reversible"):
-        given = options if "spare" in options and backward != "stored" else {"backward": backward}
-        if "spare" not in options:
-            given |= options
+        is_planned = "spare" in options and backward != "stored"
+        given = dict(options) if is_planned else {**options, "backward": backward}
+        if not is_planned:
+            given.pop("spare", None)
         net = mn.convert(case.model().to("meta"), on_meta(case.example()), **given).to_empty(device="cpu")
         net.load_state_dict(weights)
         steps = []

@@ -119,7 +119,7 @@ def test_it_is_known_to_whoever_makes_the_network_again(again: str) -> None:
     elif again == "described":
         made = mn.convert(model, like=json.loads(json.dumps(mn.describe(net))))
     else:
-        made = mn.convert(model, plan=mn.plan(model, x, budget=2**30))
+        made = mn.convert(model, plan=mn.plan(model, x, gamma=1 / 8, budget=2**30))
     assert relative_error(train_step(made, (x,)), train_step(net, (x,))) < 1e-5  # scales that were learnt differ
 
 

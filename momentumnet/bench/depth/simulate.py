@@ -17,7 +17,7 @@ from momentumnet.bench.cifar_networks import build
 from momentumnet.bench.language_models import LlamaDecoder, transformer_layer
 from momentumnet.bench.networks import Stack
 from momentumnet.bench.results import Row
-from momentumnet.planner.fit import measured_step
+from momentumnet.planner.fit import measured_steps
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planning import DEFAULT_GAMMA
 
@@ -59,8 +59,8 @@ def simulate(giant: Giant) -> list[Row]:
     # Not on the meta device: attention takes the way there that keeps all scores.
     with FakeTensorMode(), _made_of(giant.dtype):
         model, x = giant.build().train(), giant.example()
-    step = measured_step(model, x, gamma=exact_gamma(DEFAULT_GAMMA))
-    plans = {ways.STORED: step.plan(WITHOUT_LIMIT), "least": step.plan(None)}
+    original, *_, momentum = measured_steps(model, x, gammas=(exact_gamma(0), exact_gamma(DEFAULT_GAMMA)))
+    plans = {ways.STORED: original.plan(WITHOUT_LIMIT), "least": momentum.plan(None)}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return [{"method": method, "parameters": parameters, **_figures(found)} for method, found in plans.items()]
 
