@@ -66,6 +66,13 @@ class Options:
         self._found: dict[tuple[int, Front], list[Option]] = {}
         self._kinds = kinds_of(profile)
         self._taken: dict[object, _Taken] = {}
+        self._quickest: dict[tuple[int, int], list[Choice] | None] = {}
+
+    def quickest(self, budget: int, cells: int) -> list[Choice] | None:
+        """The choices of the least time with bytes rounded down; asked for by plans and by their bound alike."""
+        if (budget, cells) not in self._quickest:
+            self._quickest[budget, cells] = _searched(self, budget, cells, up=False)
+        return self._quickest[budget, cells]
 
     def at(self, start: int, front: Front) -> list[Option]:
         """Those that begin at a unit."""
@@ -170,7 +177,7 @@ class Options:
 
 def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | None:
     """The choices that take the least time in so many bytes; None if there are none."""
-    quickest = _searched(options, budget, cells, up=False)
+    quickest = options.quickest(budget, cells)
     if quickest is None or peak_of(simulated(options.profile, quickest)).bytes <= budget:
         return quickest
     return _searched(options, budget, cells, up=True)
@@ -178,7 +185,7 @@ def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | 
 
 def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
     """What all choices that fit take more than keeping everything, or longer; infinite if none fits."""
-    found = _searched(options, budget, cells, up=False)
+    found = options.quickest(budget, cells)
     return math.inf if found is None else options.total_seconds(found)
 
 
