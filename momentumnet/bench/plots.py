@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from momentumnet.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILI
 
 COLOURS = (BLACK, VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY)  # black for the reference
 COLUMNS = 5  # of panels at most
+# Inches: beside the panels, above them, around a legend, and of a letter of a title.
+LEGEND_WIDTH, TITLE_HEIGHT, LEGEND_PAD, TITLE_LETTER = 1.6, 0.4, 0.2, 0.085
+TITLE_SIZE = 11
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def figure_panels(
         figure, panels = pyplot.subplots(
             lines,
             columns,
-            figsize=(size[0] * columns + 1.6, size[1] * lines + 0.4),
+            figsize=(size[0] * columns + LEGEND_WIDTH, size[1] * lines + TITLE_HEIGHT),
             layout="constrained",
             squeeze=False,
         )
@@ -42,12 +46,23 @@ def figure_panels(
             for axes in panels.flat[count:]:
                 axes.set_axis_off()
             yield list(panels.flat[:count])
-            figure.suptitle(title, fontsize=11)
+            _make_room(figure)
+            lines_of_title = textwrap.fill(title, int(size[0] * columns / TITLE_LETTER))  # above the panels alone
+            figure.suptitle(lines_of_title, x=0.01, horizontalalignment="left", fontsize=TITLE_SIZE)
             image = io.BytesIO()
             figure.savefig(image, dpi=200, format=path.suffix[1:])
             whole_file.write(path, lambda sink: sink.write(image.getvalue()))
         finally:
             pyplot.close(figure)
+
+
+def _make_room(figure: Any) -> None:
+    """Makes a figure wider and higher where its legend would take its place from the panels."""
+    for legend in figure.legends:
+        box = legend.get_window_extent(figure.canvas.get_renderer())
+        wide, high = box.width / figure.dpi + LEGEND_PAD, box.height / figure.dpi + LEGEND_PAD
+        figure.set_figwidth(figure.get_figwidth() + max(0.0, wide - LEGEND_WIDTH))
+        figure.set_figheight(max(figure.get_figheight(), high))
 
 
 def plot_accuracies(

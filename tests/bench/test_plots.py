@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 from matplotlib import pyplot
+from matplotlib.transforms import Bbox
 
 from momentumnet.bench.depth.plot import plot_depth
 from momentumnet.bench.peers.plot import BROAD, FINE, _drawn_error, plot_peers
 from momentumnet.bench.plots import plot_accuracies
+from momentumnet.bench.step.plot import plot_step
 
 
 def test_errors_of_zero_and_without_end_stay_on_the_axis() -> None:
@@ -82,3 +85,28 @@ def test_depth_says_quantities_units_and_where_lines_end(tmp_path: Path, drawn: 
     (legend,) = drawn[0].legends
     assert [text.get_text().split(",")[0] for text in legend.get_texts()] == ["stored", "budget"]
     assert list(left.lines[0].get_data()[1]) == [8, 16]
+
+
+@pytest.mark.parametrize("networks", [1, 2, 6])
+def test_title_legend_and_panels_do_not_overlap(tmp_path: Path, drawn: list[pyplot.Figure], networks: int) -> None:
+    rows = [
+        {
+            "network": f"network-{network}",
+            "method": f"any gamma, planned as momentum 1/8, others kept {method}",
+            "memory_to_stored": 0.1 * method,
+            "time_to_stored": 1 + 0.1 * method,
+        }
+        for network in range(networks)
+        for method in range(18)
+    ]
+    plot_step(rows, tmp_path / "step.png")
+    (figure,) = drawn
+    figure.canvas.draw()  # at the resolution at which boxes are asked for
+    (legend,) = figure.legends
+    (title,) = figure.texts
+    boxes = [legend.get_window_extent(), title.get_window_extent()]
+    boxes += [axes.get_tightbbox() for axes in figure.axes if axes.axison]
+    assert len(boxes) == 2 + networks
+    numbered = itertools.combinations(enumerate(boxes), 2)
+    assert [(i, j) for (i, one), (j, other) in numbered if Bbox.intersection(one, other)] == []
+    assert all(figure.bbox.contains(*corner) for box in boxes for corner in box.corners())

@@ -9,7 +9,7 @@ from pathlib import Path
 from momentumnet.bench.plots import COLOURS, add_legend, figure_panels
 from momentumnet.bench.results import Row
 
-MARKS = "oxs^v*"
+MARKS = "oxs^v*DP<>"
 
 
 def plot_step(rows: Sequence[Row], path: Path) -> None:
