@@ -24,13 +24,16 @@ CHUNKS = (2, 4, 8, 16)
 WORTH = 0.01
 
 
-def does_not_fit(options: Options, limit: int, batch: int | None = None) -> ConversionError:
+def does_not_fit(
+    options: Options, limit: int, batch: int | None = None, *, measured: int | None = None
+) -> ConversionError:
     """The error for a budget of so many bytes, that no choices fit.
 
     Args:
         options: what can be chosen.
         limit: the budget.
         batch: size of the example's batch, if it is known.
+        measured: the fewest bytes that a plan took when it was tried out, if any was.
     """
     profile = options.profile
     smallest, choices = least(options)
@@ -41,10 +44,18 @@ def does_not_fit(options: Options, limit: int, batch: int | None = None) -> Conv
         *(_chunks(profile, limit, smallest) if fullest.moment.phase == "loss" else ()),
     ]
     advice = f"What would help: {'; '.join(helps)}" if helps else "Neither a smaller batch nor a larger gamma helps"
+    found = f"about {_as_budget(smallest)}" if measured is None else f"{_told_apart(measured, limit)} as measured"
     return ConversionError(
-        f"no choice fits a budget of {format_bytes(limit)}. The least is about {_as_budget(smallest)}, for "
+        f"no choice fits a budget of {_told_apart(limit, measured)}. The least is {found}, for "
         f"{_place(profile, fullest.moment)}: {fullest}. {advice}"
     )
+
+
+def _told_apart(size: int, other: int | None) -> str:
+    """Bytes, to the last one where rounded they are the same as others."""
+    rounded = format_bytes(size)
+    same = other is not None and format_bytes(other) == rounded
+    return f"{rounded} ({size} bytes)" if same else rounded
 
 
 @dataclass(frozen=True)

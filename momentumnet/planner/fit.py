@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -84,7 +85,7 @@ class MeasuredStep:
         Raises:
             ConversionError: none does.
         """
-        room, best, seen = limit, None, list[list[Choice]]()
+        room, best, seen, fewest = limit, None, list[list[Choice]](), math.inf
         for attempt in range(TRIALS):
             stored = not attempt and peak_of(self.methods[0].moments).bytes <= (1 + OFF) * limit
             choices = self._stored if stored else within(self.options, room) or self._least_below((1 + OFF) * limit)
@@ -93,6 +94,7 @@ class MeasuredStep:
             seen.append(choices)
             plan = self._with(choices, limit, room)
             peak = trial(plan)
+            fewest = fewest if peak is None else min(fewest, peak)
             if peak is not None and peak <= limit:
                 if best is None or plan.seconds < best.seconds:
                     best = replace(plan, measured_peak=peak)
@@ -103,11 +105,13 @@ class MeasuredStep:
             off = plan.peak / (peak or plan.peak * (1 + OFF))
             room = int(limit * min(off, 1 + OFF))
         if best is None and within(self.options, allowed(limit)) is None:
-            raise does_not_fit(self.options, limit, self.batch)
+            is_least = math.isfinite(fewest) and self.least[1] in seen
+            raise does_not_fit(self.options, limit, self.batch, measured=int(fewest) if is_least else None)
         if best is None:
+            took = f" ({format_bytes(int(fewest))} at least)" if math.isfinite(fewest) else ""
             raise ConversionError(
                 f"no choice fits a budget of {format_bytes(limit)}: those that were predicted to fit took more when "
-                "they were tried. Give more bytes, or a smaller batch"
+                f"they were tried{took}. Give more bytes, or a smaller batch"
             )
         return best
 
