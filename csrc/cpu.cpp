@@ -120,6 +120,27 @@ int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t threads, void*, vo
     return run(loops().checksum, plan, size, threads, {x, v, s, nullptr, nullptr, nullptr, report});
 }
 
+int32_t mn_start(const MnPlan* plan, int64_t size, int32_t threads, void*, void* x, void* v, void* s, const void* y) {
+    return run(loops().start, plan, size, threads, {x, v, s, y, nullptr, nullptr, nullptr});
+}
+
+int32_t mn_position(const MnPlan* plan, int64_t size, int32_t threads, void*, void* x, void* position) {
+    return run(loops().position, plan, size, threads, {x, nullptr, nullptr, nullptr, position, nullptr, nullptr});
+}
+
+int32_t mn_output(const MnPlan* plan, int64_t size, int32_t threads, void*, void* x, void* v, void* position) {
+    return run(loops().output, plan, size, threads, {x, v, nullptr, nullptr, position, nullptr, nullptr});
+}
+
+int32_t mn_reach(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* first, uint32_t* second,
+                 uint32_t* report) {
+    std::atomic<uint32_t> found{0};
+    const ReachLoop loop = loops().reach;
+    share(size, CACHE_LINE, threads, [&](int64_t begin, int64_t end) { found |= loop(*field, first, second, begin, end); });
+    *report |= found;
+    return 0;
+}
+
 int32_t mn_pack(const MnField* field, int64_t size, int32_t threads, void*, uint32_t* first, uint32_t* second,
                 uint32_t* words) {
     return run(loops().pack, field, size, threads, first, second, words);

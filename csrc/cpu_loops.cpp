@@ -85,6 +85,27 @@ struct Range {
         });
     }
 
+    static void start(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end) {
+        const auto c = Constants<Scalar>::of(plan);
+        for_each_tile<Scalar>(plan, tensors, begin, end, [&](const auto& tile, const Float* y, Float*) {
+            in_parts<Scalar>(tile.size, [&](auto part, int64_t from, int64_t to) { part.start(tile, y, from, to, c); });
+        });
+    }
+
+    static void position(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end) {
+        const auto c = Constants<Scalar>::of(plan);
+        for_each_tile<Scalar>(plan, tensors, begin, end, [&](const auto& tile, const Float*, Float* position) {
+            in_parts<Scalar>(tile.size, [&](auto part, int64_t from, int64_t to) { part.position(tile, position, from, to, c); });
+        });
+    }
+
+    static void output(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end) {
+        const auto c = Constants<Scalar>::of(plan);
+        for_each_tile<Scalar>(plan, tensors, begin, end, [&](const auto& tile, const Float*, Float* position) {
+            in_parts<Scalar>(tile.size, [&](auto part, int64_t from, int64_t to) { part.output(tile, position, from, to, c); });
+        });
+    }
+
     static void checksum(const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
         const Tile<Scalar> tile(tensors, begin, end);
         in_parts<Scalar>(tile.size, [&](auto part, int64_t from, int64_t to) { part.checksum(tile, from, to, totals); });
@@ -109,10 +130,22 @@ void rewind(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t
     with_word(plan, [&](auto word) { Range<decltype(word)>::rewind(plan, tensors, begin, end); });
 }
 
+void start(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals&) {
+    with_word(plan, [&](auto word) { Range<decltype(word)>::start(plan, tensors, begin, end); });
+}
+
+void position(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals&) {
+    with_word(plan, [&](auto word) { Range<decltype(word)>::position(plan, tensors, begin, end); });
+}
+
+void output(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals&) {
+    with_word(plan, [&](auto word) { Range<decltype(word)>::output(plan, tensors, begin, end); });
+}
+
 void checksum(const MnPlan& plan, const MnTensors& tensors, int64_t begin, int64_t end, Totals& totals) {
     with_word(plan, [&](auto word) { Range<decltype(word)>::checksum(tensors, begin, end, totals); });
 }
 
 }  // namespace
 
-extern const Loops MN_LOOPS = {step, undo, rewind, checksum, pack, unpack, adjoint};
+extern const Loops MN_LOOPS = {step, undo, rewind, checksum, start, position, output, pack, unpack, reach, adjoint};

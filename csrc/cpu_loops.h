@@ -20,11 +20,13 @@ using Loop = void (*)(const MnPlan& plan, const MnTensors& tensors, int64_t begi
 // `begin` is that of a block.
 using PackingLoop = void (*)(const MnField& field, uint32_t* first, uint32_t* second, uint32_t* words, int64_t begin,
                              int64_t end);
+using ReachLoop = uint32_t (*)(const MnField& field, uint32_t* first, uint32_t* second, int64_t begin, int64_t end);
 using AdjointLoop = void (*)(const MnAdjoint& adjoint, const MnGradients& gradients, int64_t begin, int64_t end);
 
 struct Loops {
-    Loop step, undo, rewind, checksum;
+    Loop step, undo, rewind, checksum, start, position, output;
     PackingLoop pack, unpack;
+    ReachLoop reach;
     AdjointLoop adjoint;
 };
 

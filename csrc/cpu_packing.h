@@ -57,6 +57,14 @@ void pack(const MnField& field, uint32_t* first, uint32_t* second, uint32_t* wor
     });
 }
 
+uint32_t reach(const MnField& field, uint32_t* first, uint32_t* second, int64_t begin, int64_t end) {
+    uint32_t found = 0;
+    with_plane(field, first, second, [&](const auto& plane) {
+        for (int64_t i = begin; i < end; ++i) found |= reach_of(plane.load(i));
+    });
+    return found;
+}
+
 void unpack(const MnField& field, uint32_t* first, uint32_t* second, uint32_t* words, int64_t begin, int64_t end) {
     with_plane(field, first, second, [=, &field](const auto& plane) {
         const uint32_t* from = words + begin / ROWS * field.width;

@@ -180,6 +180,34 @@ struct Part {
         }
     }
 
+    static void start(const Tile<Scalar> tile, const Real* MN_RESTRICT y, int64_t begin, int64_t end, const C c) {
+        Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v;
+        Store* MN_RESTRICT s = tile.s;
+        for (int64_t i = begin; i < end; i += Word::width) {
+            fetch_ahead<Word>(i, y);
+            Unsigned overflow{};  // is found beside
+            const Element<Word> kept = closed<Word>({M::to_fixed(load<Float>(y + i) * c.factor, overflow), Unsigned{}, Unsigned{}});
+            keep(x + i, kept.x), keep(v + i, kept.v), keep_store<Word>(s, i, kept.s);
+        }
+    }
+
+    static void position(const Tile<Scalar> tile, Real* MN_RESTRICT position, int64_t begin, int64_t end, const C c) {
+        const Number* MN_RESTRICT x = tile.x;
+        for (int64_t i = begin; i < end; i += Word::width) {
+            fetch_ahead<Word>(i, x);
+            keep_position<Word>(position + i, M::to_float(x_of<Word>(load<Unsigned>(x + i)), c.scale), tile.around);
+        }
+    }
+
+    static void output(const Tile<Scalar> tile, Real* MN_RESTRICT position, int64_t begin, int64_t end, const C c) {
+        const Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v;
+        for (int64_t i = begin; i < end; i += Word::width) {
+            fetch_ahead<Word>(i, x, v);
+            const Float velocity = M::to_float(load<Unsigned>(v + i), c.scale) * c.factor;
+            keep_position<Word>(position + i, M::to_float(load<Unsigned>(x + i), c.scale) + velocity, tile.around);
+        }
+    }
+
     static void checksum(const Tile<Scalar> tile, int64_t begin, int64_t end, Totals& totals) {
         Sums<Word> sums(tile.begin + begin);
         for (int64_t i = begin; i < end; i += Word::width) {

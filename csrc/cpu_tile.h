@@ -20,9 +20,12 @@ struct Tile {
     bool around = false;  // whether positions are written past the caches
 
     Tile(const MnTensors& tensors, int64_t begin, int64_t end)
-        : x(static_cast<Number*>(tensors.x) + begin), v(static_cast<Number*>(tensors.v) + begin),
-          s(tensors.s ? static_cast<typename Scalar::Store*>(tensors.s) + begin : nullptr), spilled(tensors.spilled ? tensors.spilled + begin : nullptr),
-          begin(begin), size(end - begin) {}
+        : x(at<Number>(tensors.x, begin)), v(at<Number>(tensors.v, begin)), s(at<typename Scalar::Store>(tensors.s, begin)),
+          spilled(at<uint8_t>(tensors.spilled, begin)), begin(begin), size(end - begin) {}
+
+private:
+    template <class T>
+    static T* at(void* data, int64_t begin) { return data ? static_cast<T*>(data) + begin : nullptr; }
 };
 
 template <class Scalar>

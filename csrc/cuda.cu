@@ -88,17 +88,22 @@ private:
     static unsigned long long atomic_type(uint64_t);
 };
 
-template <class Word>
-__device__ __forceinline__ Element<Word> load_element(const MnTensors& tensors, int64_t i) {
-    using Number = typename Word::Unsigned;
-    Element<Word> kept{static_cast<const Number*>(tensors.x)[i], static_cast<const Number*>(tensors.v)[i], 0};
-    if constexpr (!Word::is_joint) kept.s = static_cast<const typename Word::Store*>(tensors.s)[i];
-    return opened(kept);
-}
-
-// The operations at one element. Each says what it reads and writes; `run` below moves the data.
+// The operations at one element. Each says what it reads and writes; `run` below moves the data. This one reads all of an
+// element and writes nothing.
 template <class Word, class Loaded>
-struct Step {
+struct Operation {
+    static constexpr bool reads_x = true, reads_velocity = true, has_branch = false, writes_velocity = false, has_report = false;
+
+    __device__ static bool moves_x(const Launch&) { return false; }
+    __device__ static bool has_position(const Launch& launch) { return launch.tensors.position; }
+    __device__ static void apply(Element<Word>&, Loaded, uint8_t&, int64_t, Sums<Word>&, const Launch&, const Constants<Word>&) {}
+    __device__ static typename Word::Float position(const Element<Word>& e, const Constants<Word>& c) {
+        return Arithmetic<Word>::to_float(e.x, c.scale);
+    }
+};
+
+template <class Word, class Loaded>
+struct Step : Operation<Word, Loaded> {
     static constexpr bool has_branch = true, writes_velocity = true, has_report = true;
 
     __device__ static bool moves_x(const Launch&) { return true; }
@@ -114,10 +119,11 @@ struct Step {
 };
 
 template <class Word, class Loaded>
-struct Undo {
+struct Undo : Operation<Word, Loaded> {
     static constexpr bool has_branch = true, writes_velocity = true, has_report = true;
 
     __device__ static bool moves_x(const Launch& launch) { return launch.ahead; }
+    __device__ static bool has_position(const Launch& launch) { return launch.ahead && launch.tensors.position; }
     __device__ static void apply(Element<Word>& e, Loaded y, uint8_t& byte, int64_t i, Sums<Word>& sums, const Launch& launch,
                                  const Constants<Word>& c) {
         using M = Momentum<Word>;
@@ -131,9 +137,7 @@ struct Undo {
 };
 
 template <class Word, class Loaded>
-struct Rewind {
-    static constexpr bool has_branch = false, writes_velocity = false, has_report = false;
-
+struct Rewind : Operation<Word, Loaded> {
     __device__ static bool moves_x(const Launch&) { return true; }
     __device__ static void apply(Element<Word>& e, Loaded, uint8_t&, int64_t, Sums<Word>&, const Launch&,
                                  const Constants<Word>& c) {
@@ -142,13 +146,36 @@ struct Rewind {
 };
 
 template <class Word, class Loaded>
-struct Checksum {
-    static constexpr bool has_branch = false, writes_velocity = false, has_report = true;
+struct Checksum : Operation<Word, Loaded> {
+    static constexpr bool has_report = true;
 
-    __device__ static bool moves_x(const Launch&) { return false; }
     __device__ static void apply(Element<Word>& e, Loaded, uint8_t&, int64_t i, Sums<Word>& sums, const Launch&,
                                  const Constants<Word>&) {
         sums.add(e, i);
+    }
+};
+
+template <class Word, class Loaded>
+struct Start : Operation<Word, Loaded> {
+    static constexpr bool reads_x = false, reads_velocity = false, has_branch = true, writes_velocity = true;
+
+    __device__ static bool moves_x(const Launch&) { return true; }
+    __device__ static void apply(Element<Word>& e, Loaded y, uint8_t&, int64_t, Sums<Word>&, const Launch&,
+                                 const Constants<Word>& c) {
+        typename Word::Unsigned overflow = 0;  // is found beside
+        e = {Arithmetic<Word>::to_fixed(typename Word::Float(y) * c.factor, overflow), 0, 0};
+    }
+};
+
+template <class Word, class Loaded>
+struct Position : Operation<Word, Loaded> {
+    static constexpr bool reads_velocity = false;
+};
+
+template <class Word, class Loaded>
+struct Output : Operation<Word, Loaded> {
+    __device__ static typename Word::Float position(const Element<Word>& e, const Constants<Word>& c) {
+        return Arithmetic<Word>::to_float(e.x, c.scale) + Arithmetic<Word>::to_float(e.v, c.scale) * c.factor;
     }
 };
 
@@ -158,10 +185,14 @@ __device__ __forceinline__ void run_group(int64_t group, Sums<Word>& sums, const
     using Op = Operation<Word, Loaded>;
     const MnTensors& t = launch.tensors;
     using Store = typename Word::Store;
-    Four<Number> x = four<Number>(t.x, group), v = four<Number>(t.v, group);
+    Four<Number> x{}, v{};
     Four<Store> s{};
     Four<uint8_t> bytes{};
-    if constexpr (!Word::is_joint) s = four<Store>(t.s, group);
+    if (Op::reads_x) x = four<Number>(t.x, group);
+    if (Op::reads_velocity) v = four<Number>(t.v, group);
+    if constexpr (!Word::is_joint) {
+        if (Op::reads_velocity && t.s) s = four<Store>(t.s, group);
+    }
     Loaded y[4] = {};
     typename Word::Float positions[4];
     if (Op::has_branch) load_group(launch.y_dtype, t.y, group, y);
@@ -172,16 +203,15 @@ __device__ __forceinline__ void run_group(int64_t group, Sums<Word>& sums, const
         Op::apply(e, y[lane], bytes.at[lane], 4 * group + lane, sums, launch, c);
         const Element<Word> kept = closed(e);
         x.at[lane] = kept.x, v.at[lane] = kept.v, s.at[lane] = Store(kept.s);
-        positions[lane] = Arithmetic<Word>::to_float(e.x, c.scale);
+        positions[lane] = Op::position(e, c);
     }
     if (Op::writes_velocity) {
         four<Number>(t.v, group) = v;
         if constexpr (!Word::is_joint) four<Store>(t.s, group) = s;
         if (t.spilled) four<uint8_t>(t.spilled, group) = bytes;
     }
-    const bool moves_x = Op::moves_x(launch);
-    if (moves_x || (Op::writes_velocity && Word::is_joint)) four<Number>(t.x, group) = x;
-    if (moves_x && t.position) store_group(launch.position_dtype, t.position, group, positions);
+    if (Op::moves_x(launch) || (Op::writes_velocity && Word::is_joint)) four<Number>(t.x, group) = x;
+    if (Op::has_position(launch)) store_group(launch.position_dtype, t.position, group, positions);
 }
 
 template <template <class, class> class Operation, class Word, class Loaded>
@@ -189,7 +219,13 @@ __device__ __forceinline__ void run_element(int64_t i, Sums<Word>& sums, const L
     using Number = typename Word::Unsigned;
     using Op = Operation<Word, Loaded>;
     const MnTensors& t = launch.tensors;
-    Element<Word> e = load_element<Word>(t, i);
+    Element<Word> read{};
+    if (Op::reads_x) read.x = static_cast<const Number*>(t.x)[i];
+    if (Op::reads_velocity) read.v = static_cast<const Number*>(t.v)[i];
+    if constexpr (!Word::is_joint) {
+        if (Op::reads_velocity && t.s) read.s = static_cast<const typename Word::Store*>(t.s)[i];
+    }
+    Element<Word> e = opened(read);
     uint8_t byte = Op::has_branch && t.spilled ? t.spilled[i] : 0;
     Loaded y = 0;
     if (Op::has_branch) y = sizeof(Loaded) == 8 ? Loaded(load_double(launch.y_dtype, t.y, i)) : load_float(launch.y_dtype, t.y, i);
@@ -200,9 +236,8 @@ __device__ __forceinline__ void run_element(int64_t i, Sums<Word>& sums, const L
         if constexpr (!Word::is_joint) static_cast<typename Word::Store*>(t.s)[i] = typename Word::Store(kept.s);
         if (t.spilled) t.spilled[i] = byte;
     }
-    const bool moves_x = Op::moves_x(launch);
-    if (moves_x || (Op::writes_velocity && Word::is_joint)) static_cast<Number*>(t.x)[i] = kept.x;
-    if (moves_x && t.position) store(launch.position_dtype, t.position, i, Arithmetic<Word>::to_float(e.x, c.scale));
+    if (Op::moves_x(launch) || (Op::writes_velocity && Word::is_joint)) static_cast<Number*>(t.x)[i] = kept.x;
+    if (Op::has_position(launch)) store(launch.position_dtype, t.position, i, Op::position(e, c));
 }
 
 template <template <class, class> class Operation, class Word, class Loaded>
@@ -276,6 +311,27 @@ int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t device, void* stream
 
 int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, void* report) {
     return run<Checksum>(plan, size, device, stream, {x, v, s, nullptr, nullptr, nullptr, report});
+}
+
+int32_t mn_start(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* s, const void* y) {
+    return run<Start>(plan, size, device, stream, {x, v, s, y, nullptr, nullptr, nullptr});
+}
+
+int32_t mn_position(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* position) {
+    return run<Position>(plan, size, device, stream, {x, nullptr, nullptr, nullptr, position, nullptr, nullptr});
+}
+
+int32_t mn_output(const MnPlan* plan, int64_t size, int32_t device, void* stream, void* x, void* v, void* position) {
+    return run<Output>(plan, size, device, stream, {x, v, nullptr, nullptr, position, nullptr, nullptr});
+}
+
+int32_t mn_reach(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* first, uint32_t* second,
+                 uint32_t* report) {
+    return with_plane(*field, first, second, [=](auto plane) {
+        return run_on(device, size, [=](dim3 grid) {
+            reach<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(size, plane, report);
+        });
+    });
 }
 
 int32_t mn_pack(const MnField* field, int64_t size, int32_t device, void* stream, uint32_t* first, uint32_t* second,

@@ -50,6 +50,15 @@ __global__ void __launch_bounds__(THREADS) unpack(MnField field, int64_t size, P
     });
 }
 
+template <class Place>
+__global__ void __launch_bounds__(THREADS) reach(int64_t size, Place plane, uint32_t* report) {
+    uint32_t found = 0;
+    const int64_t first = int64_t(blockIdx.x) * THREADS + threadIdx.x, stride = int64_t(gridDim.x) * THREADS;
+    for (int64_t i = first; i < size; i += stride) found |= reach_of(plane.load(i));
+    for (int distance = 16; distance; distance /= 2) found |= __shfl_down_sync(~0u, found, distance);
+    if (threadIdx.x % 32 == 0 && found) atomicOr(report, found);
+}
+
 // A lane to each column.
 int64_t packing_threads(int64_t size) { return (size + BLOCK - 1) / BLOCK * COLUMNS; }
 

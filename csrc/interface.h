@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 4
+#define MN_ABI 5
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -59,6 +59,10 @@ struct MnAdjoint {
 // A position may be null in mn_undo and mn_rewind, mn_rewind goes by previous_bound; a grad_position may be null; grad_velocity
 // may be grad_v. A report is zero when it is handed over. What is packed lies in `first`, a joint v in `second`, too;
 // unpacking one of three that are joint leaves the others as they are.
+//
+// mn_start makes a state of floats y, v and s being 0; mn_position writes a state's x as floats, and mn_output x + factor v of
+// integers that lie alone, rounded one after the other. mn_reach ORs the bits up to the highest one of each integer's magnitude
+// into the report's word, and the top bit where an integer is negative.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
@@ -69,6 +73,12 @@ MN_EXPORT int32_t mn_rewind(const MnPlan* plan, int64_t size, int32_t where, voi
                             void* position);
 MN_EXPORT int32_t mn_checksum(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
                               void* report);
+MN_EXPORT int32_t mn_start(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
+                           const void* y);
+MN_EXPORT int32_t mn_position(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* position);
+MN_EXPORT int32_t mn_output(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* position);
+MN_EXPORT int32_t mn_reach(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* first,
+                           uint32_t* second, uint32_t* report);
 MN_EXPORT int32_t mn_pack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* first,
                           uint32_t* second, uint32_t* words);
 MN_EXPORT int32_t mn_unpack(const MnField* field, int64_t size, int32_t where, void* stream, uint32_t* first,

@@ -73,6 +73,10 @@ struct Plane {
     }
 };
 
+// The bits up to the highest one of the magnitude of an int32, and its sign as the top one: an OR over many tells in how few
+// bits all of them fit.
+MN_HD uint32_t reach_of(uint32_t value) { return (value ^ uint32_t(int32_t(value) >> 31)) | (value & 0x80000000u); }
+
 // Calls run(plane) with the plane of a field.
 template <class Run>
 auto with_plane(const MnField& field, uint32_t* first, uint32_t* second, Run run) {

@@ -138,12 +138,39 @@ def checksum(ints: Integers, report: Tensor) -> None:
         report[1] += fp.checksum(*piece.read(), where.start)
 
 
+def start(ints: Integers, x: Tensor, v: Tensor | None, scale: Scale) -> None:
+    """The integers of floats, and a store of zeros; without ``v`` that is zero, too."""
+    factor = math.ldexp(1.0, scale.exponent)
+    for where, piece in ints.pieces():
+        first = fp.to_fixed(x[where], factor, scale.word)
+        zeros = torch.zeros_like(first)
+        piece.write(first, zeros if v is None else fp.to_fixed(v[where], factor, scale.word), zeros)
+
+
 def write_position(x: Plane, scale: Scale, position: Tensor) -> None:
     """Write x (or v) to ``position`` as floats of its dtype."""
     first = 0
     for piece in x.pieces():
         fp.write_float(piece.read(), scale.exponent, scale.word, position[first : first + piece.size])
         first += piece.size
+
+
+def write_output(x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None:
+    """Write x + factor v to ``output``; x and v are integers that lie alone."""
+    total = torch.empty_like(output, dtype=scale.word.compute_dtype)
+    velocity = torch.empty_like(total)
+    write_position(Plane.whole(x), scale, total)
+    write_position(Plane.whole(v), scale, velocity)
+    # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
+    output.copy_(total.add_(velocity.mul_(factor)))
+
+
+def extremes(ints: Integers) -> Tensor:
+    """The smallest and the largest x, then those of v; or numbers beyond them that need no wider `packing.Field`.
+
+    There has to be an element.
+    """
+    return torch.stack([*ints.x.extremes(), *ints.v.extremes()])
 
 
 def pack(plane: Plane, field: packing.Field) -> Tensor:

@@ -103,17 +103,17 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
     scale = Scale(case.word, case.exponent, math.ldexp(7, case.exponent - 3))
     undos = []
     for index, y in enumerate(branches):
-        seen = None if case.skip is None else torch.empty_like(y, dtype=case.skip)
-        if seen is not None:
-            kernels.write_position(ints.x, scale, seen)
-            yield "position", [seen]
-        branch, position = Branch(y, seen), torch.empty_like(y)
+        seen = torch.empty_like(y, dtype=case.skip)
+        kernels.write_position(ints.x, scale, seen)
+        yield "position", [seen]
+        branch, position = Branch(y, None if case.skip is None else seen), torch.empty_like(y)
         report = ints.tensors[0].new_zeros(2)
         spilled = kernels.step(ints, Move(branch, schedule[index], scale), position, report)
         magnitude, checksum = report.tolist()
         yield "step", [int(momentum_step.fits(magnitude, case.word)), spilled, position, *_copies(ints)]
         yield "checksum", [checksum]
         undos.append((branch, schedule[index], spilled))
+    yield from _ends(kernels, ints, branches[-1], scale)
     if case.word is not INT64:
         yield from _pack(kernels, ints)
     ahead = False
@@ -133,6 +133,18 @@ def _checksum(kernels: MomentumStep, ints: Integers) -> Tensor:
     report = ints.tensors[0].new_zeros(2)
     kernels.checksum(ints, report)
     return report
+
+
+def _ends(kernels: MomentumStep, ints: Integers, y: Tensor, scale: Scale) -> Iterator[tuple[str, Values]]:
+    """How a stream begins, and what it returns."""
+    started, output = ints.clone(), torch.empty_like(y)
+    kernels.start(started, y, None, scale)
+    yield "start", [*started.tensors]
+    kernels.write_output(ints.x.read().clone(), ints.v.read().clone(), 1 / 3, scale, output)
+    yield "output", [output]
+    lowest_x, highest_x, lowest_v, highest_v = map(int, kernels.extremes(ints))
+    fields = Field.of(lowest_x, highest_x), Field.of(lowest_v, highest_v)
+    yield "extremes", [number for field in fields for number in (field.width, int(field.signed))]
 
 
 def _pack(kernels: MomentumStep, ints: Integers) -> Iterator[tuple[str, Values]]:

@@ -102,8 +102,17 @@ class TwoStreamStep:
     def checksum(self, ints: Integers, report: Tensor) -> None:
         self._kernels.checksum(ints, report)
 
+    def start(self, ints: Integers, x: Tensor, v: Tensor | None, scale: Scale) -> None:
+        self._kernels.start(ints, x, v, scale)
+
     def write_position(self, x: Plane, scale: Scale, position: Tensor) -> None:
         self._kernels.write_position(x, scale, position)
+
+    def write_output(self, x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None:
+        self._kernels.write_output(x, v, factor, scale, output)
+
+    def extremes(self, ints: Integers) -> Tensor:
+        return self._kernels.extremes(ints)
 
     def pack(self, plane: Plane, field: Field) -> Tensor:
         return self._kernels.pack(plane, field)

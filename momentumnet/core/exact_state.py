@@ -22,7 +22,7 @@ from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
 from momentumnet.core.range import Range
-from momentumnet.core.rest import OUTPUT_PIECE, AtRest, write_output, write_velocity
+from momentumnet.core.rest import AtRest, output_piece, write_output, write_velocity
 
 
 class ExactState:
@@ -72,21 +72,17 @@ class ExactState:
         self._packed: AtRest | None = None  # the state, in place of the integers
         if careful:
             self.range.take_in(x, *(() if v is None else (v,)))
-        scale = math.ldexp(1.0, self.exponent)
-        self._ints: Integers | None = self._started(x, v, scale)
-        report = self.report
+        self._ints: Integers | None = self._started(x, v)
+        report, scale = self.report, math.ldexp(1.0, self.exponent)
         report[0] = magnitude_of_floats(x.detach(), scale, self.word)
         if v is not None:
             report[0] = torch.maximum(report[0], magnitude_of_floats(v.detach(), scale, self.word))
 
-    def _started(self, x: Tensor, v: Tensor | None, scale: float) -> Integers:
+    def _started(self, x: Tensor, v: Tensor | None) -> Integers:
         """The integers of floats, and a store of zeros."""
         ints = Integers.empty((self.word.bits, self._schedule.store_bits), x.numel(), x.device)
-        x, v = self._layout.flat(x), None if v is None else self._layout.flat(v)
-        for where, piece in ints.pieces():
-            start = fp.to_fixed(x[where], scale, self.word)
-            zeros = torch.zeros_like(start)
-            piece.write(start, zeros if v is None else fp.to_fixed(v[where], scale, self.word), zeros)
+        v = None if v is None else self._layout.flat(v)
+        self._kernels.start(ints, self._layout.flat(x), v, self.range.scale())
         return ints
 
     @property
@@ -142,10 +138,11 @@ class ExactState:
         return output
 
     def _at_rest_or_not(self) -> Iterable[AtRest]:
-        """The state as it lies, in pieces of OUTPUT_PIECE."""
+        """The state as it lies, in pieces of `output_piece`."""
+        piece = output_piece(self._layout.shape.numel(), self._layout.device)
         if self._packed is None:
-            return map(AtRest.as_they_are, self._settled().split(OUTPUT_PIECE))
-        return self._packed.split(OUTPUT_PIECE)
+            return map(AtRest.as_they_are, self._settled().split(piece))
+        return self._packed.split(piece)
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:
         """One step; where it overflows, the scale is made coarser first, its low bits put aside: exact, never silent.
@@ -254,7 +251,7 @@ class ExactState:
         if self._packed is not None:
             return None
         ints = self._settled()
-        return torch.stack([*ints.x.extremes(), *ints.v.extremes()]) if ints.size else None
+        return self._kernels.extremes(ints) if ints.size else None
 
     def pack(self, extremes: Sequence[float] | None = None) -> None:
         """Keep the state in as few bits as its values need until it is asked for again.

@@ -10,11 +10,20 @@ from torch import Tensor
 
 from momentumnet.arithmetic.compiled.selection import MomentumStep
 from momentumnet.arithmetic.momentum_step import Scale
-from momentumnet.arithmetic.packing import Codec, Packed, as_it_is, at_rest
+from momentumnet.arithmetic.packing import BLOCK, Codec, Packed, as_it_is, at_rest
 from momentumnet.arithmetic.planes import Integers, Plane
 
-# Elements of the output that are computed at a time.
+# Elements of the output that are computed at a time. On a GPU, where each piece is a handful of launches, there are few
+# pieces: they take less than packing the state has taken before.
 OUTPUT_PIECE = 1 << 18
+MOST_PIECES = 4
+
+
+def output_piece(size: int, device: torch.device) -> int:
+    """Elements of a piece of an output of ``size`` elements: whole blocks, as packed integers are split."""
+    if device.type == "cpu":
+        return OUTPUT_PIECE
+    return max(OUTPUT_PIECE, -(-size // (MOST_PIECES * BLOCK)) * BLOCK)
 
 
 @dataclass(frozen=True)
@@ -76,21 +85,20 @@ class AtRest:
 
 
 def write_velocity(pieces: Iterable[AtRest], into: Tensor, scale: Scale, kernels: MomentumStep) -> None:
-    """Write v to ``into``, 1-D floats, in pieces of OUTPUT_PIECE."""
-    for rest, piece in zip(pieces, into.split(OUTPUT_PIECE), strict=True):
+    """Write v to ``into``, 1-D floats, in pieces of `output_piece`."""
+    for rest, piece in zip(pieces, _split(into), strict=True):
         kernels.write_position(Plane.whole(rest.v.unpacked(kernels)), scale, piece)
 
 
 def write_output(pieces: Iterable[AtRest], into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
-    """Write x + factor v to ``into``, 1-D floats, in pieces of OUTPUT_PIECE: no state is ever unpacked as a whole."""
-    for rest, piece in zip(pieces, into.split(OUTPUT_PIECE), strict=True):
-        x = Plane.whole(rest.x.unpacked(kernels))
-        if not factor:
-            kernels.write_position(x, scale, piece)
-            continue
-        total = torch.empty_like(piece, dtype=scale.word.compute_dtype)
-        velocity = torch.empty_like(total)
-        kernels.write_position(x, scale, total)
-        kernels.write_position(Plane.whole(rest.v.unpacked(kernels)), scale, velocity)
-        # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
-        piece.copy_(total.add_(velocity.mul_(factor)))
+    """Write x + factor v to ``into``, 1-D floats, in pieces of `output_piece`: no state is ever unpacked as a whole."""
+    for rest, piece in zip(pieces, _split(into), strict=True):
+        x = rest.x.unpacked(kernels)
+        if factor:
+            kernels.write_output(x, rest.v.unpacked(kernels), factor, scale, piece)
+        else:
+            kernels.write_position(Plane.whole(x), scale, piece)
+
+
+def _split(into: Tensor) -> tuple[Tensor, ...]:
+    return into.split(output_piece(into.numel(), into.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -12,6 +12,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.generators import AS_IT_IS
+
+# Tensors, and their values.
+Clones = list[tuple[list[Tensor], list[Tensor]]]
+
+_NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
 
 class Buffers:
@@ -35,11 +40,11 @@ class Buffers:
                 elif buffer is not None:
                     self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
-        self._running: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._running: Clones = []
         self._places: list[tuple[nn.Module, str, Tensor | None]] = []
 
     def kept_for_another_first_run(self) -> None:
-        """Keep the running statistics, too: what `put_back` needs. Those of one type together, which is one launch."""
+        """Keep the running statistics, too: what `put_back` needs."""
         moving = [
             buffer
             for owner in self._owners
@@ -48,17 +53,13 @@ class Buffers:
             if buffer is not None
         ]
         self._places = [(owner, name, buffer) for owner in self._owners for name, buffer in owner._buffers.items()]
-        for dtype in dict.fromkeys(buffer.dtype for buffer in moving):
-            own = [buffer for buffer in moving if buffer.dtype == dtype]
-            self._running.append((own, list(torch._foreach_add(own, 0))))
+        self._running = _clones(moving)
 
     def put_back(self) -> None:
         """As if the call had not been: every buffer is the tensor that it was, and holds what it held before."""
         for owner, name, buffer in self._places:
             owner._buffers[name] = buffer
-        for buffers, values in self._running:
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.data.copy_(value)
+        _write_back(self._running)
         for owner, name, value in self._seen:
             place = owner._buffers[name]
             if place is not None:
@@ -96,13 +97,13 @@ class Buffers:
         ]
         seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
         # An integer buffer outside the norm modules changes only if its counter said so in forward.
-        current = [
-            (buffer, buffer.detach().clone())
+        current = _clones(
+            buffer
             for owner in self._owners
             for name, buffer in owner._buffers.items()
             if buffer is not None
             and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
-        ]
+        )
         places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
         try:
             for (_, name), (owner, value) in seen.items():
@@ -112,6 +113,34 @@ class Buffers:
         finally:
             for owner, name, place in places:
                 owner._buffers[name] = place
-            for buffer, value in current:
-                # Through .data: the in-place counter does not move, so graphs that saved this buffer stay valid.
-                buffer.data.copy_(value)
+            _write_back(current)
+
+
+def _clones(buffers: Iterable[Tensor]) -> Clones:
+    """The buffers and their values. Those of one type and device together, which is one launch on a GPU."""
+    groups: dict[object, list[Tensor]] = {}
+    for buffer in buffers:
+        # The number that tells tensors apart which no launch takes together.
+        alone = (
+            0 if type(buffer) is Tensor and buffer.layout == torch.strided and buffer.dtype in _NUMBERS else id(buffer)
+        )
+        groups.setdefault((buffer.dtype, buffer.device, alone), []).append(buffer.detach())
+    # Times 1, and not plus 0, of which -0 becomes 0.
+    return [(own, list(torch._foreach_mul(own, 1)) if len(own) > 1 else [own[0].clone()]) for own in groups.values()]
+
+
+def _goes_with_others(buffer: Tensor) -> bool:
+    plain = type(buffer) is Tensor and buffer.layout == torch.strided and buffer.dtype in _NUMBERS
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)  # type: ignore[attr-defined]
+
+
+def _write_back(clones: Clones) -> None:
+    """The buffers hold again what they held.
+
+    Through .data: the in-place counter does not move, so graphs that saved a buffer stay valid.
+    """
+    for buffers, values in clones:
+        if len(buffers) > 1:
+            torch._foreach_copy_([buffer.data for buffer in buffers], values)
+        else:
+            buffers[0].data.copy_(values[0])

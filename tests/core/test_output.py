@@ -9,9 +9,10 @@ import torch
 
 import momentumnet as mn
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.arithmetic.packing import BLOCK
 from momentumnet.core.coupling import flush_factor
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.rest import OUTPUT_PIECE
+from momentumnet.core.rest import MOST_PIECES, OUTPUT_PIECE, output_piece
 
 GAMMA = Fraction(1, 8)
 ELEMENTS = 3 * OUTPUT_PIECE + 5
@@ -65,3 +66,12 @@ def test_bits_do_not_depend_on_threads(threads: int) -> None:
         assert torch.equal(state_after_two_steps().output(torch.float32, flush_factor(GAMMA)), expected)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [1, OUTPUT_PIECE, 4 * OUTPUT_PIECE, 4 * OUTPUT_PIECE + 1, 51_380_224])
+def test_a_gpu_is_given_few_pieces(size: int) -> None:
+    piece = output_piece(size, torch.device("cuda"))
+    assert piece >= OUTPUT_PIECE
+    assert piece % BLOCK == 0
+    assert -(-size // piece) <= MOST_PIECES
+    assert output_piece(size, torch.device("cpu")) == OUTPUT_PIECE

@@ -66,6 +66,12 @@ def state_plan(
 
 
 @functools.lru_cache(maxsize=1024)
+def float_plan(bits: tuple[int, int], dtype: torch.dtype, factor: float, exponent: int) -> libraries.Plan:
+    """The constants of a kernel that changes integers into floats of ``dtype``, or floats into integers."""
+    return plan_of(bits, dtype, None, dtype, 1, 1, 1, 1, 1, 0, factor, exponent)
+
+
+@functools.lru_cache(maxsize=1024)
 def field_of(width: int, signed: bool, place: Place) -> libraries.Field:
     """The field of integers that lie at ``place``, as the kernels take it."""
     return libraries.Field(width, signed, place)

@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 4  # MN_ABI in csrc/interface.h
+ABI = 5  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -71,6 +71,10 @@ _FUNCTIONS: dict[str, tuple[type[ctypes.Structure], int]] = {
     "mn_undo": (Plan, 7),
     "mn_rewind": (Plan, 4),
     "mn_checksum": (Plan, 4),
+    "mn_start": (Plan, 4),
+    "mn_position": (Plan, 2),
+    "mn_output": (Plan, 3),
+    "mn_reach": (Field, 3),
     "mn_pack": (Field, 3),
     "mn_unpack": (Field, 3),
     "mn_adjoint": (Adjoint, 5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -9,10 +10,18 @@ from torch import Tensor
 
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.arithmetic.compiled.launching import field_of, launch, launch_on, plan_of, state_plan
+from momentumnet.arithmetic.compiled.launching import (
+    DTYPES,
+    field_of,
+    float_plan,
+    launch,
+    launch_on,
+    plan_of,
+    state_plan,
+)
 from momentumnet.arithmetic.momentum_step import Move, Scale
 from momentumnet.arithmetic.packing import Codec, Field, words_for
-from momentumnet.arithmetic.planes import Integers, Plane
+from momentumnet.arithmetic.planes import Integers, Place, Plane
 from momentumnet.arithmetic.reports import is_hollow
 
 
@@ -29,7 +38,13 @@ class MomentumStep(Codec, Protocol):
 
     def checksum(self, ints: Integers, report: Tensor) -> None: ...
 
+    def start(self, ints: Integers, x: Tensor, v: Tensor | None, scale: Scale) -> None: ...
+
     def write_position(self, x: Plane, scale: Scale, position: Tensor) -> None: ...
+
+    def write_output(self, x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None: ...
+
+    def extremes(self, ints: Integers) -> Tensor: ...
 
 
 class NativeStep:
@@ -59,8 +74,32 @@ class NativeStep:
     def checksum(self, ints: Integers, report: Tensor) -> None:
         launch_on("mn_checksum", state_plan(ints.bits), ints, report)
 
+    def start(self, ints: Integers, x: Tensor, v: Tensor | None, scale: Scale) -> None:
+        if v is None and x.dtype in DTYPES:
+            factor = math.ldexp(1.0, scale.exponent)
+            launch_on("mn_start", float_plan(ints.bits, x.dtype, factor, scale.exponent), ints, x)
+        else:
+            momentum_step.start(ints, x, v, scale)
+
     def write_position(self, x: Plane, scale: Scale, position: Tensor) -> None:
-        momentum_step.write_position(x, scale, position)
+        bits = _BITS_OF_X.get((x.place, x.tensors[0].dtype))
+        if bits is None:
+            momentum_step.write_position(x, scale, position)
+        else:
+            launch("mn_position", float_plan(bits, position.dtype, 1.0, scale.exponent), x.tensors[0], position)
+
+    def write_output(self, x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None:
+        plan = float_plan(_BITS_OF_X[Place.WHOLE, x.dtype], output.dtype, factor, scale.exponent)
+        launch("mn_output", plan, x, v, output)
+
+    def extremes(self, ints: Integers) -> Tensor:
+        if ints.bits == (64, 64):
+            return momentum_step.extremes(ints)
+        found = ints.tensors[0].new_zeros(2)
+        for plane, word in zip((ints.x, ints.v), found.unbind(0), strict=True):
+            self._run_on("mn_reach", plane, word, Field(1, signed=False))
+        largest = found & _WITHOUT_SIGN
+        return torch.stack([(found >> 31).bitwise_and_(~largest), largest], 1).flatten()
 
     def pack(self, plane: Plane, field: Field) -> Tensor:
         words = plane.tensors[0].new_empty(words_for(plane.size, field.width), dtype=torch.int32)
@@ -86,6 +125,14 @@ def move_plan(move: Move, ints: Integers, position: torch.dtype, *, ahead: bool)
 
 
 _NATIVE = NativeStep()
+# By where a state's x lies, the bits of its integers and of a store that could be beside them.
+_BITS_OF_X = {
+    (Place.WHOLE, torch.int32): (32, 32),
+    (Place.WHOLE, torch.int64): (64, 64),
+    (Place.JOINT_X, torch.int32): (24, 16),
+}
+# Of a word of mn_reach.
+_WITHOUT_SIGN = (1 << 31) - 1
 
 
 def for_device(device: torch.device) -> MomentumStep:

@@ -28,9 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGED = ("csrc", "momentumnet", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 CPU, CUDA = "libmomentumnet_cpu.so", "libmomentumnet_cuda.so"
 # What both libraries export besides mn_abi.
-OTHERS = " ".join(
-    f"void mn_{name}() {{}}" for name in ("error", "step", "undo", "rewind", "checksum", "pack", "unpack", "adjoint")
-)
+OTHERS = " ".join(f"void {name}() {{}}" for name in ("mn_error", *libraries._FUNCTIONS))
 BUILD_OFF = "switched off at install by MOMENTUMNET_BUILD=0"
 
 
