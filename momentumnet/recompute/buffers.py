@@ -125,13 +125,21 @@ def _clones(buffers: Iterable[Tensor]) -> Clones:
             0 if type(buffer) is Tensor and buffer.layout == torch.strided and buffer.dtype in _NUMBERS else id(buffer)
         )
         groups.setdefault((buffer.dtype, buffer.device, alone), []).append(buffer.detach())
-    # Times 1, and not plus 0, of which -0 becomes 0.
-    return [(own, list(torch._foreach_mul(own, 1)) if len(own) > 1 else [own[0].clone()]) for own in groups.values()]
+    return [(own, _copies(own)) for own in groups.values()]
+
+
+def _copies(buffers: list[Tensor]) -> list[Tensor]:
+    """Of the very bits: what adds 0 or multiplies by 1 does not keep those of -0 and NaN."""
+    if len(buffers) == 1:
+        return [buffers[0].clone()]
+    values = [torch.empty_like(buffer) for buffer in buffers]
+    torch._foreach_copy_(values, buffers)
+    return values
 
 
 def _goes_with_others(buffer: Tensor) -> bool:
     plain = type(buffer) is Tensor and buffer.layout == torch.strided and buffer.dtype in _NUMBERS
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)  # type: ignore[attr-defined]
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
 
 
 def _write_back(clones: Clones) -> None:

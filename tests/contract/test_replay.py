@@ -77,6 +77,40 @@ def test_running_statistics_of_hand_written_batch_norm_change_once() -> None:
     assert outcomes[1].buffers["blocks.0.calls"] == 1
 
 
+def test_buffers_of_every_kind_end_with_the_bits_that_one_run_leaves() -> None:
+    """Those of one type are put aside and back together: -0, NaN, and what is no number in the usual sense."""
+
+    class Marking(ResidualMLP):
+        def __init__(self) -> None:
+            super().__init__()
+            for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.complex64):
+                for name in ("first", "second"):
+                    self.register_buffer(f"{name}_{str(dtype)[6:]}", torch.tensor([-0.0, float("nan"), 1.0]).to(dtype))
+            for name in ("first", "second"):
+                self.register_buffer(f"{name}_bool", torch.tensor([True, False]))
+                self.register_buffer(f"{name}_int", torch.zeros(2, dtype=torch.long))
+            self.register_buffer("sparse", torch.eye(2).to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            for name, buffer in self.named_buffers():
+                if name.startswith("first") and buffer.dtype != torch.bool:
+                    buffer[2:] += 1
+                elif name.startswith("first"):
+                    buffer.logical_not_()
+            return x + self.inner(x)
+
+    torch.manual_seed(0)
+    chain, x = Chain([Marking(), Marking()]), torch.randn(5, WIDTH)
+    stored, net = (mn.convert(chain, streams=["blocks"], backward=backward) for backward in ("stored", "reversible"))
+    expected, found = (train_step(model, (x,)) for model in (stored, net))
+    assert relative_error(found, expected) == 0
+    for (name, buffer), other in zip(net.named_buffers(), stored.buffers(), strict=True):
+        if buffer.layout == torch.strided:
+            assert torch.equal(buffer.view(torch.uint8), other.view(torch.uint8)), name
+        else:
+            assert torch.equal(buffer.to_dense(), other.to_dense()), name
+
+
 def test_buffer_replaced_by_assignment_is_seen_as_it_was() -> None:
     class Assigning(ResidualMLP):
         def __init__(self) -> None:
