@@ -29,7 +29,8 @@ class Layout:
 
     def flat(self, value: Tensor) -> Tensor:
         """``value`` as 1-D, in this layout's order: a view where it lies so, else of a copy."""
-        value = value.detach().resolve_neg()
+        if value.requires_grad or value.is_neg():
+            value = value.detach().resolve_neg()
         if value.stride() != self.stride and not (self.contiguous and value.is_contiguous()):
             value = self.empty(value.dtype).copy_(value)
         return value.as_strided((self.shape.numel(),), (1,))

@@ -63,8 +63,7 @@ class _Step(torch.autograd.Function):
         branch = branch_of(y, x, branch_is_output=move.branch_is_output)
         x = move.tape.advance(branch, y.dtype, move)
         dtype = ctx.coupling.velocity_dtype(y.dtype)
-        placeholder = torch.zeros((), dtype=dtype, device=y.device).expand(y.shape)
-        return x, placeholder
+        return x, move.tape.nothing(dtype, y.device).expand(y.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -12,10 +12,9 @@ from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fingerprint import fingerprint, joint_norm
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core import failures
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
-from momentumnet.core.failures import Failures
+from momentumnet.core.failures import Failures, compare
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, SavedTensors, without_saved_tensors
 from momentumnet.recompute.saved_values import SavedValues
@@ -59,34 +58,37 @@ class TapeStep:
         Raises:
             ReconstructionError: the block raised an exception.
         """
-        with self.failures.explained(), without_saved_tensors(self.call.name):
+        failures = self.failures
+        with failures.explained(), without_saved_tensors(self.call.name):
             output = self.call.again(x)
-        self._compare(output)
+        self._compare(output, failures)
         return output
 
     def again_for(self, saved: SavedTensors, x: Tensor) -> tuple[Any, Callable[[], None]]:
         """The same, and what hands the tensors that it saves over to ``saved``."""
         collected = Collected(self.call.name, lambda: self.call.origins(x))
-        with self.failures.explained(), collected.collecting():
+        failures = self.failures
+        with failures.explained(), collected.collecting():
             output = self.call.again(x)
-        self._compare(output)
+        self._compare(output, failures)
 
         def fill() -> None:
-            reports = saved.fill(collected, self.failures.differ)
-            failures.compare(self.values.reports, reports, self.failures.saved_values, exact=self.values.exact)
+            reports = saved.fill(collected, failures.differ)
+            compare(self.values.reports, reports, failures.saved_values, exact=self.values.exact)
 
         return output, fill
 
-    def _compare(self, output: Any) -> None:
+    def _compare(self, output: Any, failures: Failures) -> None:
         """Have what stands beside the stream compared with that of the first run."""
-        found = self._fingerprints(output)
-        failures.compare(self.beside, found, self.failures.side_output, exact=self.values.exact)
+        compare(self.beside, self._fingerprints(output), failures.side_output, exact=self.values.exact)
 
     def _fingerprints(self, output: Any) -> list[Tensor]:
         beside = tensors_beside(output)
         if self.whole:
             beside = [pytree.tree_leaves(output)[0], *beside]
-        if self.values.exact or not beside:
+        if not beside:
+            return []
+        if self.values.exact:
             return fingerprint(beside)
         return joint_norm([tensor.detach().reshape(-1) for tensor in beside])
 

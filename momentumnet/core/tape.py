@@ -69,6 +69,7 @@ class Tape:
         self.steps: list[TapeStep | None] = []
         self.filled: weakref.ref[SavedTensors] | None = None
         self.lock = threading.RLock()
+        self._nothing: Tensor | None = None
 
     @property
     def recording(self) -> bool:
@@ -106,6 +107,12 @@ class Tape:
             beyond = self.last_state()
             beyond.step(branch, move.weight)
             return beyond.position(dtype)
+
+    def nothing(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A zero that nobody writes to, made once."""
+        if self._nothing is None or (self._nothing.dtype, self._nothing.device) != (dtype, device):
+            self._nothing = torch.zeros((), dtype=dtype, device=device)
+        return self._nothing
 
     def go_beyond(self, state: FloatState) -> None:
         """From here on in floats."""

@@ -113,7 +113,7 @@ class SavedValues:
         if self._views is not None:
             for number, tensor in self._last:
                 self.looks[number] = look = _sample_of(tensor)
-                self._views.add(number, tensor, look)
+                self._views.add(number, tensor.detach(), look)
             self.reports = self._views.reports()
         self._last.clear()
         self._views = self._find_origins = self._origins = None
@@ -135,7 +135,7 @@ class SavedValues:
         if tensor.requires_grad:
             place = self._origins.starting_at(tensor)
             if place is None and self.exact:
-                self._last.append((len(self.looks), tensor.detach()))
+                self._last.append((len(self.looks), tensor))
             return Look.NOT if place is None else place
         held = references > _references_of_own_results()
         if not held and not integers:
