@@ -8,6 +8,7 @@
 #   step       bench step; NETWORKS="llama-24 mlp-200" chooses networks, COMPILED=1 adds torch.compile
 #   offload    plans that move activations to host memory: their tests, and bench step --planned of a ResNet-50 and a
 #              decoder, beside stored, checkpointed and offloaded ones
+#   host       what a block costs the host, beside checkpointing and the least that a reversible step can do
 #   depth      bench depth, ResNet and transformer blocks
 #   sanitizer  the CUDA kernels under compute-sanitizer
 #   all        all of these, one after the other (the default)
@@ -24,7 +25,7 @@ cd "$root" || exit 1
 python="${PYTHON:-python3}"
 device="${DEVICE:-cuda}"
 out="${OUT:-$root/benchmarks/results}/gpu"
-all_parts=(tests kernel step offload depth sanitizer)
+all_parts=(tests kernel step offload host depth sanitizer)
 quick=() dtype=()
 [[ -z "${QUICK:-}" ]] || quick=(--quick)
 [[ "$device" != cuda ]] || dtype=(--dtype bfloat16) # few CPUs have fast bfloat16
@@ -105,6 +106,12 @@ part_offload() {
         --planned --offloaded "${networks[@]}" "${dtype[@]}"
 }
 
+part_host() {
+    local repeats=()
+    [[ -z "${QUICK:-}" ]] || repeats=(--repeats 1)
+    check host-time "$python" benchmarks/host_time.py --device "$device" --output "$out" "${repeats[@]}"
+}
+
 part_depth() {
     check depth-resnet bench depth --family resnet --budget 2GiB "${dtype[@]}"
     check depth-transformer bench depth --family transformer --budget 2GiB "${dtype[@]}"
@@ -125,7 +132,7 @@ parts=()
 for name in "${@:-all}"; do
     case "$name" in
         all) parts+=("${all_parts[@]}") ;;
-        tests | kernel | step | offload | depth | sanitizer) parts+=("$name") ;;
+        tests | kernel | step | offload | host | depth | sanitizer) parts+=("$name") ;;
         *)
             printf 'gpu_check.sh: no part %q\n\n' "$name" >&2
             usage >&2
