@@ -24,6 +24,7 @@ from momentumnet.planner.search import Options, least, least_seconds, within
 from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.planner.trial import Trial
+from momentumnet.streams.containers import sizes_of
 from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.nested import tensors_in
 
@@ -42,6 +43,8 @@ class MeasuredStep:
         gamma: of the streams.
         arithmetic: of the streams.
         batch: size of the example's batch, if it is known.
+        elements: of the example's tensors.
+        containers: as in `TrainingPlan`.
     """
 
     found: Discovery
@@ -50,6 +53,7 @@ class MeasuredStep:
     arithmetic: str
     batch: int | None
     elements: int
+    containers: tuple[tuple[str, int], ...]
 
     def plan(self, limit: int | None, *, spare: int = 0, trial: Trial | None = None) -> TrainingPlan:
         """The plan that takes the least time in so many bytes; None: in the least there can be, and ``spare``.
@@ -162,6 +166,7 @@ class MeasuredStep:
             elements=self.elements,
             estimated=profile.estimated,
             offloaded=profile.bytes_of(offloaded_storages(profile, choices)),
+            containers=self.containers,
         )
 
 
@@ -218,8 +223,9 @@ def measured_steps(
             else f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
     batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
+    containers = tuple(sizes_of(model, (name for unit in profiles[0].units for name in unit.names)).items())
     return [
-        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements)
+        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements, containers)
         for gamma, profile in zip(gammas, profiles, strict=True)
     ]
 
