@@ -257,6 +257,11 @@ def streams_that_take(model: nn.Module, *gammas: float | Fraction) -> list[Momen
     streams = [stream for stream in found if stream.has_gamma]
     if not streams:
         cure = "; convert it first"
+        if is_converted(model):
+            cure = (
+                ": it was converted by a plan without one, as plans at gamma 0 are. Revert it, and give gamma= beside "
+                "the budget (gamma=1/8)"
+            )
         if found:
             cure = f": {', '.join(stream.name for stream in found)} moves by another coupling, which has no gamma"
         raise ConversionError(f"the model holds no momentum stream{cure}")
