@@ -78,9 +78,9 @@ class TapeStep:
         return output, fill
 
     def _compare(self, output: Any) -> None:
-        """Have what stands beside the stream compared with that of the first run."""
-        found = self._fingerprints(output)
-        failures.compare(self.beside, found, self.failures.side_output, exact=self.values.exact)
+        """Have what stands beside the stream compared with that of the first run; with ``whole`` the stream, too."""
+        error = self.failures.output if self.whole else self.failures.side_output
+        failures.compare(self.beside, self._fingerprints(output), error, exact=self.values.exact)
 
     def _fingerprints(self, output: Any) -> list[Tensor]:
         beside = tensors_beside(output)
