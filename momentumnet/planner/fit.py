@@ -25,6 +25,7 @@ from momentumnet.planner.simulate import held_between, offloaded_storages, peak_
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.planner.trial import Trial
 from momentumnet.streams.containers import sizes_of
+from momentumnet.streams.converted import is_converted
 from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.nested import tensors_in
 
@@ -207,8 +208,14 @@ def measured_steps(
         offload: whether saved tensors may go to host memory.
 
     Raises:
-        ConversionError: the model has nothing that could be recomputed, or is to be offloaded from host memory.
+        ConversionError: the model has nothing that could be recomputed, is to be offloaded from host memory, or is
+            converted: what its blocks keep then is not what a plan would have them keep.
     """
+    if is_converted(model):
+        raise ConversionError(
+            f"this {type(model).__name__} is converted already, and a step is planned with the network as it was: give "
+            "that one, or momentumnet.revert(model)"
+        )
     found = discover(model, example_inputs, streams=streams)
     gammas = gammas if found.streams else gammas[:1]
     profiles = profiles_of(model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss)

@@ -148,6 +148,20 @@ def test_a_plan_is_saved_loaded_and_followed(tmp_path: Path) -> None:
         mn.convert(resnet50(), plan=plan)
 
 
+@pytest.mark.parametrize("budget", ["least", 1 << 40, None])
+def test_a_converted_network_is_planned_as_what_it_was_or_not_at_all(budget: Any) -> None:
+    """Its blocks keep no activations: taken for stored ones, their bytes would promise a peak that is none."""
+    model, x = Chain([ResidualMLP() for _ in range(6)]), torch.randn(64, 16)
+    for net in (mn.convert(model, x, gamma=0.9), mn.convert(model, x, budget=1 << 40)):
+        if budget is None:
+            assert str(mn.plan(net, x)) == str(mn.plan(model, x))
+            continue
+        with pytest.raises(mn.ConversionError, match=r"Chain is converted already.*momentumnet\.revert"):
+            mn.plan(net, x, budget=budget)
+        with pytest.raises(mn.ConversionError, match="converted already"):
+            mn.largest_batch(net, lambda batch: torch.randn(batch, 16), "1MiB")
+
+
 @pytest.mark.parametrize("gamma", [0, GAMMA])
 def test_a_deeper_network_is_another_model(gamma: float, tmp_path: Path) -> None:
     """Of a plan for six blocks, the last four of ten would stay unconverted, and compute something else in silence."""
