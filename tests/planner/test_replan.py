@@ -184,3 +184,18 @@ def test_gamma_is_that_of_the_planned_streams_alone() -> None:
     blocks = {id(role.runner): role.runner for _, role in converted_blocks(net)}
     assert [stream.gamma for stream in blocks.values() if isinstance(stream, MomentumStream)] == [Fraction(1, 8)]
     assert net.first.gamma == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("budget", [BUDGET, 1 << 40])
+@pytest.mark.parametrize("replan", ["never", "auto"])
+def test_a_trace_of_a_larger_batch_is_no_step(budget: int, replan: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "momentumnet")
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=budget, replan=replan)
+    before = mn.describe(net)
+    for look in (mn.find_streams, mn.plan):
+        look(net, rows(64))
+    assert "planned" not in caplog.text
+    assert "planning again" not in caplog.text
+    assert mn.describe(net) == before
+    step(net, 64)
+    assert (TOLD if replan == "never" else "planning again") in caplog.text
