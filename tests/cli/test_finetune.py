@@ -299,6 +299,9 @@ def test_second_run_goes_to_a_folder_of_its_own(finetune: Callable[..., Any]) ->
     done = finetune("--epochs", "1", "--output", str(first))
     assert done.status == 2
     assert "holds a run: go on with it by --resume, replace it by --overwrite" in done.err
+    for mistyped in (("--weights", "none.safetensors"), ("--model", "resnet19"), ("--freeze", "9999")):
+        assert finetune("--epochs", "1", "--output", str(first), "--overwrite", *mistyped).status == 2
+        assert {path: path.read_bytes() for path in before} == before
     assert finetune("--epochs", "1", "--seed", "1", "--output", str(first), "--overwrite").status == 0
     assert whole_file.read_json(first / "report.json")["settings"]["seed"] == 1
 
