@@ -85,7 +85,8 @@ def convert(
             that a state would hold more than their inputs. (Streams that are named by
             hand are reversible.)
         initial_velocity: None (zero), "branch" (the first block's branch), or a module v0 = module(x0), registered as
-            ``initial_velocity`` of each stream's first block.
+            ``initial_velocity`` of each stream's first block. (Beside a budget give ``gamma``, too: a plan at 0 has no
+            velocity, and is refused.)
         final_velocity: "flush" adds gamma/(1-gamma) v at the end of the stream: what the velocity still holds back;
             "drop" leaves it out, as the paper does.
         others: "keep" (but for residual blocks that stand alone: each is a stream of one, which computes what it always
@@ -257,6 +258,11 @@ def streams_that_take(model: nn.Module, *gammas: float | Fraction) -> list[Momen
     streams = [stream for stream in found if stream.has_gamma]
     if not streams:
         cure = "; convert it first"
+        if is_converted(model):
+            cure = (
+                ": it was converted by a plan without one, as plans at gamma 0 are. Revert it, and give gamma= beside "
+                "the budget (gamma=1/8)"
+            )
         if found:
             cure = f": {', '.join(stream.name for stream in found)} moves by another coupling, which has no gamma"
         raise ConversionError(f"the model holds no momentum stream{cure}")

@@ -15,6 +15,7 @@ from momentumnet.core.offload import Offload
 from momentumnet.core.packed import Companion
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.streams.containers import differences, sizes_of
 from momentumnet.streams.converted import Role, Runner, converted_blocks, is_converted
 from momentumnet.streams.roles import offloaded, recomputed
 
@@ -73,7 +74,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     return {
         "version": VERSION,
         "model": type(model).__name__,
-        "containers": _containers(model, blocks),
+        "containers": sizes_of(model, blocks),
         "streams": [_describe_stream(stream, names) for stream, names in streams],
         "recomputed": outside,
         **({_OFFLOADED: offloaded_there} if offloaded_there else {}),
@@ -144,16 +145,6 @@ def _describe_offloaded(model: nn.Module) -> list[dict[str, Any]]:
         }
         for unit in units.values()
     ]
-
-
-def _containers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
-    """How many children the lists have that hold these modules."""
-    found = {}
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
-        container = model.get_submodule(path)
-        if isinstance(container, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
-            found[path] = len(container)
-    return found
 
 
 def _describe_stream(stream: MomentumStream, names: list[str]) -> dict[str, Any]:
@@ -283,10 +274,8 @@ def _check_fits(model: nn.Module, description: Mapping[str, Any]) -> None:
         wanted += [*found["names"], *([found["settled_behind"]] if found["settled_behind"] is not None else [])]
     missing = [name for name in dict.fromkeys(wanted) if name not in there]
     faults = [f"it has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
-    for path, count in description["containers"].items():
-        if path in there and not missing and len(list(model.get_submodule(path).children())) != count:
-            now = len(list(model.get_submodule(path).children()))
-            faults.append(f"{path!r} has {now} modules, and had {count}")
+    if not missing:
+        faults += differences(model, {path: size for path, size in description["containers"].items() if path in there})
     if faults:
         raise ConversionError(
             f"this {type(model).__name__} does not fit the description of a {description['model']}: "

@@ -12,10 +12,11 @@ from torch import nn
 
 from momentumnet import model_config
 from momentumnet.core.stream import MomentumStream
+from momentumnet.errors import ConversionError
 from momentumnet.planner.batch_watch import Again, BatchWatch
 from momentumnet.planning import step_plan
 from momentumnet.reversion import revert
-from momentumnet.streams.converted import note_converted, streams_of
+from momentumnet.streams.converted import converted_blocks, note_converted
 from momentumnet.streams.roles import apply
 
 if TYPE_CHECKING:
@@ -24,29 +25,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ends:
-    """How streams begin and end, which no plan says; see `momentumnet.convert`."""
+    """How streams begin and end, which no plan says; see `momentumnet.convert`.
+
+    Raises:
+        ValueError: streams cannot begin so.
+    """
 
     final_velocity: str
     initial_velocity: str | nn.Module | None
 
+    def __post_init__(self) -> None:
+        if self.initial_velocity not in (None, "branch") and not isinstance(self.initial_velocity, nn.Module):
+            raise ValueError(f"initial_velocity must be None, 'branch' or an nn.Module, got {self.initial_velocity!r}")
+
     def begin(self, runners: Sequence[MomentumStream]) -> None:
         """Say how the streams begin."""
         for runner in runners if self.initial_velocity is not None else ():
-            if self.initial_velocity == "branch":
-                runner.branch_first = True
-            elif isinstance(self.initial_velocity, nn.Module):
+            if isinstance(self.initial_velocity, nn.Module):
                 runner.velocity_module = self.initial_velocity
             else:
-                raise ValueError(
-                    f"initial_velocity must be None, 'branch' or an nn.Module, got {self.initial_velocity!r}"
-                )
+                runner.branch_first = True
 
 
 def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None = None) -> None:
-    """Convert the model, itself, as a plan says, and watch that the inputs are no larger than planned."""
+    """Convert the model, itself, as a plan says, and watch that the inputs are no larger than planned.
+
+    Raises:
+        ConversionError: the plan is one for another model, or has no stream that could begin with a velocity.
+    """
     from momentumnet.planner.following import from_plan  # only who plans waits for it
 
     runners, roles = from_plan(model, plan, ends.final_velocity)
+    if ends.initial_velocity is not None and not runners:
+        raise ConversionError(
+            "initial_velocity was given, and by its plan the network computes what it always did (gamma 0), without a "
+            "velocity; give gamma=, too, e.g. gamma=1/8, or leave initial_velocity out"
+        )
     ends.begin(runners)
     apply(model, runners, roles)
     note_converted(model)
@@ -75,9 +89,11 @@ def _plan_again(
     kwargs: dict[str, Any],
 ) -> None:
     """Convert the model anew; where nothing fits, it stays as it was."""
-    streams = streams_of(model)
+    streams = _streams_of(model)
     # The function that is trained stays; set_gamma may have been there.
-    options = {**options, "gamma": streams[0].gamma if streams else before.gamma}
+    gamma, learned = streams[0].gamma if streams else before.gamma, [stream.learned() for stream in streams]
+    # A plan at 0 has no streams, which a schedule would go on to change.
+    options = {**options, "gamma": gamma or before.gamma}
     example = _as_example(model, args, kwargs)
     revert(model, inplace=True)
     plan = before
@@ -85,7 +101,18 @@ def _plan_again(
         plan = step_plan(model, example, budget, **options)
     finally:
         follow(model, plan, ends, replanning(budget, options, plan, ends))
+        for stream in _streams_of(model):
+            stream.set_gamma(gamma)
+        if plan is before:
+            for stream, known in zip(_streams_of(model), learned, strict=True):
+                stream.load_learned(known)
         model_config.note(model)
+
+
+def _streams_of(model: nn.Module) -> list[MomentumStream]:
+    """The streams that conversion has made: others, such as those of a `MomentumNet` in the model, are none of it."""
+    runners = {id(role.runner): role.runner for _, role in converted_blocks(model)}
+    return [runner for runner in runners.values() if isinstance(runner, MomentumStream)]
 
 
 def _as_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

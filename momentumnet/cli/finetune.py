@@ -159,6 +159,8 @@ def _run(
     if options.gamma is None and options.resume:
         options = argparse.Namespace(**{**vars(options), "gamma": _gamma_of(folder)})
     converted = _converted(model, images, options, recipe, device, together)
+    if options.overwrite and together.is_first:  # not before: a mistyped option would have cost the run that is there
+        run_folder.clear(folder)
     gamma = next((stream.gamma for stream in streams_of(converted)), Fraction(0))
     comparison = Comparison(
         networks={MOMENTUM: converted, UNCONVERTED: model},

@@ -79,8 +79,9 @@ class TapeStep:
         return output, fill
 
     def _compare(self, output: Any, failures: Failures) -> None:
-        """Have what stands beside the stream compared with that of the first run."""
-        compare(self.beside, self._fingerprints(output), failures.side_output, exact=self.values.exact)
+        """Have what stands beside the stream compared with that of the first run; with ``whole`` the stream, too."""
+        error = failures.output if self.whole else failures.side_output
+        compare(self.beside, self._fingerprints(output), error, exact=self.values.exact)
 
     def _fingerprints(self, output: Any) -> list[Tensor]:
         beside = tensors_beside(output)

@@ -34,6 +34,25 @@ def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], Non
     Raises:
         UsageError: All of them are damaged, or the good one belongs to a run with other settings.
     """
+    content, problem = _last_good(path, settings, say=say)
+    if content is not None and problem:  # or else the next one that is written would put it in place of the good one
+        path.replace(path.with_suffix(f".damaged{path.suffix}"))
+    return content
+
+
+def check(path: Path, settings: Mapping[str, object]) -> None:
+    """Sees that `load` will read a checkpoint, or that none was written yet; nothing is changed.
+
+    Raises:
+        UsageError: as `load` does.
+    """
+    _last_good(path, settings, say=lambda line: None)
+
+
+def _last_good(
+    path: Path, settings: Mapping[str, object], *, say: Callable[[str], None]
+) -> tuple[dict[str, Any] | None, str]:
+    """The last checkpoint that is good, and what is wrong with the one behind it; raises what `load` does."""
     there = [file for file in (path, checkpoint_file.previous(path)) if file.exists()]
     problem = ""
     for file in there:
@@ -48,12 +67,10 @@ def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], Non
             checkpoint_file.check_settings(file, _as_far_as(content["settings"], settings), settings)
         except CheckpointError as error:
             raise _unusable(str(error)) from error
-        if problem:  # or else the next one that is written would put it in place of the good one
-            path.replace(path.with_suffix(f".damaged{path.suffix}"))
-        return content
+        return content, problem
     if problem:
         raise _unusable(problem)
-    return None
+    return None, ""
 
 
 def _as_far_as(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

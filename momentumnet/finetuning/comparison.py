@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.command_errors import UsageError
+from momentumnet.finetuning import checkpoint
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.metrics import Epoch, write_metrics
 from momentumnet.finetuning.own_classifiers import logits
@@ -111,6 +112,9 @@ class Comparison:
                 f"training needs batches of at least 2 images; there are {self.recipe.batch_size} in a batch of "
                 f"{self.images.name}{among}"
             )
+        if resume:  # what config.json says of the weights in the folder stays true if the run cannot go on
+            for name in trained:
+                checkpoint.check(self._checkpoint_of(name), self.settings)
         if self.processes.is_first:
             network, classes = self.networks[MOMENTUM], self.images.class_names
             preprocessing = self.images.preprocessing
@@ -134,13 +138,12 @@ class Comparison:
             return step_costs(self.networks, step, advance=lambda: progress.advance(task))
 
     def _train(self, name: str, network: nn.Module, costs: Mapping[str, StepCost], *, resume: bool) -> list[Epoch]:
-        path = self.output / f"checkpoint-{name}.pt"
         trainer = Trainer(
             network,
             self.images,
             self.device,
             recipe=self.recipe,
-            path=path,
+            path=self._checkpoint_of(name),
             settings=self.settings,
             processes=self.processes,
         )
@@ -158,6 +161,9 @@ class Comparison:
         if trainer.out_of_patience and len(trainer.done) < self.recipe.epochs:
             self.narrator.remark(f"{name}: no better accuracy for {self.recipe.patience} epochs, so it ends here")
         return trainer.done
+
+    def _checkpoint_of(self, name: str) -> Path:
+        return self.output / f"checkpoint-{name}.pt"
 
     def _write(self, name: str, trainer: Trainer, costs: Mapping[str, StepCost]) -> None:
         """Writes the weights and the table of what is done so far."""

@@ -28,7 +28,9 @@ FILES = (
 
 @contextmanager
 def opened(output: Path | None, name: str, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The folder of a run, locked until the end, and holding no other run unless that is resumed.
+    """The folder of a run, locked until the end, and holding no other run unless that is resumed, or overwritten.
+
+    One that is to be overwritten is there still: `clear` takes it away as soon as the new run can begin.
 
     Args:
         output: The folder that the user has named; None for ``runs/NAME``, or, as soon as that holds a run,
@@ -44,16 +46,17 @@ def opened(output: Path | None, name: str, *, resume: bool, overwrite: bool) -> 
     """
     if output is not None:
         with _locked(output):
-            if _holds_run(output) and not resume:
-                _clear(output, overwrite=overwrite)
+            if _holds_run(output) and not (resume or overwrite):
+                raise UsageError(
+                    f"{output} holds a run: go on with it by --resume, replace it by --overwrite, or choose another "
+                    "--output"
+                )
             yield output
         return
     folders = (RUNS / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     if resume or overwrite:
         folder = _last_run(folders)
         with _locked(folder):
-            if not resume:
-                _clear(folder, overwrite=True)
             yield folder
         return
     for folder in folders:
@@ -83,11 +86,8 @@ def _holds_run(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in FILES)
 
 
-def _clear(folder: Path, *, overwrite: bool) -> None:
-    if not overwrite:
-        raise UsageError(
-            f"{folder} holds a run: go on with it by --resume, replace it by --overwrite, or choose another --output"
-        )
+def clear(folder: Path) -> None:
+    """Takes away the run in a folder that is open; what else lies there stays."""
     for pattern in FILES:
         for path in folder.glob(pattern):
             path.unlink()

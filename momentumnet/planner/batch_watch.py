@@ -11,6 +11,7 @@ from torch import nn
 
 from momentumnet.core.collectives import processes
 from momentumnet.memory import format_bytes
+from momentumnet.streams.converted import is_laid_aside
 from momentumnet.streams.nested import tensors_in
 
 logger = logging.getLogger("momentumnet")
@@ -33,8 +34,8 @@ class BatchWatch:
         self._noticed = planned
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at a call that is about to be made; those without gradients keep nothing."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        """Look at a call that is about to be made; those without gradients keep nothing, and a trace is no step."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_laid_aside():
             return
         elements = elements_of((args, kwargs))
         if elements <= self._noticed:

@@ -25,6 +25,8 @@ from momentumnet.planner.search import Options, least, least_seconds, within
 from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.planner.trial import Trial
+from momentumnet.streams.containers import sizes_of
+from momentumnet.streams.converted import is_converted
 from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.nested import tensors_in
 
@@ -43,6 +45,8 @@ class MeasuredStep:
         gamma: of the streams.
         arithmetic: of the streams.
         batch: size of the example's batch, if it is known.
+        elements: of the example's tensors.
+        containers: as in `TrainingPlan`.
     """
 
     found: Discovery
@@ -51,6 +55,7 @@ class MeasuredStep:
     arithmetic: str
     batch: int | None
     elements: int
+    containers: tuple[tuple[str, int], ...]
 
     def plan(self, limit: int | None, *, spare: int = 0, trial: Trial | None = None) -> TrainingPlan:
         """The plan that takes the least time in so many bytes; None: in the least there can be, and ``spare``.
@@ -89,6 +94,8 @@ class MeasuredStep:
         for attempt in range(TRIALS):
             stored = not attempt and peak_of(self.methods[0].moments).bytes <= (1 + OFF) * limit
             choices = self._stored if stored else within(self.options, room) or self._least_below((1 + OFF) * limit)
+            if best is None and (choices is None or choices in seen or attempt == TRIALS - 1):
+                choices = self._least_below((1 + OFF) * limit)  # before a budget is refused
             if choices is None or choices in seen:
                 break
             seen.append(choices)
@@ -166,6 +173,7 @@ class MeasuredStep:
             elements=self.elements,
             estimated=profile.estimated,
             offloaded=profile.bytes_of(offloaded_storages(profile, choices)),
+            containers=self.containers,
         )
 
 
@@ -206,8 +214,14 @@ def measured_steps(
         offload: whether saved tensors may go to host memory.
 
     Raises:
-        ConversionError: the model has nothing that could be recomputed, or is to be offloaded from host memory.
+        ConversionError: the model has nothing that could be recomputed, is to be offloaded from host memory, or is
+            converted: what its blocks keep then is not what a plan would have them keep.
     """
+    if is_converted(model):
+        raise ConversionError(
+            f"this {type(model).__name__} is converted already, and a step is planned with the network as it was: give "
+            "that one, or momentumnet.revert(model)"
+        )
     found = discover(model, example_inputs, streams=streams)
     gammas = gammas if found.streams else gammas[:1]
     profiles = profiles_of(model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss)
@@ -222,8 +236,9 @@ def measured_steps(
             else f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
     batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
+    containers = tuple(sizes_of(model, (name for unit in profiles[0].units for name in unit.names)).items())
     return [
-        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements)
+        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements, containers)
         for gamma, profile in zip(gammas, profiles, strict=True)
     ]
 

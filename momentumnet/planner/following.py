@@ -8,6 +8,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.block import scale_of
+from momentumnet.streams.containers import differences
 from momentumnet.streams.converted import Role
 from momentumnet.streams.roles import offloaded, recomputed
 
@@ -16,15 +17,14 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
     """The streams and the other roles of a plan, for a model that is not converted.
 
     Raises:
-        ConversionError: the model has not the modules that the plan names.
+        ConversionError: the model has not the modules that the plan names, or more of them.
     """
     there = {name for name, _ in model.named_modules()}
     missing = [name for unit in plan.units for name in unit.names if name not in there]
-    if missing:
-        raise ConversionError(
-            f"the plan was made for another model: {type(model).__name__} has no module "
-            f"{', '.join(map(repr, missing[:5]))}; plan again"
-        )
+    faults = [f"{type(model).__name__} has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
+    faults = faults or differences(model, dict(plan.containers))
+    if faults:
+        raise ConversionError(f"the plan was made for another model: {'; '.join(faults)}; plan again")
     runners = []
     for stream in plan.streams:
         backward, kept = plan.ways_of(stream)

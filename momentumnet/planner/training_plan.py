@@ -18,7 +18,7 @@ from momentumnet.planner.choice import KEPT, Way
 from momentumnet.planner.methods import PlannedMethod
 from momentumnet.planner.simulate import Moment
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class TrainingPlan:
         estimated: whether it was made of tensors without values: times are counts of operations then, and work space
             of kernels is not in the bytes.
         offloaded: predicted bytes in host memory between forward and backward.
+        containers: how many modules the containers have that hold those of the units, by path.
 
     Example:
         >>> import torch
@@ -120,6 +121,7 @@ class TrainingPlan:
     estimated: bool = False
     measured_peak: int | None = None
     offloaded: int = 0
+    containers: tuple[tuple[str, int], ...] = ()
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
@@ -175,6 +177,7 @@ class TrainingPlan:
             units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
             streams=tuple(map(PlannedStream.from_json, found.pop("streams"))),
             gamma=Fraction(found.pop("gamma")),
+            containers=tuple((path, size) for path, size in found.pop("containers")),
             moments=_moments(found.pop("moments")),
             methods=tuple(
                 PlannedMethod(method["name"], _moments(method["moments"])) for method in found.pop("methods")

@@ -6,6 +6,7 @@ attributes and ``isinstance`` stay as they are, and code that reads a container'
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,17 +144,34 @@ def release(block: nn.Module) -> None:
     block._modules.pop(VELOCITY_NAME, None)
 
 
+class _Aside(threading.local):
+    """How many networks are called as what they were in this thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+_ASIDE = _Aside()
+
+
 @contextmanager
 def roles_laid_aside(model: nn.Module) -> Iterator[None]:
     """Inside, converted blocks are called as what they were: the network is traced as its residual original."""
     classes = [(block, type(block), original_class(type(block))) for block, _ in converted_blocks(model)]
     for block, _, original in classes:
         block.__class__ = original
+    _ASIDE.count += 1
     try:
         yield
     finally:
+        _ASIDE.count -= 1
         for block, converted, _ in classes:
             block.__class__ = converted
+
+
+def is_laid_aside() -> bool:
+    """Whether a network is being called as what it was, in this thread: such a call is no step of a training."""
+    return _ASIDE.count > 0
 
 
 def is_converted(model: nn.Module) -> bool:

@@ -249,10 +249,19 @@ def test_checkpoint_holds_what_the_streams_learned(finetune: Callable[..., Any])
 
 
 def test_checkpoint_of_another_run_is_refused(finetune: Callable[..., Any]) -> None:
+    """And nothing in the folder changes: by config.json evaluate and predict know which network the weights are of."""
     assert finetune("--epochs", "1", "--output", "out").status == 0
-    done = finetune("--epochs", "1", "--lr", "0.1", "--output", "out", "--resume")
-    assert done.status == 2
-    assert "lr 0.001 there, 0.1 now" in done.err
+    before = {path: path.read_bytes() for path in Path("out").iterdir() if path.name != ".lock"}
+    options = ("--epochs", "1", "--output", "out", "--resume")
+    for other, difference in {
+        "lr": ("0.1", "lr 0.001 there, 0.1 now"),
+        "gamma": ("0.9", "1/8 there, 9/10 now"),
+    }.items():
+        done = finetune(f"--{other}", difference[0], *options)
+        assert done.status == 2
+        assert difference[1] in done.err
+        assert {path: path.read_bytes() for path in before} == before
+    assert finetune(*options).status == 0
 
 
 def test_damaged_checkpoint_is_never_taken(finetune: Callable[..., Any]) -> None:
@@ -272,8 +281,10 @@ def test_damaged_checkpoint_is_never_taken(finetune: Callable[..., Any]) -> None
     assert "resuming after epoch 1 of 2" in done.out
     assert all(torch.equal(value, expected[key]) for key, value in weights("out").items())
     flip(path), flip(checkpoint_file.previous(path))
-    done = finetune("--epochs", "2", "--output", "out", "--resume")
+    config = Path("out", "config.json").read_bytes()
+    done = finetune("--epochs", "2", "--gamma", "0.5", "--output", "out", "--resume")
     assert done.status == 2
+    assert Path("out", "config.json").read_bytes() == config
     assert f"{path} is damaged" in done.err
     assert "Traceback" not in done.err
 
@@ -288,6 +299,9 @@ def test_second_run_goes_to_a_folder_of_its_own(finetune: Callable[..., Any]) ->
     done = finetune("--epochs", "1", "--output", str(first))
     assert done.status == 2
     assert "holds a run: go on with it by --resume, replace it by --overwrite" in done.err
+    for mistyped in (("--weights", "none.safetensors"), ("--model", "resnet19"), ("--freeze", "9999")):
+        assert finetune("--epochs", "1", "--output", str(first), "--overwrite", *mistyped).status == 2
+        assert {path: path.read_bytes() for path in before} == before
     assert finetune("--epochs", "1", "--seed", "1", "--output", str(first), "--overwrite").status == 0
     assert whole_file.read_json(first / "report.json")["settings"]["seed"] == 1
 

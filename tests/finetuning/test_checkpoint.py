@@ -92,3 +92,17 @@ def test_damaged_one_is_passed_over_for_the_one_before(path: Path, damage: str) 
 
 def test_none_where_none_was_written(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "checkpoint.pt", SETTINGS, say=pytest.fail) is None
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_would_be_refused_is_known_before(path: Path, damaged: bool) -> None:
+    checkpoint.check(path, SETTINGS)
+    checkpoint.check(path.with_name("none.pt"), SETTINGS)
+    checkpoint.save(path, SETTINGS, {"epoch": 2})
+    if damaged:
+        path.write_bytes(path.read_bytes()[:-9])
+    files = {file: file.read_bytes() for file in path.parent.iterdir()}
+    checkpoint.check(path, SETTINGS)
+    with pytest.raises(UsageError, match=r"lr 0\.1 there, 0\.2 now\); start without --resume"):
+        checkpoint.check(path, {**SETTINGS, "lr": 0.2})
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == files

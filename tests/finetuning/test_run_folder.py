@@ -39,6 +39,8 @@ def held_by_another_process(*output: str) -> Iterator[subprocess.Popen[str]]:
 
 def folder_of(output: Path | None = None, *, resume: bool = False, overwrite: bool = False) -> str:
     with run_folder.opened(output, "net", resume=resume, overwrite=overwrite) as folder:
+        if overwrite:
+            run_folder.clear(folder)
         (folder / "report.json").touch()
         return str(folder)
 

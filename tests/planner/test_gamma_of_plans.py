@@ -19,7 +19,7 @@ from momentumnet.planner.profile import Profile
 from momentumnet.planner.quickest import WORTH, quickest_plan
 from momentumnet.planner.search import Options
 from tests.contract.reference import assert_same, train_step
-from tests.models import Chain, ResidualMLP
+from tests.models import WIDTH, Chain, ResidualMLP
 from tests.planner.wide import chain, rows
 
 GAMMAS = (Fraction(0), Fraction(1, 8))
@@ -159,3 +159,24 @@ def test_what_was_trained_stays_when_it_is_planned_again(caplog: pytest.LogCaptu
     assert mn.describe(net)["streams"] == []
     with pytest.raises(mn.ConversionError, match="no choice fits"):
         net(x)
+
+
+def test_a_velocity_to_begin_with_needs_a_plan_that_has_one() -> None:
+    """At gamma 0 the module would be left out of the network, and out of what the optimizer is given."""
+    model, x, start = chain(), rows(), nn.Linear(WIDTH, WIDTH)
+    plan = mn.plan(model, x, budget=1 << 40)
+    for velocity in (start, "branch"):
+        for options in ({"example_inputs": x, "budget": 1 << 40}, {"plan": plan}):
+            with pytest.raises(mn.ConversionError, match=r"initial_velocity was given.*gamma 0.*give gamma="):
+                mn.convert(model, initial_velocity=velocity, **options)
+    with pytest.raises(ValueError, match=r"initial_velocity must be None, 'branch' or an nn\.Module, got 'zero'"):
+        mn.convert(model, plan=plan, initial_velocity="zero")
+    net = mn.convert(model, x, gamma=1 / 8, budget=1 << 40, initial_velocity=start)
+    assert any(parameter is start.weight for parameter in net.parameters())
+
+
+def test_gamma_of_a_plan_without_streams_cannot_be_set() -> None:
+    net = mn.convert(chain(), rows(), budget=1 << 40)
+    for change in (lambda: mn.set_gamma(net, 0.5), lambda: mn.schedule_gamma(net, 3, 0, 0.5)):
+        with pytest.raises(mn.ConversionError, match=r"converted by a plan without one.*give gamma="):
+            change()

@@ -148,6 +148,34 @@ def test_a_plan_is_saved_loaded_and_followed(tmp_path: Path) -> None:
         mn.convert(resnet50(), plan=plan)
 
 
+@pytest.mark.parametrize("budget", ["least", 1 << 40, None])
+def test_a_converted_network_is_planned_as_what_it_was_or_not_at_all(budget: Any) -> None:
+    """Its blocks keep no activations: taken for stored ones, their bytes would promise a peak that is none."""
+    model, x = Chain([ResidualMLP() for _ in range(6)]), torch.randn(64, 16)
+    for net in (mn.convert(model, x, gamma=0.9), mn.convert(model, x, budget=1 << 40)):
+        if budget is None:
+            assert str(mn.plan(net, x)) == str(mn.plan(model, x))
+            continue
+        with pytest.raises(mn.ConversionError, match=r"Chain is converted already.*momentumnet\.revert"):
+            mn.plan(net, x, budget=budget)
+        with pytest.raises(mn.ConversionError, match="converted already"):
+            mn.largest_batch(net, lambda batch: torch.randn(batch, 16), "1MiB")
+
+
+@pytest.mark.parametrize("gamma", [0, GAMMA])
+def test_a_deeper_network_is_another_model(gamma: float, tmp_path: Path) -> None:
+    """Of a plan for six blocks, the last four of ten would stay unconverted, and compute something else in silence."""
+    torch.manual_seed(0)
+    mn.plan(Chain([ResidualMLP() for _ in range(6)]), torch.randn(64, 16), gamma=gamma, budget="least").save(
+        tmp_path / "plan.json"
+    )
+    plan = mn.TrainingPlan.load(tmp_path / "plan.json")
+    deeper = Chain([ResidualMLP() for _ in range(10)])
+    with pytest.raises(mn.ConversionError, match=r"made for another model: 'blocks' has 10 modules, and had 6; plan a"):
+        mn.convert(deeper, plan=plan, inplace=True)
+    assert mn.convert(deeper, torch.randn(2, 16)).blocks is not None  # nothing of it is converted
+
+
 def test_a_budget_that_is_too_small_says_what_is_needed() -> None:
     model, x = built("encoder")
     with pytest.raises(mn.ConversionError, match=r"no choice fits a budget of 1\.00 MiB\. The least is about .*B, for"):

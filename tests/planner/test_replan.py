@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.core.stream import MomentumStream
 from momentumnet.planner import batch_watch
+from momentumnet.streams.converted import converted_blocks
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH
 from tests.planner.wide import chain, rows
@@ -137,3 +140,62 @@ def test_what_replan_may_be() -> None:
     plan = mn.plan(chain(), rows(4), gamma=GAMMA, budget=BUDGET)
     with pytest.raises(mn.ConversionError, match="replan was given, too"):
         mn.convert(chain(), plan=plan, replan="auto")
+
+
+def test_what_does_not_fit_leaves_a_gamma_that_was_set() -> None:
+    net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET, replan="auto")
+    mn.set_gamma(net, 0.5)
+    step(net, 16)
+    outcome, learned = train_step(net, (rows(16),)), mn.training_state(net)
+    for batch in (4096, 8192):
+        with pytest.raises(mn.ConversionError, match="no choice fits a budget"):
+            step(net, batch)
+        assert mn.describe(net)["streams"][0]["gamma"] == "1/2"
+        assert mn.training_state(net) == learned
+    net.zero_grad(set_to_none=True)
+    assert_same(train_step(net, (rows(16),)), outcome, tolerance=0.0)
+
+
+@pytest.mark.parametrize("ends", [(1 / 8, 0), (0, 1 / 2)], ids=str)
+def test_a_schedule_goes_on_where_it_is_planned_again_at_zero(ends: tuple[float, float]) -> None:
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
+    schedule = mn.schedule_gamma(net, 2, *ends)
+    while schedule.gamma:
+        schedule.step()
+    stock = mn.revert(net)
+    assert torch.equal(net(rows(64)), stock(rows(64)))
+    schedule.step()
+    schedule.step()
+    assert mn.describe(net)["streams"][0]["gamma"] == str(schedule.end)
+
+
+def test_gamma_is_that_of_the_planned_streams_alone() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = mn.MomentumNet([nn.Linear(WIDTH, WIDTH) for _ in range(2)], gamma=0.9)
+            self.chain = chain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.chain(self.first(x))
+
+    net = mn.convert(Two(), rows(4), gamma=GAMMA, streams=["chain.blocks"], budget=4 * BUDGET, replan="auto")
+    step(net, 64)
+    blocks = {id(role.runner): role.runner for _, role in converted_blocks(net)}
+    assert [stream.gamma for stream in blocks.values() if isinstance(stream, MomentumStream)] == [Fraction(1, 8)]
+    assert net.first.gamma == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("budget", [BUDGET, 1 << 40])
+@pytest.mark.parametrize("replan", ["never", "auto"])
+def test_a_trace_of_a_larger_batch_is_no_step(budget: int, replan: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "momentumnet")
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=budget, replan=replan)
+    before = mn.describe(net)
+    for look in (mn.find_streams, mn.plan):
+        look(net, rows(64))
+    assert "planned" not in caplog.text
+    assert "planning again" not in caplog.text
+    assert mn.describe(net) == before
+    step(net, 64)
+    assert (TOLD if replan == "never" else "planning again") in caplog.text
