@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +146,22 @@ def test_a_prediction_that_is_off_is_corrected(factor: float) -> None:
         # What a step that is predicted exactly takes in these bytes, a block more or less.
         best = step.plan(int(limit / factor), trial=tried)
         assert found.seconds <= best.seconds + 1.01 * max(unit.seconds for unit in step.plan(None).units)
+
+
+def test_the_least_is_tried_before_a_budget_is_refused() -> None:
+    """However slowly what was measured brings the others down."""
+    step = measured(chain())
+    smallest = step.plan(None)
+    limit = (smallest.peak + 2 * step.plan(1 << 40).peak) // 3
+
+    def just_too_much(plan: TrainingPlan) -> int:
+        return limit if plan.units == smallest.units else limit + 1
+
+    assert step.plan(limit, trial=just_too_much).units == smallest.units
+    with pytest.raises(
+        mn.ConversionError, match=rf"took more when they were tried \({re.escape(format_bytes(limit + 1))}"
+    ):
+        step.plan(limit, trial=lambda plan: limit + 1)
 
 
 def test_without_the_memory_for_a_trial_less_is_planned() -> None:
