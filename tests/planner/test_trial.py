@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.memory import format_bytes
-from momentumnet.planner import trial
+from momentumnet.planner import fit, trial
 from momentumnet.planner.fit import MeasuredStep, measured_step
 from momentumnet.planner.measure import loss_of
 from momentumnet.planner.training_plan import TrainingPlan
@@ -148,8 +148,9 @@ def test_a_prediction_that_is_off_is_corrected(factor: float) -> None:
         assert found.seconds <= best.seconds + 1.01 * max(unit.seconds for unit in step.plan(None).units)
 
 
-def test_the_least_is_tried_before_a_budget_is_refused() -> None:
+def test_the_least_is_tried_before_a_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slowly what was measured brings the others down."""
+    monkeypatch.setattr(fit, "TRIALS", 3)
     step = measured(chain())
     smallest = step.plan(None)
     limit = (smallest.peak + 2 * step.plan(1 << 40).peak) // 3
