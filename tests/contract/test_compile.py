@@ -12,6 +12,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import momentumnet as mn
+from tests.contract import double_streams
 from tests.contract.reference import assert_same, pair, relative_error, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -91,6 +92,37 @@ def test_compiled_model_is_correct(case: Case) -> None:
     got.gradients = {name.removeprefix("_orig_mod."): grad for name, grad in got.gradients.items()}
     torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
     assert relative_error(got, expected) < 1e-5
+
+
+class Unrolled(double_streams.Net):
+    """Without a loop: Dynamo leaves a function that breaks in a loop as it is, and would compile nothing here."""
+
+    def __init__(self) -> None:
+        super().__init__(depth=2)
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        image, text = self.stems[0](image), self.stems[1](text)
+        image, text = self.blocks[0](image, text)
+        image, text = self.blocks[1](image, text)
+        return self.head(torch.cat([image, text], 1))
+
+
+@pytest.mark.parametrize("what", ["blocks", "model"])
+def test_blocks_that_change_two_streams(what: str) -> None:
+    """Image and text are one state, of which graphs in the blocks and between them are given views."""
+    example, found = double_streams.both(), []
+    for backward in ("stored", "reversible"):
+        torch._dynamo.reset()
+        counters.clear()
+        net = mn.convert(Unrolled(), example, gamma=1 / 8, backward=backward)
+        for module in net.blocks if what == "blocks" else [net]:
+            module.compile(backend="aot_eager")
+        found.append(double_streams.gradients(net))
+        assert counters["stats"]["unique_graphs"] == (1 if what == "blocks" else 2)  # the blocks'; before and behind
+        assert what == "model" or not counters["graph_break"]
+    plain = double_streams.gradients(mn.convert(Unrolled(), example, gamma=1 / 8, backward="stored"))
+    double_streams.assert_same_gradients(found[1], found[0])
+    torch.testing.assert_close(found[1], plain, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
