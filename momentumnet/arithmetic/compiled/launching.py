@@ -1,6 +1,6 @@
 """Kernels run on tensors that are known to fit them, with as little on the host as can be.
 
-That is what the engine does; `operators` has the same kernels with checks, behind PyTorch's dispatcher.
+That is what the engine does; `operators` has those of a step and of packing with checks, behind PyTorch's dispatcher.
 """
 
 from __future__ import annotations

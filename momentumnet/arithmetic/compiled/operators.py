@@ -1,4 +1,4 @@
-"""``torch.ops.momentumnet``: the compiled kernels as PyTorch operators, with fake kernels for tracing.
+"""``torch.ops.momentumnet``: kernels of a step and of packing as PyTorch operators, with fake kernels for tracing.
 
 What they compute, and what the tensors hold, is described in `typed_operators` beside this file, their typed face. They
 write to their arguments and return nothing.
