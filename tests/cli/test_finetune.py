@@ -302,7 +302,10 @@ def test_second_run_goes_to_a_folder_of_its_own(finetune: Callable[..., Any]) ->
     for mistyped in (("--weights", "none.safetensors"), ("--model", "resnet19"), ("--freeze", "9999")):
         assert finetune("--epochs", "1", "--output", str(first), "--overwrite", *mistyped).status == 2
         assert {path: path.read_bytes() for path in before} == before
+    left = first / "evaluation.json"  # of the old run, and nothing that a training writes
+    left.write_text("{}")
     assert finetune("--epochs", "1", "--seed", "1", "--output", str(first), "--overwrite").status == 0
+    assert not left.exists()
     assert whole_file.read_json(first / "report.json")["settings"]["seed"] == 1
 
 

@@ -176,3 +176,23 @@ def test_short_streams_take_what_holds_less(dtype: torch.dtype, depth: int, way:
     assert planned.saved_after == min(held.values())
     assert mn.describe(mn.convert(model, x))["streams"][0]["backward"] == way
     assert mn.plan(model, x, backward="reversible").backwards == ["reversible"]
+
+
+class Alternating(ResidualMLP):
+    """Adds something else to its output in each of its runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return super().forward(x) + self.runs
+
+
+def test_a_stream_tensor_that_differs_is_said_to_be_what_differs() -> None:
+    """Not what a block returns beside it: it returns nothing there."""
+    torch.manual_seed(0)
+    net = mn.convert(Chain([Alternating() for _ in range(3)]), rows(), backward="checkpointed")
+    with pytest.raises(mn.ReconstructionError, match="did not compute the same in backward as in forward"):
+        loss_of(net(rows())).backward()
