@@ -120,11 +120,8 @@ def _clones(buffers: Iterable[Tensor]) -> Clones:
     """The buffers and their values. Those of one type and device together, which is one launch on a GPU."""
     groups: dict[object, list[Tensor]] = {}
     for buffer in buffers:
-        # The number that tells tensors apart which no launch takes together.
-        alone = (
-            0 if type(buffer) is Tensor and buffer.layout == torch.strided and buffer.dtype in _NUMBERS else id(buffer)
-        )
-        groups.setdefault((buffer.dtype, buffer.device, alone), []).append(buffer.detach())
+        apart = 0 if _goes_with_others(buffer) else id(buffer)
+        groups.setdefault((buffer.dtype, buffer.device, apart), []).append(buffer.detach())
     return [(own, _copies(own)) for own in groups.values()]
 
 
