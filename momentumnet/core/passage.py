@@ -6,7 +6,6 @@ starts a new pass. Whatever would lose the velocity is refused.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,12 @@ from momentumnet.core.by_tensor import ByTensor
 from momentumnet.core.carried import refusal, refusal_of_arguments, same_shape
 from momentumnet.core.coupling import Coupling
 from momentumnet.core.inference import NO_COUNTER
+from momentumnet.core.members import Stretch
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan
 from momentumnet.core.tape import Tape
-from momentumnet.errors import ConversionError, MomentumNetWarning
+from momentumnet.errors import ConversionError
 from momentumnet.recompute.arguments import named_arguments, parameter_names, version
-
-# So many passes that all begin behind the first block are no chance (a block that is left out now and then).
-LATE_STARTS = 3
 
 
 @dataclass
@@ -47,14 +44,18 @@ class Passage:
 class Unfinished:
     """Alive while a pass through the stream may still go on; knows its last block."""
 
-    __slots__ = ("__weakref__", "last", "over")
+    __slots__ = ("__weakref__", "_stretch", "has_finished", "last", "over")
 
-    def __init__(self) -> None:
+    def __init__(self, stretch: Stretch) -> None:
         self.last = -1
+        self.has_finished = False
         self.over = False
+        self._stretch = stretch
 
     def end(self, _: object) -> None:
         """Backward has come by: a pass that left out its last block goes on no more."""
+        if not self.over and not self.has_finished:
+            self._stretch.was_left(self.last)
         self.over = True
 
 
@@ -78,7 +79,7 @@ class Passages:
         self._is_open = False  # a block has returned a tensor that no further one has received yet
         # Whether a pass was left before its last block: others may be then, and nobody would look at their reports.
         self.may_end_early = False
-        self._late_starts: int | None = 0  # passes that began behind the first block; None once there was another
+        self._stretch = Stretch(name, blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unfinished": _none}
@@ -156,22 +157,9 @@ class Passages:
                 f"{self._blocks[unfinished.last]!r} did not return, so its velocity is lost. Something between "
                 "the two blocks replaces the tensor; convert with streams=[...] so that the stream ends there"
             )
-        if passage is None and self._late_starts is not None:
-            self._notice_start(block, place)
+        if passage is None:
+            self._stretch.begins(place)
         return place
-
-    def _notice_start(self, block: str, place: int) -> None:
-        """Warn of a stream whose first blocks never run, as in a stage of a pipeline."""
-        self._late_starts = None if place == 0 or self._late_starts is None else self._late_starts + 1
-        if self._late_starts == LATE_STARTS:
-            self._late_starts = None
-            warnings.warn(
-                f"stream {self._name!r} began at block {block!r} in each of its first {LATE_STARTS} passes, without "
-                f"the {place} before it, and so without the velocity that they give. Stages of a pipeline are to end "
-                "where streams end, or to be converted each for itself, after the cut",
-                MomentumNetWarning,
-                stacklevel=2,
-            )
 
     def check_handover(
         self, block: str, key: int | str, x: Tensor, passage: Passage, transform: str | None = None
@@ -221,10 +209,16 @@ class Passages:
             self._unfinished = lambda: unfinished
         self._carried.put(x, passage)
 
-    def finish(self) -> None:
-        """A pass has come to the stream's end."""
+    def unfinished(self) -> Unfinished:
+        """The mark of a pass that begins."""
+        return Unfinished(self._stretch)
+
+    def finish(self, passage: Passage) -> None:
+        """The pass has come to the stream's end."""
+        passage.unfinished.has_finished = True
         self._is_open = False
         self._unfinished = _none
+        self._stretch.ends()
 
 
 def _none() -> None:

@@ -26,9 +26,10 @@ from momentumnet.core.collectives import Company
 from momentumnet.core.coupling import Coupling, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
+from momentumnet.core.members import Members
 from momentumnet.core.momentum import Momentum
 from momentumnet.core.packing import Packing
-from momentumnet.core.passage import Passage, Passages, Unfinished, rivals_of, tensors_among
+from momentumnet.core.passage import Passage, Passages, rivals_of, tensors_among
 from momentumnet.core.plain import PlainState
 from momentumnet.core.scale import ScalePlan, StreamScale
 from momentumnet.core.settings import StreamSettings
@@ -74,6 +75,7 @@ class MomentumStream(StreamSettings):
         if self.companions and self.arguments is not None:
             self._packing = Packing(name, blocks, self.arguments, self.companions)
         self._company = Company()
+        self.members = Members(name, blocks)
 
     def learned(self) -> dict[str, Any]:
         """What the stream has learned of its passes, as plain data."""
@@ -114,7 +116,8 @@ class MomentumStream(StreamSettings):
         """Call ``function(*args, **kwargs)`` as the next block of the stream; return what the parent gets.
 
         Raises:
-            ConversionError: no stream tensor among the arguments, or one whose velocity has been lost.
+            ConversionError: no stream tensor among the arguments, or one whose velocity has been lost; or blocks of
+                the stream are gone.
             ReconstructionError: the block overwrites its input.
         """
         if not self._coupling(module).is_reversible and not self.branch_is_output and not self._goes_on(args, kwargs):
@@ -203,7 +206,7 @@ class MomentumStream(StreamSettings):
             onward = replace(passage, last=place, velocity=velocity, counter=version(x), node=x.grad_fn)
             self._passages.carry(x, onward)
             return x
-        self._passages.finish()
+        self._passages.finish(passage)
         self._company.pass_ends()
         return self._ended(passage, x, velocity)
 
@@ -234,6 +237,8 @@ class MomentumStream(StreamSettings):
         )
 
     def _start(self, coupling: Coupling, x: Tensor, place: int, transform: str | None) -> Passage:
+        if coupling.is_reversible:  # without a velocity each block stands for itself
+            self.members.check()
         velocity = self._first_velocity(x)
         if velocity is not None and not same_shape(velocity, x):
             raise ConversionError(
@@ -247,7 +252,7 @@ class MomentumStream(StreamSettings):
             tape, plan = coupling.plain(x, velocity), None
             if gradients_on() and self.backward != "stored" and coupling.is_reversible:
                 transforms.tell(self.name, transform)
-        return Passage(tape, coupling, -1, velocity, version(x), x.grad_fn, Unfinished(), plan=plan)
+        return Passage(tape, coupling, -1, velocity, version(x), x.grad_fn, self._passages.unfinished(), plan=plan)
 
     def _new_tape(
         self, coupling: Coupling, x: Tensor, v: Tensor | None, place: int, *, from_start: bool = True

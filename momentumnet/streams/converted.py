@@ -55,6 +55,15 @@ class Role:
     offload: Offload | None = None
     settles: bool = False
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.join()
+
+    def join(self) -> None:
+        """Tell the stream that the block is there: one that is cut away from the others is noticed by them."""
+        if isinstance(self.runner, MomentumStream):
+            self.runner.members.join(self.name, self)
+
 
 class ConvertedBlock:
     """Mixed in before a block's own class: takes the call before the module's hooks, which may pass on new tensors."""
@@ -134,6 +143,7 @@ def assign(block: nn.Module, role: Role) -> None:
     if isinstance(block, torch.jit.ScriptModule):
         raise ConversionError(f"block {role.name!r} is a torch.jit.ScriptModule; convert the model before scripting it")
     block._momentumnet_role = role  # type: ignore[assignment]
+    role.join()
     block.__class__ = converted_class(type(block))
 
 

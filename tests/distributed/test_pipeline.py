@@ -100,6 +100,25 @@ def test_a_stage_that_begins_inside_a_stream_is_warned_of() -> None:
     stage(data())  # once is enough: a warning would be an error here
 
 
+def test_a_stage_that_ends_inside_a_stream_is_warned_of() -> None:
+    net = mn.convert(nn.Sequential(*[ResidualMLP() for _ in range(4)]), data(), gamma=nets.GAMMA)
+    stage = net[:3]
+    for _ in range(2):
+        stage(data()).sum().backward()
+    with pytest.warns(mn.MomentumNetWarning, match=r"ended with block '2' .* without the 1 behind it"):
+        stage(data()).sum().backward()
+    stage(data()).sum().backward()
+
+
+def test_passes_that_failed_have_not_ended_early() -> None:
+    net = mn.convert(nn.Sequential(*[ResidualMLP() for _ in range(4)]), data(), gamma=nets.GAMMA)
+    for _ in range(5):
+        net[:3](data())  # nothing behind it: the step that needed too much memory, say
+    net(data()).sum().backward()
+    for _ in range(5):
+        net[:3](data()).sum().backward()
+
+
 def test_a_block_that_is_left_out_now_and_then_is_no_stage() -> None:
     net = mn.convert(nn.Sequential(*[ResidualMLP() for _ in range(4)]), data(), gamma=nets.GAMMA)
     for blocks in (net[1:], net, net[1:], net[2:], net[1:]):

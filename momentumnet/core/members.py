@@ -1,0 +1,102 @@
+"""The blocks of a stream that are still there, and those that run: a part alone lacks the velocity of the others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+from momentumnet.errors import ConversionError, MomentumNetWarning
+
+# So many names of blocks are told in full.
+TOLD = 4
+# So many passes, all without the first or the last blocks, are no chance (a block that is left out now and then).
+PARTIAL_PASSES = 3
+
+
+class Members:
+    """The blocks that have a place in a stream, as long as they are alive.
+
+    A copy knows of none: those that are copied with it join it themselves.
+
+    Args:
+        name: the stream's name in messages.
+        blocks: names of the blocks in call order.
+    """
+
+    def __init__(self, name: str, blocks: Sequence[str]) -> None:
+        self._name, self._blocks = name, tuple(dict.fromkeys(blocks))
+        self._alive: WeakValueDictionary[str, object] = WeakValueDictionary()
+        self._is_used = False  # streams of functions have no blocks that could be cut away
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Members, (self._name, self._blocks)
+
+    def join(self, block: str, role: object) -> None:
+        """The block of this name is there while ``role``, which it alone holds, is alive."""
+        self._alive[block] = role
+        self._is_used = True
+
+    def check(self) -> None:
+        """None is missing.
+
+        Raises:
+            ConversionError: one is.
+        """
+        if len(self._alive) == len(self._blocks) or not self._is_used:
+            return
+        missing = [block for block in self._blocks if block not in self._alive]
+        told = ", ".join(map(repr, missing[:TOLD])) + (f" and {len(missing) - TOLD} more" if missing[TOLD:] else "")
+        raise ConversionError(
+            f"stream {self._name!r} has lost {len(missing)} of its {len(self._blocks)} blocks: {told} (deleted, "
+            "replaced, reverted alone, or left behind when a part was copied), and the velocity does not travel "
+            "without them. Revert the model (momentumnet.revert), and convert it as it is now"
+        )
+
+
+class Stretch:
+    """Warns of a stream whose first or last blocks never run, as in a stage of a pipeline.
+
+    Args:
+        name: the stream's name in messages.
+        blocks: names of the blocks in call order.
+    """
+
+    def __init__(self, name: str, blocks: Sequence[str]) -> None:
+        self._name, self._blocks = name, tuple(blocks)
+        # Passes in a row that began behind the first block, or were left before the last; None once there was another.
+        self._late_starts: int | None = 0
+        self._early_ends: int | None = 0
+
+    def begins(self, place: int) -> None:
+        """A pass begins at ``place``."""
+        if self._late_starts is None:
+            return
+        self._late_starts = self._late_starts + 1 if place else None
+        if self._late_starts == PARTIAL_PASSES:
+            self._late_starts = None
+            self._warn(f"began at block {self._blocks[place]!r}", f"the {place} before it, and so without")
+
+    def was_left(self, place: int) -> None:
+        """Backward goes through a pass whose last block was the one at ``place``, which is not the stream's."""
+        if self._early_ends is None:
+            return
+        self._early_ends += 1
+        if self._early_ends == PARTIAL_PASSES:
+            self._early_ends = None
+            behind = len(self._blocks) - 1 - place
+            self._warn(f"ended with block {self._blocks[place]!r}", f"the {behind} behind it, and so without")
+
+    def ends(self) -> None:
+        """A pass has come to the stream's end."""
+        self._early_ends = None
+
+    def _warn(self, event: str, lack: str) -> None:
+        warnings.warn(
+            f"stream {self._name!r} {event} in each of its first {PARTIAL_PASSES} passes, without {lack} the velocity "
+            "that they give, or that is added at the stream's end. Stages of a pipeline are to end where streams end, "
+            "or to be converted each for itself, after the cut",
+            MomentumNetWarning,
+            stacklevel=2,
+        )
