@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
-from momentumnet.planning import gammas_within_budget, step_plan
+from momentumnet.planning import check_offload, gammas_within_budget, step_plan
 
 if TYPE_CHECKING:
     from momentumnet.planner.search import Options
@@ -26,6 +26,7 @@ def largest_batch(
     streams: Sequence[str] | None = None,
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
+    offload: bool = False,
     most: int = 1 << 16,
 ) -> int:
     """The largest batch of which a training step fits a budget: for it `plan` finds choices, for one more it does not.
@@ -41,10 +42,12 @@ def largest_batch(
         streams: see `convert`.
         arithmetic: see `convert`.
         loss: see `plan`.
+        offload: see `plan`.
         most: the largest batch to look at.
 
     Raises:
-        ConversionError: a batch of one does not fit; says what `plan` says of a budget that is too small.
+        ConversionError: a batch of one does not fit; says what `plan` says of a budget that is too small. Or
+            ``offload`` is asked for on a device that computes in host memory.
         ValueError: the budget is no number of bytes, or the inputs are the same for each batch size.
 
     Example:
@@ -68,13 +71,15 @@ def largest_batch(
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
 
+    check_offload(offload, is_planned=True)
+    given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
+
     def measure(example_inputs: Any) -> list[Options]:
-        steps = measured_steps(model, example_inputs, gammas=gammas, streams=streams, arithmetic=arithmetic, loss=loss)
-        return [step.options for step in steps]
+        return [step.options for step in measured_steps(model, example_inputs, gammas=gammas, **given)]
 
     def fits(batch: int) -> bool:
         try:
-            step_plan(model, make_example(batch), limit, gamma=gamma, streams=streams, arithmetic=arithmetic, loss=loss)
+            step_plan(model, make_example(batch), limit, gamma=gamma, **given)
         except (ConversionError, torch.OutOfMemoryError):
             return False
         return True

@@ -237,7 +237,8 @@ class MomentumStream(StreamSettings):
         )
 
     def _start(self, coupling: Coupling, x: Tensor, place: int, transform: str | None) -> Passage:
-        if coupling.is_reversible:  # without a velocity each block stands for itself
+        # Without a velocity each block stands for itself; and backward may outlive the network that it goes through.
+        if coupling.is_reversible and torch._C._current_graph_task_id() == -1:
             self.members.check()
         velocity = self._first_velocity(x)
         if velocity is not None and not same_shape(velocity, x):

@@ -11,7 +11,7 @@ import torch
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.rescaled import predicted_largest
-from momentumnet.planner.search import Options, least, within
+from momentumnet.planner.search import Options, fewest, least
 from momentumnet.streams.nested import tensors_in
 
 # A batch that fits, where batch norms can measure a batch of one value a channel in nothing smaller.
@@ -117,7 +117,7 @@ def largest_fitting(options_of: Callable[[int], Sequence[Options]], limit: int, 
 
     def tried(batch: int) -> Tried:
         ways = options_of(batch)
-        return Tried(batch, ways, any(within(options, limit) is not None for options in ways))
+        return Tried(batch, ways, any(fewest(options, limit) is not None for options in ways))
 
     low = last = tried(min(FIRST, most))
     if not low.fits:

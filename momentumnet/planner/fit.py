@@ -70,9 +70,11 @@ class MeasuredStep:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
         if limit is None:
-            smallest, fewest = self.least
+            smallest, choices = self.least
             room = smallest + spare
-            return self._with(within(self.options, room) or fewest, room if spare else None, room)
+            if spare:
+                choices = within(self.options, room) or choices
+            return self._with(choices, room if spare else None, room)
         if trial is not None:
             return self._tried(limit, trial)
         room = allowed(limit)
@@ -129,7 +131,7 @@ class MeasuredStep:
 
     @cached_property
     def least(self) -> tuple[int, list[Choice]]:
-        """The least budget that choices are found for, and those."""
+        """The least budget that choices are found for, and the quickest of those."""
         return least(self.options)
 
     def seconds_within(self, limit: int) -> float:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from momentumnet.errors import ConversionError
 from momentumnet.planner.fit import MeasuredStep
 from momentumnet.planner.methods import PlannedMethod
-from momentumnet.planner.search import TOLERANCE
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import Trial
 
 # A function that is not the network's own has to be quicker by so much: times are measured no better.
 WORTH = 0.02
+# Least budgets that are so close together, as a share, count as the same: predictions are no better.
+CLOSE = 1 / 256
 
 
 def quickest_plan(
@@ -32,7 +33,7 @@ def quickest_plan(
     """
     if limit is None:
         room = min(step.least[0] for step in steps) + spare
-        near = [step for step in steps if step.least[0] <= room * (1 + TOLERANCE)]
+        near = [step for step in steps if step.least[0] <= room * (1 + CLOSE)]
         return _quickest(near, room, lambda step: step.plan(None, spare=max(0, room - step.least[0]) if spare else 0))
     return _quickest(steps, limit, lambda step: step.plan(limit, trial=trial))
 

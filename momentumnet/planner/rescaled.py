@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from momentumnet.planner.profile import Cost, Profile, Unit
-from momentumnet.planner.search import Options, within
+from momentumnet.planner.search import Options, fewest
 
 
 def rescaled(profile: Profile, share: float) -> Profile:
@@ -36,7 +36,7 @@ def predicted_largest(profile: Profile, measured: int, limit: int, batches: rang
     """
 
     def fits(batch: int) -> bool:
-        return within(Options(rescaled(profile, batch / measured)), limit) is not None
+        return fewest(Options(rescaled(profile, batch / measured)), limit) is not None
 
     if not batches or not fits(batches[0]):
         return None

@@ -2,7 +2,7 @@
 
 Bytes that are held in front of a unit are counted in cells of a grid. Rounded down they give a time that no choice
 within the budget can go below, and often choices that fit; where these do not, bytes are rounded up: what is found then
-always fits.
+always fits. Where none is found so, those that hold the fewest bytes may still fit; these need no grid.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from momentumnet.planner.simulate import Simulation, peak_of, simulated
 CELLS = 2048
 # Units that are recomputed together from one input, at most.
 LONGEST_SEGMENT = 16
-# The least budget is found to this share of it.
-TOLERANCE = 1 / 256
 # Of a stream's blocks that are kept, those that are offloaded are counted in these shares: each is an option.
 SHARES = 4
 _BEHIND = {Way.STORED: Front.STORED, Way.OFFLOADED: Front.OFFLOADED}
@@ -58,11 +56,24 @@ class _Taken:
     behind: Front
 
 
+class _Fullest(Simulation):
+    """A part of a step, of whose moments nothing is kept but the most bytes: a search looks at hundreds of parts."""
+
+    most = 0
+
+    def take(self, phase: str, index: int, total: int) -> None:
+        if total > self.most:
+            self.most = total
+
+
 class Options:
     """All options for the units of a profile, by the unit that they begin at and what stands in front of it."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
+        count = len(profile.units)
+        self.glue = list(accumulate(profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)))
+        self.loss_bytes = profile.loss_bytes(profile.casts_before[count])  # at most
         self._found: dict[tuple[int, Front], list[Option]] = {}
         self._kinds = kinds_of(profile)
         self._taken: dict[object, _Taken] = {}
@@ -124,13 +135,13 @@ class Options:
 
     def _simulated(self, choices: tuple[Choice, ...], front: Front) -> _Taken:
         profile, last = self.profile, choices[-1]
-        simulation = Simulation(profile, choices, front)
+        simulation = _Fullest(profile, choices, front)
         simulation.forward()
         held = simulation.held_behind()
         held -= sum(profile.bytes_of(profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop))
-        forward, count = peak_of(simulation.moments).bytes, len(simulation.moments)
+        forward, simulation.most = simulation.most, 0
         simulation.backward()
-        backward = peak_of(simulation.moments[count:]).bytes
+        backward = simulation.most
         behind = _BEHIND.get(last.way, Front.NOTHING)
         if simulation.gives_again(last.stop - 1):
             behind = Front.GIVEN
@@ -180,7 +191,7 @@ def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | 
     quickest = options.quickest(budget, cells)
     if quickest is None or peak_of(simulated(options.profile, quickest)).bytes <= budget:
         return quickest
-    return _searched(options, budget, cells, up=True)
+    return _searched(options, budget, cells, up=True) or fewest(options, budget)
 
 
 def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
@@ -190,9 +201,7 @@ def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
 
 
 def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Choice] | None:
-    profile = options.profile
-    count = len(profile.units)
-    glue = list(accumulate(profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)))
+    count, glue = len(options.profile.units), options.glue
     best = {(0, Front.NOTHING): np.where(np.arange(cells) == 0, 0.0, np.inf)}
     came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]] = {}
     for start in range(count):
@@ -213,8 +222,7 @@ def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Ch
                 if better.any():
                     target[shift : shift + reach][better] = offered[better]
                     came.setdefault(key, []).append((np.flatnonzero(better) + shift, front, option, shift))
-    casts = profile.casts_before[count]  # at most
-    fitting = max(0, (budget - glue[count] - profile.loss_bytes(casts)) * cells // budget + 1)
+    fitting = max(0, (budget - glue[count] - options.loss_bytes) * cells // budget + 1)
     return _cheapest(count, best, came, fitting)
 
 
@@ -239,17 +247,40 @@ def _cheapest(
     return found
 
 
+def fewest(options: Options, budget: int) -> list[Choice] | None:
+    """The choices that fit into so many bytes and hold the fewest when the forward ends; None if none fit."""
+    count, glue = len(options.profile.units), options.glue
+    best: dict[tuple[int, Front], tuple[int, Front, Option | None]] = {(0, Front.NOTHING): (0, Front.NOTHING, None)}
+    for start in range(count):
+        for front in Front:
+            if (start, front) not in best:
+                continue
+            held = best[start, front][0]
+            room = budget - glue[start] - held
+            for option in options.at(start, front):
+                key = (option.choices[-1].stop, option.behind)
+                if option.need <= room and (key not in best or held + option.held < best[key][0]):
+                    best[key] = (held + option.held, front, option)
+    ends = [(best[count, front][0], place, front) for place, front in enumerate(Front) if (count, front) in best]
+    if not ends or min(ends)[0] + glue[count] + options.loss_bytes > budget:
+        return None
+    place, front, found = count, min(ends)[2], list[Choice]()
+    while (entry := best[place, front])[2] is not None:
+        found = [*entry[2].choices, *found]
+        place, front = entry[2].choices[0].start, entry[1]
+    return found
+
+
 def least(options: Options) -> tuple[int, list[Choice]]:
-    """The least budget that choices are found for, and those."""
+    """The least budget that choices are found for, and the quickest of those."""
     profile = options.profile
-    stored = peak_of(simulated(profile, [Choice(0, len(profile.units), Way.STORED)])).bytes
-    low, high = 0, 2 * max(stored, 1)
-    found = within(options, high) or []
-    while high - low > max(1, high * TOLERANCE):
+    stored = [Choice(0, len(profile.units), Way.STORED)]
+    low, high = 0, peak_of(simulated(profile, stored)).bytes
+    while high - low > 1:
         middle = (low + high) // 2
-        choices = within(options, middle)
+        choices = fewest(options, middle)
         if choices is None:
             low = middle
         else:
-            high, found = middle, choices
-    return min(high, peak_of(simulated(profile, found)).bytes), found
+            high = min(middle, peak_of(simulated(profile, choices)).bytes)
+    return high, within(options, high) or stored

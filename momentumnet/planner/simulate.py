@@ -140,7 +140,10 @@ class Simulation:
 
     def note(self, phase: str, index: int, extra: int) -> None:
         """A moment at which so many bytes are there beside those that are held."""
-        total = self.held.total - self.before + self.states + self.gradients + extra
+        self.take(phase, index, self.held.total - self.before + self.states + self.gradients + extra)
+
+    def take(self, phase: str, index: int, total: int) -> None:
+        """A moment of so many bytes."""
         self.moments.append(Moment(phase, index, total))
 
     def step(self) -> None:

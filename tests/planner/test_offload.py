@@ -200,8 +200,26 @@ def test_larger_inputs_are_planned_with_it_again(copies: LateCopies) -> None:
     assert copies.sent
 
 
+def test_a_larger_batch_fits_with_it(copies: LateCopies) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)) for _ in range(16)))
+
+    def rows(batch: int) -> Tensor:
+        return torch.randn(batch, 64)
+
+    budget = mn.plan(model, rows(1024), budget="least", gamma=0).peak
+    sizes = [mn.largest_batch(model, rows, budget, gamma=0, offload=offload) for offload in (False, True)]
+    assert sizes[1] > sizes[0]
+    plan = mn.plan(model, rows(sizes[1]), budget=budget, gamma=0, offload=True)
+    assert any(unit.way == "offloaded" for unit in plan.units)
+
+
 def test_on_the_cpu_it_is_refused() -> None:
     model, x = built("plain")
+    with pytest.raises(mn.ConversionError, match="which is no CUDA device: nothing would be"):
+        mn.largest_batch(model, lambda batch: x[:batch], "1GiB", offload=True)
+    with pytest.raises(ValueError, match="offload must be True or False, got 1"):
+        mn.largest_batch(model, lambda batch: x[:batch], "1GiB", offload=1)  # type: ignore[arg-type]
     with pytest.raises(mn.ConversionError, match="the example is on cpu, which is no CUDA device: nothing would be"):
         mn.plan(model, x, budget="least", offload=True)
     with pytest.raises(ValueError, match="nothing is planned; give a budget"):
