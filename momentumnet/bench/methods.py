@@ -19,6 +19,8 @@ from momentumnet.bench.networks import Network
 from momentumnet.conversion import convert
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
+# The same once more: how far it is from the first is chance.
+STORED_AGAIN = "stored, again"
 OFFLOADED, HALF_KEPT = "offloaded", "compiled, half the activations"
 
 # What names say of a conversion that keeps the modules outside the streams.

@@ -62,6 +62,7 @@ def measure(
             peaks = peaks_of(variants, step)
             planned = built(planned_builds(peaks, gammas[-1], offloading=device.type == "cuda"), model, step)
             variants, peaks = variants | planned, peaks | peaks_of(planned, step)
+            variants[ways.STORED_AGAIN] = ways.twin(model)
         errors = {name: _gradient_error(step, variant, model, name, gammas) for name, variant in variants.items()}
         for name, error in errors.items():
             if isinstance(error, str):

@@ -23,7 +23,7 @@ ANY_GAMMA = "any gamma"
 # And of one whose plan may move activations to host memory.
 OFFLOADING = ", offloading"
 # Other arithmetic or compiled code would not be the same comparison.
-_NOT_COMPARED = (ways.COMPILED_BLOCKS, ways.HALF_KEPT, " float", PLANNED)
+_NOT_COMPARED = (ways.COMPILED_BLOCKS, ways.HALF_KEPT, ways.STORED_AGAIN, " float", PLANNED)
 
 
 def peaks_of(variants: Mapping[str, nn.Module | str], step: TrainingStep) -> dict[str, int]:

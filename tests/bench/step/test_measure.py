@@ -96,6 +96,9 @@ def test_planned_networks_are_measured_within_the_bytes_of_the_others() -> None:
     assert "error" not in planned[of + "stored"]
     assert not any("error" in planned[free + name] for name in compared)
     assert planned[free + "stored"]["saved_bytes"] == rows["stored"]["saved_bytes"]
+    again = rows["stored, again"]
+    assert (again["saved_bytes"], again["gradient_error"]) == (rows["stored"]["saved_bytes"], 0.0)
+    assert not any(row["best_within"] == "stored, again" for row in planned.values())
     assert planned[free + "least"]["peak_with_gradients"] <= planned[free + "least"]["lowest_peak"] * 1.02
     budgets = [planned[of + name]["budget_bytes"] for name in compared]
     assert planned[of + "stored"]["budget_bytes"] == max(budgets)
@@ -118,7 +121,8 @@ def test_the_best_is_the_quickest_that_fits() -> None:
     failed = {**row("momentum 1/2", 4, None), "error": "why"}
     planned, least = (row("momentum 1/2" + PLANNED + of, 5, 1.5) for of in ("checkpoint", "least"))
     peaks = {"stored": 20, "checkpoint": 8, "momentum 1/2": 7, planned["method"]: 8, least["method"]: 6}
-    *_, found, alone = beside_the_best([*others, failed, planned, least], peaks)
+    again = row("stored, again", 20, 0.1)
+    *_, found, alone = beside_the_best([*others, failed, again, planned, least], peaks)
     assert (found["best_within"], found["time_to_best"], found["budget_bytes"]) == ("checkpoint", 0.75, 8)
     assert (alone["best_within"], alone["time_to_best"], alone["budget_bytes"]) == (None, None, 6)
 
