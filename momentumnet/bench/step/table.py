@@ -34,8 +34,8 @@ PLANNED_NOTE = (
     "'planned as': planned with the peak of that method as budget (gradients included), or the least there is; "
     "with 'any gamma' the plan chooses whether there is momentum. Lines below the table have their time beside the "
     "quickest method that fits into the same bytes, of whatever function, and their peak beside the lowest of all "
-    "methods ('any gamma') or of those with momentum. 'stored, again': a copy of the network as it is; how far its time "
-    "is from that of stored is chance, and so is as much of the others'. 'offloading': plans that may also move "
+    "methods ('any gamma') or of those with momentum. 'stored, again': a copy of the network as it is; how far its "
+    "time is from that of stored is chance, and so is as much of the others'. 'offloading': plans that may also move "
     "activations to the host's memory, on a GPU."
 )
 COLUMNS = ("peak memory", "×", "bytes an element and block", "step time", "×", "to checkpoint", "gradient error")
