@@ -71,10 +71,10 @@ class MeasuredStep:
         """
         if limit is None:
             smallest, choices = self.least
+            if not spare:
+                return self._with(choices, None, smallest)
             room = smallest + spare
-            if spare:
-                choices = within(self.options, room) or choices
-            return self._with(choices, room if spare else None, room)
+            return self._with(within(self.options, room) or choices, room, room)
         if trial is not None:
             return self._tried(limit, trial)
         room = allowed(limit)
