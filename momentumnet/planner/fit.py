@@ -70,11 +70,11 @@ class MeasuredStep:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
         if limit is None:
-            smallest, choices = self.least
+            smallest, fewest = self.least
             if not spare:
-                return self._with(choices, None, smallest)
+                return self._with(fewest, None, smallest)
             room = smallest + spare
-            return self._with(within(self.options, room) or choices, room, room)
+            return self._with(within(self.options, room) or fewest, room, room)
         if trial is not None:
             return self._tried(limit, trial)
         room = allowed(limit)
