@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from momentumnet.core.resolution import spread_of
 from momentumnet.recompute.arguments import named_arguments
 from momentumnet.streams.calls import Call, Endpoint, Key, Place, Trace, storage_key
 from momentumnet.streams.nested import floating, outputs_beside, stream_output, tensors_in
+
+Result = TypeVar("Result")
 
 
 class _Attach(torch.autograd.Function):
@@ -188,6 +191,17 @@ class Recorder:
         return spread_of(endpoint.tensor, magnitude) if endpoint.tensor is not None and magnitude else 1.0
 
 
+def unseen(hook: Callable[..., Result]) -> Callable[..., Result]:
+    """The hook, hidden from the function modes of a trace: of all that they see, most would be its looks at tensors."""
+
+    @functools.wraps(hook)
+    def hidden(*args: Any) -> Result:
+        with torch._C.DisableTorchFunction():
+            return hook(*args)
+
+    return hidden
+
+
 def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
     """Shows the recorder what autograd saves.
 
@@ -202,7 +216,7 @@ def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
             living.keep(tensor)
         return tensor.detach()
 
-    return saved_tensors_hooks(pack, lambda tensor: tensor)
+    return saved_tensors_hooks(unseen(pack), lambda tensor: tensor)
 
 
 def _largest_magnitude(tensor: torch.Tensor) -> float:

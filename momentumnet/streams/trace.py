@@ -16,7 +16,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
-from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to
+from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unseen
 from momentumnet.streams.training_norms import batches_measured
 
 
@@ -98,11 +98,12 @@ def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *,
 def _calls_shown_to(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     """Inside, the recorder is shown the calls of all modules."""
     hooks: list[RemovableHandle] = []
+    enter, leave = unseen(recorder.enter), unseen(recorder.leave)
     try:
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                hooks.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True, prepend=True))
-                hooks.append(module.register_forward_hook(recorder.leave, with_kwargs=True))
+                hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
+                hooks.append(module.register_forward_hook(leave, with_kwargs=True))
         yield
     finally:
         for hook in reversed(hooks):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from momentumnet.errors import ConversionError
-from momentumnet.streams import discover, find_streams
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams import discover, find_streams, trace
+from momentumnet.streams.trace import call_with_example, record
 from tests.streams import nets
 from tests.streams.nets import WIDTH, Block, Calls, chain, loop, modules, summary, tokens
 
@@ -146,3 +148,22 @@ def test_a_view_that_is_taken_without_gradients(view):
 
     model = Calls(forward, stem=nn.Linear(WIDTH, WIDTH), view=View(), layers=chain(3))
     assert [len(stream) for stream in find_streams(model, tokens())] == [3]
+
+
+def test_the_looks_of_a_trace_are_hidden_from_its_function_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were most of what the modes saw, and most of the time that a trace took."""
+    seen: list[str] = []
+
+    class Counting(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def functions(depth: int) -> list[str]:
+        seen.clear()
+        record(nn.Sequential(*[Block() for _ in range(depth)]), tokens())
+        return seen.copy()
+
+    monkeypatch.setattr(trace, "fresh_dropout_outputs", Counting)
+    few = functions(2)
+    assert functions(5) == few + 3 * ["linear", "tanh", "add"]
