@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -7,11 +8,32 @@ import torch
 
 import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
+from tests.arithmetic.compiled.emulation import OnDeviceZero, emulated_cuda
+from tests.arithmetic.compiled.sources import build
+
+EMULATED = "cuda, emulated"
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def variant(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this machine and this build have, in turn."""
+@pytest.fixture(scope="session")
+def cuda_on_the_cpu(tmp_path_factory: pytest.TempPathFactory) -> OnDeviceZero:
+    """The kernels of the CUDA library, for CPU tensors."""
+    if sys.platform != "linux":
+        pytest.skip("threads that take turns are made by ucontext.h of Linux")
+    try:
+        build.cpp_compiler()
+    except build.NotBuilt as reason:
+        pytest.skip(str(reason))
+    return OnDeviceZero(emulated_cuda(tmp_path_factory.mktemp("emulated")))
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512", EMULATED])
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each instruction set that this machine and this build have, in turn, and the kernels for CUDA."""
+    if request.param == EMULATED:
+        library = request.getfixturevalue("cuda_on_the_cpu")
+        monkeypatch.setattr(libraries, "cpu", lambda: libraries.Kernels(library))
+        yield request.param
+        return
     if not mn.native.available():
         pytest.skip(f"no native kernels: {mn.native.reason()}")
     before = libraries.cpu().variant

@@ -15,7 +15,6 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -23,25 +22,13 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
+from tests.arithmetic.compiled.sources import ROOT, build
 
-ROOT = Path(__file__).resolve().parents[3]
 PACKAGED = ("csrc", "momentumnet", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 CPU, CUDA = "libmomentumnet_cpu.so", "libmomentumnet_cuda.so"
 # What both libraries export besides mn_abi.
 OTHERS = " ".join(f"void {name}() {{}}" for name in ("mn_error", *libraries._FUNCTIONS))
 BUILD_OFF = "switched off at install by MOMENTUMNET_BUILD=0"
-
-
-def _load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("momentumnet_csrc_build", ROOT / "csrc" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = _load_build()
 
 
 def _found(finder: Callable[[], object]) -> bool:

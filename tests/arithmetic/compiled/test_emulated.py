@@ -1,0 +1,83 @@
+"""The CUDA library's kernels on the CPU: the walk of `momentumnet doctor`, also where memory is not aligned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from momentumnet.arithmetic import adjoint, self_check
+from momentumnet.arithmetic.compiled import launching, libraries, selection
+from tests.arithmetic.compiled.emulation import OnDeviceZero
+from tests.arithmetic.compiled.sources import ROOT
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def _emulated(cuda_on_the_cpu: OnDeviceZero, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libraries, "cpu", lambda: libraries.Kernels(cuda_on_the_cpu))  # type: ignore[arg-type]
+
+
+def off_the_grid(value: Tensor) -> Tensor:
+    """The same values where no four of them can be read at once."""
+    memory = value.new_empty(value.numel() + 1)
+    memory[1:] = value.reshape(-1)
+    return memory[1:]
+
+
+@pytest.mark.usefixtures("_emulated")
+@pytest.mark.parametrize("elements", [3, 1027, 9001])
+def test_the_walk_of_the_doctor(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "ELEMENTS", elements)
+    monkeypatch.setattr(self_check, "SPECIAL", self_check.SPECIAL[:elements])
+    assert self_check.difference(CPU) == ""
+
+
+@pytest.mark.usefixtures("_emulated")
+def test_tensors_that_cannot_be_read_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, launched = launching.launch, set[str]()
+
+    def moved(name: str, constants: Any, *tensors: Tensor | None) -> None:
+        others = [None if tensor is None else off_the_grid(tensor) for tensor in tensors]
+        launch(name, constants, *others)  # type: ignore[arg-type]
+        for tensor, other in zip(tensors, others, strict=True):
+            if tensor is not None and other is not None:
+                tensor.copy_(other.view_as(tensor))
+        launched.add(name)
+
+    for module in (launching, selection, adjoint):
+        monkeypatch.setattr(module, "launch", moved)
+    monkeypatch.setattr(self_check, "ELEMENTS", 4099)
+    assert self_check.difference(CPU) == ""
+    assert launched == set(libraries._FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "why"),
+    [
+        ("__syncthreads();", "if (threadIdx.x) __syncthreads();", "all that have not ended wait for others"),
+        ("if (threadIdx.x >= 32) return;", "if (threadIdx.x >= 8) return;", "ended while others wait for it"),
+    ],
+)
+def test_what_is_undefined_on_a_gpu_ends_the_process(line: str, instead: str, why: str, tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+import torch
+from momentumnet.arithmetic import self_check
+from momentumnet.arithmetic.compiled import libraries
+from tests.arithmetic.compiled.emulation import OnDeviceZero, emulated_cuda
+
+library = OnDeviceZero(emulated_cuda(Path({str(tmp_path)!r}), line={line!r}, instead={instead!r}))
+libraries.cpu = lambda: libraries.Kernels(library)
+self_check.ELEMENTS = 1027
+self_check.difference(torch.device("cpu"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode < 0, done.stderr
+    assert why in done.stderr
