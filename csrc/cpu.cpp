@@ -6,6 +6,7 @@
 
 #include "cpu_loops.h"
 #include "cpu_threads.h"
+#include "look.h"
 #include "packing.h"
 
 namespace {
@@ -156,5 +157,10 @@ int32_t mn_adjoint(const MnAdjoint* adjoint, int64_t size, int32_t threads, void
     const MnGradients gradients{grad_x, grad_v, grad_branch, grad_velocity, grad_position};
     const AdjointLoop loop = loops().adjoint;
     share(size, CACHE_LINE, threads, [&](int64_t begin, int64_t end) { loop(*adjoint, gradients, begin, end); });
+    return 0;
+}
+
+int32_t mn_look(const MnLook* look, int64_t pieces, int32_t, void*, int64_t* report) {
+    report[0] = 0, report[1] = int64_t(look_at(*look, int(pieces), 0, 1));
     return 0;
 }

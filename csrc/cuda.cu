@@ -1,7 +1,9 @@
 // The CUDA library: the same operations, four elements to a thread at a time (packing: a column of a block), on the stream of the
 // caller and without waiting.
 #include "cuda_adjoint.h"
+#include "cuda_look.h"
 #include "cuda_packing.h"
+#include "cuda_sums.h"
 #include "step.h"
 
 namespace {
@@ -50,43 +52,6 @@ __device__ __forceinline__ void store_group(int32_t dtype, void* data, int64_t g
         four<uint16_t>(data, group) = raw;
     }
 }
-
-// The report of the elements that one thread has passed over.
-template <class Word>
-struct Sums {
-    typename Word::Unsigned magnitudes = 0, checksum = 0;
-
-    __device__ void add(const Element<Word>& e, int64_t position) {
-        using Number = typename Word::Unsigned;
-        checksum += Arithmetic<Word>::mix(e.x, e.v, e.s, Number(position) * Arithmetic<Word>::stride);
-    }
-
-    // Adds the sums of all threads of the block to the report.
-    __device__ void into(void* report) {
-        __shared__ typename Word::Unsigned parts[2][THREADS / 32];
-        fold(32);
-        if (threadIdx.x % 32 == 0) parts[0][threadIdx.x / 32] = magnitudes, parts[1][threadIdx.x / 32] = checksum;
-        __syncthreads();
-        if (threadIdx.x >= 32) return;
-        const bool used = threadIdx.x < THREADS / 32;
-        magnitudes = used ? parts[0][threadIdx.x] : 0, checksum = used ? parts[1][threadIdx.x] : 0;
-        fold(THREADS / 32);
-        if (threadIdx.x > 0) return;
-        using Atomic = decltype(atomic_type(magnitudes));
-        if (magnitudes) atomicOr(static_cast<Atomic*>(report), Atomic(magnitudes));
-        atomicAdd(static_cast<Atomic*>(report) + 1, Atomic(checksum));
-    }
-
-private:
-    __device__ void fold(int lanes) {
-        for (int distance = lanes / 2; distance; distance /= 2) {
-            magnitudes |= __shfl_down_sync(~0u, magnitudes, distance);
-            checksum += __shfl_down_sync(~0u, checksum, distance);
-        }
-    }
-    static unsigned atomic_type(uint32_t);
-    static unsigned long long atomic_type(uint64_t);
-};
 
 // The operations at one element. Each says what it reads and writes; `run` below moves the data. This one reads all of an
 // element and writes nothing.
@@ -357,5 +322,12 @@ int32_t mn_adjoint(const MnAdjoint* constants, int64_t size, int32_t device, voi
     return with_types_of(*constants, [=](auto of_x, auto of_v) {
         return run_adjoint<decltype(of_x), decltype(of_v)>(*constants, size, device, stream, grad_x, grad_v, grad_branch,
                                                            grad_velocity, grad_position);
+    });
+}
+
+int32_t mn_look(const MnLook* look, int64_t pieces, int32_t device, void* stream, int64_t* report) {
+    const MnLook values = *look;
+    return run_on(device, 1, [=](dim3 grid) {
+        look_at_values<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(values, int(pieces), report);
     });
 }

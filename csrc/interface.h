@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 5
+#define MN_ABI 6
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -53,6 +53,14 @@ struct MnAdjoint {
     int32_t dtype, velocity_dtype;
 };
 
+// Elements of a few pieces of memory: of each `count`, every `stride`-th, 1, 2, 4 or 8 bytes wide.
+enum : int32_t { MN_PIECES = 8 };
+struct MnLook {
+    const void* data[MN_PIECES];
+    int64_t stride[MN_PIECES];
+    int32_t count[MN_PIECES], bytes[MN_PIECES];
+};
+
 // Both libraries export these. They return 0, or an error that mn_error explains.
 //   where:  the number of threads on the CPU, the index of the device on CUDA
 //   stream: the CUDA stream; unused on the CPU
@@ -62,7 +70,8 @@ struct MnAdjoint {
 //
 // mn_start makes a state of floats y, v and s being 0; mn_position writes a state's x as floats, and mn_output x + factor v of
 // integers that lie alone, rounded one after the other. mn_reach ORs the bits up to the highest one of each integer's magnitude
-// into the report's word, and the top bit where an integer is negative.
+// into the report's word, and the top bit where an integer is negative. mn_look writes 0 and the checksum of the elements of
+// `size` pieces to the report, whatever that was.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,
@@ -85,3 +94,4 @@ MN_EXPORT int32_t mn_unpack(const MnField* field, int64_t size, int32_t where, v
                             uint32_t* second, uint32_t* words);
 MN_EXPORT int32_t mn_adjoint(const MnAdjoint* adjoint, int64_t size, int32_t where, void* stream, const void* grad_x,
                              const void* grad_v, void* grad_branch, void* grad_velocity, void* grad_position);
+MN_EXPORT int32_t mn_look(const MnLook* look, int64_t size, int32_t where, void* stream, int64_t* report);

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from momentumnet.arithmetic.compiled import selection
+from momentumnet.arithmetic import fixed_point as fp
+from momentumnet.arithmetic.compiled import launching, libraries, selection
 from momentumnet.arithmetic.layout import Layout
 from momentumnet.arithmetic.planes import Integers
 
+# Values of a tensor that are few enough for one look at several tensors.
+FEW = 1024
+# By type, the bits of a value as an int64.
+_SIZES = {
+    dtype: -1 if dtype.itemsize == 8 else (1 << 8 * dtype.itemsize) - 1
+    for dtype in (
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
+    )
+}
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -26,12 +37,37 @@ def fingerprint(output: Any) -> list[Tensor]:
 
 
 def joint_fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """One report for all 1-D tensors that share a device and a type, in order: two launches for many."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    """Reports of 1-D tensors, together for those of a device: few launches for many."""
+    few: dict[torch.device, list[Tensor]] = {}
+    many: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
-    joined = [torch.cat(group) if len(group) > 1 else group[0].contiguous() for group in groups.values()]
-    return [_checksum(_bits(tensor)) for tensor in joined]
+        if tensor.numel() <= FEW and type(tensor) is Tensor and tensor.dtype in _SIZES:
+            few.setdefault(tensor.device, []).append(tensor)
+        else:
+            many.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
+    looks = [
+        _looked_at(device, group[start : start + libraries.PIECES])
+        for device, group in few.items()
+        for start in range(0, len(group), libraries.PIECES)
+    ]
+    joined = [torch.cat(group) if len(group) > 1 else group[0].contiguous() for group in many.values()]
+    return [*looks, *(_checksum(_bits(tensor)) for tensor in joined)]
+
+
+def look(values: Sequence[Tensor]) -> Tensor:
+    """0, and the `fixed_point.checksum` of the bits of 1-D tensors; v counts the tensors. In plain operations."""
+    sizes = [value.numel() for value in values]
+    bits = [
+        value.contiguous().view(_BITS[value.element_size()]).to(torch.int64) & _SIZES[value.dtype] for value in values
+    ]
+    x = torch.cat(bits)
+    numbers = torch.repeat_interleave(torch.tensor(sizes)).to(x.device)
+    checksum = fp.checksum(x, numbers, torch.zeros_like(x))
+    return torch.stack([torch.zeros_like(checksum), checksum])
+
+
+def _looked_at(device: torch.device, values: Sequence[Tensor]) -> Tensor:
+    return (look if libraries.of(device).library is None else launching.look)(values)
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Collection
+import struct
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ WORDS = {24: fp.INT24, 32: fp.INT32, 64: fp.INT64}
 _NO_SKIP = -1
 # Fewer elements are not worth waking a second thread for.
 _ELEMENTS_PER_THREAD = 16384
+# The fields of libraries.Look, and zeros for pieces that there are not.
+_LOOK = struct.Struct(f"@{libraries.PIECES}P{libraries.PIECES}q{libraries.PIECES}i{libraries.PIECES}i")
+_NO_PIECES = [(0,) * (libraries.PIECES - count) for count in range(libraries.PIECES + 1)]
 # Powers of two that float64 holds, the kernels' scale being one.
 _EXPONENTS = range(-1022, 1023)
 
@@ -84,9 +88,27 @@ def names(dtypes: Collection[torch.dtype]) -> str:
 
 def launch(name: str, constants: ctypes.Structure, x: Tensor, *others: Tensor | None) -> None:
     """Run a kernel; a report among the tensors is zero."""
-    size = x.numel()
-    if x.is_cuda:
-        where = x.device.index
+    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in others]
+    _launch(name, constants, x.numel(), x, x.data_ptr(), *pointers)
+
+
+def look(values: Sequence[Tensor]) -> Tensor:
+    """0, and the checksum of the bits of a few 1-D tensors of any types, all on one device; see `fingerprint`."""
+    none = _NO_PIECES[len(values)]
+    # Packed, as a structure whose fields are set one by one takes longer than the launch.
+    packed = _LOOK.pack(
+        *[value.data_ptr() for value in values], *none, *[value.stride(0) for value in values], *none,
+        *[value.numel() for value in values], *none, *[value.element_size() for value in values], *none,
+    )  # fmt: skip
+    report = torch.empty(2, dtype=torch.int64, device=values[0].device)
+    _launch("mn_look", libraries.Look.from_buffer_copy(packed), len(values), report, report.data_ptr())
+    return report
+
+
+def _launch(name: str, constants: ctypes.Structure, size: int, beside: Tensor, *pointers: int) -> None:
+    """Run a kernel on the device of the tensor ``beside``."""
+    if beside.is_cuda:
+        where = beside.device.index
         found = libraries.on_cuda(where)
         # The public way, torch.cuda.current_stream, makes an object of it, which takes longer than the launch.
         stream = torch._C._cuda_getCurrentRawStream(where)
@@ -94,11 +116,10 @@ def launch(name: str, constants: ctypes.Structure, x: Tensor, *others: Tensor | 
         found, stream = libraries.cpu(), 0
         where = 1 if size < 2 * _ELEMENTS_PER_THREAD else min(torch.get_num_threads(), size // _ELEMENTS_PER_THREAD)
     if found.library is None:
-        raise MomentumNetError(f"there are no native kernels for {x.device.type} tensors: {found.reason}")
-    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in others]
-    status = getattr(found.library, name)(constants, size, where, stream, x.data_ptr(), *pointers)
+        raise MomentumNetError(f"there are no native kernels for {beside.device.type} tensors: {found.reason}")
+    status = getattr(found.library, name)(constants, size, where, stream, *pointers)
     if status:
-        raise MomentumNetError(f"{name} failed on {x.device}: {found.library.mn_error(status).decode()}")
+        raise MomentumNetError(f"{name} failed on {beside.device}: {found.library.mn_error(status).decode()}")
 
 
 def launch_on(name: str, constants: ctypes.Structure, ints: Integers, *others: Tensor | None) -> None:

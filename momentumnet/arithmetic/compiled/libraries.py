@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 5  # MN_ABI in csrc/interface.h
+ABI = 6  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -65,6 +65,20 @@ class Adjoint(ctypes.Structure):
     )
 
 
+PIECES = 8  # MN_PIECES
+
+
+class Look(ctypes.Structure):
+    """MnLook of csrc/interface.h: elements of a few pieces of memory."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p * PIECES),
+        ("stride", ctypes.c_int64 * PIECES),
+        ("count", ctypes.c_int32 * PIECES),
+        ("bytes", ctypes.c_int32 * PIECES),
+    )
+
+
 # Each function's constants, and the number of its tensors.
 _FUNCTIONS: dict[str, tuple[type[ctypes.Structure], int]] = {
     "mn_step": (Plan, 7),
@@ -78,6 +92,7 @@ _FUNCTIONS: dict[str, tuple[type[ctypes.Structure], int]] = {
     "mn_pack": (Field, 3),
     "mn_unpack": (Field, 3),
     "mn_adjoint": (Adjoint, 5),
+    "mn_look": (Look, 1),
 }
 
 

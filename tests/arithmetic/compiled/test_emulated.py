@@ -55,7 +55,7 @@ def test_tensors_that_cannot_be_read_in_groups(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(module, "launch", moved)
     monkeypatch.setattr(self_check, "ELEMENTS", 4099)
     assert self_check.difference(CPU) == ""
-    assert launched == set(libraries._FUNCTIONS)
+    assert launched | {"mn_look"} == set(libraries._FUNCTIONS)  # which takes any alignment
 
 
 @pytest.mark.parametrize(
