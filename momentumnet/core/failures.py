@@ -15,10 +15,12 @@ from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
 from momentumnet.recompute.replay import Suspects
 
+# So many names are told.
+TOLD = 3
 _UNKNOWN = (
     "It is not deterministic (randomness from outside torch's default generators, a non-deterministic kernel), or it "
     "depends on something that changed between forward and backward: an object that it was given, a cache, a Python "
-    "attribute, a global"
+    "attribute{}, a global"
 )
 
 
@@ -92,10 +94,21 @@ class Failures:
         return f"block {self.call.name!r} of stream {self.stream!r}"
 
     def _why(self, cause: str | None) -> str:
-        causes = [f"Most likely {suspect}" for suspect in self.call.sentences()] or [cause or _UNKNOWN]
+        causes = [f"Most likely {suspect}" for suspect in self.call.sentences()] or [cause or self._unknown]
         option = "others='keep'" if self.stream is None else "backward='stored'"
         text = ". ".join(text[0].upper() + text[1:] for text in causes)
         return f"{text}. Convert with {option} if it has to stay so."
+
+    @property
+    def _unknown(self) -> str:
+        names = self.call.attributes_of_a_pass()
+        if not names:
+            return _UNKNOWN.format("")
+        told = ", ".join(names[:TOLD]) + (f" and {len(names) - TOLD} more" if names[TOLD:] else "")
+        return _UNKNOWN.format(
+            f" ({told} hold{'s' * (len(names) == 1)} tensors of an earlier call, with their gradients: a state that is "
+            "carried on? transformers' models leave it out with use_cache=False)"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

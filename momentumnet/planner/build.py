@@ -27,6 +27,7 @@ from momentumnet.streams.nested import tensors_in
 from momentumnet.streams.outside import follows
 from momentumnet.streams.timeline import Stage
 from momentumnet.streams.trace import record
+from momentumnet.streams.untrained import forget_untrained
 
 
 def profiles_of(
@@ -49,6 +50,7 @@ def profiles_of(
         loss: of the model's output; None for the output's own, or a sum.
     """
     trace = record(model, example_inputs, eval_mode=False)
+    forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
     device = device_of(model, example_inputs)
     costs, ending = measured(model, example_inputs, [stage.names for stage in stages], loss, device)

@@ -61,6 +61,15 @@ class Suspects:
             )
         return found
 
+    def attributes_of_a_pass(self) -> list[str]:
+        """Names of attributes of the block that hold what a call has computed: the next call may begin with it."""
+        return [
+            f"{name}.{attribute}" if name else attribute
+            for name, module in self.module.named_modules(prefix=self.name)
+            for attribute, value in vars(module).items()
+            if isinstance(value, Tensor) and value.grad_fn is not None
+        ]
+
     def _name_of(self, key: int | str) -> str:
         if isinstance(key, str):
             return key

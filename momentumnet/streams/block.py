@@ -32,6 +32,7 @@ class ResidualStream:
         companions: Further tensors that the blocks hand on beside the stream's, each with a skip of its own, as image
             and text of double-stream blocks; they are carried with it, as one state.
         left: Why other tensors that they hand on are not carried.
+        untrained: Whether nothing in them or in front of them is trained, so that a training step keeps nothing of it.
 
     Example:
         >>> import momentumnet as mn
@@ -54,6 +55,7 @@ class ResidualStream:
     saved_bytes: int
     companions: tuple[Companion, ...] = ()
     left: tuple[str, ...] = ()
+    untrained: bool = False
 
     def __len__(self) -> int:
         return len(self.blocks)

@@ -49,8 +49,9 @@ class Call:
     ``beside`` are the floating-point tensors that it returned beside the stream's, by their places in the output, where
     one of the arguments, which are ``taken``, has the same shape and dtype; ``rewritten`` says which of those arguments
     it overwrote.
-    ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``entered``
-    those of its arguments that it or what ran before kept. ``alone`` says that one tensor is all that it takes.
+    ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``saved_by`` by
+    their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept.
+    ``alone`` says that one tensor is all that it takes.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
     last.
     """
@@ -76,6 +77,7 @@ class Call:
     spread: float = 1.0
     saved: list[int] = field(default_factory=list)
     saved_at: list[int] = field(default_factory=list)
+    saved_by: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
     first: int = 0
     behind: int = 0
@@ -108,17 +110,19 @@ class Call:
 class Trace:
     """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept.
 
-    ``returned`` are the tensors of the model's output, in order.
+    ``returned`` are the tensors of the model's output, in order; ``attached`` is the leaf by which tensors without a
+    gradient were given one.
     """
 
     root: Call
     storages: dict[int, torch.UntypedStorage]
     returned: list[torch.Tensor] = field(default_factory=list)
+    attached: torch.Tensor | None = None
 
     def saved_bytes(self, calls: list[Call] | None = None) -> int:
         """Bytes that autograd kept for ``calls`` and what they called; of the whole pass where ``None``."""
         if calls is None:
-            return sum(storage.nbytes() for storage in self.storages.values())
+            calls = [self.root]
         keys = {key for call in calls for inner in call.walk() for key in inner.saved}
         return sum(self.storages[key].nbytes() for key in keys)
 

@@ -22,6 +22,7 @@ from momentumnet.streams.outside import lone_of, outside_of
 from momentumnet.streams.select import Judge, select_blocks
 from momentumnet.streams.timeline import Stage, timeline_of
 from momentumnet.streams.trace import record
+from momentumnet.streams.untrained import forget_untrained, keeps_nothing
 from momentumnet.streams.wrapped import check_can_be_traced
 
 _DIFFERENT = (
@@ -122,15 +123,18 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
     everywhere, lone, shared = _runs(trace, judge, lambda name: True)
     rejections = explain(trace.root, judge, [call for run in everywhere for call in run], shared)
     rejections += bypassed(model, trace.root)
-    found = _streams(trace, judge, everywhere)
     if names is not None:
+        whole = _streams(trace, judge, everywhere, set())
         kept, lone, _ = _runs(trace, judge, lambda name: any(_below(name, path) for path in names))
         for path in names:
             if not any(_below(run[0].name, path) for run in kept):
-                raise _holds_none(path, found, rejections)
-        restricted = _streams(trace, judge, kept)
-        rejections += _left_out(found, restricted, names)
-        everywhere, found = kept, restricted
+                raise _holds_none(path, whole, rejections)
+        rejections += _left_out(whole, {call.name for run in kept for call in run}, names)
+        everywhere = kept
+    # What can be recomputed does not go by what is trained now, as that may change in a training; the bytes do.
+    outside, alone = outside_of(trace, everywhere), lone_of(trace, everywhere, lone)
+    idle = forget_untrained(trace)
+    found = _streams(trace, judge, everywhere, idle)
     rejections += [Rejection(stream.path, stream.blocks, reason) for stream in found for reason in stream.left]
     blocks = {call for run in everywhere for call in run}
     indices = _indices(found, everywhere)
@@ -139,8 +143,8 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         tuple(rejections),
         saved_bytes=trace.saved_bytes(),
         elsewhere_bytes=trace.saved_bytes_without(blocks),
-        timeline=timeline_of(trace, everywhere, indices, outside_of(trace, everywhere)),
-        blocks=timeline_of(trace, everywhere, indices, lone_of(trace, everywhere, lone)),
+        timeline=timeline_of(trace, everywhere, indices, outside, idle),
+        blocks=timeline_of(trace, everywhere, indices, alone, idle),
     )
 
 
@@ -179,12 +183,12 @@ def _called_elsewhere(trace: Trace, runs: list[list[Call]]) -> set[str]:
     return elsewhere | {call.name for call in inside if len(orders[call.module]) > 1}
 
 
-def _streams(trace: Trace, judge: Judge, runs: list[list[Call]]) -> list[ResidualStream]:
+def _streams(trace: Trace, judge: Judge, runs: list[list[Call]], idle: set[Call]) -> list[ResidualStream]:
     """Describes the runs; runs over the same modules (a network called twice) are one stream."""
     merged: dict[tuple[str, ...], list[list[Call]]] = {}
     for run in runs:
         merged.setdefault(tuple(call.name for call in run), []).append(run)
-    return [_stream(trace, judge, group) for group in merged.values()]
+    return [_stream(trace, judge, group, idle) for group in merged.values()]
 
 
 def _indices(streams: Sequence[ResidualStream], runs: Sequence[Sequence[Call]]) -> list[int]:
@@ -193,7 +197,7 @@ def _indices(streams: Sequence[ResidualStream], runs: Sequence[Sequence[Call]]) 
     return [of_block[run[0].name] for run in runs]
 
 
-def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStream:
+def _stream(trace: Trace, judge: Judge, group: list[list[Call]], idle: set[Call]) -> ResidualStream:
     first, calls = group[0], [call for run in group for call in run]
     kinds = dict.fromkeys(judge(call).kind or "" for call in calls)
     entries = {call: judge(call).entry or call.inputs[0] for call in calls}
@@ -221,6 +225,7 @@ def _stream(trace: Trace, judge: Judge, group: list[list[Call]]) -> ResidualStre
         saved_bytes=trace.saved_bytes(calls),
         companions=beside[0].carried,
         left=beside[0].reasons,
+        untrained=all(keeps_nothing(call, idle) for call in calls),
     )
 
 
@@ -278,8 +283,7 @@ def _holds_none(path: str, found: list[ResidualStream], rejections: list[Rejecti
     )
 
 
-def _left_out(found: list[ResidualStream], kept: list[ResidualStream], names: list[str]) -> list[Rejection]:
-    named = {block for stream in kept for block in stream.blocks}
+def _left_out(found: list[ResidualStream], named: set[str], names: list[str]) -> list[Rejection]:
     return [
         Rejection(stream.path, stream.blocks, f"a stream, but streams={names!r} does not name it")
         for stream in found

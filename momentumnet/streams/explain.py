@@ -18,6 +18,7 @@ _SKIP_IN_PARENT = (
     "the skip connections are written in {frame}, as in x = x + block(x), so no module contains one; move each sum "
     "into a module, e.g. class Residual(nn.Module) with forward(self, x): return x + self.branch(x), and call that"
 )
+_PARENT_BEGINS = _SKIP_IN_PARENT.partition("{")[0]
 _CALLED_ELSEWHERE = (
     "a residual block, but its module is called in another place or order, too, and each of its calls would go through "
     "the stream; give each place a module of its own"
@@ -52,6 +53,11 @@ class Rejection:
     def is_residual(self) -> bool:
         """Whether they are residual blocks all the same."""
         return self.reason.startswith(_RESIDUAL)
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether there is a skip around them, or may be, of which only the form does not fit."""
+        return self.is_residual or self.reason == _BYPASSED or self.reason.startswith(_PARENT_BEGINS)
 
 
 def explain(root: Call, judge: Judge, blocks: list[Call], shared: Collection[str] = ()) -> list[Rejection]:

@@ -59,7 +59,7 @@ class Plan:
                 s.shape,
                 s.saved_bytes,
                 self._saved_after(s),
-                len(s) * _stream_bytes(s),
+                0 if s.untrained else len(s) * _stream_bytes(s),
                 s.shapes[1:],
             )
             for s in self.discovery.streams
@@ -151,13 +151,14 @@ class Plan:
             found.append(stage.freed(given_again=given_again))
             if stage.stream is not None:
                 way = self._backward_of(self.discovery.streams[stage.stream])
-                alone = not self.discovery.streams[stage.stream].companions
+                stream = self.discovery.streams[stage.stream]
+                alone = not stream.companions and not stream.untrained
                 given_again = self.arithmetic == "exact" and way == "reversible" and alone
         return found
 
     def _saved_after(self, stream: ResidualStream) -> int:
         """Bytes that wait for the backward of the blocks: of the stream's state, or of their inputs."""
-        if self._stored:
+        if self._stored or stream.untrained:
             return stream.saved_bytes
         if self._backward_of(stream) == "checkpointed":
             return len(stream) * _stream_bytes(stream)

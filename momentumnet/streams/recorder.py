@@ -61,7 +61,8 @@ class Recorder:
     """
 
     def __init__(self, model: nn.Module, places: Collection[Place] = ()) -> None:
-        self.trace = Trace(Call("", None, -1), {})
+        self._anchor = torch.zeros((), requires_grad=True)
+        self.trace = Trace(Call("", None, -1), {}, attached=self._anchor)
         self._places = places
         # Arguments that may be a stream, and had no gradient by which that could be seen.
         self.overlooked: set[Place] = set()
@@ -69,7 +70,6 @@ class Recorder:
         self._stack = [self.trace.root]
         self._count = 0
         self._entered: dict[Call, list[_Entered]] = {}
-        self._anchor = torch.zeros((), requires_grad=True)
         self._magnitudes: dict[Key, float] = {}
         self.constants = [*model.parameters(), *model.buffers()]
 
@@ -168,6 +168,7 @@ class Recorder:
             self.trace.storages.setdefault(key, tensor.untyped_storage())
             self._stack[-1].saved.append(key)
             self._stack[-1].saved_at.append(self._count)
+            self._stack[-1].saved_by.append(torch.autograd._get_sequence_nr() - 1)  # type: ignore[attr-defined]
 
     def _with_gradient(self, tensor: torch.Tensor) -> torch.Tensor:
         plain = type(tensor) in (torch.Tensor, nn.Parameter, FakeTensor)

@@ -16,6 +16,7 @@ NO_SKIP = (
     "no skip connection inside: no addition or concatenation on the way from the input to the output has the input, "
     "past every matrix product and convolution, as one operand and the block's work as another"
 )
+CHANGES_SHAPE = "changes the shape"  # so begins each reason of one that does
 OVERWRITES = (
     "a residual block that overwrites its own input in place, so the input cannot be restored from the output; let "
     "its first operation write to a new tensor, e.g. ReLU(inplace=False), or x = x + f(x) instead of x += f(x)"
@@ -139,5 +140,5 @@ def _joins_overwritten_view(call: Call, entry: Endpoint, output: GradientEdge) -
 
 def _change(entry: Endpoint, output: Endpoint) -> str:
     if entry.shape != output.shape:
-        return f"changes the shape from {entry.shape} to {output.shape}"
+        return f"{CHANGES_SHAPE} from {entry.shape} to {output.shape}"
     return f"changes the dtype from {entry.dtype} to {output.dtype}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.outside import Part
+from momentumnet.streams.untrained import keeps_nothing
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Stage:
 
 
 def timeline_of(
-    trace: Trace, runs: Sequence[Sequence[Call]], streams: Sequence[int], parts: Sequence[Part]
+    trace: Trace,
+    runs: Sequence[Sequence[Call]],
+    streams: Sequence[int],
+    parts: Sequence[Part],
+    idle: Set[Call] = frozenset(),
 ) -> tuple[Stage, ...]:
     """The stages in call order.
 
@@ -43,11 +48,15 @@ def timeline_of(
         runs: The blocks of the streams.
         streams: For each run, the index of its stream.
         parts: What lies outside and can be recomputed.
+        idle: Calls of which a training step keeps nothing, as nothing in front of them is trained.
     """
     placed = [
         (call.index, Stage((call.name,), stream, trace.saved_bytes([call]), repeated=streams.count(stream) > 1))
         for run, stream in zip(runs, streams, strict=True)
         for call in run
     ]
-    placed += [(part.calls[0].index, Stage(part.names, None, part.saving, part.returned)) for part in parts]
+    for part in parts:
+        nothing = all(keeps_nothing(call, idle) for call in part.calls)
+        saving, returned = (0, 0) if nothing else (part.saving, part.returned)
+        placed.append((part.calls[0].index, Stage(part.names, None, saving, returned)))
     return tuple(stage for _, stage in sorted(placed, key=lambda item: item[0]))

@@ -61,6 +61,20 @@ def test_the_reason_of_a_network_without_streams() -> None:
     assert table.rows[0][3:] == ["", "0 of 2", "", "", "", ""]
 
 
+def test_the_reason_is_that_of_residual_blocks_before_that_of_layers() -> None:
+    blocks = [layer for _ in range(2) for layer in (Block(8), nn.Linear(8, 8), nn.Linear(8, 8))]
+    assert measure(entry(*blocks))["refusal"].startswith("2 modules: a residual block, but no residual block before")
+
+
+def test_changes_of_shape_are_one_reason() -> None:
+    """Each of them is another one; two layers have no skip."""
+    layers = (nn.Sequential(nn.Linear(before, after)) for before, after in ((8, 12), (12, 10), (10, 8)))
+    row = measure(entry(*layers, nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 8))))
+    assert row["refusal"] == "3 modules change the shape, as from (10, 8) to (10, 12)"
+    row = measure(entry(nn.Sequential(nn.Linear(8, 12)), nn.Sequential(nn.Tanh())))
+    assert row["refusal"] == "1 module changes the shape from (10, 8) to (10, 12)"
+
+
 def test_blocks_that_change_the_shape_count() -> None:
     """A ResNet-18 has eight, of which two follow one another in the same shape."""
     model = torchvision.models.resnet18()

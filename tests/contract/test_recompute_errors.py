@@ -172,6 +172,26 @@ def test_an_argument_that_no_run_has_changed_is_not_suspected(kind: type[Store])
     assert "argument 'memory'" not in str(caught.value)
 
 
+class Recurrent(ResidualMLP):
+    """Goes on from what its last call has left, as RecurrentGemma's blocks do with a cache."""
+
+    state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, self.state = self.state, self.inner(x)
+        return x + (self.state if before is None else self.state + 0.1 * before)
+
+
+def test_an_attribute_that_holds_what_a_call_has_computed_is_named() -> None:
+    torch.manual_seed(0)
+    net = mn.convert(Chain([Recurrent() if i == 1 else ResidualMLP() for i in range(3)]), streams=["blocks"])
+    with pytest.raises(mn.ReconstructionError, match=r"attribute \(blocks\.1\.state holds tensors.*use_cache=False"):
+        loss_of(net(rows())).backward()
+    loss = loss_of(broken(ValueError("not again"))(rows()))
+    with pytest.raises(mn.ReconstructionError, match="a Python attribute, a global"):
+        loss.backward()
+
+
 def test_threads_that_draw_are_told_that_they_share_generators() -> None:
     """Another thread draws between a block's forward and what it draws itself."""
 

@@ -87,13 +87,14 @@ def test_processes_stay_in_step(case: str, folder: Path) -> None:
                 nets.assert_same({name: found[name]}, {name: value}, 1e-5)
 
 
-def test_a_failure_on_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+def test_a_failure_on_one_process_ends_all_with_its_message(wrapper: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = Path(__file__).with_name("failing.py")
     begun = tmp_path / "begun"
 
     run = subprocess.run(
-        [*command, str(script), str(begun)],
+        [*command, str(script), str(begun), wrapper],
         env={**os.environ, "PYTHONPATH": str(ROOT)},  # the script imports its network from the tests
         capture_output=True,
         text=True,

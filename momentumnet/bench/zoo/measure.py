@@ -19,6 +19,7 @@ from momentumnet.errors import MomentumNetError
 from momentumnet.memory import measure_memory
 from momentumnet.planning import OTHERS
 from momentumnet.streams.discover import Discovery, discover
+from momentumnet.streams.select import CHANGES_SHAPE
 from momentumnet.streams.trace import call_with_example
 
 
@@ -60,14 +61,23 @@ def measure(entry: Entry) -> Row:
 
 
 def why_none(discovery: Discovery) -> str:
-    """The commonest reason for which what was looked at is no stream, with the number of modules."""
+    """The commonest reason for which what was looked at is no stream, with the number of modules.
+
+    What residual blocks lack goes before what other modules do, and all changes of the shape are one reason.
+    """
     reasons: Counter[str] = Counter()
-    for found in discovery.rejections:
-        reasons[found.reason] += len(found.blocks)
+    residual = [found for found in discovery.rejections if found.has_skip]
+    for found in residual or discovery.rejections:
+        reasons["" if found.reason.startswith(CHANGES_SHAPE) else found.reason] += len(found.blocks)
     if not reasons:
         return "no two sibling modules pass a tensor of one shape along"
     reason, count = reasons.most_common(1)[0]
-    return f"{count} modules: {reason}"
+    if reason:
+        return f"{count} module{'s' * (count > 1)}: {reason}"
+    first = next(found.reason for found in discovery.rejections if found.reason.startswith(CHANGES_SHAPE))
+    if count == 1:
+        return f"1 module {first}"
+    return f"{count} modules change the shape, as {first.removeprefix(CHANGES_SHAPE).lstrip()}"
 
 
 def _converted_only(entry: Entry, model: nn.Module) -> None:

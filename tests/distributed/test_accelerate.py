@@ -1,0 +1,98 @@
+"""accelerate on two processes, with its contexts: accumulation, clipped gradients and a saved state, as one does it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import momentumnet as mn
+from tests.distributed import nets
+from tests.distributed.nets import chain, converted, data
+from tests.processes import PROCESSES, found_by, leave, run_in_two
+
+pytest.importorskip("accelerate", reason="pip install 'momentumnet[hf]'")
+
+ACCUMULATION = 2
+STEPS = 3
+LARGEST = 0.05  # norm of a gradient; all are above it
+
+
+def optimizer(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+
+def batches() -> list[Tensor]:
+    """One for each micro-step, the same in all processes."""
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(data().shape, generator=generator) for _ in range(STEPS * ACCUMULATION)]
+
+
+def accelerator() -> Any:
+    from accelerate import Accelerator
+
+    rank, processes = str(dist.get_rank()), str(PROCESSES)
+    # As torchrun sets them. The group is there already, so that nobody looks for the address.
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    return Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
+
+
+def train(own: Any, model: Any, steps: Any, micro_steps: list[Tensor]) -> None:
+    for x in micro_steps:
+        with own.accumulate(model):
+            own.backward(model(x.chunk(PROCESSES)[dist.get_rank()]).square().mean())
+            if own.sync_gradients:
+                own.clip_grad_norm_(model.parameters(), LARGEST)
+            steps.step()
+            steps.zero_grad()
+
+
+def work(rank: int, folder: Path) -> None:
+    own = accelerator()
+    assert own.num_processes == PROCESSES
+    model, steps = own.prepare(net := converted(chain()), optimizer(net))
+    assert isinstance(model, nn.parallel.DistributedDataParallel)
+    first = ACCUMULATION * (STEPS - 1)
+    train(own, model, steps, batches()[:first])
+    own.save_state(str(folder / "state"))
+    train(own, model, steps, batches()[first:])
+    unwrapped = own.unwrap_model(model)
+    assert mn.describe(unwrapped) == mn.describe(converted(chain()))
+    leave(folder, "trained", {name: value.detach().clone() for name, value in unwrapped.named_parameters()})
+    own.load_state(str(folder / "state"))
+    train(own, model, steps, batches()[first:])
+    leave(folder, "resumed", {name: value.detach().clone() for name, value in unwrapped.named_parameters()})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("accelerate")
+    run_in_two(work, path)
+    return path
+
+
+def of_one() -> dict[str, Tensor]:
+    """The parameters that one process trains on whole batches, with stored activations."""
+    net = converted(chain(), "stored")
+    steps = optimizer(net)
+    for number, x in enumerate(batches(), start=1):
+        (net(x).square().mean() / ACCUMULATION).backward()
+        if number % ACCUMULATION == 0:
+            assert nn.utils.clip_grad_norm_(net.parameters(), LARGEST) > LARGEST
+            steps.step()
+            steps.zero_grad()
+    return {name: value.detach() for name, value in net.named_parameters()}
+
+
+@pytest.mark.parametrize("case", ["trained", "resumed"])
+def test_two_processes_train_as_one(case: str, folder: Path) -> None:
+    expected = of_one()
+    assert all(not torch.equal(value, expected[name]) for name, value in chain().named_parameters())
+    for rank in range(PROCESSES):
+        nets.assert_same(found_by(folder, case, rank), expected, nets.TOLERANCE)
