@@ -12,6 +12,12 @@ from momentumnet.command_errors import MachineError, UsageError
 FLAG = "--config"
 
 
+class FromFile(str):
+    """A word of the command line that the file has brought."""
+
+    __slots__ = ()
+
+
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The command line with the options of the file that ``--config`` names, right behind the command.
 
@@ -25,7 +31,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     path = _named(arguments)
     if path is None:
         return list(arguments)
-    options = [word for name, value in _read(Path(path)).items() for word in _words(path, name, value)]
+    options = [FromFile(word) for name, value in _read(Path(path)).items() for word in _words(path, name, value)]
     return [arguments[0], *options, *arguments[1:]]
 
 

@@ -48,10 +48,10 @@ one of transformers, or what a function of yours returns.""",
     """\
 examples:
   momentumnet finetune                                     ResNet-18 on the digits of scikit-learn
-  momentumnet finetune --model resnet50 --data cifar10 --others checkpoint
+  momentumnet finetune resnet50 --data cifar10 --others checkpoint
   momentumnet finetune --data photos --weights DEFAULT     photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
-  momentumnet finetune --model timm:vit_tiny_patch16_224 --data photos
-  momentumnet finetune --model mine:network                mine.py: def network(): return an nn.Module for images
+  momentumnet finetune timm:vit_tiny_patch16_224 --data photos
+  momentumnet finetune mine:network                        mine.py: def network(): return an nn.Module for images
   momentumnet finetune --budget 2GiB                       what each block keeps is chosen so that a step fits
   momentumnet finetune --compare                           fine-tune the unconverted network as well
   momentumnet finetune --optimizer sam                     step with the gradient at the worst point nearby

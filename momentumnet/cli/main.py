@@ -17,6 +17,7 @@ from momentumnet.cli import bench, completion, config_file, doctor, evaluate, ex
 from momentumnet.cli.failures import explain
 from momentumnet.command_errors import CommandError, UsageError
 
+MODEL = "--model"  # of commands that have it, a word that stands alone is one
 READER_GONE, INTERRUPTED = 141, 130  # as a shell reports a program that SIGPIPE or SIGINT ended
 DESCRIPTION = """\
 Train residual networks with less memory: momentumnet converts them into Momentum ResNets, whose backward pass
@@ -99,9 +100,19 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # a command's parser is asked by this
         options, unknown = super().parse_known_args(args, namespace)
+        if len(unknown) == 1 and MODEL in self._option_string_actions and not unknown[0].startswith("-"):
+            return super().parse_known_args(self._with_model(unknown[0], args), namespace)
         if unknown:
-            self.error(f"{' '.join(unknown)}: no such {self._kind_of(unknown[0])}")
+            first = next((place for place, word in enumerate(unknown) if word.startswith("-")), 0)
+            self.error(f"{' '.join(unknown[first:])}: no such {self._kind_of(unknown[first])}")
         return options, unknown
+
+    def _with_model(self, word: str, args: Sequence[str]) -> list[str]:
+        """The command line with a word that stands alone as its model, which wins over that of a file."""
+        typed = [given for given in args if not isinstance(given, config_file.FromFile)]
+        if any(given.partition("=")[0] == MODEL for given in typed):
+            self.error(f"{word}: there is a {MODEL} already; give one model, with {MODEL} or without")
+        return [*(given for given in args if given is not word), f"{MODEL}={word}"]
 
     def _kind_of(self, unknown: str) -> str:
         if not unknown.startswith("-"):

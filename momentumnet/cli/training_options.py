@@ -28,7 +28,8 @@ def add_network_and_data(group: Any) -> None:
         type=arguments.classifier,
         default="resnet18",
         metavar="MODEL",
-        help=f"{model_sources.MEANING}; of images, all of them (default: %(default)s)",
+        help=f"{model_sources.MEANING}; of images, all of them; may stand alone, without '--model' (default: "
+        "%(default)s)",
     )
     completion.offer(model, partial(list_models, module=torchvision.models))
     group.add_argument(

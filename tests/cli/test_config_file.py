@@ -24,6 +24,14 @@ def test_options_of_the_file_are_those_of_the_command_line_which_win() -> None:
 
 
 @needs_toml
+@pytest.mark.parametrize("words", [["resnet34"], ["--epochs", "1", "resnet34"], ["--model", "resnet34"]])
+def test_a_model_of_the_command_line_wins_with_or_without_its_flag(words: list[str]) -> None:
+    Path("run.toml").write_text('model = "resnet50"\nepochs = 2\n')
+    options = program().parse_args(expanded(["finetune", "--config", "run.toml", *words]))
+    assert (options.model, options.epochs) == ("resnet34", 1 if "--epochs" in words else 2)
+
+
+@needs_toml
 @pytest.mark.parametrize(
     ("content", "message"),
     [

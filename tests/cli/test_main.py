@@ -195,3 +195,12 @@ def test_help_fits_a_screen_or_is_grouped(parser: argparse.ArgumentParser, monke
     groups = [group for group in parser._action_groups if group._group_actions]
     largest = max(len(group._group_actions) for group in groups)
     assert len(lines) <= SCREEN or (len(groups) > 2 and largest <= 15)
+
+
+@pytest.mark.parametrize("words", [["resnet34"], ["--epochs", "1", "resnet34"], ["resnet34", "--compare"]])
+def test_a_word_that_stands_alone_is_the_model(words: list[str]) -> None:
+    """By position, as `inspect` takes it, wherever it stands; argparse has optional positionals in front only."""
+    options = program().parse_args(["finetune", *words])
+    assert options.model == "resnet34"
+    assert (options.epochs, options.compare) == (1 if "--epochs" in words else 3, "--compare" in words)
+    assert program().parse_args(["bench", "step", "timm:test_vit"]).model == "timm:test_vit"

@@ -37,7 +37,7 @@ examples:
   momentumnet bench step --network resnet50-128 --network encoder-48
   momentumnet bench step --planned --network resnet50-64 --network encoder-48
   momentumnet bench step --network llama-24 --device cuda --dtype bfloat16 --compiled
-  momentumnet bench step --model mine:network --input 16x3x64x64     mine.py: def network(): return an nn.Module
+  momentumnet bench step mine:network --input 16x3x64x64     mine.py: def network(): return an nn.Module
 
 Writes step.json, step.md and step.png to --output.""",
 )
@@ -56,7 +56,10 @@ def add_parser(benchmarks: Any) -> None:
         f"{', '.join(GPU_NETWORKS)}; with --quick: {', '.join(QUICK_NETWORKS)})",
     )
     group.add_argument(
-        "--model", type=arguments.any_model, metavar="MODEL", help=f"instead of a --network: {model_sources.MEANING}"
+        "--model",
+        type=arguments.any_model,
+        metavar="MODEL",
+        help=f"instead of a --network: {model_sources.MEANING}; may stand alone, without '--model'",
     )
     add_input(group)
     group.add_argument(
