@@ -272,5 +272,7 @@ def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:
     return (
         f"no residual stream found in {type(model).__name__}. A stream is two or more sibling modules, each mapping a "
         "tensor to the same shape with a skip connection inside, the output of one being the input of the next. "
-        + (f"Looked at:\n{looked}" if looked else "No two sibling modules pass a tensor of one shape along.")
+        + (f"Looked at:\n{looked}\n" if looked else "No two sibling modules pass a tensor of one shape along. ")
+        + "Without a stream there is no momentum; a budget of bytes recomputes what it takes all the same: "
+        "convert(..., budget='4GiB'), or 'least'."
     )

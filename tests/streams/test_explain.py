@@ -7,6 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
+import momentumnet as mn
+from momentumnet.errors import ConversionError
 from momentumnet.streams import discover
 from tests.streams import nets
 from tests.streams.nets import WIDTH, Calls, modules, summary, tokens
@@ -68,3 +70,10 @@ def test_blocks_whose_forward_is_called_are_explained():
     (rejection,) = [rejection for rejection in found.rejections if "call the modules" in rejection.reason]
     assert (rejection.path, rejection.blocks) == ("layers", ("layers.0", "layers.1", "layers.2"))
     assert not [found for found in discover(nets.chain(3), tokens()).rejections if "call the modules" in found.reason]
+
+
+def test_the_error_says_that_a_budget_needs_no_stream() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ConversionError, match=r"a budget of bytes .*: convert\(\.\.\., budget='4GiB'\), or 'least'\.$"):
+        mn.convert(model, x)
+    assert mn.convert(model, x, budget="4GiB")(x).shape == (2, 4, 12, 12)
