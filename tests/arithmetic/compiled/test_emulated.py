@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import resnet18
 
+import momentumnet as mn
 from momentumnet.arithmetic import adjoint, self_check
 from momentumnet.arithmetic.compiled import launching, libraries, selection
 from tests.arithmetic.compiled.emulation import OnDeviceZero
 from tests.arithmetic.compiled.sources import ROOT
+from tests.models import WIDTH, ResidualMLP
 
 CPU = torch.device("cpu")
 
@@ -56,6 +59,28 @@ def test_tensors_that_cannot_be_read_in_groups(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(self_check, "ELEMENTS", 4099)
     assert self_check.difference(CPU) == ""
     assert launched | {"mn_look"} == set(libraries._FUNCTIONS)  # which takes any alignment
+
+
+def trained(model: nn.Module, x: Tensor, *, autocast: bool) -> list[Tensor]:
+    """Output and gradients of a converted network."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        net = mn.convert(model, x, gamma=1 / 8, others="checkpoint").train()
+        output = net(x)
+    output.float().square().sum().backward()
+    return [output.detach(), *(parameter.grad for parameter in net.parameters())]
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "resnet18"])
+def test_a_network_has_the_bits_of_the_kernels_for_the_cpu(
+    name: str, cuda_on_the_cpu: OnDeviceZero, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = resnet18() if name == "resnet18" else nn.Sequential(*[ResidualMLP() for _ in range(6)])
+    x = torch.randn(2, 3, 40, 40) if name == "resnet18" else torch.randn(37, WIDTH)
+    expected = trained(model, x, autocast=name == "bfloat16")
+    monkeypatch.setattr(libraries, "cpu", lambda: libraries.Kernels(cuda_on_the_cpu))  # type: ignore[arg-type]
+    found = trained(model, x, autocast=name == "bfloat16")
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize(
