@@ -9,6 +9,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import Collected, SavedTensors
+from momentumnet.recompute.saved_tensors import Collected, Enough, SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
@@ -48,7 +49,7 @@ class Checkpoint:
         """
         if not gradients_on() or at_work() is not None:
             return function(*args, **kwargs)
-        return _Passage().add(name, module, function, args, kwargs, compared=True)
+        return _Passage().add(name, module, function, args, kwargs, compared=True, last=True)
 
 
 class CheckpointChain:
@@ -83,7 +84,8 @@ class CheckpointChain:
             passage = _Passage()
         if passage is None:
             return function(*args, **kwargs)
-        output = passage.add(name, module, function, args, kwargs, compared=name == last or not _is_known(module))
+        compared = name == last or not _is_known(module)
+        output = passage.add(name, module, function, args, kwargs, compared=compared, last=name == last)
         single = isinstance(output, Tensor)
         self._last.link = (weakref.ref(output), version(output), weakref.ref(passage)) if single else None
         return output
@@ -99,18 +101,23 @@ class CheckpointChain:
 
 @dataclass(frozen=True)
 class _Link:
-    """A call, where its saved tensors go, what they were, and the fingerprint of its output, if that is compared."""
+    """A call, where its saved tensors go, what they were, and the fingerprint of its output, if that is compared.
+
+    One that ``ends_early`` is left, when it is made again, as soon as it has saved what it saved in its first run.
+    """
 
     call: BlockCall
     saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
     values: SavedValues
     fingerprint: list[Tensor] | None
+    ends_early: bool
 
     def again(self, given: Tensor | None) -> tuple[Any, Collected]:
         """What the call returns and saves this time; its output is compared with that of the first run."""
-        collected = Collected(self.call.name, lambda: self.call.origins(given))
-        errors = Failures(self.call.suspects)
-        with errors.explained(), collected.collecting():
+        enough = len(self.values.kinds) if self.ends_early else None
+        collected = Collected(self.call.name, lambda: self.call.origins(given), enough=enough)
+        errors, output = Failures(self.call.suspects), None
+        with suppress(Enough), errors.explained(), collected.collecting():
             output = self.call.again(given)
         collected.settle(self.values.given)
         if self.fingerprint is not None:
@@ -145,8 +152,19 @@ class _Passage:
         kwargs: dict[str, Any],
         *,
         compared: bool,
+        last: bool,
     ) -> Any:
-        """Make a call for the first time, without its saved tensors, and return its output."""
+        """Make a call for the first time, without its saved tensors, and return its output.
+
+        Args:
+            name: of the module.
+            module: it.
+            function: what to call.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            compared: whether a recompute is to return what this call does.
+            last: whether nobody is given what a recompute returns.
+        """
         lent = Lent(name, module, args, kwargs)
         args, kwargs = lent.args, lent.kwargs
         behind = bool(self._links)
@@ -158,8 +176,10 @@ class _Passage:
         with saved.dropping():
             output = call.first(args, kwargs)
         lent.tell()
-        values.close()
-        self._links.append(_Link(call, weakref.ref(saved), values, fingerprint(output) if compared else None))
+        ends_early = last and values.has_computed_floats and not call.holds_streams and _is_seen_by_nobody(module)
+        values.close(last_whole=ends_early)
+        seen = fingerprint(output) if compared and not ends_early else None
+        self._links.append(_Link(call, weakref.ref(saved), values, seen, ends_early))
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
@@ -184,6 +204,14 @@ class _Passage:
                 found.append((link, collected))
             for link, collected in found:
                 link.fill(collected)
+
+
+def _is_seen_by_nobody(module: nn.Module) -> bool:
+    """Whether no hook waits for the end of a call of the module, or of one inside, and no compiler has its code."""
+    return not any(_GLOBAL_HOOKS) and not any(
+        part._forward_hooks or part._forward_pre_hooks or part._compiled_call_impl is not None
+        for part in module.modules()
+    )
 
 
 def _is_known(module: nn.Module) -> bool:

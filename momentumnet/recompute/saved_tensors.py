@@ -168,15 +168,21 @@ def _difference(expected: list[Kind], got: list[Kind]) -> str:
     return f"number {index} was {tuple(shape)} {dtype} in forward, {tuple(other_shape)} {other_dtype} in backward"
 
 
+class Enough(BaseException):
+    """A recompute has saved all that backward asks for; what it would compute behind that, nobody needs."""
+
+
 class Collected:
     """The saved tensors of a recompute, in order.
 
     Args:
         name: the block's name, for errors.
         origins: the tensors that the recompute is given; asked once, while it runs, and held until `settle`.
+        enough: with so many of them the recompute ends, by raising `Enough`; None to let it run to its end.
     """
 
-    def __init__(self, name: str, origins: Callable[[], Origins]) -> None:
+    def __init__(self, name: str, origins: Callable[[], Origins], *, enough: int | None = None) -> None:
+        self._enough = enough
         self._tensors: list[tuple[Tensor, int]] = []
         self._left = LeftBehind(name)
         self._find_origins: Callable[[], Origins] | None = origins
@@ -193,6 +199,8 @@ class Collected:
         if self._origins is None and self._find_origins is not None:
             self._origins = self._find_origins()
         self._places.append(None if self._origins is None else self._origins.starting_at(tensor))
+        if len(self._tensors) == self._enough:
+            raise Enough
         return self._left
 
     def place_of(self, number: int) -> Place | None:

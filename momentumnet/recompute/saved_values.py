@@ -10,7 +10,8 @@ output as it is, and make the gradient wrong. So, of what autograd saves,
   of torch's generators: small integers are compared whole, of many a sample; floats are not looked at, as some kernels
   leave room in them that nobody has written to;
 - of the last floats with a gradient a sample of values is compared: enough to see that all are others, where the output
-  does not tell because a factor behind them is zero (a gate at its start) or too small for the stream to resolve.
+  does not tell because a factor behind them is zero (a gate at its start) or too small for the stream to resolve. Of
+  the very last one all values are, where a recompute ends with it, before there is an output.
 """
 
 from __future__ import annotations
@@ -108,11 +109,21 @@ class SavedValues:
         found = alike and self.looks[start : start + 2] == 2 * [Look.WHOLE]
         return range(start, start + 2) if found else range(0)
 
-    def close(self) -> None:
-        """The first run is over."""
+    @property
+    def has_computed_floats(self) -> bool:
+        """Whether floats with a gradient were saved that the call has computed itself; until `close`."""
+        return bool(self._last)
+
+    def close(self, *, last_whole: bool = False) -> None:
+        """The first run is over.
+
+        Args:
+            last_whole: look at all values of the last float with a gradient, as nobody will see what follows from it.
+        """
         if self._views is not None:
-            for number, tensor in self._last:
-                self.looks[number] = look = _sample_of(tensor)
+            for place, (number, tensor) in enumerate(self._last, start=1):
+                is_whole = last_whole and place == len(self._last)
+                self.looks[number] = look = Look.WHOLE if is_whole else _sample_of(tensor)
                 self._views.add(number, tensor.detach(), look)
             self.reports = self._views.reports()
         self._last.clear()

@@ -1,0 +1,229 @@
+"""A module that is recomputed outside of the streams is left when all that its gradient needs has been saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import momentumnet as mn
+from momentumnet.core.checkpoint import Checkpoint
+from momentumnet.recompute import saved_values
+from tests.contract.reference import assert_same, train_step
+from tests.models import ResidualMLP
+
+WIDTH = 16
+WIDE = 64
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of layers that are computed: a layer has saved what it needs before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.addmm.default
+        return func(*args, **(kwargs or {}))
+
+
+class Head(nn.Module):
+    """Two layers, of which the last one's result is not needed for its own gradient."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDE), nn.Linear(WIDE, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.hidden(x)))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.first(x)
+
+
+class Checkpointed(nn.Module):
+    """The module, recomputed in backward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self._checkpoint = module, Checkpoint()
+
+    def forward(self, x: Tensor) -> Any:
+        return self._checkpoint.call("module", self.module, self.module, (x,), {})
+
+
+def rows() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(32, WIDTH, requires_grad=True)
+
+
+def step(net: nn.Module) -> dict[str, Tensor]:
+    torch.manual_seed(2)
+    net.zero_grad()
+    net(rows()).square().mean().backward()
+    return {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
+def built(module: type[nn.Module] = Head) -> nn.Module:
+    torch.manual_seed(0)
+    return Checkpointed(module())
+
+
+def products(net: nn.Module) -> int:
+    """In a training step."""
+    with Products() as counted:
+        step(net)
+    return counted.count
+
+
+def test_the_last_layer_is_not_computed_again() -> None:
+    assert products(built()) == 2 + 1
+    found, expected = step(built()), step(built().module)
+    for name, gradient in expected.items():
+        assert torch.equal(found[f"module.{name}"], gradient)
+
+
+def test_in_a_converted_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *[ResidualMLP() for _ in range(3)], nn.Sequential(nn.Linear(WIDTH, WIDE), nn.Tanh(), nn.Linear(WIDE, 4))
+    )
+    x = torch.randn(32, WIDTH)
+    kept, net = (mn.convert(model, x, others=others) for others in ("keep", "checkpoint"))
+    assert_same(train_step(net, (x,)), train_step(kept, (x,)), tolerance=0.0)
+    with Products() as with_keep:
+        train_step(kept, (x,))
+    with Products() as with_checkpoint:
+        train_step(net, (x,))
+    assert with_checkpoint.count == with_keep.count + 1
+
+
+def test_twice_through_a_graph_that_is_retained() -> None:
+    net = built()
+    loss = net(rows()).square().mean()
+    once, again = (torch.autograd.grad(loss, list(net.parameters()), retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, once, again))
+
+
+@pytest.mark.parametrize("of", ["module", "last", "all"])
+def test_one_with_a_hook_runs_to_its_end(of: str) -> None:
+    net = built()
+    seen: list[nn.Module] = []
+
+    def hook(module: nn.Module, *_: Any) -> None:
+        seen.append(module)
+
+    if of == "all":
+        handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    else:
+        handle = (net.module if of == "module" else net.module.last).register_forward_hook(hook)
+    try:
+        assert products(net) == 2 + 2
+    finally:
+        handle.remove()
+    assert seen.count(net.module if of == "module" else net.module.last) == 2
+
+
+class Careful(Head):
+    """Catches what goes wrong inside of it, and tidies up."""
+
+    caught = tidied = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return super().forward(x)
+        except Exception:  # noqa: BLE001
+            self.caught += 1
+            return x
+        finally:
+            self.tidied += 1
+
+
+def test_no_handler_of_the_modules_own_sees_it() -> None:
+    net = built(Careful)
+    expected = step(built())
+    for name, gradient in step(net).items():
+        assert torch.equal(gradient, expected[name])
+    assert (net.module.caught, net.module.tidied) == (0, 2)
+
+
+class Drawing(Head):
+    """Draws a number, and moves a buffer, when nothing is saved any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        self.count += torch.rand(())
+        return output
+
+
+def test_generators_and_buffers_are_left_as_without_it() -> None:
+    net, plain = built(Drawing), built(Drawing).module
+    found = []
+    for model in (net, plain):
+        step(model)
+        found.append(torch.rand(3))
+    assert torch.equal(*found)
+    assert torch.equal(net.module.count, plain.count)
+    assert not torch.is_grad_enabled() or torch.ones(1, requires_grad=True).mul(2).requires_grad
+
+
+class Unsteady(Head):
+    """One hidden value is another one each time: not one that a sample of them would show."""
+
+    place = 1
+
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = super().hidden(x)
+        mark = torch.zeros_like(hidden)
+        mark.view(-1)[self.place] = float(self.calls)
+        return hidden + mark
+
+
+def test_one_value_that_differs_is_seen() -> None:
+    assert rows().shape[0] * WIDE > 4 * saved_values._SAMPLE  # so that a sample leaves values out
+    net = built(Unsteady)
+    with pytest.raises(mn.ReconstructionError, match="module 'module' saved other values for backward"):
+        step(net)
+
+
+class Raising(Head):
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = super().hidden(x)
+        if self.calls > 1:
+            raise OSError("no longer there")
+        return hidden
+
+
+def test_what_a_recompute_raises_is_told_as_before() -> None:
+    with pytest.raises(mn.ReconstructionError, match="raised OSError when it was recomputed"):
+        step(built(Raising))
+
+
+class WithStream(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[ResidualMLP() for _ in range(3)])
+        self.last = nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(x))
+
+
+def test_a_stream_inside_ends() -> None:
+    torch.manual_seed(0)
+    model = WithStream()
+    converted = mn.convert(model, rows().detach(), gamma=1 / 8)
+    expected = step(converted)
+    net = Checkpointed(converted)
+    for name, gradient in step(net).items():
+        torch.testing.assert_close(gradient, expected[name.removeprefix("module.")], rtol=1e-6, atol=1e-8)
+    assert products(net) == products(converted) + products(model)  # no pass of the stream is left on its way
