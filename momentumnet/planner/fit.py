@@ -78,7 +78,7 @@ class MeasuredStep:
         if trial is not None:
             return self._tried(limit, trial)
         room = allowed(limit)
-        choices = within(self.options, room)
+        choices = within(self.options, room) or self._least_below(room)
         if choices is None:
             raise does_not_fit(self.options, limit, self.batch)
         return self._with(choices, limit, room)
