@@ -141,6 +141,37 @@ def test_recomputes_of_blocks_with_batch_norms_run_the_same_graphs(backward: str
         assert_same(got, expected)
 
 
+class Broken(nn.Module):
+    """A block that Dynamo compiles in pieces: between them operations run as they are, and save what they save."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        # An average over all batches reads the number of these, where a graph ends.
+        self.enter, self.norm = nn.Linear(width, width), nn.BatchNorm1d(width, momentum=None)
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.enter(x))
+        order = y.detach().sum(1).argsort()
+        torch._dynamo.graph_break()
+        return x + self.leave(y[order])
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+def test_compiled_blocks_with_graph_breaks(backward: str) -> None:
+    """Dynamo does not compile what looks at the saved tensors: it would read their counters once and for all."""
+    torch.manual_seed(0)
+    net, x, outcomes = Chain([Broken() for _ in range(3)]), torch.randn(5, WIDTH), []
+    for way in ("stored", backward):
+        torch._dynamo.reset()
+        converted = mn.convert(net, x, backward=way)
+        for block in converted.blocks:
+            block.compile(backend="aot_eager")
+        outcomes.append([train_step(converted, (x,)) for _ in range(3)])
+    for expected, got in zip(*outcomes, strict=True):
+        assert_same(got, expected)
+
+
 def test_compiled_model_is_correct(case: Case) -> None:
     stored, reversible = pair(case)
     expected = train_step(stored, case.example())
