@@ -226,4 +226,6 @@ class Values:
             if tensor.grad_fn is not None and not had_history:
                 tensor.detach_()
             with torch.no_grad():
+                if tensor.shape != values.shape:  # a buffer that takes its size from the first call
+                    tensor.resize_(values.shape)
                 tensor.copy_(values)
