@@ -96,14 +96,14 @@ def _outside_compiled(norms: list[nn.Module], owners: list[nn.Module]) -> list[n
     Dynamo looks at what stands in a norm: with another forward there, a recompute would take graphs of its own. That is
     twice the compiling, and where as many graphs as it allows are there after forward, the recompute is not compiled.
     """
-    compiled = [owner for owner in owners if _is_compiled(owner)]
+    compiled = [owner for owner in owners if is_compiled(owner)]
     if not compiled:
         return norms
     within = {id(module) for owner in compiled for module in owner.modules()}
     return [norm for norm in norms if id(norm) not in within]
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
     """By ``module.compile()``, or by ``torch.compile(module)``, which wraps it."""
     return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 

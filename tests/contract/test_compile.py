@@ -172,6 +172,16 @@ def test_compiled_blocks_with_graph_breaks(backward: str) -> None:
         assert_same(got, expected)
 
 
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_a_recompute_that_is_not_compiled_any_more_is_explained() -> None:
+    net, x = mn.convert(Widths(1), torch.randn(5, WIDTH)), torch.randn(5, WIDTH)
+    loss = net.compiled("block")(x).square().mean()
+    torch._dynamo.reset()
+    net.stages[0][0](torch.randn(7, WIDTH))  # its graph is the only one that there may be now
+    with pytest.raises(mn.ReconstructionError, match=r"compiled: its recompute may have run another .*recompile_limit"):
+        loss.backward()
+
+
 def test_compiled_model_is_correct(case: Case) -> None:
     stored, reversible = pair(case)
     expected = train_step(stored, case.example())
