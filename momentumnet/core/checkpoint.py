@@ -26,6 +26,7 @@ from momentumnet.core.inference import gradients_on
 from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
+from momentumnet.recompute.batch_statistics import is_compiled
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, Enough, SavedTensors
@@ -209,8 +210,7 @@ class _Passage:
 def _is_seen_by_nobody(module: nn.Module) -> bool:
     """Whether no hook waits for the end of a call of the module, or of one inside, and no compiler has its code."""
     return not any(_GLOBAL_HOOKS) and not any(
-        part._forward_hooks or part._forward_pre_hooks or part._compiled_call_impl is not None
-        for part in module.modules()
+        part._forward_hooks or part._forward_pre_hooks or is_compiled(part) for part in module.modules()
     )
 
 

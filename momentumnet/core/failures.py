@@ -13,6 +13,7 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
+from momentumnet.recompute.batch_statistics import is_compiled
 from momentumnet.recompute.replay import Suspects
 
 # So many names are told.
@@ -21,6 +22,12 @@ _UNKNOWN = (
     "It is not deterministic (randomness from outside torch's default generators, a non-deterministic kernel), or it "
     "depends on something that changed between forward and backward: an object that it was given, a cache, a Python "
     "attribute{}, a global"
+)
+
+_COMPILED = (
+    "It is compiled: its recompute may have run another graph than its forward, one for any size that a call of "
+    "another size has made since, or none, where Dynamo had reached its limit. Compile with dynamic=True or "
+    "dynamic=False, or raise torch._dynamo.config.recompile_limit"
 )
 
 
@@ -95,6 +102,8 @@ class Failures:
 
     def _why(self, cause: str | None) -> str:
         causes = [f"Most likely {suspect}" for suspect in self.call.sentences()] or [cause or self._unknown]
+        if any(map(is_compiled, self.call.module.modules())):
+            causes.append(_COMPILED)
         option = "others='keep'" if self.stream is None else "backward='stored'"
         text = ". ".join(text[0].upper() + text[1:] for text in causes)
         return f"{text}. Convert with {option} if it has to stay so."

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from momentumnet.core.collectives import processes
+from momentumnet.core.transforms import at_work
 from momentumnet.memory import format_bytes
 from momentumnet.streams.converted import is_laid_aside
 from momentumnet.streams.nested import tensors_in
@@ -34,8 +35,11 @@ class BatchWatch:
         self._noticed = planned
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at a call that is about to be made; those without gradients keep nothing, and a trace is no step."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_laid_aside():
+        """Look at a call that is about to be made; those without gradients keep nothing, and a trace is no step.
+
+        Nor is a call under a transform, which keeps all activations, and in which nothing can be measured.
+        """
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_laid_aside() or at_work() is not None:
             return
         elements = elements_of((args, kwargs))
         if elements <= self._noticed:

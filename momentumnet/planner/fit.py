@@ -78,10 +78,10 @@ class MeasuredStep:
         if trial is not None:
             return self._tried(limit, trial)
         room = allowed(limit)
-        choices = within(self.options, room)
-        if choices is None:
+        found = within(self.options, room) or self._least_below(room)
+        if found is None:
             raise does_not_fit(self.options, limit, self.batch)
-        return self._with(choices, limit, room)
+        return self._with(found, limit, room)
 
     def _tried(self, limit: int, trial: Trial) -> TrainingPlan:
         """The quickest plan that was measured to fit.

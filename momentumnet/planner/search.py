@@ -272,15 +272,20 @@ def fewest(options: Options, budget: int) -> list[Choice] | None:
 
 
 def least(options: Options) -> tuple[int, list[Choice]]:
-    """The least budget that choices are found for, and the quickest of those."""
+    """The least budget that choices are found for, and the quickest of those.
+
+    What options are said to need may be more than they take together. So choices that take as little may not be found
+    again in so many bytes: then they are those that are returned.
+    """
     profile = options.profile
-    stored = [Choice(0, len(profile.units), Way.STORED)]
-    low, high = 0, peak_of(simulated(profile, stored)).bytes
+    found = [Choice(0, len(profile.units), Way.STORED)]
+    low, high = 0, peak_of(simulated(profile, found)).bytes
     while high - low > 1:
         middle = (low + high) // 2
         choices = fewest(options, middle)
         if choices is None:
             low = middle
         else:
-            high = min(middle, peak_of(simulated(profile, choices)).bytes)
-    return high, within(options, high) or stored
+            found, high = choices, peak_of(simulated(profile, choices)).bytes
+    found = within(options, high) or found
+    return peak_of(simulated(profile, found)).bytes, found

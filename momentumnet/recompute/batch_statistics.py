@@ -58,7 +58,8 @@ class BatchStatistics:
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
-        self._norms = [owner for owner in owners if _measures(owner)]
+        norms = [owner for owner in owners if _measures(owner)]
+        self._norms = _outside_compiled(norms, owners) if norms else norms
         self._measured: dict[int, list[Measured | None]] = {}
 
     def recorded(self) -> AbstractContextManager[None]:
@@ -87,6 +88,24 @@ def _measures(module: nn.Module) -> bool:
     # A parametrized weight is another tensor each time that it is asked for.
     plain = plain and {"weight", "bias"} <= module._parameters.keys()
     return plain and (module.training or module.running_mean is None)
+
+
+def _outside_compiled(norms: list[nn.Module], owners: list[nn.Module]) -> list[nn.Module]:
+    """Those of the norms that no compiled module runs.
+
+    Dynamo looks at what stands in a norm: with another forward there, a recompute would take graphs of its own. That is
+    twice the compiling, and where as many graphs as it allows are there after forward, the recompute is not compiled.
+    """
+    compiled = [owner for owner in owners if is_compiled(owner)]
+    if not compiled:
+        return norms
+    within = {id(module) for owner in compiled for module in owner.modules()}
+    return [norm for norm in norms if id(norm) not in within]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """By ``module.compile()``, or by ``torch.compile(module)``, which wraps it."""
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -> Measured | None:

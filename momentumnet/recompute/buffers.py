@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -24,13 +25,15 @@ class Buffers:
 
     Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
     forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
-    earlier value is kept where they changed. Those that the call left as they were have to stay so until backward.
+    earlier value is kept where they changed, or may have without a trace (fused observers). Those that the call left as
+    they were have to stay so until backward.
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
         self._owners = owners
         self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
         self._read: list[tuple[nn.Module, str, Tensor, int]] = []
+        self._moved_unseen = _moved_unseen(owners)
         for owner in owners:
             if not owner._buffers or (isinstance(owner, _NormBase) and owner.training):
                 continue
@@ -63,14 +66,14 @@ class Buffers:
         for owner, name, value in self._seen:
             place = owner._buffers[name]
             if place is not None:
-                place.data.copy_(value)
+                _give(place, value)
 
     def forget_running(self) -> None:
         self._running, self._places = [], []
 
     def forget_unchanged(self) -> None:
         for owner, name, buffer, counter, value in self._before:
-            if version(buffer) != counter:
+            if version(buffer) != counter or owner in self._moved_unseen:
                 self._seen.append((owner, name, value))
             else:
                 self._read.append((owner, name, buffer, counter))
@@ -114,6 +117,22 @@ class Buffers:
             for owner, name, place in places:
                 owner._buffers[name] = place
             _write_back(current)
+
+
+def _moved_unseen(owners: list[nn.Module]) -> list[nn.Module]:
+    """The observers of quantisation-aware training whose fused kernel writes their buffers, and counts nothing."""
+    fake_quantize = sys.modules.get("torch.ao.quantization.fake_quantize")
+    fused = getattr(fake_quantize, "FusedMovingAvgObsFakeQuantize", None)
+    if fused is None:
+        return []
+    return [module for owner in owners if isinstance(owner, fused) for module in owner.modules()]
+
+
+def _give(place: Tensor, value: Tensor) -> None:
+    """The buffer has a value again, of whatever size: an observer takes its size from its first call."""
+    if place.shape != value.shape:
+        place.resize_(value.shape)
+    place.data.copy_(value)
 
 
 def _clones(buffers: Iterable[Tensor]) -> Clones:

@@ -207,6 +207,8 @@ class Held:
 class Values:
     """The values of tensors, to be put back.
 
+    In-place counters are set back with them: graphs of before, whose backward is still to come, hold what they held.
+
     Args:
         tensors: those whose values can be read are cloned.
     """
@@ -226,4 +228,7 @@ class Values:
             if tensor.grad_fn is not None and not had_history:
                 tensor.detach_()
             with torch.no_grad():
+                if tensor.shape != values.shape:  # a buffer that takes its size from the first call
+                    tensor.resize_(values.shape)
                 tensor.copy_(values)
+            torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))

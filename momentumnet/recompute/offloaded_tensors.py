@@ -21,6 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.host_copies import Copy, HostCopies, copies_of
+from momentumnet.recompute.uncompiled import uncompiled
 
 # Smaller storages stay: to ask for a copy takes some ten microseconds, in which a link of 25 GB/s moves 256 KiB.
 SMALLEST = 1 << 20
@@ -124,6 +125,7 @@ class OffloadedTensors:
         """Context of the call: what it saves begins to leave."""
         return saved_tensors_hooks(self._pack, _open)
 
+    @uncompiled
     def _pack(self, tensor: Tensor) -> _Kept | _Moved:
         copies = copies_of(tensor.device)
         if copies is None or not copies.takes(tensor):
@@ -204,6 +206,7 @@ def _bytes_of(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
 
+@uncompiled
 def _open(saved: _Kept | _Moved) -> Tensor:
     return saved.open()
 

@@ -20,6 +20,7 @@ from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.saved_values import Kind, SavedValues
+from momentumnet.recompute.uncompiled import uncompiled
 
 Result = TypeVar("Result")
 
@@ -93,6 +94,7 @@ class SavedTensors:
         """Context of the first run: every saved tensor is dropped."""
         return saved_tensors_hooks(self._drop, _open)
 
+    @uncompiled
     def _drop(self, tensor: Tensor) -> Slot:
         references = sys.getrefcount(tensor)
         slot = Slot(self)
@@ -146,6 +148,7 @@ class SavedTensors:
                 slot.tensor = None
 
 
+@uncompiled
 def _open(slot: Slot) -> Tensor:
     if slot.tensor is None:
         slot.owner.refill()
@@ -193,6 +196,7 @@ class Collected:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
         return saved_tensors_hooks(self._collect, never_opened)
 
+    @uncompiled
     def _collect(self, tensor: Tensor) -> LeftBehind:
         alias = tensor.detach()
         self._tensors.append((alias, alias._version))
@@ -248,6 +252,7 @@ class _Discarded:
     def __init__(self, name: str, values: SavedValues | None) -> None:
         self._left, self._values = LeftBehind(name), values
 
+    @uncompiled
     def note(self, tensor: Tensor) -> LeftBehind:
         references = sys.getrefcount(tensor)
         if _WATCHERS.stack:

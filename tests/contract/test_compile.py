@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,6 +82,104 @@ def test_blocks_that_are_compiled_one_by_one_have_no_graph_break(depth: int, dro
         assert not counters["graph_break"]
         # One for the first block, whose input needs no gradient, and one for the others.
         assert counters["stats"]["unique_graphs"] == 2
+
+
+class NormedMLP(nn.Module):
+    """x + W2 relu(batch norm(W1 x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Linear(width, width), nn.BatchNorm1d(width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.leave(torch.relu(self.norm(self.enter(x))))
+
+
+class Widths(nn.Module):
+    """Blocks of several widths, as a ResNet's: each width takes graphs of its own."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        widths = [WIDTH + 2 * place for place in range(count)]
+        self.stages = nn.ModuleList([nn.Sequential(*[NormedMLP(width) for _ in range(3)]) for width in widths])
+        self.changes = nn.ModuleList([nn.Linear(width, width + 2) for width in widths])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage, change in zip(self.stages, self.changes, strict=True):
+            x = change(stage(x))
+        return x
+
+    def compiled(self, where: str) -> Widths:
+        for stage in self.stages:
+            for place, block in enumerate(stage):
+                if where == "block":
+                    block.compile(backend="aot_eager")
+                elif where == "wrapped":
+                    stage[place] = torch.compile(block, backend="aot_eager")
+                else:
+                    block.norm.compile(backend="aot_eager")
+        return self
+
+
+@pytest.mark.parametrize("where", ["block", "wrapped", "norm"])
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+def test_recomputes_of_blocks_with_batch_norms_run_the_same_graphs(backward: str, where: str) -> None:
+    """Graphs of their own would not be made where as many as Dynamo allows are there after forward."""
+    torch.manual_seed(0)
+    net, x = Widths(), torch.randn(5, WIDTH)
+    outcomes = []
+    for way in ("stored", backward):
+        torch._dynamo.reset()
+        if where == "wrapped":  # before conversion, as blocks are that somebody has compiled already
+            converted = mn.convert(copy.deepcopy(net).compiled(where), x, backward=way)
+        else:
+            converted = mn.convert(net, x, backward=way).compiled(where)
+        counters.clear()
+        outcomes.append([train_step(converted, (x,)) for _ in range(2)])
+        assert counters["stats"]["unique_graphs"] == 4  # one for each width
+    for expected, got in zip(*outcomes, strict=True):
+        assert_same(got, expected)
+
+
+class Broken(nn.Module):
+    """A block that Dynamo compiles in pieces: between them operations run as they are, and save what they save."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        # An average over all batches reads the number of these, where a graph ends.
+        self.enter, self.norm = nn.Linear(width, width), nn.BatchNorm1d(width, momentum=None)
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.enter(x))
+        order = y.detach().sum(1).argsort()
+        torch._dynamo.graph_break()
+        return x + self.leave(y[order])
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+def test_compiled_blocks_with_graph_breaks(backward: str) -> None:
+    """Dynamo does not compile what looks at the saved tensors: it would read their counters once and for all."""
+    torch.manual_seed(0)
+    net, x, outcomes = Chain([Broken() for _ in range(3)]), torch.randn(5, WIDTH), []
+    for way in ("stored", backward):
+        torch._dynamo.reset()
+        converted = mn.convert(net, x, backward=way)
+        for block in converted.blocks:
+            block.compile(backend="aot_eager")
+        outcomes.append([train_step(converted, (x,)) for _ in range(3)])
+    for expected, got in zip(*outcomes, strict=True):
+        assert_same(got, expected)
+
+
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_a_recompute_that_is_not_compiled_any_more_is_explained() -> None:
+    net, x = mn.convert(Widths(1), torch.randn(5, WIDTH)), torch.randn(5, WIDTH)
+    loss = net.compiled("block")(x).square().mean()
+    torch._dynamo.reset()
+    net.stages[0][0](torch.randn(7, WIDTH))  # its graph is the only one that there may be now
+    with pytest.raises(mn.ReconstructionError, match=r"compiled: its recompute may have run another .*recompile_limit"):
+        loss.backward()
 
 
 def test_compiled_model_is_correct(case: Case) -> None:

@@ -8,6 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.ao.quantization.fake_quantize import (
+    FusedMovingAvgObsFakeQuantize,
+    default_fused_per_channel_wt_fake_quant,
+)
 
 import momentumnet as mn
 from tests.contract.reference import assert_same, loss_of, pair, relative_error, train_step
@@ -130,6 +134,32 @@ def test_buffer_replaced_by_assignment_is_seen_as_it_was() -> None:
         outcomes = [train_step(net, (x,)) for net in nets]
     assert_same(outcomes[1], outcomes[0])
     assert outcomes[1].buffers["blocks.0.scale"] == 0.25
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+@pytest.mark.parametrize("quantised", [True, False])
+def test_observers_of_quantisation_aware_training_change_once(quantised: bool, backward: str) -> None:
+    """Their fused kernel writes ranges, scales and zero points, and no in-place counter tells."""
+
+    class Observed(ResidualMLP):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole, self.channels = FusedMovingAvgObsFakeQuantize(), default_fused_per_channel_wt_fake_quant()
+            self.whole.enable_fake_quant(quantised)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, _, second = self.inner
+            return x + self.whole(F.linear(x, self.channels(first.weight))).tanh() @ second.weight
+
+    torch.manual_seed(0)
+    chain, x, outcomes = Chain([Observed(), Observed()]), torch.randn(5, WIDTH), []
+    for way in ("stored", backward):
+        net = mn.convert(chain, x, backward=way)
+        outcomes.append([train_step(net, (factor * x,)) for factor in (1, 2, 3)])
+    for expected, got in zip(*outcomes, strict=True):
+        assert_same(got, expected)
+    ranges = [value for name, value in outcomes[1][-1].buffers.items() if name.endswith("min_val")]
+    assert all(value.isfinite().all() and value.numel() for value in ranges)
 
 
 def test_generators_end_where_ordinary_training_leaves_them(case: Case) -> None:

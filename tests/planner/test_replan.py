@@ -52,6 +52,54 @@ def test_a_larger_batch_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert "Plan again for the largest batch" in caplog.text
 
 
+class Normed(nn.Module):
+    """In front a norm, whose running statistics autograd saves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh())
+        self.blocks = chain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.front(x))
+
+
+@pytest.mark.parametrize("gamma", [0, GAMMA])
+def test_planned_again_while_a_backward_is_still_to_come(gamma: float) -> None:
+    torch.manual_seed(0)
+    model, found = Normed(), []
+    for options in ({"spare": 1 << 20, "replan": "auto"}, {"backward": "stored"}):
+        net = mn.convert(model, rows(16), gamma=gamma, **options)
+        first, second = net(rows(16)), net(rows(32))
+        (first.square().mean() + second.square().mean()).backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("planned_again", [True, False])
+def test_planning_leaves_graphs_of_before_valid(planned_again: bool) -> None:
+    model = Normed()
+    before = model(rows(16)).square().mean()
+    if planned_again:
+        mn.plan(model, rows(8), budget="least")
+    else:
+        mn.plan(model, rows(8))
+    before.backward()
+
+
+def test_not_planned_again_under_a_transform() -> None:
+    net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET, replan="auto")
+    parameters = dict(net.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(net, parameters, x).square().mean()
+
+    for x in (rows(16), rows(64)):
+        found = torch.func.grad(loss)(parameters, x)
+        expected = torch.autograd.grad(loss(parameters, x), [*parameters.values()])
+        torch.testing.assert_close([*found.values()], [*expected], rtol=1e-4, atol=1e-6)
+
+
 def test_a_plan_that_was_loaded_knows_its_example(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mn.plan(chain(), rows(16), budget="least").save(tmp_path / "plan.json")
     net = mn.convert(chain(), plan=mn.TrainingPlan.load(tmp_path / "plan.json"))

@@ -214,6 +214,34 @@ def test_the_least_is_the_least_to_the_byte(seed: int, streams: int) -> None:
     assert fewest(Options(profile), smallest - 1) is None
 
 
+def counted_twice(seed: int) -> Profile:
+    """Units of which the options count more than the step takes: weights that are cast, an argument of two neighbours.
+
+    The loss takes the most, behind all casts there could be; units that are stored have theirs among what they keep.
+    """
+    profile, rng = random_profile(seed, seed % 3), random.Random(seed)
+    sizes = {**profile.sizes, len(profile.sizes): rng.randint(5, 20)}
+    first = rng.randrange(len(profile.units) - 1)
+    units = [
+        replace(
+            unit,
+            cost=replace(unit.cost, cast_bytes=rng.randint(0, 9)),
+            entry=unit.entry | ({len(profile.sizes)} if index in (first, first + 1) else set()),
+        )
+        for index, unit in enumerate(profile.units)
+    ]
+    return replace(profile, units=tuple(units), sizes=sizes, loss=replace(profile.loss, forward_peak=80))
+
+
+@pytest.mark.parametrize("seed", [9, 24, 40, 51, 108, 183, *range(6)])
+def test_the_least_is_what_its_choices_take(seed: int) -> None:
+    profile = counted_twice(seed)
+    budget, choices = least(Options(profile))
+    assert budget == peak_of(simulated(profile, choices)).bytes
+    stored = [Choice(0, len(profile.units), Way.STORED)]
+    assert budget <= peak_of(simulated(profile, stored)).bytes
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_fits_is_found_on_any_grid(seed: int) -> None:
     """Where the grid finds nothing, rounded up, there is still the choice that holds the least."""
