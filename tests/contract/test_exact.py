@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_running_statistics_of_a_further_forward_leave_backward_alone() -> None:
     loss.backward()
 
 
-def with_checkpointed_head(run: Any) -> nn.Module:
+def with_checkpointed_head(run: Any, others: str = "checkpoint") -> nn.Module:
     """A stream, and after it a module that is recomputed too, called as the given function says."""
 
     class Head(nn.Module):
@@ -233,15 +234,28 @@ def with_checkpointed_head(run: Any) -> nn.Module:
     torch.manual_seed(0)
     chain = Chain([ResidualMLP(), ResidualMLP()])
     chain.head = Head()
-    return mn.convert(chain, (torch.randn(5, WIDTH),), others="checkpoint")
+    return mn.convert(chain, (torch.randn(5, WIDTH),), others=others)
 
 
 def test_checkpointed_module_that_is_not_deterministic_raises() -> None:
     generator = torch.Generator().manual_seed(0)
-    net = with_checkpointed_head(lambda inner, x: torch.tanh(inner(x)) + torch.randn(WIDTH, generator=generator))
+    net = with_checkpointed_head(lambda inner, x: torch.tanh(inner(x) + torch.randn(WIDTH, generator=generator)))
     loss = loss_of(net(torch.randn(5, WIDTH)))
     with pytest.raises(mn.ReconstructionError, match="'head'"):
         loss.backward()
+
+
+def test_what_a_checkpointed_module_adds_behind_all_that_it_saves_changes_no_gradient() -> None:
+    """It is another one each time, and its recompute ends in front of it; plain autograd has the same gradients."""
+    x, gradients = torch.randn(5, WIDTH), []
+    for others in ("checkpoint", "keep"):
+        generator = torch.Generator().manual_seed(0)
+        added = functools.partial(torch.randn, WIDTH, generator=generator)
+        net = with_checkpointed_head(lambda inner, x, added=added: torch.tanh(inner(x)) + added(), others=others)
+        generator.manual_seed(1)
+        loss_of(net(x)).backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    assert all(map(torch.equal, *gradients))
 
 
 def test_checkpointed_module_that_overwrites_its_input_raises() -> None:
