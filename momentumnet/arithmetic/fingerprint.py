@@ -56,12 +56,10 @@ def joint_fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def look(values: Sequence[Tensor]) -> Tensor:
     """0, and the `fixed_point.checksum` of the bits of 1-D tensors; v counts the tensors. In plain operations."""
-    sizes = [value.numel() for value in values]
     bits = [
         value.contiguous().view(_BITS[value.element_size()]).to(torch.int64) & _SIZES[value.dtype] for value in values
     ]
-    x = torch.cat(bits)
-    numbers = torch.repeat_interleave(torch.tensor(sizes)).to(x.device)
+    x, numbers = torch.cat(bits), torch.cat([torch.full_like(part, number) for number, part in enumerate(bits)])
     checksum = fp.checksum(x, numbers, torch.zeros_like(x))
     return torch.stack([torch.zeros_like(checksum), checksum])
 

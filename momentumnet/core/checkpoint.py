@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +26,11 @@ from momentumnet.core.inference import gradients_on
 from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
-from momentumnet.recompute.batch_statistics import is_compiled
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, Enough, SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
+from momentumnet.recompute.uncompiled import is_compiled
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
 _GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
@@ -177,7 +177,7 @@ class _Passage:
         with saved.dropping():
             output = call.first(args, kwargs)
         lent.tell()
-        ends_early = last and values.has_computed_floats and not call.holds_streams and _is_seen_by_nobody(module)
+        ends_early = last and values.has_computed_floats and not call.holds_streams and _is_seen_by_nobody(call.modules)
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None
         self._links.append(_Link(call, weakref.ref(saved), values, seen, ends_early))
@@ -207,15 +207,16 @@ class _Passage:
                 link.fill(collected)
 
 
-def _is_seen_by_nobody(module: nn.Module) -> bool:
-    """Whether no hook waits for the end of a call of the module, or of one inside, and no compiler has its code."""
-    return not any(_GLOBAL_HOOKS) and not any(
-        part._forward_hooks or part._forward_pre_hooks or is_compiled(part) for part in module.modules()
-    )
+def _is_seen_by_nobody(modules: Sequence[nn.Module]) -> bool:
+    """Whether no hook waits for the end of a call of one of the modules, and no compiler has its code."""
+    return not any(_has_hooks(module) or is_compiled(module) for module in modules)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or any(_GLOBAL_HOOKS))
 
 
 def _is_known(module: nn.Module) -> bool:
     """Whether the module is a layer of torch.nn as it is there: it returns the same for the same input and draws."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or any(_GLOBAL_HOOKS)
-    changed = hooked or "forward" in module.__dict__
+    changed = _has_hooks(module) or "forward" in module.__dict__
     return type(module).__module__.startswith("torch.nn.modules.") and not changed

@@ -13,8 +13,8 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
-from momentumnet.recompute.batch_statistics import is_compiled
 from momentumnet.recompute.replay import Suspects
+from momentumnet.recompute.uncompiled import is_compiled
 
 # So many names are told.
 TOLD = 3

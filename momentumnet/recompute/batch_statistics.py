@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.saved_tensors import never_opened, watched
+from momentumnet.recompute.uncompiled import is_compiled
 
 _PLAIN = (Tensor, nn.Parameter)
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -101,11 +102,6 @@ def _outside_compiled(norms: list[nn.Module], owners: list[nn.Module]) -> list[n
         return norms
     within = {id(module) for owner in compiled for module in owner.modules()}
     return [norm for norm in norms if id(norm) not in within]
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """By ``module.compile()``, or by ``torch.compile(module)``, which wraps it."""
-    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -> Measured | None:

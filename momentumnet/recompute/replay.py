@@ -170,6 +170,11 @@ class BlockCall:
             yield Place("argument", number), argument
 
     @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The module and all inside of it, each once."""
+        return self._owners
+
+    @property
     def suspects(self) -> Suspects:
         """What may have made its recompute another one."""
         return Suspects(self.name, self._module, self._arguments.changed, self._generators.used)

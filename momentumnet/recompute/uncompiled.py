@@ -1,4 +1,4 @@
-"""Hooks that Dynamo leaves alone.
+"""Which modules Dynamo compiles, and hooks that it leaves alone.
 
 In a block that is compiled in pieces, operations between two graphs run as they are, and call what autograd calls when
 they save a tensor. Dynamo would compile that as it does any other Python code: it reads an in-place counter, a count of
@@ -11,9 +11,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import nn
 from torch._compile import _disable_dynamo
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """By ``module.compile()``, or by ``torch.compile(module)``, which wraps it."""
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def uncompiled(hook: Hook) -> Hook:

@@ -150,9 +150,8 @@ class Plan:
         for stage in self._timeline:
             found.append(stage.freed(given_again=given_again))
             if stage.stream is not None:
-                way = self._backward_of(self.discovery.streams[stage.stream])
                 stream = self.discovery.streams[stage.stream]
-                alone = not stream.companions and not stream.untrained
+                way, alone = self._backward_of(stream), not stream.companions and not stream.untrained
                 given_again = self.arithmetic == "exact" and way == "reversible" and alone
         return found
 
