@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,10 +150,11 @@ def convert(
     _check_replan(replan, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
     runners: list[MomentumStream] = []
     roles: list[Role] = []
+    by_forward: Collection[str] = ()
     again = None
     if like is not None:
         _check_nothing_else("like", {**given, "final_velocity": final_velocity, "plan": plan})
-        runners, roles = from_description(model, like, initial_velocity)
+        runners, roles, by_forward = from_description(model, like, initial_velocity)
     elif plan is not None:
         _check_nothing_else("plan", given)
     elif budget is not None or spare:
@@ -162,13 +163,13 @@ def convert(
     else:
         new_stream = _stream_of(rule, gamma_without_budget(gamma), arithmetic, final_velocity)
         resolution = gamma_without_budget(gamma) if rule is None else rule.gamma
-        runners, roles = _found(model, example_inputs, resolution, streams, new_stream, options)
+        runners, roles, by_forward = _found(model, example_inputs, resolution, streams, new_stream, options)
         ends.begin(runners)
     target = model if inplace else copy_of(model)
     if plan is not None:
         follow(target, plan, ends, again)
     else:
-        apply(target, runners, roles)
+        apply(target, runners, roles, by_forward)
         note_converted(target)
     model_config.note(target)
     if not inplace:
@@ -183,10 +184,14 @@ def _found(
     streams: Sequence[str] | None,
     new_stream: Callable[..., MomentumStream],
     options: dict[str, Any],
-) -> tuple[list[MomentumStream], list[Role]]:
-    """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them."""
+) -> tuple[list[MomentumStream], list[Role], Collection[str]]:
+    """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them.
+
+    Behind them, what is called by its ``forward``.
+    """
     found: list[tuple[str, tuple[str, ...], dict[str, Any]]]
     roles: list[Role] = []
+    by_forward: Collection[str] = ()
     if example_inputs is None:
         paths = named_by_hand(streams, options["others"])
         backward = "reversible" if options["backward"] == AUTO else options["backward"]
@@ -206,8 +211,9 @@ def _found(
             )
             for stream, backward in zip(planned.discovery.streams, planned.backwards, strict=True)
         ]
-        roles = recomputed(planned.recomputed)
-    return [new_stream(path or "(root)", blocks, **measured) for path, blocks, measured in found], roles
+        roles, by_forward = recomputed(planned.recomputed), planned.discovery.by_forward
+    runners = [new_stream(path or "(root)", blocks, **measured) for path, blocks, measured in found]
+    return runners, roles, by_forward
 
 
 def _stream_of(

@@ -16,7 +16,7 @@ from momentumnet.core.packed import Companion
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.streams.containers import differences, sizes_of
-from momentumnet.streams.converted import Role, Runner, converted_blocks, is_converted
+from momentumnet.streams.converted import BlockByForward, Role, Runner, converted_blocks, is_converted
 from momentumnet.streams.roles import offloaded, recomputed
 
 VERSION = 1
@@ -30,6 +30,8 @@ _COMPANIONS = "companions"
 _RULE_FIELDS = ("gamma", "coupling")
 # Only where a plan moves activations to host memory.
 _OFFLOADED = "offloaded"
+# Only where the ``forward`` of modules is called, and not they themselves.
+_BY_FORWARD = "by_forward"
 _OFFLOADED_FIELDS = {"names", "settled_behind", "input_stays"}
 
 
@@ -48,6 +50,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         ``coupling`` where that is not momentum, its blocks by name in call order and its options; ``recomputed``, the
         modules outside that are recomputed, alone or in a chain (all there is where a budget was planned for a network
         without streams); ``offloaded``, where a plan has them, the units whose saved tensors go to host memory;
+        ``by_forward``, where there are such, the modules whose ``forward`` is called, and not they themselves;
         ``containers``, how many children those that hold the blocks have; ``model``, the name of its class.
 
     Raises:
@@ -71,6 +74,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     streams, outside = _names_by_runner(model)
     offloaded_there = _describe_offloaded(model)
     blocks = [name for _, names in streams for name in names]
+    by_forward = [name for name, module in model.named_modules() if isinstance(module, BlockByForward)]
     return {
         "version": VERSION,
         "model": type(model).__name__,
@@ -78,13 +82,14 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "streams": [_describe_stream(stream, names) for stream, names in streams],
         "recomputed": outside,
         **({_OFFLOADED: offloaded_there} if offloaded_there else {}),
+        **({_BY_FORWARD: by_forward} if by_forward else {}),
     }
 
 
 def from_description(
     model: nn.Module, description: Mapping[str, Any], velocity: str | nn.Module | None
-) -> tuple[list[MomentumStream], list[Role]]:
-    """The streams and the other roles of a description, for a model that is not converted.
+) -> tuple[list[MomentumStream], list[Role], list[str]]:
+    """The streams and the other roles of a description, for a model that is not converted; what is called by forward.
 
     Args:
         model: the stock model.
@@ -102,7 +107,8 @@ def from_description(
         Offload(found["names"], found["settled_behind"], input_stays=found["input_stays"])
         for found in description.get(_OFFLOADED, ())
     ]
-    return runners, [*recomputed(description["recomputed"]), *offloaded(units)]
+    roles = [*recomputed(description["recomputed"]), *offloaded(units)]
+    return runners, roles, description.get(_BY_FORWARD, [])
 
 
 def _names_by_runner(model: nn.Module) -> tuple[list[tuple[MomentumStream, list[str]]], list[list[str]]]:
@@ -196,7 +202,7 @@ def _check(description: Mapping[str, Any]) -> None:
             f"the description has version {description['version']!r}, and this version of momentumnet reads version "
             f"{VERSION}; convert with the momentumnet that wrote it"
         )
-    if description.keys() - {_OFFLOADED} != _FIELDS:
+    if description.keys() - {_OFFLOADED, _BY_FORWARD} != _FIELDS:
         raise ConversionError(f"a description holds {sorted(_FIELDS)}, got {sorted(map(str, description))}")
     streams, recomputed_there, containers = (description[field] for field in ("streams", "recomputed", "containers"))
     are_lists = _is_list(streams) and _is_list(recomputed_there)
@@ -215,7 +221,8 @@ def _check(description: Mapping[str, Any]) -> None:
     offloaded_there = description.get(_OFFLOADED, [])
     _check_offloaded(offloaded_there)
     units = (found["names"] for found in offloaded_there)
-    for names in [*recomputed_there, *units, *(found["blocks"] for found in streams)]:
+    by_forward = [description[_BY_FORWARD]] if _BY_FORWARD in description else []
+    for names in [*recomputed_there, *units, *by_forward, *(found["blocks"] for found in streams)]:
         if not _is_list(names) or not names or not all(isinstance(name, str) for name in names):
             raise ConversionError(f"modules are described by a list of their names, got {names!r}")
     for found in streams:
@@ -272,6 +279,7 @@ def _check_fits(model: nn.Module, description: Mapping[str, Any]) -> None:
     wanted += [name for names in description["recomputed"] for name in names]
     for found in description.get(_OFFLOADED, ()):
         wanted += [*found["names"], *([found["settled_behind"]] if found["settled_behind"] is not None else [])]
+    wanted += description.get(_BY_FORWARD, ())
     missing = [name for name in dict.fromkeys(wanted) if name not in there]
     faults = [f"it has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
     if not missing:

@@ -62,7 +62,7 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
             "velocity; give gamma=, too, e.g. gamma=1/8, or leave initial_velocity out"
         )
     ends.begin(runners)
-    apply(model, runners, roles)
+    apply(model, runners, roles, plan.by_forward)
     note_converted(model)
     BatchWatch(plan.elements, plan.budget, again).attach(model)
 

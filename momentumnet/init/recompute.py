@@ -18,13 +18,13 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import MomentumNetError
-from momentumnet.init.forwards import wrapped_forwards
 from momentumnet.loss.batches import Batch
 from momentumnet.loss.derivatives import product
 from momentumnet.loss.samples import sliced
 from momentumnet.recompute.generators import Generators
 from momentumnet.streams.converted import converted_blocks
 from momentumnet.streams.discover import discover
+from momentumnet.streams.forwards import wrapped_forwards
 
 
 def blocks_of(model: nn.Module, batch: Batch) -> list[nn.Module]:

@@ -53,7 +53,7 @@ def profiles_of(
     forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
     device = device_of(model, example_inputs)
-    costs, ending = measured(model, example_inputs, [stage.names for stage in stages], loss, device)
+    costs, ending = measured(model, example_inputs, [stage.names for stage in stages], loss, device, trace.by_forward)
     calls = _calls_of(trace, stages)
     given = set().union(*(call.entered for call in trace.root.children))
     sizes = {key: 0 if key in given else storage.nbytes() for key, storage in trace.storages.items()}

@@ -176,6 +176,7 @@ class MeasuredStep:
             estimated=profile.estimated,
             offloaded=profile.bytes_of(offloaded_storages(profile, choices)),
             containers=self.containers,
+            by_forward=tuple(sorted(self.found.by_forward)),
         )
 
 

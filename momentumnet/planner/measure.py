@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from momentumnet.memory import MemoryReport, measure_memory, memory_measured
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
+from momentumnet.streams.forwards import forwards_as_calls
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.trace import call_with_example
@@ -146,16 +147,20 @@ def measured(
     units: Sequence[Sequence[str]],
     loss: Callable[[Any], Tensor] | None,
     device: torch.device,
+    by_forward: Collection[str] = (),
 ) -> tuple[list[Cost], Ending]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
     The model runs once, in its own mode, without keeping what backward would need (but where it takes a gradient in its
-    forward), and is left as it was found.
+    forward), and is left as it was found. ``by_forward`` are names of modules whose ``forward`` is called, and not they
+    themselves.
     """
-    try:
-        return _measured(model, example_inputs, units, loss, device, saved_tensors_hooks(_nothing, _not_kept))
-    except _NothingKeptError:
-        return _measured(model, example_inputs, units, loss, device, saved_tensors_hooks(_without_history, _as_it_is))
+    with forwards_as_calls(map(model.get_submodule, by_forward)):
+        try:
+            return _measured(model, example_inputs, units, loss, device, saved_tensors_hooks(_nothing, _not_kept))
+        except _NothingKeptError:
+            keeping = saved_tensors_hooks(_without_history, _as_it_is)
+            return _measured(model, example_inputs, units, loss, device, keeping)
 
 
 def _measured(

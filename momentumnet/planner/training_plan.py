@@ -91,6 +91,7 @@ class TrainingPlan:
             of kernels is not in the bytes.
         offloaded: predicted bytes in host memory between forward and backward.
         containers: how many modules the containers have that hold those of the units, by path.
+        by_forward: names of the modules whose ``forward`` is called, and not they themselves.
 
     Example:
         >>> import torch
@@ -122,6 +123,7 @@ class TrainingPlan:
     measured_peak: int | None = None
     offloaded: int = 0
     containers: tuple[tuple[str, int], ...] = ()
+    by_forward: tuple[str, ...] = ()
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
@@ -177,6 +179,7 @@ class TrainingPlan:
             units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
             streams=tuple(map(PlannedStream.from_json, found.pop("streams"))),
             gamma=Fraction(found.pop("gamma")),
+            by_forward=tuple(found.pop("by_forward", ())),
             containers=tuple((path, size) for path, size in found.pop("containers")),
             moments=_moments(found.pop("moments")),
             methods=tuple(

@@ -66,5 +66,5 @@ def _following(model: nn.Module, plan: TrainingPlan) -> nn.Module:
     own = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()}
     net = copy.deepcopy(model, dict(own))
     runners, roles = from_plan(net, plan, "drop" if plan.gamma == 1 else "flush")
-    apply(net, runners, roles)
+    apply(net, runners, roles, plan.by_forward)
     return net

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from momentumnet.streams.converted import ConvertedBlock, converted_class, original_class
+from momentumnet.streams.converted import BlockByForward, ConvertedBlock, converted_class, original_class
 
 
 class Mask(nn.Module):
@@ -105,7 +105,7 @@ def _class_of_its_own(module: nn.Module) -> Iterator[None]:
     Copies of a parametrized module share its class, in which PyTorch keeps the properties: without this, what is
     done to one would break the others. The subclass of a converted block goes around that class, never inside.
     """
-    converted = isinstance(module, ConvertedBlock)
+    converted, by_forward = isinstance(module, ConvertedBlock), isinstance(module, BlockByForward)
     if converted:
         module.__class__ = original_class(type(module))
     if parametrize.is_parametrized(module):
@@ -116,4 +116,4 @@ def _class_of_its_own(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         if converted:
-            module.__class__ = converted_class(type(module))
+            module.__class__ = converted_class(type(module), by_forward=by_forward)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -71,15 +71,13 @@ class ConvertedBlock:
     _momentumnet_role: Role
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling() and torch.compiler.is_exporting():
-            raise ConversionError(
-                "torch.export(..., strict=True) cannot see through converted blocks; pass strict=False"
-            )
-        return _run(self._momentumnet_role, self, super().__call__, args, kwargs)  # type: ignore[misc]
+        return _take(self, super().__call__, args, kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         get_state = getattr(self, "__getstate__", None)
-        return _rebuild, (original_class(type(self)),), get_state() if get_state else self.__dict__
+        by_forward = isinstance(self, BlockByForward)
+        state = get_state() if get_state else self.__dict__
+        return _rebuild, (original_class(type(self)), by_forward), state
 
     def __prepare_scriptable__(self) -> Any:
         raise ConversionError(
@@ -89,6 +87,20 @@ class ConvertedBlock:
 
     def _get_name(self) -> str:
         return f"Momentum({super()._get_name()})"  # type: ignore[misc]
+
+
+class BlockByForward(ConvertedBlock):
+    """Of a block whose ``forward`` the parent calls, past ``__call__`` and the hooks: takes that call."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super(ConvertedBlock, self).__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+def _take(block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Not is_exporting(), which Dynamo of PyTorch 2.11 takes for true in any compilation.
+    if torch.compiler.is_dynamo_compiling() and getattr(torch.compiler, "_is_exporting_flag", False):
+        raise ConversionError("torch.export(..., strict=True) cannot see through converted blocks; pass strict=False")
+    return _run(block._momentumnet_role, block, function, args, kwargs)
 
 
 # Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
@@ -102,24 +114,36 @@ def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, 
     return output
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+_CLASSES: dict[tuple[type[nn.Module], bool], type[nn.Module]] = {}
 
 
-def converted_class(original: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``original`` whose calls go through a role; one for each original."""
-    if original not in _CLASSES:
-        _CLASSES[original] = _new_class(original)
-    return _CLASSES[original]
+def converted_class(original: type[nn.Module], *, by_forward: bool = False) -> type[nn.Module]:
+    """The subclass of ``original`` whose calls go through a role; one for each original.
+
+    Args:
+        original: a block's own class.
+        by_forward: whether these are calls of its ``forward``.
+    """
+    if (original, by_forward) not in _CLASSES:
+        _CLASSES[original, by_forward] = _new_class(original, by_forward=by_forward)
+    return _CLASSES[original, by_forward]
 
 
-def _new_class(original: type[nn.Module]) -> type[nn.Module]:
-    attributes = {"__module__": original.__module__, "__qualname__": original.__qualname__, "__doc__": original.__doc__}
-    return type(original.__name__, (ConvertedBlock, original), attributes)
+def _new_class(original: type[nn.Module], *, by_forward: bool) -> type[nn.Module]:
+    attributes: dict[str, Any] = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
+    if not by_forward:
+        return type(original.__name__, (ConvertedBlock, original), attributes)
+
+    @wraps(original.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return _take(self, partial(original.forward, self), args, kwargs)
+
+    return type(original.__name__, (BlockByForward, original), {**attributes, "forward": forward})
 
 
 def original_class(converted: type) -> type[nn.Module]:
     """The class that a block had before."""
-    if converted.__bases__[0] is not ConvertedBlock:
+    if converted.__bases__[0] not in (ConvertedBlock, BlockByForward):
         raise ConversionError(
             f"{converted.__name__} was wrapped again after its conversion (by fully_shard?); undo that first"
         )
@@ -127,13 +151,18 @@ def original_class(converted: type) -> type[nn.Module]:
     return original
 
 
-def _rebuild(original: type[nn.Module]) -> nn.Module:
-    cls = converted_class(original)
+def _rebuild(original: type[nn.Module], by_forward: bool = False) -> nn.Module:
+    cls = converted_class(original, by_forward=by_forward)
     return cls.__new__(cls)
 
 
-def assign(block: nn.Module, role: Role) -> None:
+def assign(block: nn.Module, role: Role, *, by_forward: bool = False) -> None:
     """Give the block its role.
+
+    Args:
+        block: of the model.
+        role: what its calls go through.
+        by_forward: whether its ``forward`` is called, and not the block itself.
 
     Raises:
         ConversionError: it has one already, or it is a scripted module, whose class cannot change.
@@ -144,7 +173,7 @@ def assign(block: nn.Module, role: Role) -> None:
         raise ConversionError(f"block {role.name!r} is a torch.jit.ScriptModule; convert the model before scripting it")
     block._momentumnet_role = role  # type: ignore[assignment]
     role.join()
-    block.__class__ = converted_class(type(block))
+    block.__class__ = converted_class(type(block), by_forward=by_forward)
 
 
 def release(block: nn.Module) -> None:

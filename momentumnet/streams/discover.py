@@ -43,6 +43,7 @@ class Discovery:
         elsewhere_bytes: Those of them that code outside the streams' blocks keeps, whether blocks keep them too or not.
         timeline: The blocks, and the parts outside that can be recomputed, in call order.
         blocks: The blocks, those among them that stand alone and of which the recompute saves memory, in call order.
+        by_forward: Names of the modules whose ``forward`` is called, and not they themselves.
     """
 
     streams: tuple[ResidualStream, ...]
@@ -51,6 +52,7 @@ class Discovery:
     elsewhere_bytes: int
     timeline: tuple[Stage, ...]
     blocks: tuple[Stage, ...]
+    by_forward: frozenset[str]
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -145,6 +147,7 @@ def discover(model: nn.Module, example_inputs: Any, *, streams: Sequence[str] | 
         elsewhere_bytes=trace.saved_bytes_without(blocks),
         timeline=timeline_of(trace, everywhere, indices, outside, idle),
         blocks=timeline_of(trace, everywhere, indices, alone, idle),
+        by_forward=trace.by_forward,
     )
 
 

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby, permutations
 
-import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, Node
 
 from momentumnet.streams.calls import Call
+from momentumnet.streams.forwards import uncalled_siblings
 from momentumnet.streams.select import CONCATENATION, NO_SKIP, OVERWRITES, Judge
 from momentumnet.streams.skip import operation
 
@@ -28,8 +28,8 @@ _OTHER_KIND = (
     "skip by {other}; a stream needs two blocks that do it in one way"
 )
 _BYPASSED = (
-    "their forward is called, or what they hold, and not they themselves, so that neither hooks nor a stream would see "
-    "them; call the modules, as in x = layer(x)"
+    "what they hold is called, and not they themselves, so that neither hooks nor a stream would see them; call the "
+    "modules, as in x = layer(x)"
 )
 ALONE = "a residual block, but no residual block before or after it passes it the same tensor; a stream needs two"
 _RESIDUAL = "a residual block"  # so begins each reason of one that is in no stream
@@ -91,13 +91,11 @@ def explain(root: Call, judge: Judge, blocks: list[Call], shared: Collection[str
 def bypassed(model: nn.Module, root: Call) -> list[Rejection]:
     """Finds siblings of one class that are not called themselves, while what they hold is."""
     called = {call.module for call in root.walk()}
-    found: dict[tuple[str, type[nn.Module]], list[str]] = {}
-    for name, module in model.named_modules():
-        if module in called or isinstance(module, torch.jit.ScriptModule):  # whose calls no hook sees
-            continue
-        if type(module).forward is not nn.Module.forward and not called.isdisjoint(module.modules()):
-            found.setdefault((name.rpartition(".")[0], type(module)), []).append(name)
-    return [Rejection(path, tuple(names), _BYPASSED) for (path, _), names in found.items() if len(names) > 1]
+    found = [
+        [name for name in names if not called.isdisjoint(model.get_submodule(name).modules())]
+        for names in uncalled_siblings(model, called)
+    ]
+    return [Rejection(names[0].rpartition(".")[0], tuple(names), _BYPASSED) for names in found if len(names) > 1]
 
 
 def _reason(call: Call, frame: Call, judge: Judge, chosen: set[Call], shared: Collection[str], opened: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
@@ -13,8 +13,23 @@ from momentumnet.errors import ConversionError
 from momentumnet.streams.converted import VELOCITY_NAME, Role, assign, release
 
 
-def apply(model: nn.Module, runners: Sequence[MomentumStream], others: Sequence[Role] = ()) -> None:
-    """Give every block of the streams its role, and every module outside that is to be recomputed or offloaded."""
+def apply(
+    model: nn.Module,
+    runners: Sequence[MomentumStream],
+    others: Sequence[Role] = (),
+    by_forward: Collection[str] = (),
+) -> None:
+    """Give every block of the streams its role, and every module outside that is to be recomputed or offloaded.
+
+    Args:
+        model: that holds them.
+        runners: the streams.
+        others: the roles of the modules outside.
+        by_forward: names of modules whose ``forward`` is called, and not they themselves.
+
+    Raises:
+        ConversionError: a module cannot have its role; none has one then.
+    """
     taken: dict[str, str] = {}
     for runner in runners:
         for name in dict.fromkeys(runner.blocks):
@@ -31,7 +46,7 @@ def apply(model: nn.Module, runners: Sequence[MomentumStream], others: Sequence[
     roles = _merged([*roles, *others])
     for index, role in enumerate(roles):
         try:
-            assign(model.get_submodule(role.name), role)
+            assign(model.get_submodule(role.name), role, by_forward=role.name in by_forward)
         except ConversionError:
             for earlier in roles[:index]:
                 release(model.get_submodule(earlier.name))

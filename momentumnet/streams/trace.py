@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Place, Trace
+from momentumnet.streams.forwards import forwards_as_calls, uncalled_siblings
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unseen
@@ -50,7 +51,8 @@ def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
 def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> Trace:
     """Traces one forward pass of ``model`` and leaves the model, the inputs and the generators as they were.
 
-    The pass is made twice where a module may take its stream behind another argument, and that one has no gradient.
+    The pass is made again where a module may take its stream behind another argument, and that one has no gradient, and
+    where the ``forward`` of modules may be called, and not they themselves: then it is shown as a call of them.
 
     Args:
         model: The module to trace; it runs with gradients enabled.
@@ -68,15 +70,34 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
             "the model's parameters were made in torch.inference_mode, so they can have no gradients; make, load or "
             "copy it outside"
         )
-    recorder = _record(model, example_inputs, (), eval_mode=eval_mode)
+    forwards: list[str] = []
+    recorder = _record(model, example_inputs, eval_mode=eval_mode)
+    if uncalled := _uncalled(model, recorder.trace):
+        del recorder  # and the activations that it holds
+        recorder = _record(model, example_inputs, forwards=uncalled, eval_mode=eval_mode)
+        forwards = [name for name in uncalled if name not in _uncalled(model, recorder.trace)]
     if recorder.overlooked:
         places = recorder.overlooked
-        del recorder  # and the activations that it holds
-        recorder = _record(model, example_inputs, places, eval_mode=eval_mode)
+        del recorder
+        recorder = _record(model, example_inputs, places, forwards, eval_mode=eval_mode)
+    recorder.trace.by_forward = frozenset(forwards)
     return recorder.trace
 
 
-def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *, eval_mode: bool) -> Recorder:
+def _uncalled(model: nn.Module, trace: Trace) -> list[str]:
+    """Modules that are not called, while what they hold is; but for those on which somebody has put another forward."""
+    siblings = uncalled_siblings(model, {call.module for call in trace.root.walk()})
+    return [name for names in siblings for name in names if "forward" not in model.get_submodule(name).__dict__]
+
+
+def _record(
+    model: nn.Module,
+    example_inputs: Any,
+    places: Collection[Place] = (),
+    forwards: Iterable[str] = (),
+    *,
+    eval_mode: bool,
+) -> Recorder:
     torch.clear_autocast_cache()  # the pass's own casts of weights belong to it, as in a training step
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -89,6 +110,7 @@ def _record(model: nn.Module, example_inputs: Any, places: Collection[Place], *,
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
+        stack.enter_context(forwards_as_calls(map(model.get_submodule, forwards)))
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
         recorder.trace.returned = list(tensors_in(output))
     return recorder

@@ -56,12 +56,12 @@ def test_a_block_that_changes_the_shape_and_a_block_alone_are_explained():
     assert "a stream needs two" in found["layer2.1",]
 
 
-def test_blocks_whose_forward_is_called_are_explained():
-    """As in SqueezeBERT's encoder: hooks see what is inside them, and not them."""
+def test_blocks_that_are_not_called_but_what_they_hold_is_are_explained():
+    """Hooks see what is inside them, and not them."""
 
     def forward(self, x):
         for layer in self.layers:
-            x = layer.forward(x)
+            x = x + layer.branch(x)
         return x
 
     model = Calls(forward, layers=modules(3))
@@ -69,7 +69,14 @@ def test_blocks_whose_forward_is_called_are_explained():
     assert found.streams == ()
     (rejection,) = [rejection for rejection in found.rejections if "call the modules" in rejection.reason]
     assert (rejection.path, rejection.blocks) == ("layers", ("layers.0", "layers.1", "layers.2"))
+    assert not found.by_forward
     assert not [found for found in discover(nets.chain(3), tokens()).rejections if "call the modules" in found.reason]
+
+
+def test_modules_that_nobody_uses_are_no_blocks():
+    model = Calls(lambda self, x: self.used(x), used=nets.chain(2), layers=modules(3))
+    found = discover(model, tokens())
+    assert (len(found.streams), found.rejections) == (1, ())
 
 
 def test_the_error_says_that_a_budget_needs_no_stream() -> None:
