@@ -23,8 +23,8 @@ from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace, storage_key
 from momentumnet.streams.discover import Discovery
+from momentumnet.streams.division import follows
 from momentumnet.streams.nested import tensors_in
-from momentumnet.streams.outside import follows
 from momentumnet.streams.timeline import Stage
 from momentumnet.streams.trace import record
 from momentumnet.streams.untrained import forget_untrained

@@ -56,7 +56,7 @@ class Discovery:
 
     @property
     def outside(self) -> tuple[str, ...]:
-        """Names of the composite modules outside: the maximal ones that take and return tensors.
+        """Names of the composite modules outside: the maximal ones that take and return tensors, large ones divided.
 
         They neither are, nor contain, nor lie inside a stream block, and do not begin by overwriting their input.
         """

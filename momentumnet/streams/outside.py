@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from momentumnet.streams.calls import Call, Trace, storage_key
+from momentumnet.streams.division import chains_of, follows, input_bytes, outside_calls
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Part:
 
 
 def outside_of(trace: Trace, runs: list[list[Call]]) -> list[Part]:
-    """The maximal composite modules outside of the streams, then the chains of layers that are in none of them.
+    """The composite modules outside of the streams, then the chains of layers that are in none of them.
 
     A composite module behind a chain of layers is the chain's last call.
     """
     blocks = {call for run in runs for call in run}
-    modules, layers = _walk(trace.root, blocks)
+    modules, layers = outside_calls(trace, blocks)
     modules = [call for call in modules if not _starts_in_place(call)]
     counts = Counter(call.module for call in trace.root.walk())
     alone = _saving_of_modules(trace, modules)
     chained: list[tuple[list[Call], int]] = []
-    for chain in _chains(layers, counts):
+    for chain in chains_of(layers, counts):
         saved = _saving(trace, chain, blocks.union(modules), modules)
-        if 2 * saved >= _input_bytes(chain[0]):
+        if 2 * saved >= input_bytes(chain[0]):
             chained.append((chain, saved))
     behind = dict(_behind(trace, [chain for chain, _ in chained], modules, blocks, counts))
     parts = [Part((call,), alone[call]) for call in modules if call not in behind.values()]
@@ -52,7 +52,7 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> list[Part]:
         if module is None:
             parts.append(Part(tuple(chain), saved))
         else:
-            parts.append(Part((*chain, module), saved + alone[module] + _input_bytes(module)))
+            parts.append(Part((*chain, module), saved + alone[module] + input_bytes(module)))
     return _with_returned(trace, parts, [run[-1] for run in runs], blocks)
 
 
@@ -76,7 +76,7 @@ def _saving_of_modules(trace: Trace, modules: list[Call]) -> dict[Call, int]:
     for call in modules:
         keys = {key for inner in call.walk() for key in inner.saved} - seen
         seen |= keys
-        saving[call] = sum(trace.storages[key].nbytes() for key in keys) - _input_bytes(call)
+        saving[call] = sum(trace.storages[key].nbytes() for key in keys) - input_bytes(call)
     return saving
 
 
@@ -104,48 +104,9 @@ def _with_returned(trace: Trace, parts: list[Part], ends: list[Call], blocks: se
         if end.output and end.output.tensor is not None and storage_key(end.output.tensor) not in kept
     ]
     return [
-        replace(part, returned=_input_bytes(part.calls[0]) * any(follows(end, part.calls[0]) for end in given))
+        replace(part, returned=input_bytes(part.calls[0]) * any(follows(end, part.calls[0]) for end in given))
         for part in parts
     ]
-
-
-def _walk(root: Call, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
-    """The calls of maximal composite modules and of other layers outside of the blocks, each in call order."""
-    within = {inner.module for block in blocks for inner in block.walk()}
-    holders = {name for block in blocks for name in _ancestors(block.name)}
-    modules: list[Call] = []
-    layers: list[Call] = []
-    pending = list(reversed([inner for call in root.children for inner in call.children]))
-    while pending:
-        call = pending.pop()
-        eligible = call.takes_tensor and call.returns_tensor and call.name not in holders
-        if eligible and call.module in within:
-            continue
-        if eligible and call.composite:
-            modules.append(call)
-            continue
-        if eligible:
-            layers.append(call)
-        pending.extend(reversed(call.children))
-    return modules, layers
-
-
-def _chains(layers: list[Call], counts: Counter[nn.Module | None]) -> list[list[Call]]:
-    """Runs of two or more layers that take what the one before returned: any layer, then those that are cheap.
-
-    The first of them keeps something, for a chain lives as long as what it keeps. A module that is called several times
-    is in none: which of its calls a chain holds could not be said by its name.
-    """
-    chains: list[list[Call]] = [[]]
-    for call in layers:
-        if counts[call.module] > 1:
-            chains.append([])
-            continue
-        if chains[-1] and not (_is_cheap(call) and call.alone and follows(chains[-1][-1], call)):
-            chains.append([])
-        if chains[-1] or (call.saved and not _is_overwritten(call)):
-            chains[-1].append(call)
-    return [chain for chain in chains if len(chain) > 1]
 
 
 def _saving(trace: Trace, chain: list[Call], recomputed: set[Call], modules: list[Call]) -> int:
@@ -165,7 +126,7 @@ def _saving_beside(trace: Trace, call: Call, kept: set[int]) -> int:
 def _freed(trace: Trace, keys: set[int], first: Call, kept: set[int]) -> int:
     """Bytes of what is saved and not ``kept`` anyway, less those of the input from which it is recomputed."""
     needs_input = not first.entered or not first.entered <= kept
-    return sum(trace.storages[key].nbytes() for key in keys - kept) - needs_input * _input_bytes(first)
+    return sum(trace.storages[key].nbytes() for key in keys - kept) - needs_input * input_bytes(first)
 
 
 def _starts_in_place(call: Call) -> bool:
@@ -173,32 +134,3 @@ def _starts_in_place(call: Call) -> bool:
     modules = () if call.module is None else call.module.modules()
     layers = (module for module in modules if not any(True for _ in module.children()))
     return bool(getattr(next(layers, None), "inplace", False))
-
-
-def _is_cheap(call: Call) -> bool:
-    """Whether the layer has no weights of two dimensions or more: no convolution, product or table."""
-    return call.module is not None and all(parameter.dim() < 2 for parameter in call.module.parameters())
-
-
-def follows(before: Call, call: Call) -> bool:
-    """Whether the one tensor that can be the stream in a call is what the call before returned."""
-    if before.output is None or before.output.edge is None or len(call.inputs) != 1:
-        return False
-    left, taken = before.output.edge, call.inputs[0].edge
-    return taken is not None and (left.node, left.output_nr) == (taken.node, taken.output_nr)
-
-
-def _is_overwritten(call: Call) -> bool:
-    """Whether the layer's input is overwritten, by itself or by what comes after, so that it cannot be kept."""
-    entered = call.inputs[0] if call.inputs else None
-    later = entered is not None and entered.tensor is not None and entered.tensor._version != entered.key[1]
-    return later or call.overwritten or bool(getattr(call.module, "inplace", False))
-
-
-def _input_bytes(call: Call) -> int:
-    return math.prod(call.inputs[0].shape) * call.inputs[0].dtype.itemsize if call.inputs else 0
-
-
-def _ancestors(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts))]

@@ -242,5 +242,5 @@ def test_outside_names_the_maximal_modules_beside_the_streams():
         return self.tail(self.layers(self.stem(self.stem(x))))
 
     plain = nn.Sequential(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()), nn.Linear(WIDTH, WIDTH))
-    model = Calls(forward, stem=plain, layers=chain(2), tail=nn.Linear(WIDTH, 1))
+    model = Calls(forward, stem=plain, layers=chain(20), tail=nn.Linear(WIDTH, 1))
     assert discover(model, tokens()).outside == ("stem",)

@@ -1,0 +1,103 @@
+"""Networks without streams, within a budget: their large modules are divided, and checkpointed part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
+from torchvision.models import DenseNet
+from torchvision.models.googlenet import Inception
+
+import momentumnet as mn
+from momentumnet.memory import measure_memory
+from tests.models import WIDTH, ResidualMLP
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 16, 16)
+
+
+def vgg() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for place in range(8):
+        layers += [nn.Conv2d(8 if place else 3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def densenet() -> nn.Module:
+    return DenseNet(4, (4, 4), num_init_features=8, num_classes=4, drop_rate=0.1)
+
+
+def googlenet() -> nn.Module:
+    return nn.Sequential(nn.Sequential(*[Inception(8 if place else 3, 2, 2, 2, 2, 2, 2) for place in range(6)]))
+
+
+class Added(nn.Module):
+    """Residual blocks, behind each of which the parent adds something, as YOLOS does: each stands alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[ResidualMLP(WIDTH, 6 * WIDTH) for _ in range(8)])
+        self.added = nn.Parameter(torch.randn(8, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block, added in zip(self.blocks, self.added, strict=True):
+            x = block(x) + added
+        return x
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "vgg": (lambda: nn.Sequential(vgg()), images),
+    "densenet": (densenet, images),
+    "inception": (googlenet, images),
+    "added": (Added, lambda: torch.randn(64, WIDTH)),
+}
+
+
+def peak_of(call: Callable[[], Tensor], model: nn.Module) -> int:
+    def step() -> None:
+        call().square().mean().backward()
+
+    step()
+    model.zero_grad(set_to_none=True)
+    return measure_memory(step).peak_bytes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_least_is_far_below_stored_activations_with_the_same_gradients(name: str) -> None:
+    build, example = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = build(), example()
+    found = mn.convert(model, x, budget="least")
+    gradients = []
+    for net in (model, found):
+        torch.manual_seed(1)
+        net.zero_grad()
+        net(x).square().mean().backward()
+        gradients.append([*(p.grad for p in net.parameters()), *net.buffers()])
+    for got, expected in zip(*gradients, strict=True):
+        assert torch.equal(got, expected)
+    stored, least = (peak_of(lambda net=net: net(x), net) for net in (model, found))  # type: ignore[misc]
+    assert least < 0.7 * stored
+
+
+def test_the_least_is_that_of_the_best_segments_of_a_sequence() -> None:
+    model, x = vgg(), images()
+    counts = range(2, len(model))
+    by_hand = min(
+        peak_of(lambda count=count: checkpoint_sequential(model, count, x, use_reentrant=False), model)  # type: ignore[misc]
+        for count in counts
+    )
+    whole = nn.Sequential(model)
+    found = mn.convert(whole, x, budget="least")
+    assert peak_of(lambda: found(x), found) <= by_hand
+
+
+def test_a_budget_between_the_two_is_met() -> None:
+    model, x = densenet(), images()
+    stored = peak_of(lambda: model(x), model)
+    found = mn.convert(model, x, budget=int(0.7 * stored))
+    assert peak_of(lambda: found(x), found) <= 0.7 * stored
