@@ -15,6 +15,7 @@ from momentumnet.core.offload import Offload
 from momentumnet.core.packed import Companion
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.listing import quoted
 from momentumnet.streams.containers import differences, sizes_of
 from momentumnet.streams.converted import BlockByForward, Role, Runner, converted_blocks, is_converted
 from momentumnet.streams.roles import offloaded, recomputed
@@ -281,7 +282,7 @@ def _check_fits(model: nn.Module, description: Mapping[str, Any]) -> None:
         wanted += [*found["names"], *([found["settled_behind"]] if found["settled_behind"] is not None else [])]
     wanted += description.get(_BY_FORWARD, ())
     missing = [name for name in dict.fromkeys(wanted) if name not in there]
-    faults = [f"it has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
+    faults = [f"it has no module {quoted(missing)}"] if missing else []
     if not missing:
         faults += differences(model, {path: size for path, size in description["containers"].items() if path in there})
     if faults:

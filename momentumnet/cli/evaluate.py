@@ -25,6 +25,7 @@ from momentumnet.finetuning import data
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.trained import Trained
 from momentumnet.finetuning.training import predictions
+from momentumnet.listing import listed
 
 SHOWN = 10  # classes up to which the confusion matrix is printed
 TEXT = CommandText(
@@ -101,7 +102,7 @@ def _check_classes(trained: Trained, images: ImageData) -> None:
     if images.class_names != trained.classes:
         different = sorted(set(images.class_names) ^ set(trained.classes))
         raise UsageError(
-            f"{images.name} holds other classes than {trained.folder} was trained on: {', '.join(different[:5])} "
+            f"{images.name} holds other classes than {trained.folder} was trained on: {listed(different)} "
             f"{'are' if len(different) > 1 else 'is'} in one of them only"
         )
 

@@ -13,11 +13,10 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
+from momentumnet.listing import listed
 from momentumnet.recompute.replay import Suspects
 from momentumnet.recompute.uncompiled import is_compiled
 
-# So many names are told.
-TOLD = 3
 _UNKNOWN = (
     "It is not deterministic (randomness from outside torch's default generators, a non-deterministic kernel), or it "
     "depends on something that changed between forward and backward: an object that it was given, a cache, a Python "
@@ -113,10 +112,9 @@ class Failures:
         names = self.call.attributes_of_a_pass()
         if not names:
             return _UNKNOWN.format("")
-        told = ", ".join(names[:TOLD]) + (f" and {len(names) - TOLD} more" if names[TOLD:] else "")
         return _UNKNOWN.format(
-            f" ({told} hold{'s' * (len(names) == 1)} tensors of an earlier call, with their gradients: a state that is "
-            "carried on? transformers' models leave it out with use_cache=False)"
+            f" ({listed(names)} hold{'s' * (len(names) == 1)} tensors of an earlier call, with their gradients: a "
+            "state that is carried on? transformers' models leave it out with use_cache=False)"
         )
 
 

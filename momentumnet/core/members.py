@@ -8,9 +8,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from momentumnet.errors import ConversionError, MomentumNetWarning
+from momentumnet.listing import quoted
 
-# So many names of blocks are told in full.
-TOLD = 4
 # So many passes, all without the first or the last blocks, are no chance (a block that is left out now and then).
 PARTIAL_PASSES = 3
 
@@ -47,11 +46,10 @@ class Members:
         if len(self._alive) == len(self._blocks) or not self._is_used:
             return
         missing = [block for block in self._blocks if block not in self._alive]
-        told = ", ".join(map(repr, missing[:TOLD])) + (f" and {len(missing) - TOLD} more" if missing[TOLD:] else "")
         raise ConversionError(
-            f"stream {self._name!r} has lost {len(missing)} of its {len(self._blocks)} blocks: {told} (deleted, "
-            "replaced, reverted alone, or left behind when a part was copied), and the velocity does not travel "
-            "without them. Revert the model (momentumnet.revert), and convert it as it is now"
+            f"stream {self._name!r} has lost {len(missing)} of its {len(self._blocks)} blocks: {quoted(missing)} "
+            "(deleted, replaced, reverted alone, or left behind when a part was copied), and the velocity does not "
+            "travel without them. Revert the model (momentumnet.revert), and convert it as it is now"
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
+
+from momentumnet.listing import listed
 
 SHOWN = 3
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -23,12 +25,7 @@ def faults(model: nn.Module, state: Mapping[str, Tensor]) -> str:
         if name in state and state[name].shape != value.shape
     ]
     parts = (("it lacks", missing), ("it has unknown", unknown), ("other shapes", shapes))
-    return "; ".join(f"{what} {_few(names)}" for what, names in parts if names)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return "; ".join(f"{what} {listed(names, SHOWN)}" for what, names in parts if names)
 
 
 def fitting(state: Mapping[str, Tensor], asked: str) -> str:

@@ -17,6 +17,7 @@ from momentumnet.init.normalisation import normalisations_in, remove_normalisati
 from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.init.scalars import add_scalar
+from momentumnet.listing import listed
 from momentumnet.loss.options import one_of
 
 Mode = Literal["fan_in", "fan_out"]
@@ -84,10 +85,9 @@ def fixup_(
     one_of("mode", mode, MODES)
     present = normalisations_in(model)
     if present and not remove_normalization:
-        listed = ", ".join(present[:4]) + (", ..." if len(present) > 4 else "")
         raise ValueError(
-            f"{type(model).__name__} has {len(present)} normalisation layers ({listed}); Fixup is for networks "
-            "without: pass remove_normalization=True to take them out"
+            f"{type(model).__name__} has {len(present)} normalisation layers ({listed(present)}); Fixup is for "
+            "networks without: pass remove_normalization=True to take them out"
         )
     with all_or_nothing(model):
         before = norms_of(model)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from momentumnet.listing import listed
+
 Direction = Mapping[str, Tensor]
 
 
@@ -74,7 +76,7 @@ def parts_of(direction: Direction, names: Sequence[str], parameters: Sequence[Te
     unknown = sorted(direction.keys() - set(names))
     if unknown:
         raise ValueError(
-            f"the direction names {', '.join(unknown[:5])}{' and others' if len(unknown) > 5 else ''}, which the model "
+            f"the direction names {listed(unknown)}, which the model "
             "has not as trainable parameters; use names of model.named_parameters()"
         )
     parts = [direction.get(name, torch.zeros_like(p)) for name, p in zip(names, parameters, strict=True)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import MomentumNetError
+from momentumnet.listing import listed
 from momentumnet.loss.batches import LossFunction, pair
 from momentumnet.loss.derivatives import Gradient, ParametricLoss, Vectors
 from momentumnet.loss.options import whole
@@ -52,7 +53,7 @@ class LossSurface:
         complex_ones = [name for name, p in zip(self.names, self.parameters, strict=True) if p.is_complex()]
         if complex_ones:
             raise ValueError(
-                f"complex parameters cannot be measured: {_listed(complex_ones)}; freeze them, or make them real"
+                f"complex parameters cannot be measured: {listed(complex_ones)}; freeze them, or make them real"
             )
         self.device = self.parameters[0].device
         self.dtype = reduce(torch.promote_types, (p.dtype for p in self.parameters), torch.float32)
@@ -89,7 +90,7 @@ class LossSurface:
         outside = [name for name, reached in zip(self.names, gradient.reached, strict=True) if not reached]
         if outside:
             raise MomentumNetError(
-                f"the loss does not depend on {len(outside)} of the trainable parameters: {_listed(outside)}. Freeze "
+                f"the loss does not depend on {len(outside)} of the trainable parameters: {listed(outside)}. Freeze "
                 "them (requires_grad_(False)), or look for what cuts the graph (detach, no_grad)"
             )
         return Curvature(self, gradient)
@@ -150,7 +151,3 @@ def measured(model: nn.Module, loss_fn: LossFunction, batch: Any, chunk: int | N
         for stream in streams_of(model):
             stack.enter_context(stream.scale_kept())
         yield surface
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

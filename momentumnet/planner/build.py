@@ -16,6 +16,7 @@ from momentumnet.arithmetic.state_bytes import moving_bytes
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for
 from momentumnet.errors import ConversionError
+from momentumnet.listing import quoted
 from momentumnet.planner.flow import Flow, flow_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured, now
@@ -57,12 +58,13 @@ def profiles_of(
     calls = _calls_of(trace, stages)
     given = set().union(*(call.entered for call in trace.root.children))
     sizes = {key: 0 if key in given else storage.nbytes() for key, storage in trace.storages.items()}
+    handed = _handed_first(calls, sizes)
     units = [
         Unit(
             stage.names,
             stage.stream,
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
-            _entry(own[0], sizes, number),
+            _entry(own[0], sizes, number) | handed[number],
             own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
             cost,
         )
@@ -164,10 +166,20 @@ def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:
     missing = [name for stage in stages for name in stage.names if name not in by_name]
     if missing:
         raise ConversionError(
-            f"{', '.join(map(repr, missing[:5]))} was not called in a pass in training mode: blocks dropped at "
+            f"{quoted(missing)} was not called in a pass in training mode: blocks dropped at "
             "random have no plan. Plan with model.eval(), or with layer drop turned off, or convert without a budget"
         )
     return [[by_name[name] for name in stage.names] for stage in stages]
+
+
+def _handed_first(calls: Sequence[Sequence[Call]], sizes: dict[Key, int]) -> list[frozenset[Key]]:
+    """For each stage the arguments that nobody keeps, and no stage before was given: a recompute would keep them."""
+    found = []
+    for own in calls:
+        new = {key: storage.nbytes() for key, storage in own[0].handed.items() if key not in sizes}
+        sizes.update(new)
+        found.append(frozenset(new))
+    return found
 
 
 def _entry(call: Call, sizes: dict[Key, int], number: int) -> frozenset[Key]:

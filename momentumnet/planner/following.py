@@ -6,6 +6,7 @@ from torch import nn
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.listing import quoted
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.containers import differences
@@ -21,7 +22,7 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
     """
     there = {name for name, _ in model.named_modules()}
     missing = [name for unit in plan.units for name in unit.names if name not in there]
-    faults = [f"{type(model).__name__} has no module {', '.join(map(repr, missing[:5]))}"] if missing else []
+    faults = [f"{type(model).__name__} has no module {quoted(missing)}"] if missing else []
     faults = faults or differences(model, dict(plan.containers))
     if faults:
         raise ConversionError(f"the plan was made for another model: {'; '.join(faults)}; plan again")

@@ -50,7 +50,8 @@ class Call:
     one of the arguments, which are ``taken``, has the same shape and dtype; ``rewritten`` says which of those arguments
     it overwrote.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``saved_by`` by
-    their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept.
+    their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept,
+    ``handed`` those of several that nobody had kept.
     ``alone`` says that one tensor is all that it takes.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
     last.
@@ -79,6 +80,7 @@ class Call:
     saved_at: list[int] = field(default_factory=list)
     saved_by: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
+    handed: dict[int, torch.UntypedStorage] = field(default_factory=dict)
     first: int = 0
     behind: int = 0
 

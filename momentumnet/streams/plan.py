@@ -11,6 +11,7 @@ from pathlib import Path
 from momentumnet.arithmetic.fixed_point import word_for
 from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.resolution import resolution_for
+from momentumnet.listing import listed
 from momentumnet.memory import format_bytes
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.discover import Discovery
@@ -196,8 +197,7 @@ class Plan:
             lines.append(f"{', '.join(checkpointed)}: checkpointed, as a state would hold more")
         lone = [name for names in self.recomputed for name in names] if self.others == "keep" else []
         if lone:
-            shown = ", ".join(lone[:4]) + (f" and {len(lone) - 4} more" if len(lone) > 4 else "")
-            lines.append(f"{shown}: alone between other modules, recomputed from what they take")
+            lines.append(f"{listed(lone)}: alone between other modules, recomputed from what they take")
         lines.append(
             f"gamma {self.gamma}, {self.arithmetic} arithmetic, {self.backward} backward, others={self.others!r}; "
             "bytes held between forward and backward for the example inputs"

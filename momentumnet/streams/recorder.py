@@ -123,8 +123,14 @@ class Recorder:
         entered = self._entered.pop(call)
         call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
-        keys = map(storage_key, tensors_in([args, kwargs]))
-        call.entered = {key for key in keys if key is not None and key in self.trace.storages}
+        arguments = {storage_key(tensor): tensor for tensor in tensors_in([args, kwargs])}
+        call.entered = {key for key in arguments if key is not None and key in self.trace.storages}
+        if call.composite and len(arguments) > 1:  # one alone is known by its size
+            call.handed = {
+                key: tensor.untyped_storage()
+                for key, tensor in arguments.items()
+                if key is not None and key not in call.entered | self._constant_keys
+            }
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
