@@ -31,7 +31,8 @@ def note(model: nn.Module) -> None:
     config = _config_of(model)
     if config is None:
         return
-    description = describe(model) if streams_of(model) else None
+    # By the names below the model that is saved with the config: an adapter around it is taken off.
+    description = describe(base_of(model)) if streams_of(model) else None
     earlier = getattr(config, NAME, None)
     if earlier is not None and function_of(earlier) != function_of(description):
         warnings.warn(
@@ -71,6 +72,12 @@ def forget(model: nn.Module) -> None:
     config = _config_of(model)
     if config is not None and NAME in vars(config):
         delattr(config, NAME)
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model of transformers inside one of peft; any other one itself."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model
 
 
 def _config_of(model: nn.Module) -> Any:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,9 +106,22 @@ def _loss(output: Any) -> Tensor:
     return torch.stack(terms).sum()
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers each time, also of Python and NumPy: transformers draws masks of speech by NumPy."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what others draw from)
+    torch.manual_seed(SEED)
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
 def _gradients(network: nn.Module, inputs: Any) -> dict[str, Tensor]:
-    with untouched([network]):
-        torch.manual_seed(SEED)
+    with untouched([network]), _seeded():
         network.zero_grad(set_to_none=True)
         _step(network, inputs)
         return {name: value.grad.double() for name, value in network.named_parameters() if value.grad is not None}
@@ -117,7 +133,6 @@ def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, 
 
 
 def _outputs(network: nn.Module, inputs: Any) -> Tensor:
-    with torch.no_grad(), untouched([network]):
-        torch.manual_seed(SEED)
+    with torch.no_grad(), untouched([network]), _seeded():
         output = call_with_example(network.eval(), inputs)
     return torch.cat([tensor.double().flatten() for tensor in tensors_in(output) if floating(tensor)])

@@ -62,7 +62,14 @@ def _with_adapter(path: str | Path, beside: dict[str, Any] | None, model_class: 
 
     base_path = peft.PeftConfig.from_pretrained(str(path)).base_model_name_or_path
     if beside is None:
-        base = from_pretrained(base_path, model_class=model_class, **options)
+        try:
+            base = from_pretrained(base_path, model_class=model_class, **options)
+        except ConversionError as error:
+            raise ConversionError(
+                f"the adapter in {path} has no {streams_file.NAME} beside it, and of its base: {error}. "
+                "StreamsCallback writes the file into the folders checkpoint-N of a training; Trainer.save_model and "
+                "peft's save_pretrained write none: load such a folder, or copy its file here"
+            ) from error
     else:
         config = transformers.AutoConfig.from_pretrained(base_path)
         base = _converted(_stock(base_path, config, model_class, options), beside["description"], beside)

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
-from momentumnet.hf.streams_file import base_of
+from momentumnet.model_config import base_of
 from momentumnet.reversion import revert
 from momentumnet.streams.converted import named_streams
 

@@ -10,15 +10,10 @@ from torch import nn
 from momentumnet import whole_file
 from momentumnet.description import describe
 from momentumnet.errors import CheckpointError
+from momentumnet.model_config import base_of
 from momentumnet.resume import training_state
 
 NAME = "momentum.json"
-
-
-def base_of(model: nn.Module) -> nn.Module:
-    """The model of transformers inside one of peft; any other one itself."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if callable(inner) else model
 
 
 def write(model: nn.Module, folder: Path) -> None:

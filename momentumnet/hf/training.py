@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from momentumnet.description import describe
 from momentumnet.errors import ConversionError
 from momentumnet.hf import streams_file
+from momentumnet.model_config import base_of
 from momentumnet.resume import load_training_state
 
 
@@ -33,12 +34,12 @@ class StreamsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Put back what the streams had learned, where a training is resumed."""
         model = given["model"]
-        describe(streams_file.base_of(model))  # raises now, not at the first checkpoint
+        describe(base_of(model))  # raises now, not at the first checkpoint
         _check_optimizer(model, given.get("optimizer"))
         if state.global_step:
             beside = streams_file.read(_folder(args, state))
             if beside is not None:
-                load_training_state(streams_file.base_of(model), beside["streams"])
+                load_training_state(base_of(model), beside["streams"])
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Write ``momentum.json`` into the checkpoint."""

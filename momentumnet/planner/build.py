@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -56,9 +56,8 @@ def profiles_of(
     device = device_of(model, example_inputs)
     costs, ending = measured(model, example_inputs, [stage.names for stage in stages], loss, device, trace.by_forward)
     calls = _calls_of(trace, stages)
-    given = set().union(*(call.entered for call in trace.root.children))
-    sizes = {key: 0 if key in given else storage.nbytes() for key, storage in trace.storages.items()}
-    handed = _handed_first(calls, sizes)
+    sizes = {key: 0 if key in trace.given else storage.nbytes() for key, storage in trace.storages.items()}
+    handed = _handed_first(calls, sizes, trace.given)
     units = [
         Unit(
             stage.names,
@@ -172,11 +171,15 @@ def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:
     return [[by_name[name] for name in stage.names] for stage in stages]
 
 
-def _handed_first(calls: Sequence[Sequence[Call]], sizes: dict[Key, int]) -> list[frozenset[Key]]:
-    """For each stage the arguments that nobody keeps, and no stage before was given: a recompute would keep them."""
+def _handed_first(calls: Sequence[Sequence[Call]], sizes: dict[Key, int], given: Set[Key]) -> list[frozenset[Key]]:
+    """For each stage the arguments that nobody keeps, and no stage before was given: a recompute would keep them.
+
+    But for those that the model was ``given``, which its caller holds.
+    """
     found = []
     for own in calls:
-        new = {key: storage.nbytes() for key, storage in own[0].handed.items() if key not in sizes}
+        handed = own[0].handed.items()
+        new = {key: storage.nbytes() for key, storage in handed if key not in sizes and key not in given}
         sizes.update(new)
         found.append(frozenset(new))
     return found
@@ -184,7 +187,7 @@ def _handed_first(calls: Sequence[Sequence[Call]], sizes: dict[Key, int]) -> lis
 
 def _entry(call: Call, sizes: dict[Key, int], number: int) -> frozenset[Key]:
     """The storages of a unit's arguments; a number of its own for one that nobody else keeps."""
-    if call.entered:
+    if call.entered or call.handed:
         return frozenset(call.entered)
     sizes[-1 - number] = sum(_endpoint_bytes(end.shape, end.dtype) for end in call.inputs[:1])
     return frozenset({-1 - number})

@@ -23,6 +23,7 @@ from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
+from momentumnet.recompute.left_attributes import kept_as_they_are, left_by_a_call
 from momentumnet.recompute.origins import Origins, Place
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
@@ -66,8 +67,7 @@ class Suspects:
         return [
             f"{name}.{attribute}" if name else attribute
             for name, module in self.module.named_modules(prefix=self.name)
-            for attribute, value in vars(module).items()
-            if isinstance(value, Tensor) and value.grad_fn is not None
+            for attribute in left_by_a_call(module)
         ]
 
     def _name_of(self, key: int | str) -> str:
@@ -230,7 +230,7 @@ class BlockCall:
         self._left = []
 
     def again(self, stream: Tensor | None) -> Any:
-        """Make the call once more on ``stream``; generators and buffers end as they were.
+        """Make the call once more on ``stream``; generators, buffers and what it leaves in attributes end as they were.
 
         A stream that needs a gradient is taken as it is: a call may overwrite what another one returned, but no leaf.
 
@@ -249,6 +249,7 @@ class BlockCall:
             self._statistics.replayed(),
             self._choices.replayed(),
             self._parameters_of_forward() if self._swapped else AS_IT_IS,
+            kept_as_they_are(self._module, self._owners),
         ):
             return self._function(*args, **kwargs)
 

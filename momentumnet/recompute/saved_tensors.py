@@ -267,7 +267,7 @@ def never_opened(packed: Any) -> NoReturn:
     block = f"block {packed.name!r}" if isinstance(packed, LeftBehind) else "a block"
     raise ReconstructionError(
         f"a gradient is asked of a tensor that {block} computed when it was recomputed, and whose graph is empty. The "
-        "block does not return this tensor but leaves it where only the caller finds it (an attribute, a list, a "
+        "block does not return this tensor but leaves it where only the caller finds it (a list, a dict, a "
         "global), and a backward that has run since has put the recomputed one there; it cannot be seen, nor be "
         "compared. Return it beside the stream, as in `return x, aux`, or add it to the loss before the first "
         "backward, or convert with backward='stored' (outside a stream: others='keep')."

@@ -113,13 +113,15 @@ class Trace:
     """The calls of one forward pass, below a root frame without a module, and the storages that autograd kept.
 
     ``returned`` are the tensors of the model's output, in order; ``attached`` is the leaf by which tensors without a
-    gradient were given one; ``by_forward`` are the names of modules that are called by their ``forward``.
+    gradient were given one; ``given`` are the storages of what the model was given, as far as they are
+    known; ``by_forward`` are the names of modules that are called by their ``forward``.
     """
 
     root: Call
     storages: dict[int, torch.UntypedStorage]
     returned: list[torch.Tensor] = field(default_factory=list)
     attached: torch.Tensor | None = None
+    given: set[int] = field(default_factory=set)
     by_forward: frozenset[str] = frozenset()
 
     def saved_bytes(self, calls: list[Call] | None = None) -> int:

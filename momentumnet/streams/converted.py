@@ -103,9 +103,31 @@ def _take(block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwarg
     return _run(block._momentumnet_role, block, function, args, kwargs)
 
 
+class _ByForward(threading.local):
+    """Blocks whose forward runs in this thread, by the identity of their objects."""
+
+    def __init__(self) -> None:
+        self.under_way: set[int] = set()
+
+
+_BY_FORWARD = _ByForward()
+
+
+def _forward_once(forward: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A block's own forward; calls of ``block.forward`` inside are no further call of the block."""
+    before = _BY_FORWARD.under_way
+    _BY_FORWARD.under_way = before | {id(block)}
+    try:
+        return forward(block, *args, **kwargs)
+    finally:
+        _BY_FORWARD.under_way = before
+
+
 # Dynamo would trace into the tape; it compiles the block inside instead, or runs it as it is.
 @_disable_dynamo
 def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if id(block) in _BY_FORWARD.under_way:  # it calls its own forward again
+        return function(*args, **kwargs)
     if role.offload is not None:
         function = partial(role.offload.call, role.name, block, function)
     output = role.runner.call(role.name, block, function, args, kwargs)
@@ -136,7 +158,7 @@ def _new_class(original: type[nn.Module], *, by_forward: bool) -> type[nn.Module
 
     @wraps(original.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return _take(self, partial(original.forward, self), args, kwargs)
+        return _take(self, partial(_forward_once, original.forward, self), args, kwargs)
 
     return type(original.__name__, (BlockByForward, original), {**attributes, "forward": forward})
 

@@ -10,10 +10,9 @@ from torch import nn
 
 from momentumnet.streams.calls import Call, Trace
 
-# A module that keeps more than this part of what the network keeps is divided, where that is of use.
-_LARGE = 1 / 8
-# Of what it keeps, the most that may be there at once in backward when its parts are recomputed one by one.
-_OF_USE = 3 / 4
+# A module is divided where at least this part of what the network keeps is less there at once in backward, when the
+# module's parts are recomputed one by one.
+_WORTH = 1 / 8
 
 
 def outside_calls(trace: Trace, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
@@ -35,7 +34,7 @@ class _Division:
         self.counts = Counter(call.module for call in trace.root.walk())
         self.of_blocks = {inner.module for block in blocks for inner in block.walk()}
         self.holders = {name for block in blocks for name in _ancestors(block.name)}
-        self.large = _LARGE * trace.saved_bytes()
+        self.worth = _WORTH * trace.saved_bytes()
 
     def within(self, calls: Iterable[Call]) -> list[Call]:
         """The composite modules and the layers among the calls, and in those that are divided."""
@@ -53,14 +52,16 @@ class _Division:
     def _parts_of(self, call: Call) -> list[Call]:
         """What a large module is divided into; nothing where it is not."""
         kept = self.trace.saved_bytes([call])
-        if kept <= self.large:
+        if kept <= self.worth:
             return []
         inner = self.within(call.children)
+        if any(part.composite and (self.counts[part.module] > 1 or _is_overwritten(part)) for part in inner):
+            return []  # by itself it could not be recomputed, or not as each of its calls was
         parts = [[part] for part in inner if part.composite]
         parts += chains_of([layer for layer in inner if not layer.composite], self.counts)
         sizes = [self.trace.saved_bytes(part) for part in parts]
         left = kept - sum(max(0, size - input_bytes(part[0])) for size, part in zip(sizes, parts, strict=True))
-        return inner if left + max(sizes, default=0) <= _OF_USE * kept else []
+        return inner if kept - left - max(sizes, default=0) >= self.worth else []
 
 
 def chains_of(layers: Sequence[Call], counts: Mapping[nn.Module | None, int]) -> list[list[Call]]:
@@ -100,7 +101,7 @@ def _is_cheap(call: Call) -> bool:
 
 
 def _is_overwritten(call: Call) -> bool:
-    """Whether the layer's input is overwritten, by itself or by what comes after, so that it cannot be kept."""
+    """Whether the input is overwritten, by itself or by what comes after, so that it cannot be kept."""
     entered = call.inputs[0] if call.inputs else None
     later = entered is not None and entered.tensor is not None and entered.tensor._version != entered.key[1]
     return later or call.overwritten or bool(getattr(call.module, "inplace", False))

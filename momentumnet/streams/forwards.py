@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import contextmanager
+from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 
 
 @contextmanager
@@ -20,7 +32,7 @@ def wrapped_forwards(modules: Iterable[nn.Module], wrapper: Callable[..., Any]) 
     wrapped = [(module, module.__dict__.get("forward")) for module in dict.fromkeys(modules)]
     try:
         for module, _ in wrapped:
-            module.__dict__["forward"] = partial(wrapper, module, module.forward)
+            module.__dict__["forward"] = _wrapped(module, wrapper)
         yield
     finally:
         for module, own in wrapped:
@@ -29,9 +41,32 @@ def wrapped_forwards(modules: Iterable[nn.Module], wrapper: Callable[..., Any]) 
                 module.__dict__["forward"] = own
 
 
-def forwards_as_calls(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
-    """Inside, who calls the modules' forward calls them, so that hooks see it."""
-    return wrapped_forwards(modules, _called)
+def _wrapped(module: nn.Module, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """The module's forward through the wrapper; whoever looks at it sees a method of the signature that it has."""
+    forward = module.forward
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(module, forward, *args, **kwargs)
+
+    return MethodType(wraps(type(module).forward)(call), module)
+
+
+@contextmanager
+def forwards_as_calls(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, who calls the modules' forward calls them, so that hooks see it that are registered inside.
+
+    Not those that the modules have had before, as they are called past them.
+    """
+    modules = list(modules)
+    hooks = [(module, name, module.__dict__[name]) for module in modules for name in _HOOKS if name in module.__dict__]
+    try:
+        for module, name, _ in hooks:
+            module.__dict__[name] = OrderedDict()
+        with wrapped_forwards(modules, _called):
+            yield
+    finally:
+        for module, name, own in hooks:
+            module.__dict__[name] = own
 
 
 def _called(module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

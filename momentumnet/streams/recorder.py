@@ -87,6 +87,8 @@ class Recorder:
         call.first_argument = next(iter(candidates), None)
         call.refusal = next(filter(None, map(_refusal, list(candidates.values())[:1] or arguments)), "")
         call.takes_tensor = bool(arguments)
+        if len(self._stack) == 2:  # the model itself
+            self.trace.given |= {key for key in map(storage_key, arguments) if key is not None}
         call.alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
         call.side_nodes = {edge.node for edge in map(_edge, arguments) if edge is not None}
         seen = {

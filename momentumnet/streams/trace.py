@@ -106,11 +106,11 @@ def _record(
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=eval_mode))
         recorder = Recorder(model, places)
         stack.enter_context(eager_functions())
+        stack.enter_context(forwards_as_calls(map(model.get_submodule, forwards)))
         stack.enter_context(_calls_shown_to(recorder, model))
         stack.enter_context(saved_tensors_shown_to(recorder))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
-        stack.enter_context(forwards_as_calls(map(model.get_submodule, forwards)))
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
         recorder.trace.returned = list(tensors_in(output))
     return recorder

@@ -211,6 +211,49 @@ def test_masks_on_a_block_leave_it_what_it_is() -> None:
     assert torch.equal(found(EXAMPLE), mn.convert(model, EXAMPLE)(EXAMPLE))
 
 
+class Again(Block):
+    """Its forward calls itself."""
+
+    def forward(self, x: Tensor, scale: float = 1.0, *, shift: Tensor | None = None, inner: bool = False) -> Tensor:
+        return super().forward(x, scale, shift=shift) if inner else self.forward(x, scale, shift=shift, inner=True)
+
+
+def test_a_block_whose_forward_calls_itself() -> None:
+    model = Parent().double()
+    model.blocks = nn.ModuleList(Again() for _ in range(4)).double()
+    x = EXAMPLE.double()
+    found, stored = (mn.convert(model, x, gamma=0.9, backward=backward) for backward in ("reversible", "stored"))
+    for got, expected in zip(gradients(found, x), gradients(stored, x), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_parent_that_looks_at_the_forward_sees_a_method_of_its_signature() -> None:
+    class Looks(Parent):
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                assert inspect.ismethod(block.forward)
+                assert list(inspect.signature(block.forward).parameters) == ["x", "scale", "shift"]
+                x = block.forward(x)
+            return x
+
+    assert len(mn.find_streams(Looks(), EXAMPLE)) == 1
+
+
+def test_hooks_of_the_blocks_are_passed_over_as_they_were() -> None:
+    def raises(*_: object) -> None:
+        raise AssertionError
+
+    model = Parent()
+    handles = [block.register_forward_pre_hook(raises) for block in model.blocks]
+    handles += [block.register_forward_hook(raises) for block in model.blocks]
+    assert len(mn.find_streams(model, EXAMPLE)) == 1
+    mn.plan(model, EXAMPLE, budget="least")
+    gradients(mn.convert(model, EXAMPLE))
+    for handle in handles:
+        handle.remove()
+    assert not model.blocks[0]._forward_hooks
+
+
 def test_it_is_exported() -> None:
     found = mn.convert(Parent(), EXAMPLE).eval()
     exported = torch.export.export(found, (EXAMPLE,), strict=False).module()

@@ -136,12 +136,30 @@ class Aux(ResidualMLP):
         return super().forward(x)
 
 
-def test_a_tensor_on_an_attribute_after_a_recompute_is_named_as_such() -> None:
+def test_a_tensor_on_an_attribute_after_a_recompute() -> None:
+    """The attribute holds what the forward has left there, whatever has been recomputed since."""
     torch.manual_seed(0)
-    net = mn.convert(nn.Sequential(*[Aux() for _ in range(3)]), rows())
-    net(rows()).sum().backward(retain_graph=True)
-    with pytest.raises(mn.ReconstructionError, match=r"block '\d'.*an attribute.*return x, aux.*backward='stored'"):
+    model, gradients = nn.Sequential(*[Aux() for _ in range(3)]), []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, rows(), backward=backward)
+        net(rows()).sum().backward(retain_graph=True)
         sum(block.aux for block in net).backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+class AuxInAList(Aux):
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = [self.router(x).tanh().square().sum()]
+        return ResidualMLP.forward(self, x)
+
+
+def test_a_tensor_in_a_list_after_a_recompute_is_named_as_such() -> None:
+    torch.manual_seed(0)
+    net = mn.convert(nn.Sequential(*[AuxInAList() for _ in range(3)]), rows())
+    net(rows()).sum().backward(retain_graph=True)
+    with pytest.raises(mn.ReconstructionError, match=r"block '\d'.*a list.*return x, aux.*backward='stored'"):
+        sum(block.kept[0] for block in net).backward()
 
 
 def test_a_tensor_on_an_attribute_in_the_first_backward() -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,24 @@ def test_equal_networks_agree_to_the_bit() -> None:
     assert set(found.errors) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert set(found.errors.values()) == {0.0}
     assert found.output_change == 0
+
+
+class Masked(nn.Module):
+    """Draws by NumPy and by Python, as masks of speech models are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = torch.tensor(np.random.rand(*x.shape) > random.random() / 2)  # noqa: NPY002
+        return self.inner(torch.where(mask, x, 0.0))
+
+
+def test_networks_that_draw_by_numpy_are_given_the_same_numbers() -> None:
+    found = check(Masked(), torch.randn(50, 4), stored=Masked, converted=Masked)
+    assert found.passed
+    assert set(found.errors.values()) == {0.0}
 
 
 def test_errors_are_relative_to_each_parameter() -> None:

@@ -125,6 +125,25 @@ def test_lora_resumed_and_loaded_to_the_bit(tmp_path: Path) -> None:
     assert not torch.equal(logits(stock, bf16=True), as_trained)
 
 
+def test_an_adapter_that_was_there_first_is_merged_and_loaded(tmp_path: Path) -> None:
+    """The config is saved with the model inside of the adapter, so it names blocks as they are there."""
+    llama().save_pretrained(tmp_path / "base")
+    stock = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = mn.convert(with_lora(stock), {"input_ids": ids(2)}, inplace=True)
+    mn.set_gamma(adapted, 1 / 4)
+    before = logits(adapted)
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    loaded = hf.from_pretrained(tmp_path / "merged")
+    assert mn.describe(loaded)["streams"][0]["gamma"] == "1/4"
+    torch.testing.assert_close(logits(loaded), before)
+
+
+def test_an_adapter_without_what_was_trained_says_where_it_is(tmp_path: Path) -> None:
+    with_lora(base(tmp_path / "base")).save_pretrained(tmp_path / "final")
+    with pytest.raises(mn.ConversionError, match="the folders checkpoint-N of a training"):
+        hf.from_pretrained(tmp_path / "final")
+
+
 def test_a_whole_model_is_loaded_by_its_config(tmp_path: Path) -> None:
     model = base(tmp_path / "base")
     model.save_pretrained(tmp_path / "trained")

@@ -106,6 +106,99 @@ def test_the_least_is_predicted(name: str) -> None:
     assert plan.peak == pytest.approx(peak_of(lambda: found(x), found), rel=0.03)
 
 
+class Given(nn.Module):
+    """All of its modules are given a tensor that the model was given, and that nobody keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Branch() for _ in range(8))
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, given)
+        return x
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(torch.tanh(x + given[0].mean(0)))))
+
+
+def test_what_the_model_was_given_counts_nowhere() -> None:
+    model, inputs = Given(), (torch.randn(256, 64), torch.randn(16, 200, 64))
+    plan = mn.plan(model, inputs, budget="least", gamma=0, loss=lambda out: out.square().mean())
+    found = mn.convert(model, plan=plan)
+    least = peak_of(lambda: found(*inputs), found)
+    assert plan.peak == pytest.approx(least, rel=0.05)
+    assert least < 0.65 * peak_of(lambda: model(*inputs), model)
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_x, self.of_state = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        return torch.tanh(torch.sigmoid(self.of_x(x)) * torch.tanh(self.of_state(state)))
+
+
+class Recurrent(nn.Module):
+    """Calls one module again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell()
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [torch.zeros_like(x[0])]
+        for step in x:
+            states.append(self.cell(step, states[-1]))
+        return torch.stack(states[1:])
+
+
+def test_modules_that_call_one_module_again_and_again_are_recomputed_whole() -> None:
+    model, x = nn.Sequential(*[Recurrent() for _ in range(4)]), torch.randn(10, 32, 16)
+    found = mn.convert(model, x, budget="least")
+    assert peak_of(lambda: found(x), found) < 0.6 * peak_of(lambda: model(x), model)
+
+
+class Overwrites(nn.Module):
+    """Begins by overwriting what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(torch.relu_(x) + 1.0)))
+
+
+class Parent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Overwrites() for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x * 1.0)
+        return x
+
+
+def test_modules_that_overwrite_their_input_are_recomputed_within_their_parent() -> None:
+    model, x = nn.Sequential(nn.Linear(16, 16), Parent()), torch.randn(64, 16)
+    found = mn.convert(model, x, budget="least")
+    gradients = []
+    for net in (model, found):
+        net.zero_grad()
+        net(x).square().mean().backward()
+        gradients.append([p.grad for p in net.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
 def test_a_budget_between_the_two_is_met() -> None:
     model, x = densenet(), images()
     stored = peak_of(lambda: model(x), model)
