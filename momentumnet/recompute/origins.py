@@ -49,12 +49,11 @@ class Origins:
     """
 
     def __init__(self, given: Iterable[tuple[Place, Tensor]]) -> None:
-        # The tensors are held, so that nobody else gets their addresses while this lives.
         self._given = list(given)
-        self._starts: dict[int, Place] = {}
+        self._starts: dict[int, tuple[Place, Tensor]] = {}
         for place, tensor in self._given:
             if type(tensor) in _PLAIN and tensor.layout == torch.strided:
-                self._starts.setdefault(tensor.data_ptr(), place)
+                self._starts.setdefault(tensor.data_ptr(), (place, tensor))
         self._strided: dict[int, tuple[Place, int, Any]] | None = None
         self._others: dict[int, Place] = {}
 
@@ -62,7 +61,9 @@ class Origins:
         """Where the tensor lies, if it begins where a given one begins; that is found with little on the host."""
         if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
             return self.place_of(tensor)
-        return self._starts.get(tensor.data_ptr())
+        place, start = self._starts.get(tensor.data_ptr(), (None, tensor))
+        # FSDP lets go of a parameter's memory when its module has run: the address may be another tensor's by now.
+        return place if start is tensor or start.untyped_storage()._cdata == tensor.untyped_storage()._cdata else None
 
     def _look_closer(self) -> dict[int, tuple[Place, int, Any]]:
         """The given tensors by their storages."""

@@ -123,8 +123,13 @@ class SavedValues:
         if self._views is not None:
             for place, (number, tensor) in enumerate(self._last, start=1):
                 is_whole = last_whole and place == len(self._last)
-                self.looks[number] = look = Look.WHOLE if is_whole else _sample_of(tensor)
-                self._views.add(number, tensor.detach(), look)
+                look = Look.WHOLE if is_whole else _sample_of(tensor)
+                self.looks[number] = Look.NOT if _has_lost_its_memory(tensor) else look
+                if self.looks[number] is look:
+                    self._views.add(number, tensor.detach(), look)
+            for number in self._views.without_memory():
+                self.looks[number] = Look.NOT
+                self._views.forget(number)
             self.reports = self._views.reports()
         self._last.clear()
         self._views = self._find_origins = self._origins = None
@@ -157,6 +162,8 @@ class SavedValues:
         if not self.exact:
             return Look.WHOLE if integers and held else Look.NOT
         small = tensor.numel() * tensor.element_size() <= _SMALL
+        if not small and isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+            return Look.NOT  # not one that the call had when it began: FSDP has put it there, and takes it away
         if held:
             # What a function written in Python makes for its own backward (compiled code is one) is like its output.
             is_whole = integers or small or not _is_saved_by_python_function()
@@ -189,6 +196,10 @@ class Views:
     def forget(self, number: int) -> None:
         """A small one needs no look."""
         self._small.pop(number, None)
+
+    def without_memory(self) -> list[int]:
+        """The small ones whose memory is gone."""
+        return [number for number, views in self._small.items() if any(map(_has_lost_its_memory, views))]
 
     def reports(self) -> list[Tensor]:
         """One report for each large tensor, one for all small ones of a kind."""
@@ -236,6 +247,12 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 def _has_no_memory(tensor: Tensor) -> bool:
     """Whether it stands for others (in a transform of torch.func), or lies in a layout of a library's own."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor.layout == torch._mkldnn  # type: ignore[attr-defined]
+
+
+def _has_lost_its_memory(tensor: Tensor) -> bool:
+    """Whether its storage has been emptied: of a parameter whose module FSDP shards by itself, when that has run."""
+    plain = type(tensor) in _PLAIN and tensor.layout == torch.strided
+    return plain and tensor.numel() > 0 and not tensor.untyped_storage().nbytes()
 
 
 def _is_scratch(tensor: Tensor) -> bool:

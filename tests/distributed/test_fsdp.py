@@ -17,7 +17,7 @@ import momentumnet as mn
 from momentumnet.errors import ConversionError
 from tests.distributed import nets
 from tests.distributed.nets import chain, converted, data, gradients, loss
-from tests.models import Chain
+from tests.models import WIDTH, Chain
 from tests.processes import PROCESSES, found_by, leave, run_in_two
 
 Found = dict[str, "Tensor | None"]
@@ -63,6 +63,50 @@ def frozen(x: Tensor) -> Found:
     return steps(sharded(converted(frozen_ones(chain())), blocks=True), x)
 
 
+class Product(nn.Module):
+    """Its weight is saved as it is, and not as a view."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(rows, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x.unsqueeze(1) * self.weight).mean(1)
+
+
+class Small(nn.Module):
+    """A product behind a norm."""
+
+    rows = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(WIDTH), Product(self.rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(self.norm(x))
+
+
+class Large(Small):
+    """More than 256 KiB, which are compared by themselves."""
+
+    rows = 8192
+
+
+def frozen_inside(net: Chain) -> Chain:
+    for block in net.blocks:
+        block.inner.requires_grad_(False)
+    return net
+
+
+def inside(x: Tensor, net: Chain, *, blocks: bool = False) -> Found:
+    """What blocks hold is sharded by itself: its parameters come when it runs, and go before the block has run."""
+    net = converted(net)
+    for block in net.blocks:
+        fully_shard(block.inner, mesh=init_device_mesh("cpu", (PROCESSES,)), reshard_after_forward=True)
+    return steps(sharded(net, blocks=blocks), x)
+
+
 def norm_over_processes(x: Tensor) -> Found:
     return steps(sharded(converted(chain(nets.NormOverProcesses)), blocks=True), x)
 
@@ -84,6 +128,10 @@ CASES: dict[str, Callable[[Tensor], Found]] = {
     "taps": lambda x: plain(x, nets.TappedChain, blocks=True),
     "early": lambda x: plain(x, nets.EarlyChain, blocks=True),
     "frozen": frozen,
+    "inside": lambda x: inside(x, chain()),
+    "inside_of_blocks": lambda x: inside(x, chain(Large), blocks=True),
+    "inside_frozen": lambda x: inside(x, frozen_inside(chain(Small))),
+    "inside_frozen_large": lambda x: inside(x, frozen_inside(chain(Large))),
     "norm": norm_over_processes,
     "offload": lambda x: plain(x, blocks=True, offload_policy=CPUOffloadPolicy(pin_memory=False)),
     "half_root": lambda x: plain(x, blocks=False, mp_policy=HALF),
@@ -108,8 +156,18 @@ def of_one(case: str) -> Found:
     if case.startswith("half"):
         return of_one_in_half()
     parent = {"taps": nets.TappedChain, "early": nets.EarlyChain}.get(case, Chain)
-    net = chain(nets.NormOverProcesses if case == "norm" else nets.ResidualMLP, parent)
-    return steps(converted(frozen_ones(net) if case == "frozen" else net, "stored"), data())
+    kinds = {
+        "norm": nets.NormOverProcesses,
+        "inside_frozen": Small,
+        "inside_of_blocks": Large,
+        "inside_frozen_large": Large,
+    }
+    net = chain(kinds.get(case, nets.ResidualMLP), parent)
+    if case == "frozen":
+        net = frozen_ones(net)
+    elif case.startswith("inside_frozen"):
+        net = frozen_inside(net)
+    return steps(converted(net, "stored"), data())
 
 
 def of_one_in_half() -> Found:
