@@ -139,6 +139,15 @@ CASES: dict[str, Callable[[Tensor], Found]] = {
 }
 
 
+# Of blocks, where they are others than a `ResidualMLP`.
+KINDS: dict[str, type[nn.Module]] = {
+    "norm": nets.NormOverProcesses,
+    "inside_frozen": Small,
+    "inside_of_blocks": Large,
+    "inside_frozen_large": Large,
+}
+
+
 def work(rank: int, folder: Path) -> None:
     for name, case in CASES.items():
         leave(folder, name, case(data().chunk(PROCESSES)[rank]))
@@ -156,13 +165,7 @@ def of_one(case: str) -> Found:
     if case.startswith("half"):
         return of_one_in_half()
     parent = {"taps": nets.TappedChain, "early": nets.EarlyChain}.get(case, Chain)
-    kinds = {
-        "norm": nets.NormOverProcesses,
-        "inside_frozen": Small,
-        "inside_of_blocks": Large,
-        "inside_frozen_large": Large,
-    }
-    net = chain(kinds.get(case, nets.ResidualMLP), parent)
+    net = chain(KINDS.get(case, nets.ResidualMLP), parent)
     if case == "frozen":
         net = frozen_ones(net)
     elif case.startswith("inside_frozen"):
