@@ -162,8 +162,6 @@ class SavedValues:
         if not self.exact:
             return Look.WHOLE if integers and held else Look.NOT
         small = tensor.numel() * tensor.element_size() <= _SMALL
-        if not small and isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
-            return Look.NOT  # not one that the call had when it began: FSDP has put it there, and takes it away
         if held:
             # What a function written in Python makes for its own backward (compiled code is one) is like its output.
             is_whole = integers or small or not _is_saved_by_python_function()
