@@ -31,9 +31,9 @@ _COMPANIONS = "companions"
 _RULE_FIELDS = ("gamma", "coupling")
 # Only where a plan moves activations to host memory.
 _OFFLOADED = "offloaded"
+_OFFLOADED_FIELDS = {"names", "settled_behind", "input_stays"}
 # Only where the ``forward`` of modules is called, and not they themselves.
 _BY_FORWARD = "by_forward"
-_OFFLOADED_FIELDS = {"names", "settled_behind", "input_stays"}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
@@ -15,13 +14,16 @@ from momentumnet.streams.calls import Call, Trace
 _WORTH = 1 / 8
 
 
-def outside_calls(trace: Trace, blocks: set[Call]) -> tuple[list[Call], list[Call]]:
+def outside_calls(
+    trace: Trace, blocks: set[Call], counts: Mapping[nn.Module | None, int]
+) -> tuple[list[Call], list[Call]]:
     """The calls of composite modules and of other layers outside of the blocks, each in call order.
 
     The modules are the largest ones, but for those that hold blocks, and those that keep a large part of what the
-    network keeps: recomputed as one, that would all be there again in backward.
+    network keeps: recomputed as one, that would all be there again in backward. ``counts`` says how often each module
+    is called.
     """
-    division = _Division(trace, blocks)
+    division = _Division(trace, blocks, counts)
     calls = [call for outer in trace.root.children for call in division.within(outer.children)]
     return [call for call in calls if call.composite], [call for call in calls if not call.composite]
 
@@ -29,9 +31,8 @@ def outside_calls(trace: Trace, blocks: set[Call]) -> tuple[list[Call], list[Cal
 class _Division:
     """Of one trace."""
 
-    def __init__(self, trace: Trace, blocks: set[Call]) -> None:
-        self.trace = trace
-        self.counts = Counter(call.module for call in trace.root.walk())
+    def __init__(self, trace: Trace, blocks: set[Call], counts: Mapping[nn.Module | None, int]) -> None:
+        self.trace, self.counts = trace, counts
         self.of_blocks = {inner.module for block in blocks for inner in block.walk()}
         self.holders = {name for block in blocks for name in _ancestors(block.name)}
         self.worth = _WORTH * trace.saved_bytes()

@@ -36,9 +36,9 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> list[Part]:
     A composite module behind a chain of layers is the chain's last call.
     """
     blocks = {call for run in runs for call in run}
-    modules, layers = outside_calls(trace, blocks)
-    modules = [call for call in modules if not _starts_in_place(call)]
     counts = Counter(call.module for call in trace.root.walk())
+    modules, layers = outside_calls(trace, blocks, counts)
+    modules = [call for call in modules if not _starts_in_place(call)]
     alone = _saving_of_modules(trace, modules)
     chained: list[tuple[list[Call], int]] = []
     for chain in chains_of(layers, counts):

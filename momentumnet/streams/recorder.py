@@ -131,7 +131,7 @@ class Recorder:
             call.handed = {
                 key: tensor.untyped_storage()
                 for key, tensor in arguments.items()
-                if key is not None and key not in call.entered | self._constant_keys
+                if not (key is None or key in call.entered or key in self._constant_keys)
             }
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)

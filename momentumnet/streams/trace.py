@@ -75,7 +75,8 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
     if uncalled := _uncalled(model, recorder.trace):
         del recorder  # and the activations that it holds
         recorder = _record(model, example_inputs, forwards=uncalled, eval_mode=eval_mode)
-        forwards = [name for name in uncalled if name not in _uncalled(model, recorder.trace)]
+        still = set(_uncalled(model, recorder.trace))
+        forwards = [name for name in uncalled if name not in still]
     if recorder.overlooked:
         places = recorder.overlooked
         del recorder
