@@ -1,4 +1,4 @@
-"""A training in two processes, in which a block of the second one computes something else in backward."""
+"""A training in several processes, in which a block of the second one computes something else in backward."""
 
 from __future__ import annotations
 

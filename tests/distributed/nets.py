@@ -102,6 +102,11 @@ def data(shape: tuple[int, ...] = (BATCH, WIDTH)) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
+def own(x: Tensor) -> Tensor:
+    """This process's part of a batch."""
+    return x.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def loss(net: nn.Module, x: Tensor) -> Tensor:
     return net(x).square().mean()
 

@@ -1,4 +1,4 @@
-"""accelerate on two processes, with its contexts: accumulation, clipped gradients and a saved state, as one does it."""
+"""accelerate on two and on four processes: accumulation, clipped gradients and a saved state, as one does it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from tests.distributed import nets
-from tests.distributed.nets import chain, converted, data
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.distributed.nets import chain, converted, data, own
+from tests.processes import Group, groups, leave
 
 pytest.importorskip("accelerate", reason="pip install 'momentumnet[hf]'")
 
@@ -36,45 +36,41 @@ def batches() -> list[Tensor]:
 def accelerator() -> Any:
     from accelerate import Accelerator
 
-    rank, processes = str(dist.get_rank()), str(PROCESSES)
+    rank, processes = str(dist.get_rank()), str(dist.get_world_size())
     # As torchrun sets them. The group is there already, so that nobody looks for the address.
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     return Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
 
 
-def train(own: Any, model: Any, steps: Any, micro_steps: list[Tensor]) -> None:
+def train(accelerate: Any, model: Any, steps: Any, micro_steps: list[Tensor]) -> None:
     for x in micro_steps:
-        with own.accumulate(model):
-            own.backward(model(x.chunk(PROCESSES)[dist.get_rank()]).square().mean())
-            if own.sync_gradients:
-                own.clip_grad_norm_(model.parameters(), LARGEST)
+        with accelerate.accumulate(model):
+            accelerate.backward(model(own(x)).square().mean())
+            if accelerate.sync_gradients:
+                accelerate.clip_grad_norm_(model.parameters(), LARGEST)
             steps.step()
             steps.zero_grad()
 
 
 def work(rank: int, folder: Path) -> None:
-    own = accelerator()
-    assert own.num_processes == PROCESSES
-    model, steps = own.prepare(net := converted(chain()), optimizer(net))
+    accelerate = accelerator()
+    assert accelerate.num_processes == dist.get_world_size()
+    model, steps = accelerate.prepare(net := converted(chain()), optimizer(net))
     assert isinstance(model, nn.parallel.DistributedDataParallel)
     first = ACCUMULATION * (STEPS - 1)
-    train(own, model, steps, batches()[:first])
-    own.save_state(str(folder / "state"))
-    train(own, model, steps, batches()[first:])
-    unwrapped = own.unwrap_model(model)
+    train(accelerate, model, steps, batches()[:first])
+    accelerate.save_state(str(folder / "state"))
+    train(accelerate, model, steps, batches()[first:])
+    unwrapped = accelerate.unwrap_model(model)
     assert mn.describe(unwrapped) == mn.describe(converted(chain()))
     leave(folder, "trained", {name: value.detach().clone() for name, value in unwrapped.named_parameters()})
-    own.load_state(str(folder / "state"))
-    train(own, model, steps, batches()[first:])
+    accelerate.load_state(str(folder / "state"))
+    train(accelerate, model, steps, batches()[first:])
     leave(folder, "resumed", {name: value.detach().clone() for name, value in unwrapped.named_parameters()})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("accelerate")
-    run_in_two(work, path)
-    return path
+group = groups(work)
 
 
 def of_one() -> dict[str, Tensor]:
@@ -91,8 +87,8 @@ def of_one() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("case", ["trained", "resumed"])
-def test_two_processes_train_as_one(case: str, folder: Path) -> None:
+def test_processes_train_as_one(case: str, group: Group) -> None:
     expected = of_one()
     assert all(not torch.equal(value, expected[name]) for name, value in chain().named_parameters())
-    for rank in range(PROCESSES):
-        nets.assert_same(found_by(folder, case, rank), expected, nets.TOLERANCE)
+    for rank in range(group.processes):
+        nets.assert_same(group.found(case, rank), expected, nets.TOLERANCE)

@@ -1,4 +1,4 @@
-"""DistributedDataParallel on two processes gives the gradients of one."""
+"""DistributedDataParallel on two and on four processes gives the gradients of one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 import momentumnet as mn
 from momentumnet.errors import ConversionError
 from tests.distributed import nets
-from tests.distributed.nets import chain, converted, data, gradients, loss
+from tests.distributed.nets import chain, converted, data, gradients, loss, own
 from tests.models import ResidualMLP
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.processes import Group, groups, leave
 
 Found = dict[str, "Tensor | None"]
 
@@ -70,7 +70,7 @@ def broadcast(x: Tensor) -> Found:
 
 
 def uneven(x: Tensor) -> Found:
-    """The first process has a batch more: the second one joins in with zeros."""
+    """The first process has a batch more: the others join in with zeros."""
     net = converted(chain())
     model = DistributedDataParallel(net)
     with Join([model]):
@@ -95,31 +95,26 @@ CASES: dict[str, Callable[[Tensor], Found]] = {
 
 def work(rank: int, folder: Path) -> None:
     for name, case in CASES.items():
-        leave(folder, name, case(data().chunk(PROCESSES)[rank]))
+        leave(folder, name, case(own(data())))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every case has found, from one pair of processes: starting them is most of the time."""
-    path = tmp_path_factory.mktemp("ddp")
-    run_in_two(work, path)
-    return path
+group = groups(work)
 
 
-def of_one(case: str, rank: int) -> Found:
+def of_one(case: str, rank: int, processes: int) -> Found:
     kind = {"unused": nets.Spare, "norm": nets.NormOverProcesses, "broadcast": nets.Shifted}.get(case, ResidualMLP)
     net = converted(chain(kind), "stored")
     if case == "no_sync":
         (loss(net, data()) + loss(net, data().flip(1))).backward()
         return gradients(net)
     if case == "join":
-        own = data() if rank else data().chunk(PROCESSES)[0]
-        (loss(net, own) / (1 if rank else PROCESSES)).backward()
+        part = data() if rank else data().chunk(processes)[0]
+        (loss(net, part) / (1 if rank else processes)).backward()
         return gradients(net)
     return steps(net, net, data())
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_give_the_gradients_of_one(case: str, folder: Path) -> None:
-    for rank in range(PROCESSES):
-        nets.assert_same(found_by(folder, case, rank), of_one(case, rank), nets.TOLERANCE)
+def test_processes_give_the_gradients_of_one(case: str, group: Group) -> None:
+    for rank in range(group.processes):
+        nets.assert_same(group.found(case, rank), of_one(case, rank, group.processes), nets.TOLERANCE)

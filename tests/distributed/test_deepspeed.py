@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO on two processes: gradients and trained parameters of one process, or a refusal that says why.
+"""DeepSpeed's ZeRO on two and on four processes: what one process computes, or a refusal that says why.
 
 DeepSpeed is built when it is installed, so it is no extra of this package; `.ci/run` installs it for these tests.
 """
@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from tests.distributed import nets
-from tests.distributed.nets import chain, converted, data
+from tests.distributed.nets import chain, converted, data, own
 from tests.models import Chain
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.processes import Group, groups, leave
 
 STAGES = (1, 2)
 PARTITIONED = 3
 ACCUMULATION = 2
 STEPS = 3
 RATE = 0.1
-REASON = "DeepSpeed is not installed (pip install deepspeed)"
 
 
 def optimizer(net: nn.Module) -> torch.optim.Optimizer:
@@ -43,7 +42,7 @@ def engine_of(net: nn.Module, stage: int) -> Any:
     import deepspeed
 
     config = {
-        "train_micro_batch_size_per_gpu": len(data()) // PROCESSES,
+        "train_micro_batch_size_per_gpu": len(data()) // dist.get_world_size(),
         "gradient_accumulation_steps": ACCUMULATION,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
@@ -58,7 +57,7 @@ def trained(net: nn.Module, stage: int) -> tuple[dict[str, Tensor], dict[str, Te
 
     engine, first = engine_of(net, stage), {}
     for number, batch in enumerate(batches()):
-        engine.backward(engine(batch.chunk(PROCESSES)[dist.get_rank()]).square().mean())
+        engine.backward(engine(own(batch)).square().mean())
         if number == ACCUMULATION - 1:
             first = {name: safe_get_full_grad(parameter) for name, parameter in net.named_parameters()}
         engine.step()
@@ -75,12 +74,7 @@ def work(rank: int, folder: Path) -> None:
         leave(folder, f"refused-{others}", str(refused.value))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("deepspeed", reason=REASON)
-    path = tmp_path_factory.mktemp("deepspeed")
-    run_in_two(work, path)
-    return path
+group = groups(work, needs="deepspeed", reason="pip install deepspeed")
 
 
 def expected() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -97,10 +91,10 @@ def expected() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_gradients_and_parameters_are_those_of_one_process(stage: int, folder: Path) -> None:
+def test_gradients_and_parameters_are_those_of_one_process(stage: int, group: Group) -> None:
     gradients, parameters = expected()
-    for rank in range(PROCESSES):
-        found, after = found_by(folder, f"stage-{stage}", rank)
+    for rank in range(group.processes):
+        found, after = group.found(f"stage-{stage}", rank)
         nets.assert_same(found, gradients, nets.TOLERANCE)
         nets.assert_same(after, parameters, nets.TOLERANCE)
     before = dict(converted(chain()).named_parameters())
@@ -108,8 +102,8 @@ def test_gradients_and_parameters_are_those_of_one_process(stage: int, folder: P
 
 
 @pytest.mark.parametrize("others", ["keep", "checkpoint"])
-def test_partitioned_parameters_are_refused(others: str, folder: Path) -> None:
-    assert "ZeRO stage 3" in found_by(folder, f"refused-{others}")
+def test_partitioned_parameters_are_refused(others: str, group: Group) -> None:
+    assert "ZeRO stage 3" in group.found(f"refused-{others}")
 
 
 @pytest.mark.parametrize("others", ["keep", "checkpoint"])

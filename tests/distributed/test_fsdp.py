@@ -1,4 +1,4 @@
-"""FSDP2 (`fully_shard`) on two processes gives the gradients of one."""
+"""FSDP2 (`fully_shard`) on two and on four processes gives the gradients of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -16,9 +17,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 import momentumnet as mn
 from momentumnet.errors import ConversionError
 from tests.distributed import nets
-from tests.distributed.nets import chain, converted, data, gradients, loss
+from tests.distributed.nets import chain, converted, data, gradients, loss, own
 from tests.models import WIDTH, Chain
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.processes import Group, groups, leave
 
 Found = dict[str, "Tensor | None"]
 HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -26,7 +27,7 @@ HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float
 
 def sharded(net: Any, *, blocks: bool, **options: Any) -> Any:
     """The network with its parameters in shards; of each block by itself, or all together."""
-    mesh = init_device_mesh("cpu", (PROCESSES,))
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for block in net.blocks if blocks else ():
         fully_shard(block, mesh=mesh, **options)
     return fully_shard(net, mesh=mesh, **options)
@@ -102,8 +103,9 @@ def frozen_inside(net: Chain) -> Chain:
 def inside(x: Tensor, net: Chain, *, blocks: bool = False) -> Found:
     """What blocks hold is sharded by itself: its parameters come when it runs, and go before the block has run."""
     net = converted(net)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for block in net.blocks:
-        fully_shard(block.inner, mesh=init_device_mesh("cpu", (PROCESSES,)), reshard_after_forward=True)
+        fully_shard(block.inner, mesh=mesh, reshard_after_forward=True)
     return steps(sharded(net, blocks=blocks), x)
 
 
@@ -150,20 +152,15 @@ KINDS: dict[str, type[nn.Module]] = {
 
 def work(rank: int, folder: Path) -> None:
     for name, case in CASES.items():
-        leave(folder, name, case(data().chunk(PROCESSES)[rank]))
+        leave(folder, name, case(own(data())))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every case has found, from one pair of processes."""
-    path = tmp_path_factory.mktemp("fsdp")
-    run_in_two(work, path)
-    return path
+group = groups(work)
 
 
-def of_one(case: str) -> Found:
+def of_one(case: str, processes: int) -> Found:
     if case.startswith("half"):
-        return of_one_in_half()
+        return of_one_in_half(processes)
     parent = {"taps": nets.TappedChain, "early": nets.EarlyChain}.get(case, Chain)
     net = chain(KINDS.get(case, nets.ResidualMLP), parent)
     if case == "frozen":
@@ -173,18 +170,18 @@ def of_one(case: str) -> Found:
     return steps(converted(net, "stored"), data())
 
 
-def of_one_in_half() -> Found:
-    """Both parts of the batch on parameters in bfloat16, their gradients added in float32."""
+def of_one_in_half(processes: int) -> Found:
+    """All parts of the batch on parameters in bfloat16, their gradients added in float32."""
     net = converted(chain(), "stored")
     parts = []
-    for part in data().chunk(PROCESSES):
+    for part in data().chunk(processes):
         half = copy.deepcopy(net).to(torch.bfloat16)
         loss(half, part.to(torch.bfloat16)).backward()
         parts.append(gradients(half))
-    return {name: sum(part[name].float() for part in parts) / PROCESSES for name in parts[0]}  # type: ignore[union-attr]
+    return {name: sum(part[name].float() for part in parts) / processes for name in parts[0]}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_give_the_gradients_of_one(case: str, folder: Path) -> None:
+def test_processes_give_the_gradients_of_one(case: str, group: Group) -> None:
     tolerance = 2e-2 if case == "half_blocks" else nets.TOLERANCE
-    nets.assert_same(found_by(folder, case), of_one(case), tolerance)
+    nets.assert_same(group.found(case), of_one(case, group.processes), tolerance)

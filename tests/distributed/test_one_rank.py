@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -18,21 +18,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.distributed import nets
-from tests.distributed.nets import chain, converted, data, gradients, loss
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.distributed.nets import chain, converted, data, gradients, loss, own
+from tests.processes import COUNTS, Group, groups, leave
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, "Tensor | None"]
 
 
 class Averaged(nets.ResidualMLP):
-    """Adds the mean over the processes of what it computes, so that its recompute calls the others."""
+    """Adds the sum over the processes of what it computes, so that its recompute calls the others."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.inner(x)
         if not dist.is_initialized():
-            first, second = y.chunk(PROCESSES)
-            return x + y + 0.1 * (first + second).repeat(PROCESSES, 1)
+            return x + y + 0.1 * sum(y.chunk(self.parts)).repeat(self.parts, 1)
         return x + y + 0.1 * nets.SumOverProcesses.apply(y)
 
 
@@ -46,37 +49,35 @@ def steps(net: nn.Module, model: nn.Module, batches: list[Tensor]) -> list[Found
     return found
 
 
-def batches(value: float) -> list[Tensor]:
-    """An ordinary batch, one that is ``value`` times as large in its first half, and the first again."""
+def batches(value: float, processes: int) -> list[Tensor]:
+    """An ordinary batch, one that is ``value`` times as large for the first process, and the first again."""
     uneven = data().clone()
-    uneven[: nets.BATCH // PROCESSES] *= value
+    uneven[: nets.BATCH // processes] *= value
     return [data(), uneven, data()]
 
 
-CASES: dict[str, Callable[[], list[Tensor]]] = {
-    "outgrown": lambda: batches(50),
-    "nan": lambda: batches(float("nan")),
-}
+CASES = {"outgrown": 50, "nan": float("nan")}
+
+
+def averaged(parts: int, backward: str = "reversible") -> Any:
+    return converted(chain(lambda: Averaged(parts)), backward)
 
 
 def work(rank: int, folder: Path) -> None:
-    for name, case in CASES.items():
-        net = converted(chain(Averaged), example=data())
-        own = [x.chunk(PROCESSES)[rank] for x in case()]
-        leave(folder, name, steps(net, DistributedDataParallel(net), own))
+    processes = dist.get_world_size()
+    for name, value in CASES.items():
+        net = averaged(processes)
+        leave(folder, name, steps(net, DistributedDataParallel(net), [own(x) for x in batches(value, processes)]))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("one_rank")
-    run_in_two(work, path)
-    return path
+group = groups(work)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_processes_stay_in_step(case: str, folder: Path) -> None:
-    net = converted(chain(Averaged), "stored")
-    for found, expected in zip(found_by(folder, case), steps(net, net, CASES[case]()), strict=True):
+def test_processes_stay_in_step(case: str, group: Group) -> None:
+    net = averaged(group.processes, "stored")
+    of_one = steps(net, net, batches(CASES[case], group.processes))
+    for found, expected in zip(group.found(case), of_one, strict=True):
         for name, value in expected.items():
             assert found[name] is not None
             assert value is not None
@@ -87,9 +88,10 @@ def test_processes_stay_in_step(case: str, folder: Path) -> None:
                 nets.assert_same({name: found[name]}, {name: value}, 1e-5)
 
 
+@pytest.mark.parametrize("processes", COUNTS)
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
-def test_a_failure_on_one_process_ends_all_with_its_message(wrapper: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def test_a_failure_on_one_process_ends_all_with_its_message(wrapper: str, processes: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     script = Path(__file__).with_name("failing.py")
     begun = tmp_path / "begun"
 

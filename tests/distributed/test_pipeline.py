@@ -1,4 +1,4 @@
-"""Pipelines: stages that are cut where streams end, on two processes, give the gradients of one."""
+"""Pipelines: stages that are cut where streams end, on two and on four processes, give the gradients of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
@@ -15,18 +16,17 @@ import momentumnet as mn
 from tests.distributed import nets
 from tests.distributed.nets import data, gradients
 from tests.models import WIDTH, ResidualMLP
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.processes import Group, groups, leave
 
 Found = dict[str, "Tensor | None"]
 MICROBATCHES = 4
 
 
-def halves() -> nn.Sequential:
-    """Two streams, with a layer between them that changes the stream."""
+def parts(count: int) -> nn.Sequential:
+    """As many streams as there are processes, with layers between them that change the stream."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Sequential(*[ResidualMLP() for _ in range(3)]),
-        nn.Sequential(nn.Linear(WIDTH, WIDTH), *[ResidualMLP() for _ in range(3)]),
+        *[nn.Sequential(nn.Linear(WIDTH, WIDTH), *[ResidualMLP() for _ in range(3)]) for _ in range(count)]
     )
 
 
@@ -34,13 +34,12 @@ def mean_square(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().mean()
 
 
-def converted_then_cut(backward: str = "reversible") -> nn.Sequential:
-    return mn.convert(halves(), data(), gamma=nets.GAMMA, backward=backward)
+def converted_then_cut(count: int, backward: str = "reversible") -> nn.Sequential:
+    return mn.convert(parts(count), data(), gamma=nets.GAMMA, backward=backward)
 
 
-def cut_then_converted(backward: str = "reversible") -> nn.Sequential:
-    net = halves()
-    return nn.Sequential(*[mn.convert(half, data(), gamma=nets.GAMMA, backward=backward) for half in net])
+def cut_then_converted(count: int, backward: str = "reversible") -> nn.Sequential:
+    return nn.Sequential(*[mn.convert(part, data(), gamma=nets.GAMMA, backward=backward) for part in parts(count)])
 
 
 BUILDS: dict[str, Callable[..., nn.Sequential]] = {
@@ -51,21 +50,20 @@ SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1
 
 
 def trained(build: Callable[..., nn.Sequential], schedule: type[PipelineScheduleSingle], rank: int) -> Found:
-    """Gradients of this process's half."""
-    half = build()[rank]
+    """Gradients of this process's part."""
+    processes = dist.get_world_size()
+    part = build(processes)[rank]
     example = data().chunk(MICROBATCHES)[0]
     # Without these it would look at shapes by a forward on memory that nobody has written.
     shapes = {
         "input_args": example.requires_grad_(rank > 0),
         "output_args": torch.empty_like(example, requires_grad=True),
     }
-    stage = PipelineStage(half, rank, PROCESSES, torch.device("cpu"), **shapes)
+    stage = PipelineStage(part, rank, processes, torch.device("cpu"), **shapes)
     steps = schedule(stage, MICROBATCHES, loss_fn=mean_square)
-    if rank == 0:
-        steps.step(data())
-    else:
-        steps.step(target=torch.zeros(data().shape))
-    return gradients(half)
+    target = torch.zeros(data().shape) if rank == processes - 1 else None
+    steps.step(*([data()] if rank == 0 else []), target=target)
+    return gradients(part)
 
 
 def work(rank: int, folder: Path) -> None:
@@ -74,20 +72,16 @@ def work(rank: int, folder: Path) -> None:
             leave(folder, f"{name}-{kind}", trained(build, schedule, rank))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pipeline")
-    run_in_two(work, path)
-    return path
+group = groups(work)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("name", BUILDS)
-def test_stages_that_end_with_streams_give_the_gradients_of_one_process(name: str, kind: str, folder: Path) -> None:
-    net = BUILDS[name]("stored")
+def test_stages_that_end_with_streams_give_the_gradients_of_one_process(name: str, kind: str, group: Group) -> None:
+    net = BUILDS[name](group.processes, "stored")
     mean_square(net(data()), torch.zeros(data().shape)).backward()
-    for rank in range(PROCESSES):
-        nets.assert_same(found_by(folder, f"{name}-{kind}", rank), gradients(net[rank]), nets.TOLERANCE)
+    for rank in range(group.processes):
+        nets.assert_same(group.found(f"{name}-{kind}", rank), gradients(net[rank]), nets.TOLERANCE)
 
 
 def test_a_stage_that_begins_inside_a_stream_is_warned_of() -> None:

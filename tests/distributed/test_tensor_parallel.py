@@ -1,4 +1,4 @@
-"""Tensor parallel blocks (`parallelize_module`) on two processes give the gradients of one."""
+"""Tensor parallel blocks (`parallelize_module`) on two and on four processes give the gradients of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -23,10 +24,10 @@ from torch.distributed.tensor.parallel import (
 from tests.distributed import nets
 from tests.distributed.nets import converted, data, gradients, loss
 from tests.models import WIDTH
-from tests.processes import PROCESSES, found_by, leave, run_in_two
+from tests.processes import Group, groups, leave
 
 Found = dict[str, "Tensor | None"]
-TOKENS = (4, 6, WIDTH)
+TOKENS = (4, 8, WIDTH)
 
 
 class NormedMLP(nn.Module):
@@ -64,7 +65,7 @@ def net(backward: str = "reversible") -> Any:
 
 
 def mesh() -> DeviceMesh:
-    return init_device_mesh("cpu", (PROCESSES,))
+    return init_device_mesh("cpu", (dist.get_world_size(),))
 
 
 def columns_and_rows(network: Any) -> Any:
@@ -144,15 +145,10 @@ def work(rank: int, folder: Path) -> None:
         leave(folder, name, case(data(TOKENS)))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every case has found, from one pair of processes."""
-    path = tmp_path_factory.mktemp("tensor_parallel")
-    run_in_two(work, path)
-    return path
+group = groups(work)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_give_the_gradients_of_one(case: str, folder: Path) -> None:
-    for rank in range(PROCESSES):
-        nets.assert_same(found_by(folder, case, rank), steps(net("stored"), data(TOKENS)), nets.TOLERANCE)
+def test_processes_give_the_gradients_of_one(case: str, group: Group) -> None:
+    for rank in range(group.processes):
+        nets.assert_same(group.found(case, rank), steps(net("stored"), data(TOKENS)), nets.TOLERANCE)
