@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 import momentumnet as mn
 from tests.distributed import nets
@@ -53,6 +54,29 @@ def train(accelerate: Any, model: Any, steps: Any, micro_steps: list[Tensor]) ->
             steps.zero_grad()
 
 
+def sharded() -> dict[str, Tensor | None]:
+    """Gradients of a network whose blocks accelerate has sharded by FSDP2.
+
+    It offers that on accelerators alone, and only its choice of a kind asks for one, so that it is chosen here.
+    """
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    accelerate, net = accelerator(), converted(chain())
+    accelerate.state.distributed_type = DistributedType.FSDP
+    accelerate.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=[type(net.blocks[0]).__name__],
+    )
+    model, _ = accelerate.prepare(net, optimizer(net))
+    assert all(isinstance(block, FSDPModule) for block in model.blocks)
+    for _ in range(2):  # parameters that were sharded again show in a second step
+        model.zero_grad()
+        accelerate.backward(model(own(data())).square().mean() * ACCUMULATION)  # it divides by their number
+    return nets.gradients(model)
+
+
 def work(rank: int, folder: Path) -> None:
     accelerate = accelerator()
     assert accelerate.num_processes == dist.get_world_size()
@@ -68,6 +92,7 @@ def work(rank: int, folder: Path) -> None:
     accelerate.load_state(str(folder / "state"))
     train(accelerate, model, steps, batches()[first:])
     leave(folder, "resumed", {name: value.detach().clone() for name, value in unwrapped.named_parameters()})
+    leave(folder, "sharded", sharded())
 
 
 group = groups(work)
@@ -92,3 +117,10 @@ def test_processes_train_as_one(case: str, group: Group) -> None:
     assert all(not torch.equal(value, expected[name]) for name, value in chain().named_parameters())
     for rank in range(group.processes):
         nets.assert_same(group.found(case, rank), expected, nets.TOLERANCE)
+
+
+def test_what_accelerate_shards_has_the_gradients_of_one_process(group: Group) -> None:
+    net = converted(chain(), "stored")
+    nets.loss(net, data()).backward()
+    for rank in range(group.processes):
+        nets.assert_same(group.found("sharded", rank), nets.gradients(net), nets.TOLERANCE)
