@@ -97,8 +97,9 @@ def convert(
             and 1 GiB, see `plan`.
         budget: the most bytes that a step like the example may allocate at once, see `plan`: for each block and module
             is chosen what takes the least time in them.
-        plan: a plan that ``plan(..., budget=...)`` has made for this model, to be followed. Without example inputs, and
-            with no other option but ``final_velocity`` and ``initial_velocity``.
+        plan: a plan that ``plan(..., budget=...)`` has made for this model, to be followed. With no other option but
+            ``final_velocity`` and ``initial_velocity``. It needs no example inputs: of those that are given is only
+            looked whether they are larger than what was planned for, which a line in the log then says.
         replan: beside a budget or ``spare``: what happens when the model is called with larger inputs than the
             example's, so that a step takes more than was planned. "never": a line in the log says so, once. "auto": it
             is planned again for these inputs before the call goes on; parameters stay the same objects. (Not in several
@@ -139,7 +140,7 @@ def convert(
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
     stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare, "offload": offload}
     planner = {"budget": budget, "replan": replan}
-    given = {**stepwise, **planner, "example_inputs": example_inputs, "coupling": coupling}
+    given = {**stepwise, **planner, "coupling": coupling}
     ends = Ends(final_velocity, initial_velocity)
     check_options(others, spare, backward)
     check_offload(offload, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
@@ -153,7 +154,9 @@ def convert(
     by_forward: Collection[str] = ()
     again = None
     if like is not None:
-        _check_nothing_else("like", {**given, "final_velocity": final_velocity, "plan": plan})
+        _check_nothing_else(
+            "like", {**given, "example_inputs": example_inputs, "final_velocity": final_velocity, "plan": plan}
+        )
         runners, roles, by_forward = from_description(model, like, initial_velocity)
     elif plan is not None:
         _check_nothing_else("plan", given)
@@ -167,7 +170,7 @@ def convert(
         ends.begin(runners)
     target = model if inplace else copy_of(model)
     if plan is not None:
-        follow(target, plan, ends, again)
+        follow(target, plan, ends, again).look(target, example_inputs)
     else:
         apply(target, runners, roles, by_forward)
         note_converted(target)

@@ -47,8 +47,11 @@ class Ends:
                 runner.branch_first = True
 
 
-def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None = None) -> None:
+def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None = None) -> BatchWatch:
     """Convert the model, itself, as a plan says, and watch that the inputs are no larger than planned.
+
+    Returns:
+        What watches.
 
     Raises:
         ConversionError: the plan is one for another model, or has no stream that could begin with a velocity.
@@ -64,7 +67,9 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     ends.begin(runners)
     apply(model, runners, roles, plan.by_forward)
     note_converted(model)
-    BatchWatch(plan.elements, plan.budget, again).attach(model)
+    watch = BatchWatch(plan.elements, plan.budget, again)
+    watch.attach(model)
+    return watch
 
 
 def replanning(budget: int | str | None, options: Mapping[str, Any], plan: TrainingPlan, ends: Ends) -> Again:

@@ -41,29 +41,42 @@ class BatchWatch:
         """
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_laid_aside() or at_work() is not None:
             return
-        elements = elements_of((args, kwargs))
-        if elements <= self._noticed:
+        if not self._is_larger((args, kwargs)):
             return
-        self._noticed = elements
         if self._again is not None and processes() == 1:
-            logger.info("planning again: %d elements come in, %d were planned for", elements, self._planned)
+            logger.info("planning again: %d elements come in, %d were planned for", self._noticed, self._planned)
             self._again(model, args, kwargs)
             return
+        self._tell(model)
+
+    def look(self, model: nn.Module, inputs: Any) -> None:
+        """Look at example inputs, as at those of a call; they are not planned for again."""
+        if self._is_larger(inputs):
+            self._tell(model)
+
+    def attach(self, model: nn.Module) -> None:
+        """Watch the calls of a model."""
+        model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def _is_larger(self, inputs: Any) -> bool:
+        """Whether there are more elements than ever before."""
+        elements = elements_of(inputs)
+        larger = elements > self._noticed
+        self._noticed = max(elements, self._noticed)
+        return larger
+
+    def _tell(self, model: nn.Module) -> None:
         budget = "the least that was planned" if self._budget is None else f"the {format_bytes(self._budget)} planned"
         logger.warning(
             "%s was planned for inputs of %d elements and is given %d: the step takes more than %s. %s",
             type(model).__name__,
             self._planned,
-            elements,
+            self._noticed,
             budget,
             "Plan again for the largest batch (momentumnet.plan), or let it be done (convert(..., replan='auto'))"
             if self._again is None
             else "In several processes it is not planned again, as all have to recompute alike: plan for this batch",
         )
-
-    def attach(self, model: nn.Module) -> None:
-        """Watch the calls of a model."""
-        model.register_forward_pre_hook(self, with_kwargs=True)
 
 
 def detach(model: nn.Module) -> None:

@@ -52,7 +52,8 @@ class Call:
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``saved_by`` by
     their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept,
     ``handed`` those of several that nobody had kept.
-    ``alone`` says that one tensor is all that it takes.
+    ``alone`` says that one tensor is all that it takes, ``overwritten`` that it overwrote one that can be the stream,
+    ``spoils`` any floating-point one.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
     last.
     """
@@ -75,6 +76,7 @@ class Call:
     returns_tensor: bool = False
     recorded_gradients: bool = True
     overwritten: bool = False
+    spoils: bool = False
     spread: float = 1.0
     saved: list[int] = field(default_factory=list)
     saved_at: list[int] = field(default_factory=list)

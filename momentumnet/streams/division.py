@@ -19,9 +19,9 @@ def outside_calls(
 ) -> tuple[list[Call], list[Call]]:
     """The calls of composite modules and of other layers outside of the blocks, each in call order.
 
-    The modules are the largest ones, but for those that hold blocks, and those that keep a large part of what the
-    network keeps: recomputed as one, that would all be there again in backward. ``counts`` says how often each module
-    is called.
+    The modules are the largest ones, but for those that hold blocks, those that overwrite what they take, and those
+    that keep a large part of what the network keeps: recomputed as one, that would all be there again in backward.
+    ``counts`` says how often each module is called.
     """
     division = _Division(trace, blocks, counts)
     calls = [call for outer in trace.root.children for call in division.within(outer.children)]
@@ -44,10 +44,10 @@ class _Division:
             eligible = call.takes_tensor and call.returns_tensor and call.name not in self.holders
             if eligible and call.module in self.of_blocks:
                 continue
-            if eligible and call.composite:
+            if eligible and call.composite and not is_overwritten(call):
                 found += self._parts_of(call) or [call]
                 continue
-            found += [call] * eligible + self.within(call.children)
+            found += [call] * (eligible and not call.composite) + self.within(call.children)
         return found
 
     def _parts_of(self, call: Call) -> list[Call]:
@@ -56,8 +56,8 @@ class _Division:
         if kept <= self.worth:
             return []
         inner = self.within(call.children)
-        if any(part.composite and (self.counts[part.module] > 1 or _is_overwritten(part)) for part in inner):
-            return []  # by itself it could not be recomputed, or not as each of its calls was
+        if any(part.composite and self.counts[part.module] > 1 for part in inner):
+            return []  # by itself it could not be recomputed as each of its calls was
         parts = [[part] for part in inner if part.composite]
         parts += chains_of([layer for layer in inner if not layer.composite], self.counts)
         sizes = [self.trace.saved_bytes(part) for part in parts]
@@ -78,7 +78,7 @@ def chains_of(layers: Sequence[Call], counts: Mapping[nn.Module | None, int]) ->
             continue
         if chains[-1] and not (_is_cheap(call) and call.alone and follows(chains[-1][-1], call)):
             chains.append([])
-        if chains[-1] or (call.saved and not _is_overwritten(call)):
+        if chains[-1] or (call.saved and not is_overwritten(call)):
             chains[-1].append(call)
     return [chain for chain in chains if len(chain) > 1]
 
@@ -101,11 +101,16 @@ def _is_cheap(call: Call) -> bool:
     return call.module is not None and all(parameter.dim() < 2 for parameter in call.module.parameters())
 
 
-def _is_overwritten(call: Call) -> bool:
-    """Whether the input is overwritten, by itself or by what comes after, so that it cannot be kept."""
+def is_overwritten(call: Call) -> bool:
+    """Whether the input is overwritten, by itself or by what comes after, so that it cannot be kept.
+
+    A first layer may do so in training alone (a classifier's ``Dropout(inplace=True)``).
+    """
     entered = call.inputs[0] if call.inputs else None
     later = entered is not None and entered.tensor is not None and entered.tensor._version != entered.key[1]
-    return later or call.overwritten or bool(getattr(call.module, "inplace", False))
+    modules = () if call.module is None else call.module.modules()
+    layers = (module for module in modules if next(module.children(), None) is None)
+    return later or call.spoils or bool(getattr(next(layers, None), "inplace", False))
 
 
 def _ancestors(name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from momentumnet.streams.calls import Call, Trace, storage_key
-from momentumnet.streams.division import chains_of, follows, input_bytes, outside_calls
+from momentumnet.streams.division import chains_of, follows, input_bytes, is_overwritten, outside_calls
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ def outside_of(trace: Trace, runs: list[list[Call]]) -> list[Part]:
     blocks = {call for run in runs for call in run}
     counts = Counter(call.module for call in trace.root.walk())
     modules, layers = outside_calls(trace, blocks, counts)
-    modules = [call for call in modules if not _starts_in_place(call)]
     alone = _saving_of_modules(trace, modules)
     chained: list[tuple[list[Call], int]] = []
     for chain in chains_of(layers, counts):
@@ -61,7 +60,7 @@ def lone_of(trace: Trace, runs: list[list[Call]], lone: list[Call]) -> list[Part
 
     One that keeps more than half of what the network keeps would all be there again in backward.
     """
-    possible = [call for call in lone if call.takes_tensor and call.returns_tensor and not _starts_in_place(call)]
+    possible = [call for call in lone if call.takes_tensor and call.returns_tensor and not is_overwritten(call)]
     blocks = {call for run in runs for call in run}
     kept, most = trace.kept_without(blocks.union(possible)), trace.saved_bytes() // 2
     saving = {call: _saving_beside(trace, call, kept) for call in possible}
@@ -127,10 +126,3 @@ def _freed(trace: Trace, keys: set[int], first: Call, kept: set[int]) -> int:
     """Bytes of what is saved and not ``kept`` anyway, less those of the input from which it is recomputed."""
     needs_input = not first.entered or not first.entered <= kept
     return sum(trace.storages[key].nbytes() for key in keys - kept) - needs_input * input_bytes(first)
-
-
-def _starts_in_place(call: Call) -> bool:
-    """Whether the module's first layer overwrites its input in training (a classifier's ``Dropout(inplace=True)``)."""
-    modules = () if call.module is None else call.module.modules()
-    layers = (module for module in modules if not any(True for _ in module.children()))
-    return bool(getattr(next(layers, None), "inplace", False))

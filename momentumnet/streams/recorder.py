@@ -135,6 +135,7 @@ class Recorder:
             }
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
+        call.spoils = any(item.seen._version != item.version for item in entered)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
         self._look_for_gradients(call, alike)
         alike = [item for item in alike if item.end.edge or item.end.argument == call.first_argument]

@@ -201,6 +201,18 @@ def test_a_plan_says_all_the_rest() -> None:
         mn.convert(model, plan=plan, gamma=0.9)
 
 
+def test_example_inputs_beside_a_plan_are_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = built("encoder")
+    plan = mn.plan(model, x, gamma=GAMMA, budget="least")
+    assert mn.describe(mn.convert(model, x, plan=plan)) == mn.describe(mn.convert(model, plan=plan))
+    assert not caplog.records
+    larger = torch.cat([x, x])
+    converted = mn.convert(model, larger, plan=plan)
+    converted(larger)
+    (record,) = caplog.records
+    assert f"was planned for inputs of {x.numel()} elements and is given {larger.numel()}" in record.getMessage()
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model, x = built("resnet18")
     before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()

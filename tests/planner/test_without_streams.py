@@ -49,11 +49,29 @@ class Added(nn.Module):
         return x
 
 
+class Shifting(nn.Module):
+    """Overwrites its argument, as a module may that adds positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(WIDTH))
+        self.inner = nn.Sequential(nn.Linear(WIDTH, 8 * WIDTH), nn.GELU(), nn.Linear(8 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.shift
+        return self.inner(x)
+
+
+def shifting() -> nn.Module:
+    return nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(WIDTH, WIDTH), Shifting())])
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "vgg": (lambda: nn.Sequential(vgg()), images),
     "densenet": (densenet, images),
     "inception": (googlenet, images),
     "added": (Added, lambda: torch.randn(64, WIDTH)),
+    "shifting": (shifting, lambda: torch.randn(512, WIDTH)),
 }
 
 

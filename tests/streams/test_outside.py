@@ -77,3 +77,35 @@ def test_input_that_is_overwritten_later_begins_no_chain() -> None:
     layers = (nn.Tanh(), nn.Sigmoid(), nn.Softplus())
     assert discover(Beside(*layers), torch.randn(5, WIDTH)).chains == (("layers.0", "layers.1", "layers.2"),)
     assert discover(Beside(*layers, overwritten=True), torch.randn(5, WIDTH)).chains == (("layers.1", "layers.2"),)
+
+
+class Overwriting(nn.Module):
+    """Overwrites what it takes, which is of another shape than what it returns."""
+
+    def __init__(self, *, argument: bool) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(WIDTH))
+        self.inner = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh())
+        self.argument = argument
+
+    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
+        (beside if self.argument else x).add_(self.shift)
+        return self.inner(x + beside)
+
+
+class Parent(nn.Module):
+    """A module between layers, which gives it tensors of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.first, self.module, self.last = nn.Linear(WIDTH, WIDTH), module, nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.module(x, 2 * x))
+
+
+@pytest.mark.parametrize("argument", [False, True])
+def test_a_module_that_overwrites_an_argument_is_recomputed_from_what_comes_later(argument: bool) -> None:
+    model = Parent(Overwriting(argument=argument))
+    assert discover(model, torch.randn(5, WIDTH)).outside == ("module.inner",)

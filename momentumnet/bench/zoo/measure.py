@@ -17,7 +17,7 @@ from momentumnet.bench.zoo.entries import Entry
 from momentumnet.conversion import convert
 from momentumnet.errors import MomentumNetError
 from momentumnet.memory import measure_memory
-from momentumnet.planning import OTHERS
+from momentumnet.planning import OTHERS, plan
 from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.select import CHANGES_SHAPE
 from momentumnet.streams.trace import call_with_example
@@ -30,14 +30,16 @@ def measure(entry: Entry) -> Row:
         ``library``, ``model``, ``streams`` (blocks of each, by path), ``kinds``, ``covered`` (blocks in streams),
         ``alone`` (others that are recomputed), ``blocks`` (all residual blocks); ``layers`` of its longest stack, if it
         was made deeper, or None; ``saved_bytes`` of the model as it is,
-        and of the converted one ``kept_bytes`` (others="keep") and ``checkpointed_bytes``;
-        ``gradient_error``, the largest of all parameters and both;
-        ``refusal``, why it is not converted, or what is left out; and ``seconds``.
+        and of the converted one ``kept_bytes`` (others="keep") and ``checkpointed_bytes``, or where there is no stream
+        ``planned_peak_bytes``, allocated at most in a step by a plan of the least budget, beside ``peak_bytes`` as it
+        is; ``gradient_error``, the largest of all parameters and of both;
+        ``refusal``, why it is not converted without a budget, or what is left out; and ``seconds``.
     """
     start = time.perf_counter()
     row: Row = {"library": entry.library, "model": entry.name, "streams": [], "kinds": [], "refusal": ""}
     row["layers"] = entry.layers()
-    row |= {"saved_bytes": None, "kept_bytes": None, "checkpointed_bytes": None, "gradient_error": None}
+    row |= dict.fromkeys(("saved_bytes", "kept_bytes", "checkpointed_bytes", "peak_bytes", "planned_peak_bytes"))
+    row["gradient_error"] = None
     model = entry.build()
     discovery = discover(model, entry.example())
     row["streams"] = [[stream.path, len(stream)] for stream in discovery.streams]
@@ -48,14 +50,15 @@ def measure(entry: Entry) -> Row:
     row["blocks"] = len(residual_blocks(model, discovery))
     if not discovery.streams:
         row["refusal"] = why_none(discovery)
-    elif entry.large:
-        _converted_only(entry, model)
-        row["refusal"] = "over 250 million parameters: found, converted, one forward"
+    if entry.large:
+        if discovery.streams:
+            _converted_only(entry, model)
+            row["refusal"] = "over 250 million parameters: found, converted, one forward"
     else:
         try:
-            row |= _compared(entry, model)
+            row |= _compared(entry, model) if discovery.streams else _planned(entry, model)
         except MomentumNetError as error:
-            row["refusal"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            row["refusal"] = row["refusal"] or f"{type(error).__name__}: {str(error).splitlines()[0]}"
     gc.collect()
     return {**row, "seconds": time.perf_counter() - start}
 
@@ -84,6 +87,19 @@ def _converted_only(entry: Entry, model: nn.Module) -> None:
     net = convert(model, entry.example(), inplace=True)
     with torch.no_grad():
         call_with_example(net, entry.example())
+
+
+def _planned(entry: Entry, model: nn.Module) -> Row:
+    """Its own function by a plan of the least budget; there is no velocity without a stream."""
+    step = entry.step()
+    net = convert(model, plan=plan(model, step, budget="least", loss=training_pass.loss))
+    saved = measure_memory(partial(training_pass.forward, model, step)).saved_bytes
+    stored: dict[str, Tensor] = {}
+    peak = measure_memory(partial(training_pass.step, model, step, stored)).peak_bytes
+    found: dict[str, Tensor] = {}
+    planned = measure_memory(partial(training_pass.step, net, step, found)).peak_bytes
+    error = training_pass.largest_error(found, stored)
+    return {"saved_bytes": saved, "peak_bytes": peak, "planned_peak_bytes": planned, "gradient_error": error}
 
 
 def _compared(entry: Entry, model: nn.Module) -> Row:

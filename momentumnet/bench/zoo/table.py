@@ -20,14 +20,19 @@ COLUMNS: tuple[str, ...] = (
     "saved",
     "kept goes",
     "checkpointed goes",
+    "planned peak goes",
     "error",
 )
+# Columns of what goes, and of what.
+GOES = {"kept_bytes": "saved_bytes", "checkpointed_bytes": "saved_bytes", "planned_peak_bytes": "peak_bytes"}
 NOTE = (
     "Random weights, small inputs, training mode with dropout and stochastic depth as they come, gamma 1/8, no names "
     "given. Streams: number of blocks of each. Blocks: in streams, and recomputed though they stand alone, of all "
     "residual blocks. Saved: bytes held between forward and backward by the model as it is; goes: how many of them the "
-    "conversion does without, with others='keep' and with others='checkpoint'. Error: relative L2 difference of a "
-    "parameter's gradient to backward='stored', the largest of all parameters and of both."
+    "conversion does without, with others='keep' and with others='checkpoint'. A model without a stream needs a "
+    "budget: of the peak of its step, gradients included, goes so much with budget='least', which computes its own "
+    "function. Error: relative L2 difference of a "
+    "parameter's gradient to stored activations, the largest of all parameters and of both."
 )
 
 
@@ -54,13 +59,17 @@ def tables(rows: Sequence[Row], *, layers: int | None = None) -> list[Table]:
 
 def _table(library: str, rows: Sequence[Row], layers: int | None) -> Table:
     found = [row for row in rows if row["covered"]]
-    measured = [row for row in found if row["gradient_error"] is not None]
+    trained = [row for row in rows if row["gradient_error"] is not None]
+    measured, planned = ([row for row in trained if bool(row["covered"]) == streams] for streams in (True, False))
     depth = DEPTHS[library] if layers is None else DEEPER.format(layers=layers)
     notes = [NOTE, depth, f"{len(found)} of {len(rows)} models have streams, {len(measured)} were trained a step."]
     if measured:
+        notes.append(f"Median of what goes: {_medians(measured)}. Largest error: {_largest_error(measured)}.")
+    if planned:
         notes.append(
-            f"Median of what goes: {_medians(measured)}. Largest error: "
-            f"{max(row['gradient_error'] for row in measured):.1e}."
+            f"{len(planned)} without streams were trained a step by a plan of the least budget. Median of what goes "
+            f"of the peak: {median(_share(row, 'planned_peak_bytes') for row in planned):.1%}. Largest error: "
+            f"{_largest_error(planned)}."
         )
     title, columns = f"{library}: every model, converted", COLUMNS
     if layers is not None:
@@ -81,6 +90,10 @@ def _medians(rows: Sequence[Row]) -> str:
     return f"{kept:.1%}, with others='checkpoint' {checkpointed:.1%}"
 
 
+def _largest_error(rows: Sequence[Row]) -> str:
+    return f"{max(row['gradient_error'] for row in rows):.1e}"
+
+
 def _cells(row: Row, *, with_layers: bool) -> list[str]:
     measured = row["gradient_error"] is not None
     return [
@@ -91,8 +104,7 @@ def _cells(row: Row, *, with_layers: bool) -> list[str]:
         _lengths([blocks for _, blocks in row["streams"]]),
         _blocks(row),
         format_bytes(row["saved_bytes"]) if measured else "",
-        f"{_share(row, 'kept_bytes'):.1%}" if measured else "",
-        f"{_share(row, 'checkpointed_bytes'):.1%}" if measured else "",
+        *(f"{_share(row, name):.1%}" if row.get(name) is not None else "" for name in GOES),
         f"{row['gradient_error']:.1e}" if measured else "",
     ]
 
@@ -110,5 +122,5 @@ def _lengths(blocks: Sequence[int]) -> str:
 
 
 def _share(row: Row, name: str) -> float:
-    """The part of the saved bytes that goes."""
-    return 1.0 - float(row[name]) / float(row["saved_bytes"])
+    """The part that goes."""
+    return 1.0 - float(row[name]) / float(row[GOES[name]])

@@ -22,7 +22,8 @@ TEXT = CommandText(
     "the models of torchvision, timm and transformers, converted",
     """\
 Convert every model without naming its streams: what is found, the bytes that it saves, and the difference of one
-training step's gradients to those of stored activations, or why it is refused. On the CPU, with random weights and
+training step's gradients to those of stored activations, or why it is refused. Models without a stream are planned for
+the least bytes. On the CPU, with random weights and
 small inputs: all of torchvision, the smallest member of each family of timm, small configurations of transformers, of
 3 or 4 layers. What a conversion saves grows with the depth: --layers makes those of timm and transformers deeper.""",
     """\
