@@ -154,6 +154,36 @@ def test_a_whole_model_is_loaded_by_its_config(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(model))
 
 
+def test_the_module_of_an_initial_velocity_is_loaded_with_its_weights(tmp_path: Path) -> None:
+    velocity = nn.Linear(16, 16)
+    model = mn.convert(llama(), {"input_ids": ids(2)}, initial_velocity=velocity, inplace=True)
+    model.save_pretrained(tmp_path / "trained")
+
+    loaded = hf.from_pretrained(tmp_path / "trained", initial_velocity=nn.Linear(16, 16))
+
+    first: Any = loaded.get_submodule("model.layers.0.initial_velocity")
+    assert torch.equal(first.weight, velocity.weight)
+    assert torch.equal(first.bias, velocity.bias)
+    assert (logits(loaded) - logits(model)).norm() < 1e-5 * logits(model).norm()
+    halved = hf.from_pretrained(tmp_path / "trained", initial_velocity=nn.Linear(16, 16), dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in halved.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("velocity", "message"),
+    [
+        (None, "had a module for its initial velocity; give one"),
+        (nn.Linear(16, 16, bias=False), "the checkpoint alone has 'model.layers.0.initial_velocity.bias'"),
+        (nn.Sequential(nn.Linear(16, 16)), "it alone has 'model.layers.0.initial_velocity.0.weight', .*; the check"),
+    ],
+)
+def test_a_module_that_is_not_built_alike_is_refused(velocity: Any, message: str, tmp_path: Path) -> None:
+    model = mn.convert(llama(), {"input_ids": ids(2)}, initial_velocity=nn.Linear(16, 16), inplace=True)
+    model.save_pretrained(tmp_path / "trained")
+    with pytest.raises(ConversionError, match=message):
+        hf.from_pretrained(tmp_path / "trained", initial_velocity=velocity)
+
+
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "stock")
     with pytest.raises(ConversionError, match="does not say that it was trained as a Momentum ResNet"):
