@@ -65,7 +65,8 @@ def told_of_inputs(model: str, given: Sequence[Given] | None) -> Iterator[None]:
         if is_out_of_memory(error) or not (given or model_sources.is_own(model)):
             raise
         inputs = f"the input {model_inputs.described(given)}" if given else "its default input; name others by --input"
-        raise UsageError(f"{model} does not accept {inputs}: {own_code.reason(error)}") from error
+        hint = "; integers are named as in 2x16:int64" if given and "Long" in str(error) else ""
+        raise UsageError(f"{model} does not accept {inputs}: {own_code.reason(error)}{hint}") from error
 
 
 def _out_of_memory(error: Exception) -> str:

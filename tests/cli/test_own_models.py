@@ -48,6 +48,7 @@ class Restless(Network):
         return super().forward(x)["logits"] * len(CALLS)
 
 
+def tokens(): return nn.Sequential(nn.Embedding(4, 8), network())
 def network(): return Network()
 def restless(): return Restless()
 def inputs(): return torch.randn(16, 8), torch.ones(16)
@@ -112,6 +113,7 @@ def test_a_function_of_ones_own(command: Callable[..., Any], inputs: tuple[str, 
         (("mine:network", "--input", "x=16x8", "--input", "16"), 2, "give each input by a keyword of its own, or all"),
         (("mine:network", "--input", "x=16x8", "--input", "x=16x8"), 2, "give each input by a keyword of its own"),
         (("mine:network", "--input", "16x9"), 2, "mine:network does not accept the input 16,9: RuntimeError: "),
+        (("mine:tokens", "--input", "2x8"), 2, "; integers are named as in 2x16:int64"),
         (("mine:network", "--input", "y=16x8"), 2, "mine:network does not accept the input y=16,8: TypeError: "),
     ],
 )
