@@ -8,18 +8,18 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as all_modules
 from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit, failures
+from momentumnet.core.early_end import has_hooks, may_end_early
 from momentumnet.core.ends import source_among
 from momentumnet.core.failures import Failures
 from momentumnet.core.inference import gradients_on
@@ -30,10 +30,6 @@ from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, Enough, SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
-from momentumnet.recompute.uncompiled import is_compiled
-
-# Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
-_GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
 
 
 class Checkpoint:
@@ -177,7 +173,7 @@ class _Passage:
         with saved.dropping():
             output = call.first(args, kwargs)
         lent.tell()
-        ends_early = last and values.has_computed_floats and not call.holds_streams and _is_seen_by_nobody(call.modules)
+        ends_early = last and may_end_early(call, values)
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None
         self._links.append(_Link(call, weakref.ref(saved), values, seen, ends_early))
@@ -207,16 +203,7 @@ class _Passage:
                 link.fill(collected)
 
 
-def _is_seen_by_nobody(modules: Sequence[nn.Module]) -> bool:
-    """Whether no hook waits for the end of a call of one of the modules, and no compiler has its code."""
-    return not any(_has_hooks(module) or is_compiled(module) for module in modules)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or any(_GLOBAL_HOOKS))
-
-
 def _is_known(module: nn.Module) -> bool:
     """Whether the module is a layer of torch.nn as it is there: it returns the same for the same input and draws."""
-    changed = _has_hooks(module) or "forward" in module.__dict__
+    changed = has_hooks(module) or "forward" in module.__dict__
     return type(module).__module__.startswith("torch.nn.modules.") and not changed
