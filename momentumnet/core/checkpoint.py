@@ -9,7 +9,6 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit, failures
-from momentumnet.core.early_end import has_hooks, may_end_early
+from momentumnet.core.early_end import EarlyEnd, again_until, has_hooks
 from momentumnet.core.ends import source_among
 from momentumnet.core.failures import Failures
 from momentumnet.core.inference import gradients_on
@@ -28,7 +27,7 @@ from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.caches import Lent
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import Collected, Enough, SavedTensors
+from momentumnet.recompute.saved_tensors import Collected, SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
 
 
@@ -83,8 +82,8 @@ class CheckpointChain:
             return function(*args, **kwargs)
         compared = name == last or not _is_known(module)
         output = passage.add(name, module, function, args, kwargs, compared=compared, last=name == last)
-        single = isinstance(output, Tensor)
-        self._last.link = (weakref.ref(output), version(output), weakref.ref(passage)) if single else None
+        goes_on = name != last and isinstance(output, Tensor)
+        self._last.link = (weakref.ref(output), version(output), weakref.ref(passage)) if goes_on else None
         return output
 
     def _passage_behind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Passage | None:
@@ -100,22 +99,21 @@ class CheckpointChain:
 class _Link:
     """A call, where its saved tensors go, what they were, and the fingerprint of its output, if that is compared.
 
-    One that ``ends_early`` is left, when it is made again, as soon as it has saved what it saved in its first run.
+    At its ``end``, if nobody is given what it returns, it may be left as soon as it has saved what it saved in its
+    first run.
     """
 
     call: BlockCall
     saved: weakref.ref[SavedTensors]  # weak: the graph owns it, and it owns the passage
     values: SavedValues
     fingerprint: list[Tensor] | None
+    end: EarlyEnd | None
     ends_early: bool
 
     def again(self, given: Tensor | None) -> tuple[Any, Collected]:
         """What the call returns and saves this time; its output is compared with that of the first run."""
-        enough = len(self.values.kinds) if self.ends_early else None
-        collected = Collected(self.call.name, lambda: self.call.origins(given), enough=enough)
-        errors, output = Failures(self.call.suspects), None
-        with suppress(Enough), errors.explained(), collected.collecting():
-            output = self.call.again(given)
+        errors = Failures(self.call.suspects)
+        output, collected = again_until(self.call, given, errors, self.end, ends_early=self.ends_early)
         collected.settle(self.values.given)
         if self.fingerprint is not None:
             failures.compare(self.fingerprint, fingerprint(output), errors.output)
@@ -173,10 +171,11 @@ class _Passage:
         with saved.dropping():
             output = call.first(args, kwargs)
         lent.tell()
-        ends_early = last and may_end_early(call, values)
+        end = EarlyEnd(call, values) if last else None
+        ends_early = end is not None and end.allowed
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None
-        self._links.append(_Link(call, weakref.ref(saved), values, seen, ends_early))
+        self._links.append(_Link(call, weakref.ref(saved), values, seen, end, ends_early))
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
@@ -205,5 +204,4 @@ class _Passage:
 
 def _is_known(module: nn.Module) -> bool:
     """Whether the module is a layer of torch.nn as it is there: it returns the same for the same input and draws."""
-    changed = has_hooks(module) or "forward" in module.__dict__
-    return type(module).__module__.startswith("torch.nn.modules.") and not changed
+    return type(module).__module__.startswith("torch.nn.modules.") and not has_hooks(module)

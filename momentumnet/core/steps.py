@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,10 @@ from momentumnet.arithmetic.fingerprint import fingerprint, joint_norm
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
-from momentumnet.core.early_end import may_end_early
+from momentumnet.core.early_end import EarlyEnd, again_until
 from momentumnet.core.failures import Failures, compare
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import Collected, Enough, SavedTensors, without_saved_tensors
+from momentumnet.recompute.saved_tensors import SavedTensors, without_saved_tensors
 from momentumnet.recompute.saved_values import SavedValues
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ class TapeStep:
     values: SavedValues  # of what its block saved for backward
     whole: bool = False  # whether the stream tensor is compared, too: no state is rewound that would tell
     beside: list[Tensor] = field(default_factory=list)  # fingerprints of what the block returned beside the stream
-    enough: int | None = None  # with so many saved tensors a recompute ends, where nobody is given what it returns
+    end: EarlyEnd | None = None  # where recomputes may be left as soon as all is saved, if nobody is given their output
+    ends_early: bool = False
     undo: Undo | None = None  # None while the step is not applied
     exponent: int | None = None  # the scale behind the step: what it takes when it is made again
 
@@ -55,10 +55,10 @@ class TapeStep:
 
         A ``whole`` one is recomputed for its saved tensors alone.
         """
-        ends_early = self.whole and may_end_early(self.call, self.values)
-        self.values.close(last_whole=ends_early)
-        self.enough = len(self.values.kinds) if ends_early else None
-        self.beside = [] if ends_early else self._fingerprints(output)
+        self.end = EarlyEnd(self.call, self.values) if self.whole else None
+        self.ends_early = self.end is not None and self.end.allowed
+        self.values.close(last_whole=self.ends_early)
+        self.beside = [] if self.ends_early else self._fingerprints(output)
 
     def again(self, x: Tensor) -> Any:
         """What the block returns when it is called again on ``x``; without its saved tensors.
@@ -74,11 +74,9 @@ class TapeStep:
 
     def again_for(self, saved: SavedTensors, x: Tensor) -> tuple[Any, Callable[[], None]]:
         """The same, and what hands what it saves over to ``saved``; None for an output that it did not reach."""
-        collected = Collected(self.call.name, lambda: self.call.origins(x), enough=self.enough)
-        failures, output = self.failures, None
-        with suppress(Enough), failures.explained(), collected.collecting():
-            output = self.call.again(x)
-        if self.enough is None:
+        failures = self.failures
+        output, collected = again_until(self.call, x, failures, self.end, ends_early=self.ends_early)
+        if not self.ends_early:
             self._compare(output, failures)
 
         def fill() -> None:

@@ -23,7 +23,7 @@ from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
-from momentumnet.recompute.left_attributes import kept_as_they_are, left_by_a_call
+from momentumnet.recompute.left_attributes import Attributes, left_by_a_call
 from momentumnet.recompute.origins import Origins, Place
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
@@ -134,6 +134,7 @@ class BlockCall:
         """Begin to record what a first run does."""
         self._buffers = Buffers(owners)
         self._statistics = BatchStatistics(owners)
+        self._attributes = Attributes(owners)
         self._choices = Choices()
 
     def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_be_taken_back: bool = False) -> Any:
@@ -149,6 +150,7 @@ class BlockCall:
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
+        self._attributes.forget_unchanged()
         self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
         return output
 
@@ -195,8 +197,9 @@ class BlockCall:
         return self._arguments.can_be_given_anew
 
     def take_back(self) -> None:
-        """As if the first run had not been: the buffers hold what they held before it."""
+        """As if the first run had not been: buffers and attributes hold what they held before it."""
         self._buffers.put_back()
+        self._attributes.put_back()
 
     def anew(self, stream: Tensor) -> Any:
         """Another first run, on another input, in place of one that was taken back."""
@@ -212,6 +215,7 @@ class BlockCall:
         ):
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
+        self._attributes.forget_unchanged()
         self._left = self._arguments.shared(args, kwargs)
         return output
 
@@ -249,7 +253,7 @@ class BlockCall:
             self._statistics.replayed(),
             self._choices.replayed(),
             self._parameters_of_forward() if self._swapped else AS_IT_IS,
-            kept_as_they_are(self._module, self._owners),
+            self._attributes.replayed(),
         ):
             return self._function(*args, **kwargs)
 

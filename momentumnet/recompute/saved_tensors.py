@@ -182,10 +182,18 @@ class Collected:
         name: the block's name, for errors.
         origins: the tensors that the recompute is given; asked once, while it runs, and held until `settle`.
         enough: with so many of them the recompute ends, by raising `Enough`; None to let it run to its end.
+        note: called with each tensor, and its place among those that were given.
     """
 
-    def __init__(self, name: str, origins: Callable[[], Origins], *, enough: int | None = None) -> None:
-        self._enough = enough
+    def __init__(
+        self,
+        name: str,
+        origins: Callable[[], Origins],
+        *,
+        enough: int | None = None,
+        note: Callable[[Tensor, Place | None], None] | None = None,
+    ) -> None:
+        self._enough, self._note = enough, note
         self._tensors: list[tuple[Tensor, int]] = []
         self._left = LeftBehind(name)
         self._find_origins: Callable[[], Origins] | None = origins
@@ -202,7 +210,10 @@ class Collected:
         self._tensors.append((alias, alias._version))
         if self._origins is None and self._find_origins is not None:
             self._origins = self._find_origins()
-        self._places.append(None if self._origins is None else self._origins.starting_at(tensor))
+        place = None if self._origins is None else self._origins.starting_at(tensor)
+        self._places.append(place)
+        if self._note is not None:
+            self._note(tensor, place)
         if len(self._tensors) == self._enough:
             raise Enough
         return self._left

@@ -108,13 +108,13 @@ class PythonNoise(Operation):
 
 
 class Counting(Operation):
-    """Python state that moves with each call."""
+    """Python state that moves with each call, where nobody puts it back."""
 
-    calls = 0
+    calls: list[int] = [0]  # noqa: RUF012
 
     def forward(self, h: Tensor, x: Tensor, extra: Tensor) -> Tensor:
-        self.calls += 1
-        return h * (1 + 0.1 * self.calls)
+        self.calls[0] += 1
+        return h * (1 + 0.1 * self.calls[0])
 
 
 class KeptMask(Operation):
@@ -290,6 +290,7 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "buffer replaced": lambda: Running(in_place=False),
     "kept mask": KeptMask,
     "extra": Adding,
+    "by position": ByPosition,
 }
 # Not to be made again: refused.
 HOSTILE: dict[str, Callable[[], Operation]] = {
@@ -297,7 +298,6 @@ HOSTILE: dict[str, Callable[[], Operation]] = {
     "python generator": PythonNoise,
     "counting": Counting,
     "appending": Appending,
-    "by position": ByPosition,
     "changing extra": ChangingExtra,
 }
 

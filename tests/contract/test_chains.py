@@ -205,28 +205,28 @@ class Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls = [0]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += self.training
+        self.calls[0] += self.training
         return self.noisy(x)
 
     def noisy(self, x: Tensor) -> Tensor:
-        return torch.tanh(x * self.calls)
+        return torch.tanh(x * self.calls[0])
 
 
 class Rolling(Counting):
     """The same values in other places."""
 
     def noisy(self, x: Tensor) -> Tensor:
-        return torch.tanh(x.roll(self.calls, 1))
+        return torch.tanh(x.roll(self.calls[0], 1))
 
 
 class Turning(Counting):
     """Complex values of the same magnitude."""
 
     def noisy(self, x: Tensor) -> Tensor:
-        return torch.polar(x.abs() + 1, x + self.calls)
+        return torch.polar(x.abs() + 1, x + self.calls[0])
 
 
 class Magnitude(nn.Module):
@@ -356,3 +356,40 @@ def test_inputs_of_which_casts_are_saved_are_not_held() -> None:
 
     together = nn.Sequential(*parts)
     assert peak(chained) <= 1.1 * peak(lambda x: checkpoint(together, x, use_reentrant=False))
+
+
+class Reordered(nn.Module):
+    """Calls the layers of its chains in another order than when it was planned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        for name in ("conv", "norm", "act"):
+            layers = {
+                "conv": lambda: nn.Conv2d(8, 8, 3, padding=1),
+                "norm": lambda: nn.BatchNorm2d(8),
+                "act": nn.Sigmoid,
+            }
+            setattr(self, name, nn.ModuleList(layers[name]() for _ in range(4)))
+        self.order = ("conv", "norm", "act")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for place in range(4):
+            for name in self.order:
+                x = getattr(self, name)[place](x)
+        return x
+
+
+def test_a_chain_whose_last_layer_is_called_in_its_middle() -> None:
+    torch.manual_seed(0)
+    model, x = Reordered(), torch.randn(8, 3, 24, 24)
+    net = mn.convert(model, x, budget="least")
+    gradients = []
+    for other in (net, model):
+        for order in (("conv", "norm", "act"), ("conv", "act", "norm")):
+            other.order = order
+            other.zero_grad()
+            other(x).square().mean().backward()
+        gradients.append([p.grad for p in other.parameters()])
+    assert all(map(torch.equal, *gradients))

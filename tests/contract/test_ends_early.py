@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -75,15 +76,20 @@ def built(module: type[nn.Module] = Head) -> nn.Module:
 
 
 def products(net: nn.Module) -> int:
-    """In a training step."""
+    """In a second training step: the first recompute runs to its end, and shows whether others have to."""
+    step(net)
     with Products() as counted:
         step(net)
     return counted.count
 
 
 def test_the_last_layer_is_not_computed_again() -> None:
-    assert products(built()) == 2 + 1
-    found, expected = step(built()), step(built().module)
+    net = built()
+    with Products() as counted:
+        step(net)
+    assert counted.count == 2 + 2
+    assert products(net) == 2 + 1
+    found, expected = step(net), step(built().module)
     for name, gradient in expected.items():
         assert torch.equal(found[f"module.{name}"], gradient)
 
@@ -95,7 +101,8 @@ def test_in_a_converted_network() -> None:
     )
     x = torch.randn(32, WIDTH)
     kept, net = (mn.convert(model, x, others=others) for others in ("keep", "checkpoint"))
-    assert_same(train_step(net, (x,)), train_step(kept, (x,)), tolerance=0.0)
+    for _ in range(2):
+        assert_same(train_step(net, (x,)), train_step(kept, (x,)), tolerance=0.0)
     with Products() as with_keep:
         train_step(kept, (x,))
     with Products() as with_checkpoint:
@@ -105,6 +112,7 @@ def test_in_a_converted_network() -> None:
 
 def test_twice_through_a_graph_that_is_retained() -> None:
     net = built()
+    step(net)
     loss = net(rows()).square().mean()
     once, again = (torch.autograd.grad(loss, list(net.parameters()), retain_graph=True) for _ in range(2))
     assert all(map(torch.equal, once, again))
@@ -126,30 +134,32 @@ def test_one_with_a_hook_runs_to_its_end(of: str) -> None:
         assert products(net) == 2 + 2
     finally:
         handle.remove()
-    assert seen.count(net.module if of == "module" else net.module.last) == 2
+    assert seen.count(net.module if of == "module" else net.module.last) == 2 * 2
 
 
 class Careful(Head):
     """Catches what goes wrong inside of it, and tidies up."""
 
-    caught = tidied = 0
+    tidied: list[str] = []  # noqa: RUF012
 
     def forward(self, x: Tensor) -> Tensor:
         try:
             return super().forward(x)
         except Exception:  # noqa: BLE001
-            self.caught += 1
+            self.tidied.append("caught")
             return x
         finally:
-            self.tidied += 1
+            self.tidied.append("ended")
 
 
 def test_no_handler_of_the_modules_own_sees_it() -> None:
     net = built(Careful)
+    step(net)
+    Careful.tidied.clear()
     expected = step(built())
     for name, gradient in step(net).items():
         assert torch.equal(gradient, expected[name])
-    assert (net.module.caught, net.module.tidied) == (0, 2)
+    assert Careful.tidied == ["ended"] * 2
 
 
 class Drawing(Head):
@@ -170,6 +180,7 @@ def test_generators_and_buffers_are_left_as_without_it() -> None:
     found = []
     for model in (net, plain):
         step(model)
+        step(model)
         found.append(torch.rand(3))
     assert torch.equal(*found)
     assert torch.equal(net.module.count, plain.count)
@@ -179,18 +190,22 @@ def test_generators_and_buffers_are_left_as_without_it() -> None:
 class Unsteady(Head):
     """One hidden value is another one each time: not one that a sample of them would show."""
 
-    place = 1
+    place, steady = 1, True
 
     def hidden(self, x: Tensor) -> Tensor:
         hidden = super().hidden(x)
         mark = torch.zeros_like(hidden)
-        mark.view(-1)[self.place] = float(self.calls)
+        mark.view(-1)[self.place] = 0.0 if self.steady else float(torch.rand((), generator=self.own))
         return hidden + mark
+
+    own = torch.Generator().manual_seed(0)
 
 
 def test_one_value_that_differs_is_seen() -> None:
     assert rows().shape[0] * WIDE > 4 * saved_values._SAMPLE  # so that a sample leaves values out
     net = built(Unsteady)
+    step(net)
+    net.module.steady = False
     with pytest.raises(mn.ReconstructionError, match="module 'module' saved other values for backward"):
         step(net)
 
@@ -248,7 +263,9 @@ def stream(branch: type[nn.Module] = Head, *, backward: str = "checkpointed") ->
 
 def test_blocks_of_a_stream_that_keeps_their_inputs_end_early() -> None:
     """Those of a stream that is rewound do not: their output leads back to their input."""
-    found, expected = step(stream()), step(stream(backward="stored"))
+    net = stream()
+    step(net)
+    found, expected = step(net), step(stream(backward="stored"))
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
     forward = products(stream(backward="stored"))
     assert products(stream()) == forward + 3
@@ -260,12 +277,15 @@ def test_a_block_with_a_hook_runs_to_its_end() -> None:
     seen: list[nn.Module] = []
     net[1].branch.last.register_forward_hook(lambda module, *_: seen.append(module))
     assert products(net) == 6 + 3 + 1
-    assert len(seen) == 2
+    assert len(seen) == 2 * 2
 
 
 def test_one_value_of_a_block_that_differs_is_seen() -> None:
+    net = stream(Unsteady)
+    step(net)
+    net[1].branch.steady = False
     with pytest.raises(mn.ReconstructionError, match=r"block '1' of .* saved other values for backward"):
-        step(stream(Unsteady))
+        step(net)
 
 
 class Aside(Residual):
@@ -308,3 +328,86 @@ def test_a_pass_that_outgrows_its_scale_or_meets_nan() -> None:
         assert all(torch.equal(found[name].isnan(), value.isnan()) for name, value in expected.items())
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, equal_nan=True)
+
+
+class Rounding(Head):
+    """Multiplies by rounded weights, and puts its own back when it has done so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.last.weight.data
+        self.last.weight.data = (8 * own).round() / 8
+        y = super().forward(x)
+        self.last.weight.data = own
+        return y
+
+
+class Scaling(Head):
+    """The same in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.weight.data.mul_(2)
+        y = super().forward(x)
+        self.last.weight.data.div_(2)
+        return y
+
+
+class Wide(Head):
+    """Computes in float64 unless it is told otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        y = super().forward(x)
+        torch.set_default_dtype(torch.float32)
+        return y
+
+
+class Branches(Head):
+    """A number that Python draws is in one branch, of which the other ones know nothing."""
+
+    steady = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x) if self.steady else random.random() * super().forward(x)
+        for layer in self.layers:
+            y = y + torch.tanh(layer(x))
+        return y
+
+
+@pytest.mark.parametrize("kind", [Rounding, Scaling, Wide])
+@pytest.mark.parametrize("place", ["module", "block"])
+def test_what_a_module_puts_right_at_its_end_is_put_right(kind: type[nn.Module], place: str) -> None:
+    net = built(kind) if place == "module" else stream(kind)
+    expected = built(kind).module if place == "module" else stream(kind, backward="stored")
+    for _ in range(3):
+        found = {name.removeprefix("module."): gradient for name, gradient in step(net).items()}
+        assert all(torch.equal(found[name], gradient) for name, gradient in step(expected).items())
+    for parameter, other in zip(net.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("place", ["module", "block"])
+def test_a_branch_that_differs_is_seen(place: str) -> None:
+    net = built(Branches) if place == "module" else stream(Branches)
+    step(net)
+    (net.module if place == "module" else net[1].branch).steady = False
+    with pytest.raises(mn.ReconstructionError, match="did not compute the same"):
+        step(net)
+
+
+def test_a_forward_of_the_modules_own_runs_to_its_end() -> None:
+    net = built()
+    plain, ended = net.module.forward, []
+
+    def forward(x: Tensor) -> Tensor:
+        y = plain(x)
+        ended.append(1)
+        return y
+
+    net.module.forward = forward
+    assert products(net) == 2 + 2
+    assert len(ended) == 2 * 2

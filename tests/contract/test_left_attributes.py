@@ -92,3 +92,92 @@ def test_the_attribute_is_the_tensor_of_the_forward() -> None:
         before = found.losses()
         loss_of(output).backward()
         assert all(map(lambda left, right: left is right, before, found.losses()))
+
+
+class Counting(Block):
+    """Counts its calls and what its hidden values do, on plain attributes."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.calls, self.load = way, 0, torch.zeros(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        positive = (x > 0).sum(0).detach()
+        if self.way == "in place":
+            self.load += positive
+        else:
+            self.load = self.load + positive
+        return super().forward(x) * (0.5 if self.calls <= 2 else 1.0) + 0.5 * x
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("way", ["in place", "anew"])
+def test_what_a_call_counts_is_counted_once(way: str, options: dict[str, Any]) -> None:
+    """A warm-up of two steps ends when as many have been made."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[Counting(way) for _ in range(4)]), torch.randn(8, WIDTH)
+    nets = [mn.convert(model, x, **way) for way in (options, {"backward": "stored"})]
+    before = [int(block.calls) for block in nets[0]]
+    for _ in range(4):
+        gradients = []
+        for net in nets:
+            net.zero_grad()
+            net(x).square().mean().backward()
+            gradients.append([p.grad for p in net.parameters()])
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+    assert [block.calls - calls for block, calls in zip(nets[0], before, strict=True)] == [4] * 4
+    assert all(torch.equal(block.load, other.load) for block, other in zip(*nets, strict=True))
+
+
+class Sometimes(Block):
+    """Leaves its loss only when it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux: Tensor | float | None = None
+        self.asked = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.expert.enter(x))
+        self.aux = hidden.square().mean() if self.asked else None
+        return x + self.expert.leave(hidden)
+
+
+def test_losses_that_begin_later_leave_no_graph_behind() -> None:
+    torch.manual_seed(0)
+    peaks = []
+    for later in (False, True):
+        net = mn.convert(nn.Sequential(*[Sometimes() for _ in range(12)]), torch.randn(512, WIDTH))
+        x = torch.randn(512, WIDTH)
+
+        def step(net: nn.Module = net, x: Tensor = x) -> None:
+            output = net(x).square().mean()
+            (output + sum(block.aux for block in net if block.asked)).backward()
+
+        for asked in (not later, True):
+            for block in net:
+                block.asked = asked
+            step()
+        net.zero_grad(set_to_none=True)
+        peaks.append(measure_memory(step).peak_bytes)
+    assert peaks[1] <= 1.01 * peaks[0]
+
+
+def test_a_loss_that_is_taken_away_before_the_backward_stays_away() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[Sometimes() for _ in range(4)]), torch.randn(8, WIDTH)
+    for block in model:
+        block.asked = True
+    found, stored = (mn.convert(model, x, backward=way) for way in ("reversible", "stored"))
+    for _ in range(2):
+        gradients = []
+        for net in (found, stored):
+            net.zero_grad()
+            total = net(x).square().mean()
+            for block in net:
+                total, block.aux = total + block.aux, 0.0
+            total.backward()
+            assert [block.aux for block in net] == [0.0] * 4
+            gradients.append([p.grad for p in net.parameters()])
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)

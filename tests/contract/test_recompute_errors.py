@@ -63,11 +63,14 @@ class Broken(ResidualMLP):
     """Raises when it is called for the second time."""
 
     error: BaseException = ValueError("not again")
-    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = [0]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == 2:
+        self.calls[0] += 1
+        if self.calls[0] == 2:
             raise self.error
         return super().forward(x)
 
@@ -108,7 +111,7 @@ def test_an_exception_outside_the_streams() -> None:
     blocks = nn.Sequential(ResidualMLP(), ResidualMLP())
     for error in (ValueError("not again"), MemoryError()):
         net = mn.convert(nn.Sequential(Broken(), blocks), rows(), streams=["1"], others="checkpoint")
-        net[0].calls, net[0].error = 0, error
+        net[0].calls, net[0].error = [0], error
         loss = loss_of(net(rows()))
         with pytest.raises((mn.ReconstructionError, MemoryError)) as caught:
             loss.backward()

@@ -136,22 +136,42 @@ class Aux(ResidualMLP):
         return super().forward(x)
 
 
-def test_a_tensor_on_an_attribute_after_a_recompute() -> None:
+class AuxInAList(Aux):
+    """Leaves it in a list that is the same one in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept[:] = [self.router(x).tanh().square().sum()]
+        return ResidualMLP.forward(self, x)
+
+
+class AuxInANewList(Aux):
+    """A new list in each call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = [self.router(x).tanh().square().sum()]
+        return ResidualMLP.forward(self, x)
+
+    @property
+    def aux(self) -> Tensor:
+        return self.kept[0]
+
+
+@pytest.mark.parametrize("kind", ["attribute", "list"])
+def test_a_tensor_on_an_attribute_after_a_recompute(kind: str) -> None:
     """The attribute holds what the forward has left there, whatever has been recomputed since."""
     torch.manual_seed(0)
-    model, gradients = nn.Sequential(*[Aux() for _ in range(3)]), []
+    block = {"attribute": Aux, "list": AuxInANewList}[kind]
+    model, gradients = nn.Sequential(*[block() for _ in range(3)]), []
     for backward in ("stored", "reversible"):
         net = mn.convert(model, rows(), backward=backward)
         net(rows()).sum().backward(retain_graph=True)
         sum(block.aux for block in net).backward()
         gradients.append([parameter.grad for parameter in net.parameters()])
     torch.testing.assert_close(gradients[1], gradients[0])
-
-
-class AuxInAList(Aux):
-    def forward(self, x: Tensor) -> Tensor:
-        self.kept = [self.router(x).tanh().square().sum()]
-        return ResidualMLP.forward(self, x)
 
 
 def test_a_tensor_in_a_list_after_a_recompute_is_named_as_such() -> None:

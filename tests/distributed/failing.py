@@ -19,11 +19,11 @@ from tests.distributed import nets
 class Forgetful(nets.ResidualMLP):
     """Not deterministic on the second process, from its third step on."""
 
-    calls = 0
+    calls: list[int] = [0]  # noqa: RUF012
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        drift = self.calls if dist.get_rank() == 1 and self.calls > 4 else 0
+        self.calls[0] += 1
+        drift = self.calls[0] if dist.get_rank() == 1 and self.calls[0] > 4 else 0
         return super().forward(x) + 0.01 * drift
 
 
