@@ -49,6 +49,7 @@ def plan(
     spare: int = ...,
     budget: int | str,
     loss: Callable[[Any], Tensor] | None = ...,
+    objective: str = ...,
     offload: bool = ...,
 ) -> TrainingPlan: ...
 
@@ -66,6 +67,7 @@ def plan(
     spare: int,
     budget: int | str | None = ...,
     loss: Callable[[Any], Tensor] | None = ...,
+    objective: str = ...,
     offload: bool = ...,
 ) -> TrainingPlan: ...
 
@@ -82,6 +84,7 @@ def plan(
     spare: int = 0,
     budget: int | str | None = None,
     loss: Callable[[Any], Tensor] | None = None,
+    objective: str = "time",
     offload: bool = False,
 ) -> Plan | TrainingPlan:
     """What `convert` with the same arguments will do; the model is left as it is.
@@ -112,6 +115,7 @@ def plan(
             come on top; gradients are counted, and so is what the model returns until the backward's end, as a training
             loop has a name for it. An optimizer that has not stepped yet has not taken its part of what is free.
         loss: the loss of the model's output, so that its bytes count; None for the output's own ``loss``, or a sum.
+        objective: what is the least within a budget: "time", of a step.
         offload: beside a budget or ``spare``, on a CUDA device: activations may also go to host memory, pinned, and
             come back ahead of their backward, where that takes less time than to compute them again. (On tensors
             without values by an assumed link of 25 GB/s.) It has not been timed on a GPU yet.
@@ -139,6 +143,8 @@ def plan(
     """
     check_options(others, spare, backward)
     check_offload(offload, is_planned=budget is not None or bool(spare))
+    if objective != "time":
+        raise ValueError(f"objective must be 'time', got {objective!r}")
     if budget is None and not spare:
         if loss is not None:
             raise ValueError("loss= is measured for a budget; give one, e.g. budget='4GiB', or leave it out")

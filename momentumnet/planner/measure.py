@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
-from momentumnet.errors import MomentumNetError
+from momentumnet.errors import ConversionError, MomentumNetError
+from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport, measure_memory, memory_measured
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
@@ -183,7 +184,8 @@ def _measured(
             nonlocal measuring
             if not measuring and unit not in costs:
                 measuring = True
-                costs[unit] = measures.of(modules, args, kwargs)
+                with _told(unit):
+                    costs[unit] = measures.of(modules, args, kwargs)
                 measuring = False
 
         return hook
@@ -209,6 +211,28 @@ def _measured(
             output = call_with_example(model, copied(example_inputs))
         ending = _ending(measures, output, loss, behind)
     return [costs.get(unit, Cost()) for unit in names], ending
+
+
+@contextmanager
+def _told(unit: tuple[str, ...]) -> Iterator[None]:
+    """Of a part that can be trained, but not by itself, is said why.
+
+    Raises:
+        ConversionError: it overwrites an argument in training alone, or takes no gradient but of a whole backward.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        part = f"{listed(unit)} cannot be measured by itself, so that no plan can be made"
+        if "in-place operation" in str(error):
+            raise ConversionError(
+                f"{part}: it overwrites what it takes; make that out of place (inplace=False)"
+            ) from error
+        if "use_reentrant" in str(error):
+            raise ConversionError(
+                f"{part}: it calls torch.utils.checkpoint, with use_reentrant=True; take False"
+            ) from error
+        raise
 
 
 @contextmanager

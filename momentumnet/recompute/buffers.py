@@ -17,6 +17,7 @@ from momentumnet.recompute.generators import AS_IT_IS
 # Tensors, and their values.
 Clones = list[tuple[list[Tensor], list[Tensor]]]
 
+_FEW = 1024  # elements of a buffer that are copied without a reason
 _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
 
@@ -99,13 +100,13 @@ class Buffers:
             (owner, name, buffer) for owner, name, buffer, _ in self._read if owner._buffers.get(name) is not buffer
         ]
         seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
-        # An integer buffer outside the norm modules changes only if its counter said so in forward.
+        # A large integer buffer changes only if its counter said so in forward; a count may have gone through .data.
         current = _clones(
             buffer
             for owner in self._owners
             for name, buffer in owner._buffers.items()
             if buffer is not None
-            and (buffer.is_floating_point() or isinstance(owner, _NormBase) or (id(owner), name) in seen)
+            and (buffer.is_floating_point() or buffer.numel() <= _FEW or (id(owner), name) in seen)
         )
         places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
         try:

@@ -53,7 +53,7 @@ class Call:
     their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept,
     ``handed`` those of several that nobody had kept.
     ``alone`` says that one tensor is all that it takes, ``overwritten`` that it overwrote one that can be the stream,
-    ``spoils`` any floating-point one.
+    ``spoils`` any of its arguments.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
     last.
     """

@@ -17,7 +17,7 @@ _WORTH = 1 / 8
 def outside_calls(
     trace: Trace, blocks: set[Call], counts: Mapping[nn.Module | None, int]
 ) -> tuple[list[Call], list[Call]]:
-    """The calls of composite modules and of other layers outside of the blocks, each in call order.
+    """The calls of modules and of layers outside of the blocks, each in call order; see `_Division.is_whole`.
 
     The modules are the largest ones, but for those that hold blocks, those that overwrite what they take, and those
     that keep a large part of what the network keeps: recomputed as one, that would all be there again in backward.
@@ -25,7 +25,7 @@ def outside_calls(
     """
     division = _Division(trace, blocks, counts)
     calls = [call for outer in trace.root.children for call in division.within(outer.children)]
-    return [call for call in calls if call.composite], [call for call in calls if not call.composite]
+    return [call for call in calls if division.is_whole(call)], [call for call in calls if not division.is_whole(call)]
 
 
 class _Division:
@@ -44,11 +44,21 @@ class _Division:
             eligible = call.takes_tensor and call.returns_tensor and call.name not in self.holders
             if eligible and call.module in self.of_blocks:
                 continue
-            if eligible and call.composite and not is_overwritten(call):
+            if eligible and self.is_whole(call) and not is_overwritten(call):
                 found += self._parts_of(call) or [call]
                 continue
             found += [call] * (eligible and not call.composite) + self.within(call.children)
         return found
+
+    def is_whole(self, call: Call) -> bool:
+        """Whether it may be recomputed by itself: composite modules, and others that keep much besides their input.
+
+        Those have weights, and operations of their own between them; a recurrent network of torch is one, too.
+        """
+        if call.composite:
+            return True
+        own = (not call.plain_layer or isinstance(call.module, nn.RNNBase)) and not _is_cheap(call)
+        return own and not is_overwritten(call) and self.trace.saved_bytes([call]) > 2 * input_bytes(call)
 
     def _parts_of(self, call: Call) -> list[Call]:
         """What a large module is divided into; nothing where it is not."""
@@ -56,10 +66,10 @@ class _Division:
         if kept <= self.worth:
             return []
         inner = self.within(call.children)
-        if any(part.composite and self.counts[part.module] > 1 for part in inner):
+        if any(self.is_whole(part) and self.counts[part.module] > 1 for part in inner):
             return []  # by itself it could not be recomputed as each of its calls was
-        parts = [[part] for part in inner if part.composite]
-        parts += chains_of([layer for layer in inner if not layer.composite], self.counts)
+        parts = [[part] for part in inner if self.is_whole(part)]
+        parts += chains_of([layer for layer in inner if not self.is_whole(layer)], self.counts)
         sizes = [self.trace.saved_bytes(part) for part in parts]
         left = kept - sum(max(0, size - input_bytes(part[0])) for size, part in zip(sizes, parts, strict=True))
         return inner if kept - left - max(sizes, default=0) >= self.worth else []

@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.core.carried import refusal
 from momentumnet.core.resolution import spread_of
-from momentumnet.recompute.arguments import named_arguments
+from momentumnet.recompute.arguments import named_arguments, version
 from momentumnet.streams.calls import Call, Endpoint, Key, Place, Trace, storage_key
 from momentumnet.streams.nested import floating, outputs_beside, stream_output, tensors_in
 
@@ -70,6 +70,7 @@ class Recorder:
         self._stack = [self.trace.root]
         self._count = 0
         self._entered: dict[Call, list[_Entered]] = {}
+        self._counters: dict[Call, list[tuple[torch.Tensor, int]]] = {}
         self._magnitudes: dict[Key, float] = {}
         self.constants = [*model.parameters(), *model.buffers()]
 
@@ -102,6 +103,7 @@ class Recorder:
             if _refusal(value) is None
             for shown in [seen.get(id(value), value)]
         ]
+        self._counters[call] = [(tensor, version(tensor)) for tensor in arguments]
         call.first = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         args = tuple(seen.get(id(value), value) for value in args)
         return args, {name: seen.get(id(value), value) for name, value in kwargs.items()}
@@ -120,9 +122,10 @@ class Recorder:
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # A call that ended in an exception which the model caught itself is still on the stack.
         while self._stack[-1].module is not module:
-            self._entered.pop(self._stack.pop(), None)
+            self._entered.pop(self._stack[-1], None)
+            self._counters.pop(self._stack.pop(), None)
         call = self._stack.pop()
-        entered = self._entered.pop(call)
+        entered, counters = self._entered.pop(call), self._counters.pop(call)
         call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
         arguments = {storage_key(tensor): tensor for tensor in tensors_in([args, kwargs])}
@@ -136,6 +139,7 @@ class Recorder:
         stream = stream_output(output)
         end = None if stream is None else self._endpoint(stream, stream)
         call.spoils = any(item.seen._version != item.version for item in entered)
+        call.spoils |= any(version(tensor) != counter for tensor, counter in counters)
         alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
         self._look_for_gradients(call, alike)
         alike = [item for item in alike if item.end.edge or item.end.argument == call.first_argument]

@@ -181,3 +181,24 @@ def test_a_loss_that_is_taken_away_before_the_backward_stays_away() -> None:
             assert [block.aux for block in net] == [0.0] * 4
             gradients.append([p.grad for p in net.parameters()])
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+class InABuffer(Block):
+    """Counts past the counter of changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.data += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_counted_in_a_buffer_past_its_counter_is_counted_once(options: dict[str, Any]) -> None:
+    x = torch.randn(8, WIDTH)
+    net = mn.convert(nn.Sequential(*[InABuffer() for _ in range(4)]), x, **options)
+    before = [int(block.calls) for block in net]
+    net(x).square().mean().backward()
+    assert [int(block.calls) - calls for block, calls in zip(net, before, strict=True)] == [1] * 4

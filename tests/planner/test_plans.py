@@ -194,6 +194,14 @@ def test_options_that_a_plan_chooses(option: dict[str, Any]) -> None:
         mn.plan(Chain([ResidualMLP(), ResidualMLP()]), torch.randn(2, 16), budget="least", **option)
 
 
+def test_what_is_the_least_within_a_budget_is_the_time() -> None:
+    model, x = built("encoder")
+    plans = [mn.plan(model, x, gamma=GAMMA, budget="least", **option) for option in ({}, {"objective": "time"})]
+    assert plans[0].peak == plans[1].peak
+    with pytest.raises(ValueError, match="objective must be 'time', got 'energy'"):
+        mn.plan(model, x, budget="least", objective="energy")
+
+
 def test_a_plan_says_all_the_rest() -> None:
     model, x = built("encoder")
     plan = mn.plan(model, x, gamma=GAMMA, budget="least")
