@@ -35,22 +35,23 @@ class Attributes:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
         self._before: list[dict[str, Any]] = [vars(module).copy() for module in modules]
-        self._changed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._changed: list[tuple[dict[str, Any], dict[str, Any], Sequence[str]]] = []
 
     def forget_unchanged(self) -> None:
-        """The first run has ended: what it has changed is kept, if it is a number, or a tensor without a history."""
+        """The first run has ended: what it has changed is kept, if it was a number, or a tensor without a history."""
         for module, before in zip(self._modules, self._before, strict=True):
-            if not _is_as(vars(module), before):
-                now = vars(module)
-                seen = {
-                    name: value for name, value in before.items() if now.get(name) is not value and _is_plain(value)
-                }
-                self._changed.append((now, seen))
+            now = vars(module)
+            if not _is_as(now, before):
+                changed = {name: value for name, value in before.items() if now.get(name) is not value}
+                plain = {name: value for name, value in changed.items() if _is_plain(value)}
+                self._changed.append((now, plain, [name for name in now if name not in before]))
         self._before = []
 
     def put_back(self) -> None:
         """As if the first run had not been."""
-        for attributes, seen in self._changed:
+        for attributes, seen, new in self._changed:
+            for name in new:
+                attributes.pop(name, None)
             attributes.update(seen)
 
     @contextmanager

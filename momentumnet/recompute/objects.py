@@ -223,7 +223,9 @@ class Values:
     def put_back(self) -> None:
         """The tensors have their values again, and no history that they did not have."""
         for tensor, version, had_history, values in self._kept:
-            if tensor._version == version and torch.equal(tensor.detach(), values):
+            # Sparse tensors have nothing that compares them, and nobody writes to them past the counter.
+            sparse = tensor.layout != torch.strided
+            if tensor._version == version and (sparse or torch.equal(tensor.detach(), values)):
                 continue
             if tensor.grad_fn is not None and not had_history:
                 tensor.detach_()

@@ -130,6 +130,55 @@ def test_what_a_call_counts_is_counted_once(way: str, options: dict[str, Any]) -
     assert all(torch.equal(block.load, other.load) for block, other in zip(*nets, strict=True))
 
 
+class Lazy(Block):
+    """Makes something in its first call, and computes with it by other operations from then on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self, "scale"):
+            return super().forward(x * self.scale)
+        self.scale = torch.full((WIDTH,), 0.5)
+        return super().forward(x / 2)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_the_first_call_makes_is_made_again_in_its_recompute(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[Lazy() for _ in range(4)]), torch.randn(8, WIDTH)
+    found, stored = (mn.convert(model, x, **way) for way in (options, {"backward": "stored"}))
+    for block in (*found, *stored):
+        vars(block).pop("scale", None)
+    for _ in range(2):
+        gradients = []
+        for net in (found, stored):
+            net.zero_grad()
+            net(x).square().mean().backward()
+            gradients.append([p.grad for p in net.parameters()])
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+    assert all(hasattr(block, "scale") for block in found)
+
+
+class Graph(Block):
+    """Has the adjacency of its graph on an attribute, a sparse tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neighbours = torch.eye(8).to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.expert.leave(self.expert.enter(self.neighbours @ x)))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_sparse_tensors_on_attributes(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x, gradients = nn.Sequential(*[Graph() for _ in range(4)]), torch.randn(8, WIDTH), []
+    for way in (options, {"backward": "stored"}):
+        net = mn.convert(model, x, **way)
+        net(x).square().mean().backward()
+        gradients.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 class Sometimes(Block):
     """Leaves its loss only when it is asked to."""
 

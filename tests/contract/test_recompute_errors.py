@@ -188,8 +188,9 @@ class Recurrent(ResidualMLP):
 def test_an_attribute_that_holds_what_a_call_has_computed_is_named() -> None:
     torch.manual_seed(0)
     net = mn.convert(Chain([Recurrent() if i == 1 else ResidualMLP() for i in range(3)]), streams=["blocks"])
+    loss = loss_of(net(rows())) + loss_of(net(2 * rows()))
     with pytest.raises(mn.ReconstructionError, match=r"attribute \(blocks\.1\.state holds tensors.*use_cache=False"):
-        loss_of(net(rows())).backward()
+        loss.backward()
     loss = loss_of(broken(ValueError("not again"))(rows()))
     with pytest.raises(mn.ReconstructionError, match="a Python attribute, a global"):
         loss.backward()
