@@ -19,6 +19,7 @@ from momentumnet.memory import MemoryReport, measure_memory, memory_measured
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
+from momentumnet.recompute.left_attributes import Attributes
 from momentumnet.streams.forwards import forwards_as_calls
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
@@ -60,6 +61,8 @@ class Measures:
         return self._known[make]
 
     def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+        owners = [inner for module in modules for inner in module.modules()]
+
         def run() -> Any:
             torch.clear_autocast_cache()  # a recompute casts its weights again
             leaves: list[Tensor] = []
@@ -70,11 +73,12 @@ class Measures:
                 # In a step it is no leaf, of which autocast would keep its cast.
                 return leaf.view_as(leaf) if leaf.requires_grad else leaf
 
-            # Objects, too: what one run leaves in them is not for the next.
+            # Objects, too: what one run leaves in them, or on attributes, is not for the next.
             given_args, given_kwargs = object_copies.copied((args, kwargs), given)
-            output = modules[0](*given_args, **given_kwargs)
-            for module in modules[1:]:
-                output = module(output)
+            with Attributes(owners).replayed():
+                output = modules[0](*given_args, **given_kwargs)
+                for module in modules[1:]:
+                    output = module(output)
             return output, leaves
 
         parameters = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())

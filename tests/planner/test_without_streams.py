@@ -277,6 +277,38 @@ def test_what_cannot_be_measured_by_itself_is_said(kind: type[nn.Module], messag
         mn.convert(model, torch.randn(64, WIDTH), budget="least")
 
 
+class Remembering(nn.Module):
+    """Goes on from what its last call has left, with its gradient, unless that was of another batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(WIDTH, 8 * WIDTH), nn.GELU(), nn.Linear(8 * WIDTH, WIDTH))
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        left, self.state = self.state, y
+        return y if left is None else y + 0.0 * left.mean()
+
+
+class Forgetting(nn.Sequential):
+    """Begins anew in each pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            layer.state = None
+        return super().forward(x)
+
+
+def test_what_a_measured_part_leaves_on_attributes_is_not_for_the_next_run() -> None:
+    model, x = Forgetting(*[Remembering() for _ in range(6)]), torch.randn(512, WIDTH)
+    found = mn.convert(model, x, budget="least")
+    for net in (model, found):
+        net.zero_grad()
+        net(x).square().mean().backward()
+    assert all(map(torch.equal, *([p.grad for p in net.parameters()] for net in (model, found))))
+
+
 class OfSeveral(Shifting):
     """Overwrites one of the tensors in a list."""
 
