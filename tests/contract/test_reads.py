@@ -346,12 +346,14 @@ def test_an_exception_in_a_recompute_after_a_wrong_state_names_the_state() -> No
     class Picky(ResidualMLP):
         """Takes only what it has seen before."""
 
-        seen: Tensor | None = None
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Tensor] = []
 
         def forward(self, x: Tensor) -> Tensor:
-            if self.seen is None:
-                self.seen = x.detach().clone()
-            elif not torch.equal(self.seen, x):
+            if not self.seen:
+                self.seen.append(x.detach().clone())
+            elif not torch.equal(self.seen[0], x):
                 raise ValueError("never seen")
             return super().forward(x)
 
