@@ -216,9 +216,10 @@ def test_example_inputs_beside_a_plan_are_looked_at(caplog: pytest.LogCaptureFix
     assert not caplog.records
     larger = torch.cat([x, x])
     converted = mn.convert(model, larger, plan=plan)
-    converted(larger)
     (record,) = caplog.records
     assert f"was planned for inputs of {x.numel()} elements and is given {larger.numel()}" in record.getMessage()
+    converted(larger)
+    assert caplog.records == [record]  # it has been said
 
 
 def test_the_model_is_left_as_it_was() -> None:
