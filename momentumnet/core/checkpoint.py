@@ -108,12 +108,11 @@ class _Link:
     values: SavedValues
     fingerprint: list[Tensor] | None
     end: EarlyEnd | None
-    ends_early: bool
 
     def again(self, given: Tensor | None) -> tuple[Any, Collected]:
         """What the call returns and saves this time; its output is compared with that of the first run."""
         errors = Failures(self.call.suspects)
-        output, collected = again_until(self.call, given, errors, self.end, ends_early=self.ends_early)
+        output, collected = again_until(self.call, given, errors, self.end)
         collected.settle(self.values.given)
         if self.fingerprint is not None:
             failures.compare(self.fingerprint, fingerprint(output), errors.output)
@@ -175,7 +174,7 @@ class _Passage:
         ends_early = end is not None and end.allowed
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None
-        self._links.append(_Link(call, weakref.ref(saved), values, seen, end, ends_early))
+        self._links.append(_Link(call, weakref.ref(saved), values, seen, end))
         if not behind and any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "

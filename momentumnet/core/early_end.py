@@ -49,6 +49,10 @@ class EarlyEnd:
     Args:
         call: the call.
         values: of what it has saved, not closed yet.
+
+    Attributes:
+        count: of the tensors that it has saved.
+        allowed: whether its recomputes are left as soon as all is saved; what is found out later is for later calls.
     """
 
     def __init__(self, call: BlockCall, values: SavedValues) -> None:
@@ -60,11 +64,7 @@ class EarlyEnd:
         # the end, or a compiler has the code.
         unseen = not any(has_hooks(module) or is_compiled(module) for module in call.modules)
         self._possible = unseen and values.has_computed_floats and not call.holds_streams
-
-    @property
-    def allowed(self) -> bool:
-        """Whether recomputes may be left as soon as all is saved."""
-        return self._possible and self._known.get(self._key, False)
+        self.allowed = self._possible and self._known.get(self._key, False)
 
     def trial(self) -> Trial | None:
         """What looks at a recompute that runs to its end; None where there is nothing to be found out."""
@@ -137,9 +137,7 @@ class Trial:
         return wanted <= seen
 
 
-def again_until(
-    call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyEnd | None, *, ends_early: bool
-) -> tuple[Any, Collected]:
+def again_until(call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyEnd | None) -> tuple[Any, Collected]:
     """Make a call again.
 
     Args:
@@ -147,13 +145,12 @@ def again_until(
         x: what is handed in anew.
         errors: explain what it raises.
         end: what there is to know of its end; None where its output is needed.
-        ends_early: whether it ends as soon as all is saved.
 
     Returns:
         Its output, None of one that has ended before, and what it has saved.
     """
-    trial = None if end is None or ends_early else end.trial()
-    enough = end.count if end is not None and ends_early else None
+    trial = None if end is None else end.trial()
+    enough = end.count if end is not None and end.allowed else None
     note = None if trial is None else trial.note
     collected = Collected(call.name, lambda: call.origins(x), enough=enough, note=note)
     output = None

@@ -37,7 +37,6 @@ class TapeStep:
     whole: bool = False  # whether the stream tensor is compared, too: no state is rewound that would tell
     beside: list[Tensor] = field(default_factory=list)  # fingerprints of what the block returned beside the stream
     end: EarlyEnd | None = None  # where recomputes may be left as soon as all is saved, if nobody is given their output
-    ends_early: bool = False
     undo: Undo | None = None  # None while the step is not applied
     exponent: int | None = None  # the scale behind the step: what it takes when it is made again
 
@@ -56,9 +55,8 @@ class TapeStep:
         A ``whole`` one is recomputed for its saved tensors alone.
         """
         self.end = EarlyEnd(self.call, self.values) if self.whole else None
-        self.ends_early = self.end is not None and self.end.allowed
-        self.values.close(last_whole=self.ends_early)
-        self.beside = [] if self.ends_early else self._fingerprints(output)
+        self.values.close(last_whole=self._ends_early)
+        self.beside = [] if self._ends_early else self._fingerprints(output)
 
     def again(self, x: Tensor) -> Any:
         """What the block returns when it is called again on ``x``; without its saved tensors.
@@ -75,8 +73,8 @@ class TapeStep:
     def again_for(self, saved: SavedTensors, x: Tensor) -> tuple[Any, Callable[[], None]]:
         """The same, and what hands what it saves over to ``saved``; None for an output that it did not reach."""
         failures = self.failures
-        output, collected = again_until(self.call, x, failures, self.end, ends_early=self.ends_early)
-        if not self.ends_early:
+        output, collected = again_until(self.call, x, failures, self.end)
+        if not self._ends_early:
             self._compare(output, failures)
 
         def fill() -> None:
@@ -84,6 +82,10 @@ class TapeStep:
             compare(self.values.reports, reports, failures.saved_values, exact=self.values.exact)
 
         return output, fill
+
+    @property
+    def _ends_early(self) -> bool:
+        return self.end is not None and self.end.allowed
 
     def _compare(self, output: Any, failures: Failures) -> None:
         """Have what stands beside the stream compared with that of the first run; with ``whole`` the stream, too."""
