@@ -70,8 +70,9 @@ class Measures:
             def given(tensor: Tensor) -> Tensor:
                 leaf = _leaf(tensor)
                 leaves.extend([leaf] if leaf.requires_grad else [])
-                # In a step it is no leaf, of which autocast would keep its cast.
-                return leaf.view_as(leaf) if leaf.requires_grad else leaf
+                # In a step it is no leaf, of which autocast would keep its cast. `view_as` may give a dimension of
+                # size 1 another stride, by which convolutions choose how they work.
+                return leaf[...] if leaf.requires_grad else leaf
 
             # Objects, too: what one run leaves in them, or on attributes, is not for the next.
             given_args, given_kwargs = object_copies.copied((args, kwargs), given)
@@ -97,6 +98,7 @@ class Measures:
                 output, leaves = run()
                 total = _handed(output)
                 del output  # in the step nobody holds it
+                torch.clear_autocast_cache()  # a backward stands behind autocast
                 return _differentiate(total, [*leaves, *parameters])
 
             def cast() -> None:
@@ -311,12 +313,15 @@ class _Handed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *outputs: Tensor) -> Tensor:
-        ctx.like = [(leaf.shape, leaf.dtype, leaf.device) for leaf in outputs]
+        # What comes from behind lies in memory as a rule as what went there.
+        ctx.like = [torch.empty_like(leaf, device="meta") for leaf in outputs]
+        ctx.devices = [leaf.device for leaf in outputs]
         return outputs[0].new_zeros((), dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
+        places = zip(ctx.like, ctx.devices, strict=True)
+        return tuple(torch.ones_like(like, device=device) for like, device in places)
 
 
 def _handed(output: Any) -> Tensor | None:
@@ -337,4 +342,6 @@ def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _kind(leaf: Any) -> Any:
-    return (leaf.shape, leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else type(leaf)
+    if not isinstance(leaf, Tensor):
+        return type(leaf)
+    return leaf.shape, leaf.dtype, leaf.requires_grad, leaf.stride() if leaf.layout == torch.strided else None

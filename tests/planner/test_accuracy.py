@@ -202,3 +202,86 @@ def test_casts_of_weights_wait_for_the_loss() -> None:
     choices = [Choice(0, 1, Way.CHECKPOINTED), Choice(1, 2, Way.STORED)]
     [loss] = [moment for moment in simulated(profile, choices) if moment.phase == "loss"]
     assert loss.bytes == 7 + 1000 + 100 + 50
+
+
+class DepthwiseBlock(nn.Module):
+    """ConvNeXt's: its convolution is given one image whose channels lie next to each other."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.depthwise(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_parts_are_measured_on_tensors_that_lie_as_in_the_step() -> None:
+    """By the stride of a dimension of size 1 a depthwise convolution takes 17 times the bytes in its backward."""
+    model = nn.Sequential(nn.Conv2d(8, 160, 1), *(DepthwiseBlock(160) for _ in range(4)))
+    x = torch.empty_strided((1, 8, 7, 7), (8 * 49, 1, 8 * 7, 8)).normal_()
+    least = mn.plan(model, x, budget="least", loss=squared)
+    for plan in (least, mn.plan(model, x, budget=2 * least.peak, loss=squared)):
+        net = mn.convert(model, plan=plan)
+        squared(net(x)).backward()
+        net.zero_grad(set_to_none=True)
+        report = mn.measure_memory(lambda net=net: squared(net(x)).backward())
+        assert plan.peak == pytest.approx(report.peak_bytes, rel=0.02)
+
+
+class Turned(nn.Module):
+    """Two layers of one make, of which the second one is given its input in another memory format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.clone())
+        output: Tensor = self.second(x.contiguous(memory_format=torch.channels_last))
+        return output
+
+
+def test_parts_of_one_make_that_are_given_other_strides_are_measured_apart() -> None:
+    model, seen = Turned(), []
+    for layer in (model.first, model.second):
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].stride()))
+    x = torch.randn(2, 8, 6, 6)
+    embedded = nn.Sequential(nn.Conv2d(8, 8, 1), model)
+    measured(embedded, x, [("1.first",), ("1.second",)], None, torch.device("cpu"))
+    assert len(set(seen)) == 2
+    first, second = (seen.count(strides) for strides in dict.fromkeys(seen))
+    assert first == second
+
+
+def test_gradients_that_parts_are_handed_lie_as_what_they_returned() -> None:
+    class Told(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            seen.add(grad.stride())
+            return grad
+
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = Told.apply(x)
+            return found
+
+    seen: set[tuple[int, ...]] = set()
+    x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last), Last(), nn.Flatten())
+    measured(model, x, [("0",), ("1",), ("2",)], None, torch.device("cpu"))
+    assert seen == {model[0](x).stride()}
+
+
+def test_the_backward_of_a_part_stands_behind_autocast() -> None:
+    """Casts of weights are gone before their gradients in full precision come, if autocast has been left."""
+    model = nn.Sequential(nn.Linear(2, 512), nn.Linear(512, 512, bias=False))
+    with torch.autocast("cpu", torch.bfloat16):
+        [_, cost], _ = measured(model, torch.randn(2, 2), [("0",), ("1",)], None, torch.device("cpu"))
+    whole = model[1].weight.nbytes
+    cast, narrow_gradient = whole // 2, whole // 2
+    assert cost.backward_peak == pytest.approx(narrow_gradient + whole - cast, rel=0.05)
