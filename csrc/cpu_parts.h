@@ -203,8 +203,9 @@ struct Part {
         const Number *MN_RESTRICT x = tile.x, *MN_RESTRICT v = tile.v;
         for (int64_t i = begin; i < end; i += Word::width) {
             fetch_ahead<Word>(i, x, v);
-            const Float velocity = M::to_float(load<Unsigned>(v + i), c.scale) * c.factor;
-            keep_position<Word>(position + i, M::to_float(load<Unsigned>(x + i), c.scale) + velocity, tile.around);
+            const Element<Word> e = opened<Word>({load<Unsigned>(x + i), load<Unsigned>(v + i), Unsigned{}});
+            const Float velocity = M::to_float(e.v, c.scale) * c.factor;
+            keep_position<Word>(position + i, M::to_float(e.x, c.scale) + velocity, tile.around);
         }
     }
 

@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 6
+#define MN_ABI 7
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -68,8 +68,8 @@ struct MnLook {
 // may be grad_v. A report is zero when it is handed over. What is packed lies in `first`, a joint v in `second`, too;
 // unpacking one of three that are joint leaves the others as they are.
 //
-// mn_start makes a state of floats y, v and s being 0; mn_position writes a state's x as floats, and mn_output x + factor v of
-// integers that lie alone, rounded one after the other. mn_reach ORs the bits up to the highest one of each integer's magnitude
+// mn_start makes a state of floats y, v and s being 0; mn_position writes a state's x as floats, and mn_output x + factor v,
+// rounded one after the other. mn_reach ORs the bits up to the highest one of each integer's magnitude
 // into the report's word, and the top bit where an integer is negative. mn_look writes 0 and the checksum of the elements of
 // `size` pieces to the report, whatever that was.
 MN_EXPORT int32_t mn_abi(void);

@@ -155,12 +155,12 @@ def write_position(x: Plane, scale: Scale, position: Tensor) -> None:
         first += piece.size
 
 
-def write_output(x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None:
-    """Write x + factor v to ``output``; x and v are integers that lie alone."""
+def write_output(x: Plane, v: Plane, factor: float, scale: Scale, output: Tensor) -> None:
+    """Write x + factor v to ``output``; x and v lie alone, or joint with each other."""
     total = torch.empty_like(output, dtype=scale.word.compute_dtype)
     velocity = torch.empty_like(total)
-    write_position(Plane.whole(x), scale, total)
-    write_position(Plane.whole(v), scale, velocity)
+    write_position(x, scale, total)
+    write_position(v, scale, velocity)
     # Rounded one after the other: in one operation, bits would depend on where a piece or a thread begins.
     output.copy_(total.add_(velocity.mul_(factor)))
 

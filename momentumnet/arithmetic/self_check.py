@@ -151,7 +151,7 @@ def _ends(kernels: MomentumStep, ints: Integers, y: Tensor, scale: Scale) -> Ite
     started, output = ints.clone(), torch.empty_like(y)
     kernels.start(started, y, None, scale)
     yield "start", [*started.tensors]
-    kernels.write_output(ints.x.read().clone(), ints.v.read().clone(), 1 / 3, scale, output)
+    kernels.write_output(ints.x, ints.v, 1 / 3, scale, output)
     yield "output", [output]
     lowest_x, highest_x, lowest_v, highest_v = map(int, kernels.extremes(ints))
     fields = Field.of(lowest_x, highest_x), Field.of(lowest_v, highest_v)

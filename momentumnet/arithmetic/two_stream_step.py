@@ -108,7 +108,7 @@ class TwoStreamStep:
     def write_position(self, x: Plane, scale: Scale, position: Tensor) -> None:
         self._kernels.write_position(x, scale, position)
 
-    def write_output(self, x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None:
+    def write_output(self, x: Plane, v: Plane, factor: float, scale: Scale, output: Tensor) -> None:
         self._kernels.write_output(x, v, factor, scale, output)
 
     def extremes(self, ints: Integers) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -22,7 +22,7 @@ from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
 from momentumnet.core.range import Range
-from momentumnet.core.rest import AtRest, output_piece, write_output, write_velocity
+from momentumnet.core.rest import AtRest, Pieces, output_piece, write_output, write_velocity
 
 
 class ExactState:
@@ -137,11 +137,11 @@ class ExactState:
         write_output(self._at_rest_or_not(), self._layout.flat(output), factor, self.range.scale(), self._kernels)
         return output
 
-    def _at_rest_or_not(self) -> Iterable[AtRest]:
+    def _at_rest_or_not(self) -> Pieces:
         """The state as it lies, in pieces of `output_piece`."""
         piece = output_piece(self._layout.shape.numel(), self._layout.device)
         if self._packed is None:
-            return map(AtRest.as_they_are, self._settled().split(piece))
+            return self._settled().split(piece)
         return self._packed.split(piece)
 
     def step(self, branch: Branch, weight: Fraction, coarsest: int | None = None) -> Undo:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.compiled.selection import MomentumStep
 from momentumnet.arithmetic.momentum_step import Scale
-from momentumnet.arithmetic.packing import BLOCK, Codec, Packed, as_it_is, at_rest
+from momentumnet.arithmetic.packing import BLOCK, Codec, Packed, at_rest
 from momentumnet.arithmetic.planes import Integers, Plane
 
 # Elements of the output that are computed at a time. On a GPU, where each piece is a handful of launches, there are few
@@ -49,11 +49,6 @@ class AtRest:
             at_rest(ints.s, 0, bound - 1, codec),
         )
 
-    @classmethod
-    def as_they_are(cls, ints: Integers) -> AtRest:
-        """The integers themselves."""
-        return cls(ints.bits, *map(as_it_is, ints.planes))
-
     @property
     def parts(self) -> tuple[Packed, Packed, Packed]:
         """x, v and the store."""
@@ -84,20 +79,28 @@ class AtRest:
         return ints
 
 
-def write_velocity(pieces: Iterable[AtRest], into: Tensor, scale: Scale, kernels: MomentumStep) -> None:
+Pieces = Iterable[AtRest | Integers]
+
+
+def write_velocity(pieces: Pieces, into: Tensor, scale: Scale, kernels: MomentumStep) -> None:
     """Write v to ``into``, 1-D floats, in pieces of `output_piece`."""
-    for rest, piece in zip(pieces, _split(into), strict=True):
-        kernels.write_position(Plane.whole(rest.v.unpacked(kernels)), scale, piece)
+    for state, piece in zip(pieces, _split(into), strict=True):
+        kernels.write_position(_plane(state.v, kernels), scale, piece)
 
 
-def write_output(pieces: Iterable[AtRest], into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
+def write_output(pieces: Pieces, into: Tensor, factor: float, scale: Scale, kernels: MomentumStep) -> None:
     """Write x + factor v to ``into``, 1-D floats, in pieces of `output_piece`: no state is ever unpacked as a whole."""
-    for rest, piece in zip(pieces, _split(into), strict=True):
-        x = rest.x.unpacked(kernels)
+    for state, piece in zip(pieces, _split(into), strict=True):
+        x = _plane(state.x, kernels)
         if factor:
-            kernels.write_output(x, rest.v.unpacked(kernels), factor, scale, piece)
+            kernels.write_output(x, _plane(state.v, kernels), factor, scale, piece)
         else:
-            kernels.write_position(Plane.whole(x), scale, piece)
+            kernels.write_position(x, scale, piece)
+
+
+def _plane(part: Packed | Plane, codec: Codec) -> Plane:
+    """The integers: in motion where they lie, which takes no memory; else unpacked."""
+    return part if isinstance(part, Plane) else Plane.whole(part.unpacked(codec))
 
 
 def _split(into: Tensor) -> tuple[Tensor, ...]:

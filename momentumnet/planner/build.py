@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import moving_bytes
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for
+from momentumnet.core.rest import output_piece
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
 from momentumnet.planner.flow import Flow, flow_of
@@ -231,6 +233,8 @@ def _stream_profile(
         stream.spread,
         step_seconds=step,
         together=together,
+        piece=output_piece(elements, device),
+        native=hollow or libraries.of(device).library is not None,
     )
 
 

@@ -82,6 +82,8 @@ class StreamProfile:
         spread: how far typical values lie below the largest.
         step_seconds: of a step.
         together: whether it carries several tensors, packed in one, of which blocks are given parts.
+        piece: elements of its output that are made at a time.
+        native: whether kernels make them.
     """
 
     path: str
@@ -94,6 +96,8 @@ class StreamProfile:
     spread: float = 1.0
     step_seconds: float = 0.0
     together: bool = False
+    piece: int = OUTPUT_PIECE
+    native: bool = False
 
     @cached_property
     def in_motion(self) -> int:
@@ -108,11 +112,16 @@ class StreamProfile:
             return self.in_motion
         return int(self.elements * resting_bytes(self.gamma, self.word, self.bits, steps)) if steps else 0
 
-    @property
-    def ending(self) -> int:
-        """Bytes with which its output is made of its state, piece by piece, beside the last block's output."""
+    def ending(self, *, waits: bool) -> int:
+        """Bytes with which its output is made of its state, piece by piece, beside the last block's output.
+
+        A state that ``waits`` for backward is packed by then; kernels read any other where it lies.
+        """
         output = self.elements * self.dtype.itemsize
-        return output if self.word is None else output + 16 * min(self.elements, OUTPUT_PIECE)  # x and v in doubles
+        if self.word is None:
+            return output
+        unpacked = 8 if waits or not self.native else 0  # x and v
+        return output + (unpacked + (0 if self.native else 8)) * min(self.elements, self.piece)
 
     def put_aside(self, steps: int) -> int:
         """Those of them that the store has put aside on the way."""

@@ -170,8 +170,9 @@ class Simulation:
             elif self._keeps_input(index):
                 self.held.add(unit.entry)
             if stream is not None and self._is_last(index):
-                ending = stream.in_motion + stream.put_aside(whole) + stream.ending + unit.cost.output_bytes
-                self.note("forward", index, ending + casts)
+                state = stream.in_motion + stream.put_aside(whole)
+                ending = stream.ending(waits=bool(whole)) + unit.cost.output_bytes
+                self.note("forward", index, state + ending + casts)
             if stream is not None and steps and steps == whole:
                 self.states += stream.at_rest(whole)
             casts += 0 if choice.way is Way.STORED else unit.cost.cast_bytes

@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 6  # MN_ABI in csrc/interface.h
+ABI = 7  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.

@@ -42,7 +42,7 @@ class MomentumStep(Codec, Protocol):
 
     def write_position(self, x: Plane, scale: Scale, position: Tensor) -> None: ...
 
-    def write_output(self, x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None: ...
+    def write_output(self, x: Plane, v: Plane, factor: float, scale: Scale, output: Tensor) -> None: ...
 
     def extremes(self, ints: Integers) -> Tensor: ...
 
@@ -88,9 +88,10 @@ class NativeStep:
         else:
             launch("mn_position", float_plan(bits, position.dtype, 1.0, scale.exponent), x.tensors[0], position)
 
-    def write_output(self, x: Tensor, v: Tensor, factor: float, scale: Scale, output: Tensor) -> None:
-        plan = float_plan(_BITS_OF_X[Place.WHOLE, x.dtype], output.dtype, factor, scale.exponent)
-        launch("mn_output", plan, x, v, output)
+    def write_output(self, x: Plane, v: Plane, factor: float, scale: Scale, output: Tensor) -> None:
+        first, second = x.tensors[0], v.tensors[-1]  # of joint integers, the words of both
+        plan = float_plan(_BITS_OF_X[x.place, first.dtype], output.dtype, factor, scale.exponent)
+        launch("mn_output", plan, first, second, output)
 
     def extremes(self, ints: Integers) -> Tensor:
         if ints.bits == (64, 64):

@@ -56,12 +56,15 @@ def check_positions(case: Case) -> None:
 
 
 def check_output(case: Case, factor: float) -> None:
-    output, behind = guarded(case)
-    KERNELS.write_output(case.x, case.v, factor, Scale(case.word, case.exponent), output)
-    scale = math.ldexp(1.0, -case.exponent)
+    ints, scale = case.laid_out(), math.ldexp(1.0, -case.exponent)
     x, v = (value.to(case.word.compute_dtype) * scale for value in (case.x, case.v))
-    assert torch.equal(output, (x + v * factor).to(case.position_dtype))
-    assert torch.all(behind == GUARD)
+    before = [tensor.clone() for tensor in ints.tensors]
+    for planes in ((ints.x, ints.v), (Plane.whole(case.x), Plane.whole(case.v))):
+        output, behind = guarded(case)
+        KERNELS.write_output(*planes, factor, Scale(case.word, case.exponent), output)
+        assert torch.equal(output, (x + v * factor).to(case.position_dtype))
+        assert torch.all(behind == GUARD)
+    assert all(map(torch.equal, ints.tensors, before))
 
 
 def check_extremes(case: Case) -> None:
