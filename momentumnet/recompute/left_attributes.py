@@ -1,8 +1,8 @@
-"""Attributes of modules that a call changes: a counter, statistics, an auxiliary loss.
+"""Attributes of modules that a call changes: a counter, statistics, an auxiliary loss, a layer in another one's place.
 
-A recompute begins with the numbers that the call began with. It leaves its own behind: a second count, or a tensor
-whose graph nobody goes through, which would live until the next forward with all that the recompute has saved. So what
-stood there before it is put back.
+A recompute begins with what the call began with: numbers, plain tensors, and the parameters and layers that stood
+there. It leaves its own behind: a second count, or a tensor whose graph nobody goes through, which would live until the
+next forward with all that the recompute has saved. So what stood there before it is put back.
 """
 
 from __future__ import annotations
@@ -11,18 +11,76 @@ import operator
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-# By block, the plain tensors on attributes that its recomputes overwrite: looked for in the first one.
-_OVERWRITTEN: weakref.WeakKeyDictionary[nn.Module, list[tuple[int, str]]] = weakref.WeakKeyDictionary()
+# By block, the larger plain tensors on attributes that its calls write to, as far as it has been seen.
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
 _NUMBERS = (bool, int, float, complex, str, type(None))
+_FEW = 1024  # elements of a tensor that are copied without a reason
+
+Table = dict[str, Any]
 
 
 def left_by_a_call(module: nn.Module) -> list[str]:
     """The module's own attributes that hold a tensor with a history."""
     return [name for name, value in vars(module).items() if isinstance(value, Tensor) and value.grad_fn is not None]
+
+
+class _Plain(NamedTuple):
+    """A plain tensor on an attribute, its counter, and a copy; None of a large one that nobody is known to write to."""
+
+    place: int
+    name: str
+    tensor: Tensor
+    counter: int
+    value: Tensor | None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it has been written to; on the CPU also where the counter does not tell."""
+        if self.tensor._version != self.counter:
+            return True
+        if self.value is None or not self.tensor.is_cpu or self.tensor.layout != torch.strided:
+            return False
+        return not torch.equal(self.tensor, self.value)
+
+
+class _Standing:
+    """Attributes, parameters and layers of modules, as they stand there; `recompute.buffers` has the buffers.
+
+    Looked at all together: this happens for every call of every block, and nearly always nothing has changed.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.attributes: list[Table] = [module.__dict__ for module in modules]
+        self._tables = [
+            *self.attributes,
+            *[attributes["_parameters"] for attributes in self.attributes],
+            *[attributes["_modules"] for attributes in self.attributes],
+        ]
+        self._copies = [table.copy() for table in self._tables]
+
+    def has_plain_tensors(self) -> bool:
+        """Whether an attribute may be one."""
+        values = map(dict.values, self._copies[: len(self.attributes)])
+        return Tensor in map(type, chain.from_iterable(values))
+
+    def changes(self) -> list[tuple[Table, Table]]:
+        """Each table that is another one by now, and what it was."""
+        now, before = (chain.from_iterable(map(dict.values, tables)) for tables in (self._tables, self._copies))
+        alike = list(map(len, self._tables)) == list(map(len, self._copies)) and all(map(operator.is_, now, before))
+        if alike and self._last_names(self._tables) == self._last_names(self._copies):
+            return []
+        return [pair for pair in zip(self._tables, self._copies, strict=True) if not _is_as(*pair)]
+
+    def _last_names(self, tables: Sequence[Table]) -> list[str]:
+        """Of attributes. One that has come in the place of another one is the last."""
+        return list(map(next, map(reversed, tables[: len(self.attributes)])))
 
 
 class Attributes:
@@ -34,71 +92,89 @@ class Attributes:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
-        self._before: list[dict[str, Any]] = [vars(module).copy() for module in modules]
-        self._changed: list[tuple[dict[str, Any], dict[str, Any], Sequence[str]]] = []
+        self._before: _Standing | None = _Standing(modules)
+        self._plain = self._plain_tensors() if self._before.has_plain_tensors() else []
+        self._changed: list[tuple[Table, Table, Sequence[str]]] = []
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has changed is kept, if it was a number, or a tensor without a history."""
-        for module, before in zip(self._modules, self._before, strict=True):
-            now = vars(module)
-            if not _is_as(now, before):
-                changed = {name: value for name, value in before.items() if now.get(name) is not value}
-                plain = {name: value for name, value in changed.items() if _is_plain(value)}
-                self._changed.append((now, plain, [name for name in now if name not in before]))
-        self._before = []
+        written = {(plain.place, plain.name) for plain in self._plain if plain.is_written}
+        if written:
+            _WRITTEN.setdefault(self._modules[0], set()).update(written)
+        for now, before in () if self._before is None else self._before.changes():
+            if "_parameters" in before:
+                changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
+                seen = {name: value for name, value in changed.items() if _is_plain(value)}
+            elif _are_layers(now) and _are_layers(before):
+                seen = before
+            else:
+                continue
+            self._changed.append((now, seen, [name for name in now if name not in before]))
+        self._before = None
 
     def put_back(self) -> None:
         """As if the first run had not been."""
-        for attributes, seen, new in self._changed:
+        for table, seen, new in self._changed:
             for name in new:
-                attributes.pop(name, None)
-            attributes.update(seen)
+                table.pop(name, None)
+            table.update(seen)
+        clones: dict[int, Tensor] = {}
+        for plain in self._plain:
+            if plain.value is not None and (plain.place, plain.name) in _WRITTEN.get(self._modules[0], ()):
+                # Tensors of their own: the recompute may save them for backward, and must not see them written to.
+                clone = clones.setdefault(id(plain.tensor), plain.value.clone())
+                vars(self._modules[plain.place])[plain.name] = clone
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Context of a recompute: it sees what the first run saw, and all is and holds what it was before."""
-        before = [vars(module).copy() for module in self._modules]
-        tensors = _tensors(self._modules)
+        before = _Standing(self._modules)
+        plain = self._plain_tensors() if self._plain else []
         self.put_back()
         try:
             yield
         finally:
-            for module, attributes in zip(self._modules, before, strict=True):
-                if not _is_as(vars(module), attributes):
-                    _make_as(vars(module), attributes)
-            _write_back(self._modules[0], tensors)
+            for now, entries in before.changes():
+                _make_as(now, entries)
+            for seen in plain:
+                if seen.value is not None and seen.is_written:
+                    seen.tensor.data.copy_(seen.value)  # through .data: graphs that saved it stay valid
+
+    def _plain_tensors(self) -> list[_Plain]:
+        """The plain tensors on attributes; small ones with a copy, as they may be written to without a trace."""
+        known = _WRITTEN.get(self._modules[0], ())
+        return [
+            _Plain(place, name, value, value._version, value.clone() if keep else None)
+            for place, module in enumerate(self._modules)
+            for name, value in vars(module).items()
+            if _is_plain_tensor(value)
+            for keep in (value.numel() <= _FEW or (place, name) in known,)
+        ]
 
 
 def _is_plain(value: Any) -> bool:
-    return type(value) in _NUMBERS or (type(value) is Tensor and not value.requires_grad)
+    if type(value) is tuple:  # an LSTM's state
+        return all(map(_is_plain, value))
+    return type(value) in _NUMBERS or isinstance(value, np.generic) or _is_plain_tensor(value)
 
 
-def _is_as(attributes: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether they are the same objects."""
-    return len(attributes) == len(before) and all(map(operator.is_, attributes.values(), before.values()))
+def _is_plain_tensor(value: Any) -> bool:
+    return type(value) is Tensor and not value.requires_grad and not value.is_inference()
 
 
-def _make_as(attributes: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in attributes.keys() - before.keys():
-        del attributes[name]
-    attributes.update(before)
+def _are_layers(table: Table) -> bool:
+    """Whether parameters or layers are no library's own, which knows when which one stands there (shards of FSDP)."""
+    return all(value is None or type(value) is nn.Parameter or isinstance(value, nn.Module) for value in table.values())
 
 
-def _tensors(modules: Sequence[nn.Module]) -> list[tuple[int, str, Tensor, int, Tensor]]:
-    """Place, name, counter and value of the tensors that may be overwritten: all of them, until that is known."""
-    known = _OVERWRITTEN.get(modules[0])
-    if known is None:
-        known = [(place, name) for place, module in enumerate(modules) for name in vars(module)]
-    found = []
-    for place, name in known:
-        tensor = vars(modules[place]).get(name) if place < len(modules) else None
-        if isinstance(tensor, Tensor) and not tensor.requires_grad and not tensor.is_inference():
-            found.append((place, name, tensor, tensor._version, tensor.clone()))
-    return found
+def _is_as(table: Table, before: Table) -> bool:
+    """Whether they are the same objects under the same names: one that has come is the last one."""
+    if len(table) != len(before) or not all(map(operator.is_, table.values(), before.values())):
+        return False
+    return not table or next(reversed(table)) == next(reversed(before))
 
 
-def _write_back(block: nn.Module, tensors: Sequence[tuple[int, str, Tensor, int, Tensor]]) -> None:
-    changed = [found for found in tensors if found[2]._version != found[3]]
-    for _, _, tensor, _, value in changed:
-        tensor.data.copy_(value)  # through .data: graphs that saved it stay valid
-    _OVERWRITTEN.setdefault(block, [(place, name) for place, name, *_ in changed])
+def _make_as(table: Table, before: Table) -> None:
+    for name in table.keys() - before.keys():
+        del table[name]
+    table.update(before)
