@@ -165,12 +165,15 @@ class _Passage:
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
         call = BlockCall(name, module, function, given, args, kwargs)
-        values = SavedValues(functools.partial(call.origins, given), exact=True)
+        end = EarlyEnd(call) if last else None
+        origins = functools.partial(call.origins, given)
+        values = SavedValues(origins, exact=True, saved=None if end is None else end.note)
         saved = SavedTensors(name, self._refill, values)
         with saved.dropping():
             output = call.first(args, kwargs)
         lent.tell()
-        end = EarlyEnd(call, values) if last else None
+        if end is not None:
+            end.first_run_ends(values)
         ends_early = end is not None and end.allowed
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None

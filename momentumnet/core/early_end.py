@@ -1,10 +1,11 @@
 """Which recomputes end as soon as they have saved what the first run saved: what would follow, nobody is given.
 
 Code that is not run any more may have had something to put right, and values that it would have shown are not compared.
-So the first recompute of a module runs to its end, is compared with the forward there, and is looked at: later ones are
-left early only where nothing has changed between the last saved tensor and the end, neither parameters nor the default
-dtype (buffers and attributes are put back after every recompute), and where all that was saved has gone into the last
-float, all values of which are compared.
+So the first recompute of a module along a path of its code runs to its end, is compared with the forward there, and is
+looked at: later ones are left early only where nothing has changed between the last saved tensor and the end, neither
+parameters nor the default dtype (buffers and attributes are put back after every recompute), and where all that was
+saved has gone into the last float, all values of which are compared. And each forward looks whether parameters or hooks
+are others at its end than when the last tensor was saved, as it may be in some steps only.
 """
 
 from __future__ import annotations
@@ -33,8 +34,20 @@ from momentumnet.recompute.uncompiled import is_compiled
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
 _GLOBAL_HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
 
-# By module, and by its mode and the number of tensors that a call saves, whether such calls may be left early.
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[tuple[bool, int], bool]] = weakref.WeakKeyDictionary()
+# What tells one path through a module's code from another: its mode, how many tensors it saves, and which operations
+# have made the floats among them, at which place in the graph.
+_Path = tuple[bool, int, tuple[tuple[str, int], ...]]
+
+
+class _Known:
+    """What is known of a module: which paths may be left early, and how many tensors its calls save."""
+
+    def __init__(self) -> None:
+        self.paths: dict[_Path, bool] = {}
+        self.counts: set[int] = set()
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -44,53 +57,86 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 class EarlyEnd:
-    """What there is to know of the end of one call; to be made when its first run has returned.
+    """What there is to know of the end of one call; to be made before its first run.
 
     Args:
         call: the call.
-        values: of what it has saved, not closed yet.
 
     Attributes:
         count: of the tensors that it has saved.
         allowed: whether its recomputes are left as soon as all is saved; what is found out later is for later calls.
     """
 
-    def __init__(self, call: BlockCall, values: SavedValues) -> None:
-        self._module, self._modules = call.modules[0], call.modules
-        self.count = len(values.kinds)
-        self._known = _KNOWN.setdefault(self._module, {})
-        self._key = (self._module.training, self.count)
+    def __init__(self, call: BlockCall) -> None:
+        self._call, self._modules = call, call.modules
+        self._known = _KNOWN.setdefault(call.modules[0], _Known())
+        self._seen: tuple[int, Standing] | None = None
+        self._path: _Path = (False, 0, ())
+        self.count, self.allowed, self._possible = 0, False, False
+
+    def note(self, count: int) -> None:
+        """The first run has saved so many tensors: maybe all."""
+        if count in self._known.counts:
+            self._seen = count, Standing(self._modules)
+
+    def first_run_ends(self, values: SavedValues) -> None:
+        """It has returned; ``values`` of what it has saved are not closed yet."""
+        self.count, made = len(values.kinds), values.made
+        self._known.counts.add(self.count)
+        first = made[0][1] if made else 0
+        path = tuple((name, number - first) for name, number in made)
+        self._path = self._modules[0].training, self.count, path
         # Not where nothing was saved whose values tell that it is the same, where a stream inside or a hook waits for
         # the end, or a compiler has the code.
-        unseen = not any(has_hooks(module) or is_compiled(module) for module in call.modules)
-        self._possible = unseen and values.has_computed_floats and not call.holds_streams
-        self.allowed = self._possible and self._known.get(self._key, False)
+        unseen = not any(has_hooks(module) or is_compiled(module) for module in self._modules)
+        self._possible = unseen and values.has_computed_floats and not self._call.holds_streams
+        is_seen = self._seen is not None and self._seen[0] == self.count
+        if self._seen is not None and is_seen:
+            self._possible &= self._seen[1].is_as(Standing(self._modules))
+        self._seen = None
+        self.allowed = self._possible and is_seen and self._known.paths.get(self._path, False)
 
     def trial(self) -> Trial | None:
         """What looks at a recompute that runs to its end; None where there is nothing to be found out."""
-        return Trial(self) if self._possible and self._key not in self._known else None
+        return Trial(self) if self._possible and self._path not in self._known.paths else None
 
     def found(self, *, allowed: bool) -> None:
         """A trial has ended."""
-        self._known[self._key] = allowed
+        self._known.paths[self._path] = allowed
 
     def standing(self) -> Standing:
         """What code behind the last saved tensor might change."""
-        parameters = [
-            parameter
-            for module in self._modules
-            for parameter in module._parameters.values()
-            if type(parameter) is nn.Parameter and parameter.layout == torch.strided
-        ]
-        return Standing(parameters)
+        return Standing(self._modules)
 
 
 class Standing:
-    """Parameters and the default dtype at one moment; the values of parameters are told by ``reports``."""
+    """What nobody puts back behind a recompute, at one moment: the default dtype, hooks, and parameters.
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.told = torch.get_default_dtype(), [parameter.untyped_storage()._cdata for parameter in parameters]
-        self.reports = fingerprint([parameter.detach() for parameter in parameters])
+    Of parameters what is known without a look at their values.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        tables = [module.__dict__ for module in modules]
+        self.parameters = [
+            parameter
+            for table in tables
+            for parameter in table["_parameters"].values()
+            if type(parameter) is nn.Parameter and parameter.layout == torch.strided
+        ]
+        self._told = (
+            torch.get_default_dtype(),
+            [len(table["_forward_hooks"]) + len(table["_forward_pre_hooks"]) for table in tables],
+            [parameter.data_ptr() for parameter in self.parameters],
+            [parameter.requires_grad for parameter in self.parameters],
+        )
+
+    def is_as(self, other: Standing) -> bool:
+        """Whether all is the same."""
+        return self._told == other._told
+
+    def reports(self) -> list[Tensor]:
+        """What tells the values of parameters."""
+        return fingerprint([parameter.detach() for parameter in self.parameters])
 
 
 class Trial:
@@ -99,7 +145,7 @@ class Trial:
     def __init__(self, end: EarlyEnd) -> None:
         self._end, self._count = end, 0
         self._nodes: list[Node] = []
-        self._standing: Standing | None = None
+        self._before: tuple[Standing, list[Tensor]] | None = None
 
     def note(self, tensor: Tensor, place: Place | None) -> None:
         """A tensor is saved, which the call was given at ``place``."""
@@ -107,15 +153,16 @@ class Trial:
         if place is None and tensor.grad_fn is not None:
             self._nodes.append(tensor.grad_fn)
         if self._count == self._end.count:
-            self._standing = self._end.standing()
+            standing = self._end.standing()
+            self._before = standing, standing.reports()
 
     def conclude(self) -> None:
         """The recompute has ended."""
-        before, after = self._standing, self._end.standing()
-        allowed = self._count == self._end.count and before is not None and before.told == after.told
+        before, after = self._before, self._end.standing()
+        allowed = self._count == self._end.count and before is not None and before[0].is_as(after)
         allowed = allowed and self._is_covered()
         self._end.found(allowed=allowed)
-        for first, second in zip(before.reports, after.reports, strict=True) if allowed and before else ():
+        for first, second in zip(before[1], after.reports(), strict=True) if allowed and before else ():
             # Seen when the backward ends. Nothing is wrong then: this recompute was not left.
             changed = functools.partial(self._end.found, allowed=False)
             audit.compare(Comparison(Fingerprint(first), Fingerprint(second), changed))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.carried import refusal_of_output, same_shape
+from momentumnet.core.early_end import EarlyEnd
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.plain import PlainState
@@ -240,8 +241,10 @@ def _recorded_step(
     call = BlockCall(run.name, run.module, run.function, x, args, kwargs, run.own)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
     exact = tape.keeps_inputs or isinstance(tape.state, ExactState)
-    values = SavedValues(functools.partial(call.origins, x), exact=exact)
-    return TapeStep(call, tape.name, weight, branch, tape.state.fingerprint(), values, whole=tape.keeps_inputs)
+    end = EarlyEnd(call) if tape.keeps_inputs else None
+    values = SavedValues(functools.partial(call.origins, x), exact=exact, saved=None if end is None else end.note)
+    fingerprint = tape.state.fingerprint()
+    return TapeStep(call, tape.name, weight, branch, fingerprint, values, whole=tape.keeps_inputs, end=end)
 
 
 def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:

@@ -54,7 +54,8 @@ class TapeStep:
 
         A ``whole`` one is recomputed for its saved tensors alone.
         """
-        self.end = EarlyEnd(self.call, self.values) if self.whole else None
+        if self.end is not None:
+            self.end.first_run_ends(self.values)
         self.values.close(last_whole=self._ends_early)
         self.beside = [] if self._ends_early else self._fingerprints(output)
 

@@ -59,16 +59,26 @@ class SavedValues:
     Args:
         origins: the tensors that the call is given in its first run; asked once, and only if something is saved.
         exact: whether the recompute gets its input bit for bit; else integers alone are compared, by their norm.
+        saved: called with the number of tensors that are saved by now.
+
+    Attributes:
+        kinds: shapes and dtypes of the saved tensors.
+        looks: how each is looked at; or the place of one that the call was given.
+        made: of the floats with a gradient that the call has computed, the operation and its number; with ``saved``.
+        reports: what tells the values.
     """
 
-    def __init__(self, origins: Callable[[], Origins], *, exact: bool) -> None:
-        self.exact = exact
+    def __init__(
+        self, origins: Callable[[], Origins], *, exact: bool, saved: Callable[[int], None] | None = None
+    ) -> None:
+        self.exact, self._saved = exact, saved
         self.begin(origins)
 
     def begin(self, origins: Callable[[], Origins]) -> None:
         """A first run begins: its values count from now on."""
         self.kinds: list[Kind] = []
         self.looks: list[Look | Place] = []
+        self.made: list[tuple[str, int]] = []
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
         self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
@@ -84,6 +94,8 @@ class SavedValues:
         """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""
         shape = tensor.shape
         self.kinds.append((shape, tensor.dtype))
+        if self._saved is not None:
+            self._saved(len(self.kinds))
         look = self._look_at(tensor, references)
         self.looks.append(look)
         if self._views is None or isinstance(look, Place):
@@ -152,6 +164,8 @@ class SavedValues:
             place = self._origins.starting_at(tensor)
             if place is None and self.exact:
                 self._last.append((len(self.looks), tensor))
+                if self._saved is not None and tensor.grad_fn is not None:
+                    self.made.append((tensor.grad_fn.name(), tensor.grad_fn._sequence_nr()))
             return Look.NOT if place is None else place
         held = references > _references_of_own_results()
         if not held and not integers:

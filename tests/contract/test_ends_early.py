@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -363,6 +364,57 @@ class Wide(Head):
         return y
 
 
+class RoundingLater(Head):
+    """Rounds from its third call on (training for few bits that begins with a delay)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        own = self.last.weight.data
+        if self.calls > 2:
+            self.last.weight.data = (8 * own).round() / 8
+        y = super().forward(x)
+        self.last.weight.data = own
+        return y
+
+
+class Freezing(Head):
+    """A layer takes no gradient while it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.requires_grad_(False)
+        y = super().forward(x)
+        self.last.requires_grad_(True)
+        return y
+
+
+class Hooking(Head):
+    """Hooks a layer while it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        handle = self.last.register_forward_hook(lambda module, args, output: 1.5 * output)
+        y = super().forward(x)
+        handle.remove()
+        return y
+
+
+class Exchanging(Head):
+    """Has another layer in the place of its own while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = copy.deepcopy(self.last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own, self.last = self.last, self.other
+        y = super().forward(x)
+        self.last = own
+        return y
+
+
 class Branches(Head):
     """A number that Python draws is in one branch, of which the other ones know nothing."""
 
@@ -379,16 +431,21 @@ class Branches(Head):
         return y
 
 
-@pytest.mark.parametrize("kind", [Rounding, Scaling, Wide])
+RIGHT_AT_THE_END = [Rounding, Scaling, Wide, RoundingLater, Freezing, Hooking, Exchanging]
+
+
+@pytest.mark.parametrize("kind", RIGHT_AT_THE_END)
 @pytest.mark.parametrize("place", ["module", "block"])
 def test_what_a_module_puts_right_at_its_end_is_put_right(kind: type[nn.Module], place: str) -> None:
     net = built(kind) if place == "module" else stream(kind)
     expected = built(kind).module if place == "module" else stream(kind, backward="stored")
-    for _ in range(3):
+    for _ in range(4):
         found = {name.removeprefix("module."): gradient for name, gradient in step(net).items()}
         assert all(torch.equal(found[name], gradient) for name, gradient in step(expected).items())
     for parameter, other in zip(net.parameters(), expected.parameters(), strict=True):
         assert torch.equal(parameter, other)
+        assert parameter.requires_grad == other.requires_grad
+    assert not any(module._forward_hooks for module in net.modules() if isinstance(module, nn.Linear))
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -397,6 +454,32 @@ def test_a_branch_that_differs_is_seen(place: str) -> None:
     net = built(Branches) if place == "module" else stream(Branches)
     step(net)
     (net.module if place == "module" else net[1].branch).steady = False
+    with pytest.raises(mn.ReconstructionError, match="did not compute the same"):
+        step(net)
+
+
+class Path(nn.Module):
+    """In one chain, or with one layer beside the others by a number that Python draws: as many saved tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.in_a_chain = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4)), True
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self.layers
+        beside = torch.tanh(first(x) if self.in_a_chain else random.random() * first(x))
+        x = beside if self.in_a_chain else x
+        for layer in others:
+            x = torch.tanh(layer(x))
+        return x if self.in_a_chain else x + beside
+
+
+@pytest.mark.parametrize("place", ["module", "block"])
+def test_another_path_that_saves_as_much_is_looked_at_by_itself(place: str) -> None:
+    net = built(Path) if place == "module" else stream(Path)
+    for _ in range(2):
+        step(net)
+    (net.module if place == "module" else net[1].branch).in_a_chain = False
     with pytest.raises(mn.ReconstructionError, match="did not compute the same"):
         step(net)
 
