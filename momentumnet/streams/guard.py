@@ -14,8 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.recompute.objects import Held, Values
-from momentumnet.streams.calls import storage_key
-from momentumnet.streams.nested import tensors_in
+from momentumnet.streams.written_parameters import parameters_put_back
 
 _DROPOUTS: set[Callable[..., Any]] = {
     F.dropout,
@@ -33,9 +32,9 @@ _DROPOUTS: set[Callable[..., Any]] = {
 
 @contextmanager
 def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bool = True) -> Iterator[None]:
-    """Restores flags, attributes, buffers and random generators at the end; puts ``model`` in eval mode if asked to.
+    """Restores all of ``model`` and the random generators at the end; puts it in eval mode if asked to.
 
-    Parameters, too, in eval mode: some networks rescale weights in place for inference (RWKV).
+    Parameters, because some networks rescale weights in place for inference (RWKV), or move a teacher of their own.
 
     Attributes with all that is in them, because some networks keep activations on themselves (RAFT's correlation
     pyramid) or in a dict of theirs (LeViT's attention biases).
@@ -57,7 +56,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
         try:
             for module in modules:
                 module.training = module.training and not eval_mode
-            with parameters_put_back(model) if eval_mode else nullcontext():
+            with parameters_put_back(model):
                 yield
         finally:
             for module, attributes, tables in held:
@@ -85,50 +84,6 @@ def _attributes(modules: Iterable[nn.Module]) -> Iterator[Any]:
     for module in modules:
         yield from (value for name, value in module.__dict__.items() if name not in _OF_MODULE)
         yield from module._buffers.values()
-
-
-class parameters_put_back(TorchFunctionMode):  # noqa: N801 (a context manager, named as one)
-    """Gives parameters that are written in place inside their values again, at the end.
-
-    Each is copied right before the first function that writes it: a copy of all would be as large as the model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._unwritten = {storage_key(parameter): parameter for parameter in model.parameters()}
-        self._unwritten.pop(None, None)
-        self._written: list[Values] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if _writes(func) or "out" in kwargs:
-            for tensor in tensors_in((args[:1], kwargs)):
-                if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # it has no storage to look at
-                    parameter = self._unwritten.pop(storage_key(tensor), None)
-                    self._written += [] if parameter is None else [Values([parameter])]
-        return func(*args, **kwargs)
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        for values in self._written:
-            values.put_back()
-
-
-def _writes(func: Callable[..., Any]) -> bool:
-    """Whether a function changes its first argument, by its name: ``div_``, ``__imul__``, ``__setitem__``."""
-    name = getattr(func, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name in _WRITING_OPERATORS
-
-
-_WRITING_OPERATORS = frozenset(
-    f"__{name}__"
-    for name in (
-        "setitem", "iadd", "isub", "imul", "idiv", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor",
-        "ilshift", "irshift",
-    )
-)  # fmt: skip
 
 
 class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager, named as one)
