@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -52,7 +54,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     values = Values(inside.tensors)
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
         try:
             for module in modules:
                 module.training = module.training and not eval_mode
@@ -69,6 +71,17 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
                 module.training = flag
             inside.put_back()
             values.put_back()
+
+
+@contextmanager
+def _generators_of_python_kept() -> Iterator[None]:
+    """``random``'s generator and NumPy's global one: speech models of transformers draw masks from it."""
+    state, state_of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002 (the global one)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(state_of_numpy)  # noqa: NPY002
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:

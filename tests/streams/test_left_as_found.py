@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -153,3 +156,30 @@ def test_weights_that_a_forward_rescales(*, training: bool) -> None:
     x = tokens()
     assert torch.equal(mn.convert(model.train(), x, backward="stored")(x), mn.convert(model, x)(x))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda model, x: find_streams(model, x),
+        lambda model, x: mn.convert(model, x),
+        lambda model, x: mn.plan(model, x, budget="least"),
+    ],
+    ids=["find_streams", "convert", "plan"],
+)
+def test_generators_of_python_and_numpy(way: Callable[[nn.Module, Tensor], object]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        np.random.normal()  # noqa: NPY002 (of two numbers that it makes, one waits in the state)
+        return self.layers(x * random.random() * np.random.rand())  # noqa: NPY002
+
+    def draws() -> list[float]:
+        return [random.random(), np.random.normal(), np.random.rand()]  # noqa: NPY002
+
+    model, x = Calls(forward, layers=chain(2)), tokens()
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    expected = draws()
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    way(model, x)
+    assert draws() == expected
