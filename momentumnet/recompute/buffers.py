@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -17,6 +17,8 @@ from momentumnet.recompute.generators import AS_IT_IS
 # Tensors, and their values.
 Clones = list[tuple[list[Tensor], list[Tensor]]]
 
+_NO_TABLE: dict[str, Tensor | None] = {}
+_NO_NAMES: dict[str, bool] = {}
 _FEW = 1024  # elements of a buffer that are copied without a reason
 _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
@@ -27,7 +29,8 @@ class Buffers:
     Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
     forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
     earlier value is kept where they changed, or may have without a trace (fused observers). Those that the call left as
-    they were have to stay so until backward.
+    they were have to stay so until backward. Which names there were, and which of them were None, is known in any case:
+    a first call may fill them, or register or delete some.
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
@@ -35,6 +38,11 @@ class Buffers:
         self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
         self._read: list[tuple[nn.Module, str, Tensor, int]] = []
         self._moved_unseen = _moved_unseen(owners)
+        self._tables = _tables(owners)
+        # By name, whether it was None.
+        self._names = [
+            {name: buffer is None for name, buffer in table.items()} if table else _NO_NAMES for table in self._tables
+        ]
         for owner in owners:
             if not owner._buffers or (isinstance(owner, _NormBase) and owner.training):
                 continue
@@ -45,7 +53,7 @@ class Buffers:
                     self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
         self._running: Clones = []
-        self._places: list[tuple[nn.Module, str, Tensor | None]] = []
+        self._may_be_taken_back = False
 
     def kept_for_another_first_run(self) -> None:
         """Keep the running statistics, too: what `put_back` needs."""
@@ -56,13 +64,12 @@ class Buffers:
             for buffer in owner._buffers.values()
             if buffer is not None
         ]
-        self._places = [(owner, name, buffer) for owner in self._owners for name, buffer in owner._buffers.items()]
+        self._may_be_taken_back = True
         self._running = _clones(moving)
 
     def put_back(self) -> None:
         """As if the call had not been: every buffer is the tensor that it was, and holds what it held before."""
-        for owner, name, buffer in self._places:
-            owner._buffers[name] = buffer
+        _make_as(self._owners, self._tables)
         _write_back(self._running)
         for owner, name, value in self._seen:
             place = owner._buffers[name]
@@ -70,7 +77,7 @@ class Buffers:
                 _give(place, value)
 
     def forget_running(self) -> None:
-        self._running, self._places = [], []
+        self._running, self._tables = [], []
 
     def forget_unchanged(self) -> None:
         for owner, name, buffer, counter, value in self._before:
@@ -79,6 +86,8 @@ class Buffers:
             else:
                 self._read.append((owner, name, buffer, counter))
         self._before = []
+        if not self._may_be_taken_back:
+            self._tables = []
 
     def check_unchanged(self, block: str) -> None:
         for _, name, buffer, counter in self._read:
@@ -91,33 +100,64 @@ class Buffers:
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
-        return self._replayed() if any(owner._buffers for owner in self._owners) else AS_IT_IS
+        return self._replayed() if any(self._names) or any(owner._buffers for owner in self._owners) else AS_IT_IS
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
+        tables = _tables(self._owners)
+        now = dict(zip(map(id, self._owners), tables, strict=True))
         # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
         swapped = [
-            (owner, name, buffer) for owner, name, buffer, _ in self._read if owner._buffers.get(name) is not buffer
+            (owner, name, buffer) for owner, name, buffer, _ in self._read if now[id(owner)].get(name) is not buffer
         ]
         seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
         # A large integer buffer changes only if its counter said so in forward; a count may have gone through .data.
         current = _clones(
             buffer
-            for owner in self._owners
-            for name, buffer in owner._buffers.items()
+            for owner, table in zip(self._owners, tables, strict=True)
+            for name, buffer in table.items()
             if buffer is not None
             and (buffer.is_floating_point() or buffer.numel() <= _FEW or (id(owner), name) in seen)
         )
-        places = [(owner, name, owner._buffers.get(name)) for (_, name), (owner, _) in seen.items()]
         try:
+            for owner, names, table in zip(self._owners, self._names, tables, strict=True):
+                if table or names:
+                    _take_out(owner._buffers, names)
             for (_, name), (owner, value) in seen.items():
                 # A tensor of its own: the recompute may save it for backward, and must not see it put back.
                 owner._buffers[name] = value.clone()
             yield
         finally:
-            for owner, name, place in places:
-                owner._buffers[name] = place
+            _make_as(self._owners, tables)
             _write_back(current)
+
+
+def _tables(owners: Sequence[nn.Module]) -> list[dict[str, Tensor | None]]:
+    """The buffers of each by name, not to be written to."""
+    return [dict(owner._buffers.items()) if owner._buffers else _NO_TABLE for owner in owners]
+
+
+def _take_out(table: dict[str, Tensor | None], names: Mapping[str, bool]) -> None:
+    """Buffers that there were not are not there, and those that were None are None."""
+    for name in [name for name in table.keys() if name not in names]:  # noqa: SIM118 (a script's table is no dict)
+        del table[name]
+    for name, was_none in names.items():
+        if was_none:
+            table[name] = None
+
+
+def _make_as(owners: Sequence[nn.Module], tables: Sequence[dict[str, Tensor | None]]) -> None:
+    """The very tensors, in their order, stand under the same names again."""
+    for owner, before in zip(owners, tables, strict=True):
+        table = owner._buffers
+        if not (table or before):
+            continue
+        if list(table.keys()) != list(before):
+            table.clear()
+            table.update(before)
+        for name, buffer in before.items():
+            if table[name] is not buffer:
+                table[name] = buffer
 
 
 def _moved_unseen(owners: list[nn.Module]) -> list[nn.Module]:
