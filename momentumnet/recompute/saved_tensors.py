@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
@@ -118,7 +118,7 @@ class SavedTensors:
         Returns:
             The reports of their values, to be compared with those of `SavedValues`.
         """
-        tensors = collected.checked(self._name)
+        tensors = collected.checked(self._name, [reference() is not None for reference in self._slots])
         kinds = [(tensor.shape, tensor.dtype) for tensor in tensors]
         expected = self._values.kinds
         if kinds != expected:
@@ -231,10 +231,18 @@ class Collected:
                 self.place_of(number)
         self._origins = self._find_origins = None
 
-    def checked(self, name: str) -> list[Tensor]:
-        """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well)."""
-        for tensor, counter in self._tensors:
-            if tensor._version != counter:
+    def checked(self, name: str, asked_for: Sequence[bool]) -> list[Tensor]:
+        """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well).
+
+        Args:
+            name: the block's name.
+            asked_for: which of those that the first run saved backward may ask for. Autograd looks at no others: what
+                an index was computed from (a codebook's rows) is often overwritten.
+        """
+        for (tensor, counter), may_be_asked in zip(
+            self._tensors, asked_for, strict=False
+        ):  # numbers are compared later
+            if may_be_asked and tensor._version != counter:
                 raise ReconstructionError(
                     f"block {name!r} changes a tensor of shape {tuple(tensor.shape)} in place after autograd has "
                     "saved it; ordinary autograd would refuse this backward too. Use the out-of-place operation."
