@@ -195,13 +195,13 @@ class Views:
     def __init__(self, *, exact: bool) -> None:
         self._exact = exact
         self._small: dict[int, list[Tensor]] = {}
-        self._large: list[Tensor] = []
+        self._large: dict[int, list[Tensor]] = {}
 
     def add(self, number: int, tensor: Tensor, look: Look) -> None:
         """Have a part of the detached tensor, or the whole of it, looked at."""
         for part in _parts(tensor):
             if look is Look.WHOLE and self._exact and part.numel() * part.element_size() > _SMALL:
-                self._large += fingerprint(part)
+                self._large.setdefault(number, []).extend(fingerprint(part))
             elif part.numel():
                 self._small.setdefault(number, []).append(_view(part, look))
 
@@ -216,8 +216,9 @@ class Views:
     def reports(self) -> list[Tensor]:
         """One report for each large tensor, one for all small ones of a kind."""
         small = [view for number in sorted(self._small) for view in self._small[number]]
+        large = [report for number in sorted(self._large) for report in self._large[number]]
         self._small = {}
-        return [*self._large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
+        return [*large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
 
 
 def _view(part: Tensor, look: Look) -> Tensor:
