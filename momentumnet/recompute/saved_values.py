@@ -82,6 +82,7 @@ class SavedValues:
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
         self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
+        self._counters: list[tuple[int, Tensor, int]] = []
         self._find_origins: Callable[[], Origins] | None = origins
         self._origins: Origins | None = None
 
@@ -102,6 +103,7 @@ class SavedValues:
             return
         if look is not Look.NOT:
             self._views.add(len(self.looks) - 1, tensor.detach(), look)
+            self._counters.append((len(self.looks) - 1, _without_memory(tensor), tensor._version))
         elif len(shape) == 1:
             for number in self._running_statistics():
                 self.looks[number] = Look.NOT
@@ -139,11 +141,15 @@ class SavedValues:
                 self.looks[number] = Look.NOT if _has_lost_its_memory(tensor) else look
                 if self.looks[number] is look:
                     self._views.add(number, tensor.detach(), look)
-            for number in self._views.without_memory():
+            # What is overwritten later is refused where backward may ask for it. Elsewhere its values are of no use: a
+            # recompute may be left before that, and large ones are looked at when they are saved.
+            overwritten = [number for number, twin, counter in self._counters if twin._version != counter]
+            for number in (*self._views.without_memory(), *overwritten):
                 self.looks[number] = Look.NOT
                 self._views.forget(number)
             self.reports = self._views.reports()
         self._last.clear()
+        self._counters.clear()
         self._views = self._find_origins = self._origins = None
 
     def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -206,8 +212,9 @@ class Views:
                 self._small.setdefault(number, []).append(_view(part, look))
 
     def forget(self, number: int) -> None:
-        """A small one needs no look."""
+        """It needs no look."""
         self._small.pop(number, None)
+        self._large.pop(number, None)
 
     def without_memory(self) -> list[int]:
         """The small ones whose memory is gone."""
@@ -219,6 +226,14 @@ class Views:
         large = [report for number in sorted(self._large) for report in self._large[number]]
         self._small = {}
         return [*large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    """Shares the in-place counter, and holds no large memory: its data are others, as only `data` lets them be."""
+    twin = tensor.detach()
+    if type(tensor) in _PLAIN and tensor.layout == torch.strided and tensor.nbytes > _SMALL:
+        twin.data = tensor.new_empty(0)
+    return twin
 
 
 def _view(part: Tensor, look: Look) -> Tensor:

@@ -55,6 +55,27 @@ class OwnTensor(Branch):
         return self.branch(x + table[nearest])
 
 
+class LargeTensor(Branch):
+    """Large enough to be looked at by itself, when it is saved."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = (self.enter.weight.detach() * 2).repeat(200, 1)
+        nearest = torch.cdist(x, table).argmin(1)
+        table.add_(1)
+        return self.branch(x + table[nearest])
+
+
+class AtTheEnd(Branch):
+    """Behind the last tensor that is saved, where a recompute has been left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.enter.weight.detach()[:1] * 2
+        largest = (x * factor).argmax(1)
+        y = self.branch(x + largest[:, None])
+        factor.add_(1)
+        return y
+
+
 class WithGradient(Branch):
     """What a number is made of is used up."""
 
@@ -111,7 +132,7 @@ def step(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("in_blocks", [True, False])
-@pytest.mark.parametrize("kind", [Codebook, OwnTensor, WithGradient])
+@pytest.mark.parametrize("kind", [Codebook, OwnTensor, LargeTensor, AtTheEnd, WithGradient])
 def test_what_nobody_asks_for_may_be_overwritten(kind: type[Branch], *, in_blocks: bool) -> None:
     torch.manual_seed(0)
     stored = Net(kind, in_blocks=in_blocks)
@@ -125,7 +146,7 @@ def test_what_nobody_asks_for_may_be_overwritten(kind: type[Branch], *, in_block
             assert torch.equal(one, other), name
 
 
-@pytest.mark.parametrize("kind", [Codebook, OwnTensor, WithGradient])
+@pytest.mark.parametrize("kind", [Codebook, OwnTensor, LargeTensor, AtTheEnd, WithGradient])
 def test_in_a_reversible_stream(kind: type[Branch]) -> None:
     torch.manual_seed(0)
     model, x = Net(kind, in_blocks=True), torch.randn(8, WIDTH)
