@@ -165,7 +165,7 @@ class _Passage:
         inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
         call = BlockCall(name, module, function, given, args, kwargs)
-        end = EarlyEnd(call) if last else None
+        end = EarlyEnd(call.modules) if last else None
         origins = functools.partial(call.origins, given)
         values = SavedValues(origins, exact=True, saved=None if end is None else end.note)
         saved = SavedTensors(name, self._refill, values)
@@ -173,7 +173,7 @@ class _Passage:
             output = call.first(args, kwargs)
         lent.tell()
         if end is not None:
-            end.first_run_ends(values)
+            end.first_run_ends(call, values)
         ends_early = end is not None and end.allowed
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None

@@ -59,17 +59,19 @@ def has_hooks(module: nn.Module) -> bool:
 class EarlyEnd:
     """What there is to know of the end of one call; to be made before its first run.
 
+    It holds nothing that the call was given: comparisons wait for the end of the backward with it.
+
     Args:
-        call: the call.
+        modules: the call's, the first of which is called.
 
     Attributes:
         count: of the tensors that it has saved.
         allowed: whether its recomputes are left as soon as all is saved; what is found out later is for later calls.
     """
 
-    def __init__(self, call: BlockCall) -> None:
-        self._call, self._modules = call, call.modules
-        self._known = _KNOWN.setdefault(call.modules[0], _Known())
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = modules
+        self._known = _KNOWN.setdefault(modules[0], _Known())
         self._seen: tuple[int, Standing] | None = None
         self._path: _Path = (False, 0, ())
         self.count, self.allowed, self._possible = 0, False, False
@@ -79,8 +81,8 @@ class EarlyEnd:
         if count in self._known.counts:
             self._seen = count, Standing(self._modules)
 
-    def first_run_ends(self, values: SavedValues) -> None:
-        """It has returned; ``values`` of what it has saved are not closed yet."""
+    def first_run_ends(self, call: BlockCall, values: SavedValues) -> None:
+        """The ``call`` has returned; ``values`` of what it has saved are not closed yet."""
         self.count, made = len(values.kinds), values.made
         self._known.counts.add(self.count)
         first = made[0][1] if made else 0
@@ -89,7 +91,7 @@ class EarlyEnd:
         # Not where nothing was saved whose values tell that it is the same, where a stream inside or a hook waits for
         # the end, or a compiler has the code.
         unseen = not any(has_hooks(module) or is_compiled(module) for module in self._modules)
-        self._possible = unseen and values.has_computed_floats and not self._call.holds_streams
+        self._possible = unseen and values.has_computed_floats and not call.holds_streams
         is_seen = self._seen is not None and self._seen[0] == self.count
         if self._seen is not None and is_seen:
             self._possible &= self._seen[1].is_as(Standing(self._modules))

@@ -241,7 +241,7 @@ def _recorded_step(
     call = BlockCall(run.name, run.module, run.function, x, args, kwargs, run.own)
     branch = functools.partial(branch_of, branch_is_output=run.branch_is_output)
     exact = tape.keeps_inputs or isinstance(tape.state, ExactState)
-    end = EarlyEnd(call) if tape.keeps_inputs else None
+    end = EarlyEnd(call.modules) if tape.keeps_inputs else None
     values = SavedValues(functools.partial(call.origins, x), exact=exact, saved=None if end is None else end.note)
     fingerprint = tape.state.fingerprint()
     return TapeStep(call, tape.name, weight, branch, fingerprint, values, whole=tape.keeps_inputs, end=end)

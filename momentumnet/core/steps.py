@@ -55,7 +55,7 @@ class TapeStep:
         A ``whole`` one is recomputed for its saved tensors alone.
         """
         if self.end is not None:
-            self.end.first_run_ends(self.values)
+            self.end.first_run_ends(self.call, self.values)
         self.values.close(last_whole=self._ends_early)
         self.beside = [] if self._ends_early else self._fingerprints(output)
 

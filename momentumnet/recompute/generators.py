@@ -93,10 +93,10 @@ def _cuda_generator(device: torch.device) -> torch.Generator:
 
 def _same(before: Tensor | tuple[int, int] | None, after: Tensor | tuple[int, int] | None) -> bool:
     if isinstance(before, Tensor) and isinstance(after, Tensor):
-        return _bytes(before) == _bytes(after)
+        return bytes_on_host(before) == bytes_on_host(after)
     return before == after
 
 
-def _bytes(state: Tensor) -> bytes:
-    """A generator's state lies in memory of the host, whatever the generator: no device is asked."""
+def bytes_on_host(state: Tensor) -> bytes:
+    """Those of a contiguous tensor in memory of the host, where the state of any generator lies: no device is asked."""
     return ctypes.string_at(state.data_ptr(), state.nbytes)

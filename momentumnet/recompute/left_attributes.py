@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from momentumnet.recompute.generators import bytes_on_host
+
 # By block, the larger plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
 _NUMBERS = (bool, int, float, complex, str, type(None))
@@ -47,7 +49,7 @@ class _Plain(NamedTuple):
             return True
         if self.value is None or not self.tensor.is_cpu or self.tensor.layout != torch.strided:
             return False
-        return not torch.equal(self.tensor, self.value)
+        return self.tensor.is_contiguous() and bytes_on_host(self.tensor) != bytes_on_host(self.value)
 
 
 class _Standing:

@@ -16,7 +16,6 @@ output as it is, and make the gradient wrong. So, of what autograd saves,
 
 from __future__ import annotations
 
-import enum
 import functools
 import sys
 from collections import deque
@@ -24,33 +23,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch import Tensor
 from torch.autograd import function as autograd_function
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from momentumnet.arithmetic.fingerprint import fingerprint, joint_fingerprint, joint_norm
+from momentumnet.recompute.looks import SMALL, Look, Views, has_lost_its_memory, sample_of, twin_without_memory
 from momentumnet.recompute.origins import Origins, Place
 
 Kind = tuple[torch.Size, torch.dtype]
 
-# Values of a sample.
-_SAMPLE = 256
 # Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
 _SAMPLED = 4
-# Tensors up to these bytes are looked at together, larger ones each in a pass of its own.
-_SMALL = 1 << 18
-_PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})
-
-
-class Look(enum.Enum):
-    """How a saved tensor is looked at."""
-
-    NOT = enum.auto()
-    WHOLE = enum.auto()
-    SAMPLE = enum.auto()  # of values in a grid
-    SAMPLE_IN_ORDER = enum.auto()  # of a contiguous tensor, which is cheaper
 
 
 class SavedValues:
@@ -103,7 +86,7 @@ class SavedValues:
             return
         if look is not Look.NOT:
             self._views.add(len(self.looks) - 1, tensor.detach(), look)
-            self._counters.append((len(self.looks) - 1, _without_memory(tensor), tensor._version))
+            self._counters.append((len(self.looks) - 1, twin_without_memory(tensor), tensor._version))
         elif len(shape) == 1:
             for number in self._running_statistics():
                 self.looks[number] = Look.NOT
@@ -137,8 +120,8 @@ class SavedValues:
         if self._views is not None:
             for place, (number, tensor) in enumerate(self._last, start=1):
                 is_whole = last_whole and place == len(self._last)
-                look = Look.WHOLE if is_whole else _sample_of(tensor)
-                self.looks[number] = Look.NOT if _has_lost_its_memory(tensor) else look
+                look = Look.WHOLE if is_whole else sample_of(tensor)
+                self.looks[number] = Look.NOT if has_lost_its_memory(tensor) else look
                 if self.looks[number] is look:
                     self._views.add(number, tensor.detach(), look)
             # What is overwritten later is refused where backward may ask for it. Elsewhere its values are of no use: a
@@ -181,106 +164,19 @@ class SavedValues:
             return place
         if not self.exact:
             return Look.WHOLE if integers and held else Look.NOT
-        small = tensor.numel() * tensor.element_size() <= _SMALL
+        small = tensor.numel() * tensor.element_size() <= SMALL
         if held:
             # What a function written in Python makes for its own backward (compiled code is one) is like its output.
             is_whole = integers or small or not _is_saved_by_python_function()
-            return Look.WHOLE if is_whole else _sample_of(tensor)
+            return Look.WHOLE if is_whole else sample_of(tensor)
         if _is_scratch(tensor):
             return Look.NOT
-        return Look.WHOLE if small else _sample_of(tensor)
-
-
-class Views:
-    """Parts of saved tensors that are looked at together, at the run's end.
-
-    Args:
-        exact: as in `SavedValues`.
-    """
-
-    def __init__(self, *, exact: bool) -> None:
-        self._exact = exact
-        self._small: dict[int, list[Tensor]] = {}
-        self._large: dict[int, list[Tensor]] = {}
-
-    def add(self, number: int, tensor: Tensor, look: Look) -> None:
-        """Have a part of the detached tensor, or the whole of it, looked at."""
-        for part in _parts(tensor):
-            if look is Look.WHOLE and self._exact and part.numel() * part.element_size() > _SMALL:
-                self._large.setdefault(number, []).extend(fingerprint(part))
-            elif part.numel():
-                self._small.setdefault(number, []).append(_view(part, look))
-
-    def forget(self, number: int) -> None:
-        """It needs no look."""
-        self._small.pop(number, None)
-        self._large.pop(number, None)
-
-    def without_memory(self) -> list[int]:
-        """The small ones whose memory is gone."""
-        return [number for number, views in self._small.items() if any(map(_has_lost_its_memory, views))]
-
-    def reports(self) -> list[Tensor]:
-        """One report for each large tensor, one for all small ones of a kind."""
-        small = [view for number in sorted(self._small) for view in self._small[number]]
-        large = [report for number in sorted(self._large) for report in self._large[number]]
-        self._small = {}
-        return [*large, *(joint_fingerprint(small) if self._exact else joint_norm(small))]
-
-
-def _without_memory(tensor: Tensor) -> Tensor:
-    """Shares the in-place counter, and holds no large memory: its data are others, as only `data` lets them be."""
-    twin = tensor.detach()
-    if type(tensor) in _PLAIN and tensor.layout == torch.strided and tensor.nbytes > _SMALL:
-        twin.data = tensor.new_empty(0)
-    return twin
-
-
-def _view(part: Tensor, look: Look) -> Tensor:
-    """The values to be looked at, 1-D."""
-    if look is Look.WHOLE:
-        return part.reshape(-1)
-    if look is Look.SAMPLE_IN_ORDER:
-        count = min(part.numel(), _SAMPLE)
-        part = part.contiguous()
-        return part.as_strided((count,), (part.numel() // count,), part.storage_offset())
-    most = max(1, int(_SAMPLE ** (1 / max(part.dim(), 1))))
-    counts = [min(size, most) for size in part.shape]
-    strides = [stride * (size // count) for stride, size, count in zip(part.stride(), part.shape, counts, strict=True)]
-    return part.as_strided(counts, strides, part.storage_offset()).reshape(-1)
-
-
-def _sample_of(tensor: Tensor) -> Look:
-    return Look.SAMPLE_IN_ORDER if tensor.layout == torch.strided and tensor.is_contiguous() else Look.SAMPLE
-
-
-def _parts(tensor: Tensor) -> list[Tensor]:
-    """The strided tensors of which it consists."""
-    if type(tensor) in _PLAIN and tensor.layout == torch.strided:
-        return [tensor]
-    wrapper: Any = tensor
-    if is_traceable_wrapper_subclass(wrapper):
-        names, _ = wrapper.__tensor_flatten__()  # some PyTorch versions name more than tensors there (a DeviceMesh)
-        held = [getattr(wrapper, name) for name in names]
-        return [part for value in held if isinstance(value, Tensor) for part in _parts(value.detach())]
-    if tensor.layout == torch.sparse_coo:
-        return [tensor._indices(), tensor._values()]
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [tensor.as_subclass(Tensor)]
+        return Look.WHOLE if small else sample_of(tensor)
 
 
 def _has_no_memory(tensor: Tensor) -> bool:
     """Whether it stands for others (in a transform of torch.func), or lies in a layout of a library's own."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor.layout == torch._mkldnn  # type: ignore[attr-defined]
-
-
-def _has_lost_its_memory(tensor: Tensor) -> bool:
-    """Whether its storage has been emptied: of a parameter whose module FSDP shards by itself, when that has run."""
-    plain = type(tensor) in _PLAIN and tensor.layout == torch.strided
-    return plain and tensor.numel() > 0 and not tensor.untyped_storage().nbytes()
 
 
 def _is_scratch(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
 from momentumnet.core.checkpoint import Checkpoint
-from momentumnet.recompute import saved_values
+from momentumnet.recompute import looks
 from tests.contract.reference import assert_same, train_step
 from tests.models import ResidualMLP
 
@@ -200,7 +200,7 @@ class Unsteady(Head):
 
 
 def test_one_value_that_differs_is_seen() -> None:
-    assert rows().shape[0] * WIDE > 4 * saved_values._SAMPLE  # so that a sample leaves values out
+    assert rows().shape[0] * WIDE > 4 * looks.SAMPLE  # so that a sample leaves values out
     net = built(Unsteady)
     step(net)
     net.module.steady = False
