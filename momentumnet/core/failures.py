@@ -14,7 +14,7 @@ from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
 from momentumnet.listing import listed
-from momentumnet.recompute.replay import Suspects
+from momentumnet.recompute.suspects import Suspects
 from momentumnet.recompute.uncompiled import is_compiled
 
 _UNKNOWN = (

@@ -6,75 +6,25 @@ that the block itself changes. All of it is recorded here, and only what the cal
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError, ReconstructionError
-from momentumnet.recompute.arguments import Arguments, kept, parameter_names, version
+from momentumnet.recompute.arguments import Arguments, kept, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
-from momentumnet.recompute.left_attributes import Attributes, left_by_a_call
+from momentumnet.recompute.left_attributes import Attributes
+from momentumnet.recompute.moved_parameters import MovedParameters
 from momentumnet.recompute.origins import Origins, Place
-
-# The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
-_THREADS: set[int] = set()
-
-
-@dataclass(frozen=True)
-class Suspects:
-    """What is known of a call that may have made its recompute another one. It holds none of the call's tensors.
-
-    Attributes:
-        name: the block's dotted name.
-        module: the block.
-        changed: position or keyword, and type, of each argument object that the first run changed.
-        draws: whether the call drew random numbers.
-    """
-
-    name: str
-    module: nn.Module
-    changed: Sequence[tuple[int | str, str]]
-    draws: bool
-
-    def sentences(self) -> list[str]:
-        """In words, without a full stop."""
-        names = [f"argument {self._name_of(key)!r} ({kind})" for key, kind in self.changed]
-        found = []
-        if names:
-            found.append(
-                f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
-                "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
-            )
-        if self.draws and len(_THREADS) > 1:
-            found.append(
-                "the block draws random numbers and blocks have run in several threads: threads share torch's "
-                "generators, so what one draws is missing in another. Train in a process each, or one after the other"
-            )
-        return found
-
-    def attributes_of_a_pass(self) -> list[str]:
-        """Names of attributes of the block that hold what a call has computed: the next call may begin with it."""
-        return [
-            f"{name}.{attribute}" if name else attribute
-            for name, module in self.module.named_modules(prefix=self.name)
-            for attribute in left_by_a_call(module)
-        ]
-
-    def _name_of(self, key: int | str) -> str:
-        if isinstance(key, str):
-            return key
-        names = parameter_names(self.module)
-        return names[key] if key < len(names) else f"number {key}"
+from momentumnet.recompute.suspects import Suspects, note_thread
 
 
 class BlockCall:
@@ -135,6 +85,7 @@ class BlockCall:
         self._buffers = Buffers(owners)
         self._statistics = BatchStatistics(owners)
         self._attributes = Attributes(owners)
+        self._moved = MovedParameters(owners)
         self._choices = Choices()
 
     def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_be_taken_back: bool = False) -> Any:
@@ -145,14 +96,23 @@ class BlockCall:
         if may_be_taken_back:
             self._buffers.kept_for_another_first_run()
         if not recomputing():
-            _THREADS.add(threading.get_ident())
+            note_thread()
         with self._choices.recorded(), self._statistics.recorded():
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
         self._attributes.forget_unchanged()
+        self._expect(self._moved.forget_unmoved())
         self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
         return output
+
+    def _expect(self, moved: Collection[nn.Parameter]) -> None:
+        """These parameters are to stay as the call itself has left them."""
+        for parameter in moved:
+            self._parameters = [
+                (reference, name, version(parameter) if reference() is parameter else counter, dtype, requires_grad)
+                for reference, name, counter, dtype, requires_grad in self._parameters
+            ]
 
     def origins(self, stream: Tensor | None) -> Origins:
         """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
@@ -194,12 +154,13 @@ class BlockCall:
     @property
     def can_be_made_over(self) -> bool:
         """Whether `anew` can hand over all that the first run was given."""
-        return self._arguments.can_be_given_anew
+        return self._arguments.can_be_given_anew and self._moved.can_be_put_back
 
     def take_back(self) -> None:
-        """As if the first run had not been: buffers and attributes hold what they held before it."""
+        """As if the first run had not been: buffers, attributes and parameters hold what they held before it."""
         self._buffers.put_back()
         self._attributes.put_back()
+        self._moved.put_back()
 
     def anew(self, stream: Tensor) -> Any:
         """Another first run, on another input, in place of one that was taken back."""
@@ -216,6 +177,7 @@ class BlockCall:
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
         self._attributes.forget_unchanged()
+        self._expect(self._moved.forget_unmoved())
         self._left = self._arguments.shared(args, kwargs)
         return output
 
@@ -250,6 +212,7 @@ class BlockCall:
             self._autocast.replayed(),
             self._generators.replayed(),
             self._buffers.replayed(),
+            self._moved.replayed(),
             self._statistics.replayed(),
             self._choices.replayed(),
             self._parameters_of_forward() if self._swapped else AS_IT_IS,

@@ -1,0 +1,67 @@
+"""What may have made a recompute another one than its first run: words for an error."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from momentumnet.recompute.arguments import parameter_names
+from momentumnet.recompute.left_attributes import left_by_a_call
+
+# The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
+_THREADS: set[int] = set()
+
+
+def note_thread() -> None:
+    """A block is called in this thread."""
+    _THREADS.add(threading.get_ident())
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What is known of a call that may have made its recompute another one. It holds none of the call's tensors.
+
+    Attributes:
+        name: the block's dotted name.
+        module: the block.
+        changed: position or keyword, and type, of each argument object that the first run changed.
+        draws: whether the call drew random numbers.
+    """
+
+    name: str
+    module: nn.Module
+    changed: Sequence[tuple[int | str, str]]
+    draws: bool
+
+    def sentences(self) -> list[str]:
+        """In words, without a full stop."""
+        names = [f"argument {self._name_of(key)!r} ({kind})" for key, kind in self.changed]
+        found = []
+        if names:
+            found.append(
+                f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
+                "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
+            )
+        if self.draws and len(_THREADS) > 1:
+            found.append(
+                "the block draws random numbers and blocks have run in several threads: threads share torch's "
+                "generators, so what one draws is missing in another. Train in a process each, or one after the other"
+            )
+        return found
+
+    def attributes_of_a_pass(self) -> list[str]:
+        """Names of attributes of the block that hold what a call has computed: the next call may begin with it."""
+        return [
+            f"{name}.{attribute}" if name else attribute
+            for name, module in self.module.named_modules(prefix=self.name)
+            for attribute in left_by_a_call(module)
+        ]
+
+    def _name_of(self, key: int | str) -> str:
+        if isinstance(key, str):
+            return key
+        names = parameter_names(self.module)
+        return names[key] if key < len(names) else f"number {key}"
