@@ -105,7 +105,17 @@ class SavedTensors:
         return slot
 
     def refill(self) -> None:
-        """Recompute the block and fill the slots."""
+        """Recompute the block and fill the slots.
+
+        Raises:
+            ReconstructionError: the block itself asks for them, before it has ended.
+        """
+        if self._values.is_open:
+            raise ReconstructionError(
+                f"{self._name!r} takes a gradient in its own forward (torch.autograd.grad, backward), for which it "
+                "would have to be recomputed before it has ended. Keep its activations: leave the block out "
+                "(streams=[...]) or pass backward='stored'; outside a stream pass others='keep'"
+            )
         self._refill(self)
 
     def fill(self, collected: Collected, differ: Callable[[str], ReconstructionError]) -> list[Tensor]:

@@ -107,6 +107,11 @@ class SavedValues:
         return range(start, start + 2) if found else range(0)
 
     @property
+    def is_open(self) -> bool:
+        """Whether the first run has not ended; until `close`."""
+        return self._views is not None
+
+    @property
     def has_computed_floats(self) -> bool:
         """Whether floats with a gradient were saved that the call has computed itself; until `close`."""
         return bool(self._last)

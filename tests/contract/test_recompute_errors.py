@@ -367,3 +367,36 @@ def test_gradients_with_an_object_that_is_written_between_blocks(alive: bool) ->
     torch.manual_seed(0)
     model = Given([Reading() for _ in range(3)], write)
     torch.testing.assert_close(gradients(model, "reversible"), gradients(model, "stored"))
+
+
+class Force(ResidualMLP):
+    """Takes a gradient in its forward: a force, an inner step."""
+
+    skip = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = x if x.requires_grad else x.detach().requires_grad_()
+        energy = super().forward(given).square().sum()
+        (force,) = torch.autograd.grad(energy, given, create_graph=True)
+        return x + 0.1 * force if self.skip else force.sum(1, keepdim=True)
+
+
+class ForceAlone(Force):
+    skip = 0
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+def test_a_block_that_takes_a_gradient_in_its_forward_is_told_so(backward: str) -> None:
+    model, x = nn.Sequential(*[Force(8) for _ in range(3)]), torch.randn(4, 8)
+    net = mn.convert(model, x, backward=backward)
+    with pytest.raises(mn.ReconstructionError, match=r"takes a gradient in its own forward .*backward='stored'"):
+        net(x)
+    mn.convert(model, x, backward="stored")(x).sum().backward()
+
+
+def test_so_is_a_module_outside_the_streams() -> None:
+    model, x = nn.Sequential(ResidualMLP(8), ResidualMLP(8), nn.Linear(8, 6), ForceAlone(6)), torch.randn(4, 8)
+    net = mn.convert(model, x, others="checkpoint")
+    with pytest.raises(mn.ReconstructionError, match=r"takes a gradient in its own forward .*others='keep'"):
+        net(x)
+    mn.convert(model, x)(x).sum().backward()
