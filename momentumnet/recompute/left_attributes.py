@@ -59,30 +59,30 @@ class _Standing:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.attributes: list[Table] = [module.__dict__ for module in modules]
+        self._attributes: list[Table] = [module.__dict__ for module in modules]
         self._tables = [
-            *self.attributes,
-            *[attributes["_parameters"] for attributes in self.attributes],
-            *[attributes["_modules"] for attributes in self.attributes],
+            *self._attributes,
+            *[attributes["_parameters"] for attributes in self._attributes],
+            *[attributes["_modules"] for attributes in self._attributes],
         ]
         self._copies = [table.copy() for table in self._tables]
 
     def has_plain_tensors(self) -> bool:
         """Whether an attribute may be one."""
-        values = map(dict.values, self._copies[: len(self.attributes)])
-        return Tensor in map(type, chain.from_iterable(values))
+        return Tensor in map(type, chain.from_iterable(map(dict.values, self._attributes)))
 
     def changes(self) -> list[tuple[Table, Table]]:
         """Each table that is another one by now, and what it was."""
-        now, before = (chain.from_iterable(map(dict.values, tables)) for tables in (self._tables, self._copies))
-        alike = list(map(len, self._tables)) == list(map(len, self._copies)) and all(map(operator.is_, now, before))
-        if alike and self._last_names(self._tables) == self._last_names(self._copies):
+        tables, copies = self._tables, self._copies
+        now, before = (chain.from_iterable(map(dict.values, found)) for found in (tables, copies))
+        alike = list(map(len, tables)) == list(map(len, copies)) and all(map(operator.is_, now, before))
+        if alike and self._last_names(tables) == self._last_names(copies):
             return []
-        return [pair for pair in zip(self._tables, self._copies, strict=True) if not _is_as(*pair)]
+        return [pair for pair in zip(tables, copies, strict=True) if not _is_as(*pair)]
 
     def _last_names(self, tables: Sequence[Table]) -> list[str]:
         """Of attributes. One that has come in the place of another one is the last."""
-        return list(map(next, map(reversed, tables[: len(self.attributes)])))
+        return list(map(next, map(reversed, tables[: len(self._attributes)])))
 
 
 class Attributes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +17,12 @@ from momentumnet.recompute.arguments import version
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
 from momentumnet.recompute.looks import has_lost_its_memory
 
-# By block, the parameters that its calls move: their values are copied before the next one.
-_MOVED: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
+# By block, the numbers of those parameters that its calls move: their values are copied before the next one.
+_MOVED: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
 # What FSDP and DeepSpeed, which give parameters other memory while modules run, have on those of theirs. (FSDP2 takes
 # all memory away from those that it has put in place.)
 _MANAGED = ("_fsdp_flattened", "ds_id")
 _FEW = 1024  # elements of a parameter without a gradient that are copied without a reason
-
-
-class _Seen(NamedTuple):
-    """A parameter when the call began, and its value as far as it stays known: a copy, or where it lay."""
-
-    table: dict[str, Any]
-    key: tuple[int, str]
-    parameter: nn.Parameter
-    counter: int
-    pointer: int
-    value: Tensor | None
-    is_copy: bool
-
-    @property
-    def is_written(self) -> bool:
-        """Whether it has been written in place; of a copied one on the CPU also where the counter does not tell."""
-        if version(self.parameter) != self.counter:
-            return True
-        if not self.is_copy or self.value is None or not self.parameter.is_cpu or not self.parameter.is_contiguous():
-            return False
-        return bytes_on_host(self.parameter) != bytes_on_host(self.value)
 
 
 class MovedParameters:
@@ -58,29 +36,59 @@ class MovedParameters:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._block = modules[0]
-        known = _MOVED.get(self._block)
-        self._seen = [
-            _seen(module._parameters, (place, name), parameter, known=known)
-            for place, module in enumerate(modules)
-            for name, parameter in module._parameters.items()
+        self._modules = modules
+        self._parameters = parameters = [
+            parameter
+            for module in modules
+            for parameter in module.__dict__["_parameters"].values()
             if type(parameter) is nn.Parameter and parameter.layout == torch.strided
         ]
-        self._moved: list[tuple[_Seen, Tensor | None]] = []
-        _MOVED.setdefault(self._block, set())
+        self._places = _places(parameters)
+        known = _MOVED.get(modules[0])
+        if known is None:
+            _MOVED[modules[0]] = set()
+        # By number: copies, and where the others lay.
+        self._copies: dict[int, Tensor] = {}
+        self._aliases: dict[int, Tensor] = {}
+        looked_at = [
+            number for number, parameter in enumerate(parameters) if known is None or not parameter.requires_grad
+        ]
+        for number in {*looked_at, *(known or ())}:
+            parameter = parameters[number] if number < len(parameters) else None
+            if parameter is not None and ((known and number in known) or parameter.numel() <= _FEW):
+                self._copies[number] = parameter.detach().clone()
+            elif parameter is not None:
+                self._aliases[number] = parameter.detach()
+        self._moved: list[tuple[nn.Parameter, Tensor | None]] = []
 
     def forget_unmoved(self) -> list[nn.Parameter]:
         """The first run has ended; returns those that it has moved."""
-        for seen in self._seen:
-            parameter, is_written = seen.parameter, seen.is_written
-            if not is_written and parameter.data_ptr() == seen.pointer:
-                continue
-            if not seen.pointer or has_lost_its_memory(parameter) or any(hasattr(parameter, name) for name in _MANAGED):
-                continue
-            _MOVED[self._block].add(seen.key)
-            self._moved.append((seen, seen.value if seen.is_copy or not is_written else None))
-        self._seen = []
-        return [seen.parameter for seen, _ in self._moved]
+        places = _places(self._parameters)
+        if places != self._places or any(map(self._is_written, self._copies)):
+            for number, (counter, pointer) in enumerate(zip(*self._places, strict=True)):
+                is_moved = (places[0][number], places[1][number]) != (counter, pointer)
+                if is_moved or (number in self._copies and self._is_written(number)):
+                    self._note(number, counter, pointer)
+        self._parameters, self._copies, self._aliases = [], {}, {}
+        return [parameter for parameter, _ in self._moved]
+
+    def _is_written(self, number: int) -> bool:
+        """Of one that was copied, on the CPU: whether its values are others, also where no counter tells."""
+        parameter = self._parameters[number]
+        if not parameter.is_cpu or not parameter.is_contiguous():
+            return False
+        return bytes_on_host(parameter) != bytes_on_host(self._copies[number])
+
+    def _note(self, number: int, counter: int, pointer: int) -> None:
+        parameter = self._parameters[number]
+        is_managed = any(hasattr(parameter, name) for name in _MANAGED)
+        if not pointer or has_lost_its_memory(parameter) or is_managed:
+            return
+        _MOVED[self._modules[0]].add(number)
+        value = self._copies.get(number)
+        if value is None and version(parameter) == counter:
+            value = self._aliases.get(number)
+        self._moved.append((parameter, value))
 
     @property
     def can_be_put_back(self) -> bool:
@@ -89,9 +97,9 @@ class MovedParameters:
 
     def put_back(self) -> None:
         """As if the first run had not been."""
-        for seen, value in self._moved:
+        for parameter, value in self._moved:
             if value is not None:
-                seen.parameter.data = value.clone()
+                parameter.data = value.clone()
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute: parameters begin where the first run found them, and end where they stood."""
@@ -100,25 +108,29 @@ class MovedParameters:
     @contextmanager
     def _replayed(self) -> Iterator[None]:
         # Others in their place: what the recompute saves and writes is no affair of theirs, nor of their counters'.
-        others: dict[int, nn.Parameter] = {}
-        places = [(seen.table, seen.key[1], seen.table.get(seen.key[1])) for seen, _ in self._moved]
+        others = {
+            id(own): nn.Parameter((own.detach() if value is None else value).clone(), requires_grad=own.requires_grad)
+            for own, value in self._moved
+        }
+        places = [
+            (module._parameters, name, parameter)
+            for module in self._modules
+            for name, parameter in module._parameters.items()
+            if id(parameter) in others
+        ]
         try:
-            for seen, value in self._moved:
-                own = seen.parameter
-                other = nn.Parameter(
-                    (own.detach() if value is None else value).clone(), requires_grad=own.requires_grad
-                )
-                seen.table[seen.key[1]] = others.setdefault(id(own), other)
+            for table, name, parameter in places:
+                table[name] = others[id(parameter)]
             yield
         finally:
             for table, name, parameter in places:
                 table[name] = parameter
 
 
-def _seen(
-    table: dict[str, Any], key: tuple[int, str], parameter: nn.Parameter, known: set[tuple[int, str]] | None
-) -> _Seen:
-    looked_at = known is None or not parameter.requires_grad
-    is_copy = (known is not None and key in known) or (looked_at and parameter.numel() <= _FEW)
-    value = parameter.detach().clone() if is_copy else parameter.detach() if looked_at else None
-    return _Seen(table, key, parameter, version(parameter), parameter.data_ptr(), value, is_copy)
+def _places(parameters: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """Their in-place counters, and where they lie."""
+    pointers = [parameter.data_ptr() for parameter in parameters]
+    try:
+        return [parameter._version for parameter in parameters], pointers
+    except RuntimeError:  # tensors of inference mode have none
+        return list(map(version, parameters)), pointers
