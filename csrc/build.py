@@ -5,13 +5,13 @@ setup.py runs this on installing. In a source tree ``python csrc/build.py`` does
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +192,8 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    destination = Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCES.parent / "momentumnet" / "_kernels"
-    for library, outcome in build(destination).items():
+    parser = argparse.ArgumentParser(description="Build the kernels with the compilers that are there.")
+    default = SOURCES.parent / "momentumnet" / "_kernels"
+    parser.add_argument("destination", type=Path, nargs="?", default=default, help="folder (default: the package's)")
+    for library, outcome in build(parser.parse_args().destination).items():
         print(f"{library}: {'built' if outcome['built'] else 'not built'} ({outcome['detail']})")
