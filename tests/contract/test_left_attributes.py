@@ -66,6 +66,13 @@ OPTIONS = [
 ]
 
 
+def gradients_of(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Of a step."""
+    net.zero_grad()
+    net(x).square().mean().backward()
+    return [p.grad for p in net.parameters() if p.grad is not None]
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_recompute_leaves_no_graph_behind(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -122,12 +129,7 @@ def test_what_a_call_counts_is_counted_once(way: str, options: dict[str, Any]) -
     nets = [mn.convert(model, x, **way) for way in (options, {"backward": "stored"})]
     before = [int(block.calls) for block in nets[0]]
     for _ in range(4):
-        gradients = []
-        for net in nets:
-            net.zero_grad()
-            net(x).square().mean().backward()
-            gradients.append([p.grad for p in net.parameters()])
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(*[gradients_of(net, x) for net in nets], rtol=1e-4, atol=1e-7)
     assert [block.calls - calls for block, calls in zip(nets[0], before, strict=True)] == [4] * 4
     assert all(torch.equal(block.load, other.load) for block, other in zip(*nets, strict=True))
 
@@ -150,12 +152,7 @@ def test_what_the_first_call_makes_is_made_again_in_its_recompute(options: dict[
     for block in (*found, *stored):
         vars(block).pop("scale", None)
     for _ in range(2):
-        gradients = []
-        for net in (found, stored):
-            net.zero_grad()
-            net(x).square().mean().backward()
-            gradients.append([p.grad for p in net.parameters()])
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(gradients_of(found, x), gradients_of(stored, x), rtol=1e-4, atol=1e-7)
     assert all(hasattr(block, "scale") for block in found)
 
 
@@ -313,12 +310,7 @@ def test_what_is_kept_for_the_next_call(of: str, options: dict[str, Any]) -> Non
     model, x = nn.Sequential(*[Kept(of) for _ in range(3)]), torch.randn(8, WIDTH)
     found, stored = (mn.convert(model, x, **way) for way in (options, {"backward": "stored"}))
     for _ in range(4):
-        gradients = []
-        for net in (found, stored):
-            net.zero_grad()
-            net(x).square().mean().backward()
-            gradients.append([p.grad for p in net.parameters() if p.grad is not None])
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(gradients_of(found, x), gradients_of(stored, x), rtol=1e-4, atol=1e-7)
         for block, other in zip(found, stored, strict=True):
             torch.testing.assert_close(block.left(), other.left())
             assert vars(block).keys() == vars(other).keys()
@@ -375,12 +367,7 @@ def test_parameters_that_a_call_replaces_are_replaced_once(options: dict[str, An
     model, x = nn.Sequential(*[Averaged() for _ in range(3)]), torch.randn(8, WIDTH)
     found, stored = (mn.convert(model, x, **way) for way in (options, {"backward": "stored"}))
     for _ in range(3):
-        gradients = []
-        for net in (found, stored):
-            net.zero_grad()
-            net(x).square().mean().backward()
-            gradients.append([p.grad for p in net.parameters() if p.grad is not None])
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(gradients_of(found, x), gradients_of(stored, x), rtol=1e-4, atol=1e-7)
         for block, other in zip(found, stored, strict=True):
             torch.testing.assert_close(block.mean, other.mean)
 
@@ -403,11 +390,6 @@ def test_a_large_tensor_is_counted_once_and_seen_as_it_was(options: dict[str, An
     model, x = nn.Sequential(*[Histogram() for _ in range(3)]), torch.randn(8, WIDTH)
     found, stored = (mn.convert(model, x, **way) for way in (options, {"backward": "stored"}))
     for _ in range(5):
-        gradients = []
-        for net in (found, stored):
-            net.zero_grad()
-            net(x).square().mean().backward()
-            gradients.append([p.grad for p in net.parameters()])
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(gradients_of(found, x), gradients_of(stored, x), rtol=1e-4, atol=1e-7)
         for block, other in zip(found, stored, strict=True):
             torch.testing.assert_close(block.load, other.load)
