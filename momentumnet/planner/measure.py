@@ -61,7 +61,8 @@ class Measures:
         return self._known[make]
 
     def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
-        owners = [inner for module in modules for inner in module.modules()]
+        inside = [inner for module in modules for inner in module.modules()]
+        owners = [inner for inner in inside if not isinstance(inner, torch.jit.ScriptModule)]
 
         def run() -> Any:
             torch.clear_autocast_cache()  # a recompute casts its weights again
@@ -76,7 +77,7 @@ class Measures:
 
             # Objects, too: what one run leaves in them, or on attributes, is not for the next.
             given_args, given_kwargs = object_copies.copied((args, kwargs), given)
-            with Attributes(owners).replayed():
+            with Attributes(modules[0], owners).replayed():
                 output = modules[0](*given_args, **given_kwargs)
                 for module in modules[1:]:
                     output = module(output)

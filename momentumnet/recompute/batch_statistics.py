@@ -85,6 +85,8 @@ class BatchStatistics:
 
 def _measures(module: nn.Module) -> bool:
     """Whether it is one of torch's norms as it is there, and takes the statistics of the batch."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     plain = type(module).forward is _BatchNorm.forward and "forward" not in module.__dict__
     # A parametrized weight is another tensor each time that it is asked for.
     plain = plain and {"weight", "bias"} <= module._parameters.keys()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from momentumnet.recompute.generators import bytes_on_host
 
-# By block, the larger plain tensors on attributes that its calls write to, as far as it has been seen.
+# By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
 _NUMBERS = (bool, int, float, complex, str, type(None))
 _FEW = 1024  # elements of a tensor that are copied without a reason
@@ -34,7 +34,7 @@ def left_by_a_call(module: nn.Module) -> list[str]:
 
 
 class _Plain(NamedTuple):
-    """A plain tensor on an attribute, its counter, and a copy; None of a large one that nobody is known to write to."""
+    """A plain tensor on an attribute, its counter, and a copy, or None."""
 
     place: int
     name: str
@@ -89,20 +89,22 @@ class Attributes:
     """What a call changes of the attributes of its modules; to be made before its first run.
 
     Args:
-        modules: the block, and all in it.
+        block: which is called.
+        modules: those of the block, and it itself, that may change.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
+        self._is_first = block not in _WRITTEN
+        self._written = _WRITTEN.setdefault(block, set())
         self._before: _Standing | None = _Standing(modules)
         self._plain = self._plain_tensors() if self._before.has_plain_tensors() else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has changed is kept, if it was a number, or a tensor without a history."""
-        written = {(plain.place, plain.name) for plain in self._plain if plain.is_written}
-        if written:
-            _WRITTEN.setdefault(self._modules[0], set()).update(written)
+        self._is_first = False
+        self._written.update((plain.place, plain.name) for plain in self._plain if plain.is_written)
         for now, before in () if self._before is None else self._before.changes():
             if "_parameters" in before:
                 changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
@@ -122,7 +124,7 @@ class Attributes:
             table.update(seen)
         clones: dict[int, Tensor] = {}
         for plain in self._plain:
-            if plain.value is not None and (plain.place, plain.name) in _WRITTEN.get(self._modules[0], ()):
+            if plain.value is not None and (plain.place, plain.name) in self._written:
                 # Tensors of their own: the recompute may save them for backward, and must not see them written to.
                 clone = clones.setdefault(id(plain.tensor), plain.value.clone())
                 vars(self._modules[plain.place])[plain.name] = clone
@@ -143,14 +145,17 @@ class Attributes:
                     seen.tensor.data.copy_(seen.value)  # through .data: graphs that saved it stay valid
 
     def _plain_tensors(self) -> list[_Plain]:
-        """The plain tensors on attributes; small ones with a copy, as they may be written to without a trace."""
-        known = _WRITTEN.get(self._modules[0], ())
+        """The plain tensors on attributes, with a copy where it may be needed.
+
+        On the CPU that is so of small ones, which may be written to without a trace, and in the block's first call.
+        """
         return [
             _Plain(place, name, value, value._version, value.clone() if keep else None)
             for place, module in enumerate(self._modules)
             for name, value in vars(module).items()
             if _is_plain_tensor(value)
-            for keep in (value.numel() <= _FEW or (place, name) in known,)
+            for is_small in (value.numel() <= _FEW and (value.is_cpu or self._is_first),)
+            for keep in (is_small or (place, name) in self._written,)
         ]
 
 

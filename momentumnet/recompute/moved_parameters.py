@@ -29,13 +29,15 @@ class MovedParameters:
     """What a call moves of its modules' parameters; to be made before its first run.
 
     The old value is known of one that an earlier call of the block has moved, and of one that is small or assigned
-    (``p.data = ...``), in the block's first call, or if it takes no gradient.
+    (``p.data = ...``), in the block's first call, or if it takes no gradient. On a GPU, where each copy is a launch,
+    small ones are copied in the first call alone.
 
     Args:
-        modules: the block, and all in it.
+        block: which is called.
+        modules: those of the block, and it itself, whose parameters may move.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
         self._parameters = parameters = [
             parameter
@@ -44,20 +46,17 @@ class MovedParameters:
             if type(parameter) is nn.Parameter and parameter.layout == torch.strided
         ]
         self._places = _places(parameters)
-        known = _MOVED.get(modules[0])
-        if known is None:
-            _MOVED[modules[0]] = set()
+        is_first = block not in _MOVED
+        self._known = known = _MOVED.setdefault(block, set())
         # By number: copies, and where the others lay.
         self._copies: dict[int, Tensor] = {}
         self._aliases: dict[int, Tensor] = {}
-        looked_at = [
-            number for number, parameter in enumerate(parameters) if known is None or not parameter.requires_grad
-        ]
-        for number in {*looked_at, *(known or ())}:
-            parameter = parameters[number] if number < len(parameters) else None
-            if parameter is not None and ((known and number in known) or parameter.numel() <= _FEW):
+        for number, parameter in enumerate(parameters):
+            looked_at = is_first or not parameter.requires_grad
+            is_small = looked_at and parameter.numel() <= _FEW and (parameter.is_cpu or is_first)
+            if is_small or number in known:
                 self._copies[number] = parameter.detach().clone()
-            elif parameter is not None:
+            elif looked_at:
                 self._aliases[number] = parameter.detach()
         self._moved: list[tuple[nn.Parameter, Tensor | None]] = []
 
@@ -84,7 +83,7 @@ class MovedParameters:
         is_managed = any(hasattr(parameter, name) for name in _MANAGED)
         if not pointer or has_lost_its_memory(parameter) or is_managed:
             return
-        _MOVED[self._modules[0]].add(number)
+        self._known.add(number)
         value = self._copies.get(number)
         if value is None and version(parameter) == counter:
             value = self._aliases.get(number)

@@ -84,8 +84,10 @@ class BlockCall:
         """Begin to record what a first run does."""
         self._buffers = Buffers(owners)
         self._statistics = BatchStatistics(owners)
-        self._attributes = Attributes(owners)
-        self._moved = MovedParameters(owners)
+        # A script keeps its attributes and parameters to itself.
+        plain = [owner for owner in owners if not isinstance(owner, torch.jit.ScriptModule)]
+        self._attributes = Attributes(owners[0], plain)
+        self._moved = MovedParameters(owners[0], plain)
         self._choices = Choices()
 
     def first(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_be_taken_back: bool = False) -> Any:

@@ -302,3 +302,18 @@ def test_conversion_in_place_that_is_refused_leaves_the_model_as_it_was() -> Non
         mn.convert(model, streams=[""], inplace=True)
     assert type(model[0]) is ResidualMLP
     assert "_momentumnet_role" not in model[0].__dict__
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_recomputed_module_may_hold_a_script_with_a_norm() -> None:
+    x, gradients = torch.randn(16, WIDTH), []
+    for options in ({"backward": "checkpointed", "others": "checkpoint"}, {}):
+        torch.manual_seed(0)
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh()))
+        model = nn.Sequential(ResidualMLP(), ResidualMLP(), scripted)
+        net = mn.convert(model, x, gamma=0, inplace=True, **options)  # in copies that PyTorch makes of scripts ...
+        for _ in range(4):  # the first calls of a script are profiled
+            net.zero_grad()
+            net(x).square().mean().backward()
+        gradients.append([p.grad for p in net.parameters()])  # ... parameters are no leaves
+    torch.testing.assert_close(*gradients)
