@@ -47,8 +47,8 @@ class _Plain(NamedTuple):
         """Whether it has been written to; on the CPU also where the counter does not tell."""
         if self.tensor._version != self.counter:
             return True
-        if self.value is None or not self.tensor.is_cpu or self.tensor.layout != torch.strided:
-            return False
+        if type(self.value) is not Tensor or not self.tensor.is_cpu or self.tensor.layout != torch.strided:
+            return False  # a copy under FakeTensorMode is no Tensor
         return self.tensor.is_contiguous() and bytes_on_host(self.tensor) != bytes_on_host(self.value)
 
 
@@ -105,6 +105,9 @@ class Attributes:
         """The first run has ended: what it has changed is kept, if it was a number, or a tensor without a history."""
         self._is_first = False
         self._written.update((plain.place, plain.name) for plain in self._plain if plain.is_written)
+        self._plain = [
+            plain if (plain.place, plain.name) in self._written else plain._replace(value=None) for plain in self._plain
+        ]
         for now, before in () if self._before is None else self._before.changes():
             if "_parameters" in before:
                 changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
@@ -124,7 +127,7 @@ class Attributes:
             table.update(seen)
         clones: dict[int, Tensor] = {}
         for plain in self._plain:
-            if plain.value is not None and (plain.place, plain.name) in self._written:
+            if plain.value is not None:
                 # Tensors of their own: the recompute may save them for backward, and must not see them written to.
                 clone = clones.setdefault(id(plain.tensor), plain.value.clone())
                 vars(self._modules[plain.place])[plain.name] = clone

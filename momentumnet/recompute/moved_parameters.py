@@ -28,9 +28,8 @@ _FEW = 1024  # elements of a parameter without a gradient that are copied withou
 class MovedParameters:
     """What a call moves of its modules' parameters; to be made before its first run.
 
-    The old value is known of one that an earlier call of the block has moved, and of one that is small or assigned
-    (``p.data = ...``), in the block's first call, or if it takes no gradient. On a GPU, where each copy is a launch,
-    small ones are copied in the first call alone.
+    The old value is known of one that an earlier call of the block has moved; of one that is assigned (``p.data =``) in
+    the block's first call, or takes no gradient; and of a small one on the CPU that takes none.
 
     Args:
         block: which is called.
@@ -52,11 +51,10 @@ class MovedParameters:
         self._copies: dict[int, Tensor] = {}
         self._aliases: dict[int, Tensor] = {}
         for number, parameter in enumerate(parameters):
-            looked_at = is_first or not parameter.requires_grad
-            is_small = looked_at and parameter.numel() <= _FEW and (parameter.is_cpu or is_first)
+            is_small = not parameter.requires_grad and parameter.is_cpu and parameter.numel() <= _FEW
             if is_small or number in known:
                 self._copies[number] = parameter.detach().clone()
-            elif looked_at:
+            elif is_first or not parameter.requires_grad:
                 self._aliases[number] = parameter.detach()
         self._moved: list[tuple[nn.Parameter, Tensor | None]] = []
 
@@ -73,10 +71,10 @@ class MovedParameters:
 
     def _is_written(self, number: int) -> bool:
         """Of one that was copied, on the CPU: whether its values are others, also where no counter tells."""
-        parameter = self._parameters[number]
-        if not parameter.is_cpu or not parameter.is_contiguous():
+        parameter, copy = self._parameters[number], self._copies[number]
+        if not parameter.is_cpu or not parameter.is_contiguous() or type(copy) is not Tensor:  # of a FakeTensorMode
             return False
-        return bytes_on_host(parameter) != bytes_on_host(self._copies[number])
+        return bytes_on_host(parameter) != bytes_on_host(copy)
 
     def _note(self, number: int, counter: int, pointer: int) -> None:
         parameter = self._parameters[number]

@@ -70,7 +70,7 @@ def test_the_peak_grows_by_no_more(block: type[Thin], gamma: float) -> None:
         reports.append(report(net))
     assert kept[-1] > kept[0]
     for spare, found in zip(sizes, reports, strict=True):
-        assert found.peak_bytes <= reports[0].peak_bytes + spare
+        assert found.peak_bytes <= 1.02 * reports[0].peak_bytes + spare  # a plan is not tried out for this
 
 
 @pytest.mark.parametrize("spare", [-1, 1.5, True, "2GiB", None])
