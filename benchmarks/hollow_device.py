@@ -1,0 +1,329 @@
+"""Peak memory, launches, copies and waits of training steps on a CUDA device that is not there.
+
+python benchmarks/hollow_device.py --output benchmarks/results
+
+PyTorch's own CUDA code (dispatcher, caching allocator, streams, events) and the kernels of csrc/cuda.cu run on a CUDA
+runtime, driver and cuBLAS whose kernels compute nothing (benchmarks/hollow_device). So the bytes that PyTorch's
+allocator hands out are those of a GPU, and what is launched, copied to the host and waited for can be counted on a
+machine without one. No time can be measured so, and no value is right. What the engine reads on the host is made up
+(`made_up_values`).
+
+Linux; a PyTorch for CUDA 13, CUDA's compiler nvcc of the same version, and gcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from momentumnet.arithmetic.compiled import libraries
+from momentumnet.bench import methods as ways
+from momentumnet.bench.networks import NETWORKS, Network
+from momentumnet.bench.probe import step_memory
+from momentumnet.bench.results import Results, Row
+from momentumnet.bench.step.planned import planned_builds
+from momentumnet.bench.tables import Table, write_markdown
+from momentumnet.bench.training_step import FAILURES, TrainingStep, reason
+from momentumnet.core.exact_state import ExactState
+
+ROOT = Path(__file__).resolve().parents[1]
+STUBS = Path(__file__).resolve().parent / "hollow_device"
+DEFAULT_NETWORKS, QUICK_NETWORKS = ("resnet50-224", "vit-l-16", "llama-24"), ("resnet50-64", "llama-4")
+GAMMA, DTYPE = Fraction(1, 8), torch.bfloat16
+CUDA = 13  # whose runtime the stubs are
+COUNTED = ("launches", "copies_to_host", "waits")  # as hollow_counts of runtime.c gives them
+
+# Set in the process that runs on the hollow device: the folder of its libraries.
+FOLDER_VARIABLE = "MOMENTUMNET_HOLLOW_DEVICE"
+PRELOADED, DRIVER = "libhollow.so", "libcuda.so.1"
+
+
+class Missing(Exception):  # noqa: N818 - an outcome, said in one line
+    """The hollow device cannot be built here; the message says what is missing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of hollow-device.json and .md")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NAME", help=" ".join(DEFAULT_NETWORKS))
+    parser.add_argument("--quick", action="store_true", help=f"small networks: {' '.join(QUICK_NETWORKS)}")
+    parser.add_argument(
+        "--build", type=Path, help="folder to build the device in, and keep it (default: a temporary one)"
+    )
+    options = parser.parse_args()
+    networks = options.networks or (QUICK_NETWORKS if options.quick else DEFAULT_NETWORKS)
+    if built := os.environ.get(FOLDER_VARIABLE):
+        measure(networks, options.output, Path(built))
+        return
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder: Path = options.build or Path(temporary)
+            build(folder)
+            command = [sys.executable, *sys.argv]
+            sys.exit(subprocess.run(command, env=environment(folder), check=False).returncode)
+    except Missing as missing:
+        sys.exit(f"hollow_device.py: {missing}")
+
+
+# ---------------------------------------------------------------- the device
+
+
+def build(folder: Path) -> None:
+    """Compiles the stubs, and the project's CUDA kernels for a runtime that can be replaced.
+
+    Raises:
+        Missing: Something that this takes is not there, or does not compile them.
+    """
+    kernels = _kernels_build()
+    nvcc = compiler(kernels)
+    folder.mkdir(parents=True, exist_ok=True)
+    stub = [nvcc, "-shared", "--cudart=none", "-Xcompiler=-fPIC"]
+    flags = [flag.replace("=static", "=shared") for flag in kernels.NVCC_FLAGS]
+    cuda = folder / libraries.FOLDER.name / kernels.LIBRARIES["cuda"]
+    cuda.parent.mkdir(exist_ok=True)
+    _compile([*stub, str(STUBS / "runtime.c"), str(STUBS / "blas.c"), "-o", str(folder / PRELOADED)])
+    _compile([*stub, f"-Xlinker=-soname={DRIVER}", str(STUBS / "driver.c"), "-o", str(folder / DRIVER)])
+    _compile([nvcc, *flags, str(kernels.SOURCES / "cuda.cu"), "-o", str(cuda)])
+    cpu = libraries.FOLDER / kernels.LIBRARIES["cpu"]
+    if cpu.exists():
+        shutil.copy(cpu, cuda.parent)
+
+
+def compiler(kernels: ModuleType) -> str:
+    """The path of nvcc.
+
+    Raises:
+        Missing: It, or what it needs beside, is not there.
+    """
+    if sys.platform != "linux":
+        raise Missing("needs Linux, whose loader puts libraries in front of others (LD_PRELOAD)")
+    if (torch.version.cuda or "").partition(".")[0] != str(CUDA):
+        raise Missing(f"needs a PyTorch built for CUDA {CUDA}; this one is {torch.__version__}")
+    try:
+        nvcc: str = kernels.find_nvcc()
+    except kernels.NotBuilt as error:
+        raise Missing(f"needs nvcc of CUDA {CUDA}: none found (CUDA_HOME, PATH, /usr/local/cuda)") from error
+    if not shutil.which("gcc"):
+        raise Missing("needs gcc, with which nvcc compiles for the host: none found on the PATH")
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    if f"release {CUDA}." not in version:
+        found = re.search(r"release [\d.]+", version)
+        raise Missing(f"needs nvcc of CUDA {CUDA}: {nvcc} is {found.group() if found else 'of no known version'}")
+    return nvcc
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a process that runs on the device built in ``folder``."""
+    folder = folder.resolve()
+    paths = {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(folder / PRELOADED), "PYTHONPATH": str(ROOT)}
+    joined = {name: os.pathsep.join(filter(None, (path, os.environ.get(name)))) for name, path in paths.items()}
+    return {**os.environ, **joined, "CUDA_VISIBLE_DEVICES": "0", FOLDER_VARIABLE: str(folder)}
+
+
+def _compile(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Missing(f"{' '.join(command)} failed:\n{done.stderr or done.stdout}")
+
+
+def _kernels_build() -> ModuleType:
+    """csrc/build.py, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("momentumnet_kernels_build", ROOT / "csrc" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------- on the device
+
+
+# Of integers that are read, in units of a state's scale: it fits all states.
+MAGNITUDE = 1 << 13
+
+
+@contextmanager
+def made_up_values() -> Iterator[None]:
+    """What the engine reads of tensors on the device is what it reads where all is well; they hold no values.
+
+    Nothing differs from what it is compared with, floats are 1, no value outgrows its scale, and integers at rest are
+    as wide as the largest value for which their scale was chosen. The read itself takes place, and is counted.
+    """
+    pack, equal = ExactState.pack, torch.equal
+
+    def packed(state: ExactState, extremes: Sequence[float] | None = None) -> None:
+        most = 1 << state.range.bits
+        pack(state, (-most, most - 1) * 2 if state.report.is_cuda else extremes)
+
+    def compared(one: Tensor, other: Tensor) -> bool:
+        return equal(one, other) or one.is_cuda
+
+    with ExitStack() as patches:
+        for name, value in {
+            "tolist": _list_of,
+            "__float__": _float_of,
+            "__int__": _integer_of,
+            "__bool__": _no,
+        }.items():
+            patches.enter_context(mock.patch.object(Tensor, name, _made_up(getattr(Tensor, name), value)))
+        patches.enter_context(mock.patch.object(ExactState, "pack", packed))
+        patches.enter_context(mock.patch.object(torch, "equal", compared))
+        yield
+
+
+def _made_up(read: Callable[[Tensor], Any], value: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Reads, and returns something else where the tensor lies on the device."""
+
+    def reads(tensor: Tensor) -> Any:
+        found = read(tensor)
+        return value(tensor) if tensor.is_cuda else found
+
+    return reads
+
+
+def _list_of(tensor: Tensor) -> list[int] | list[bool]:
+    return [False if tensor.dtype == torch.bool else MAGNITUDE] * tensor.numel()
+
+
+def _float_of(_: Tensor) -> float:
+    return 1.0
+
+
+def _integer_of(_: Tensor) -> int:
+    return MAGNITUDE
+
+
+def _no(_: Tensor) -> bool:
+    return False
+
+
+class Counts:
+    """What a step asked of the device.
+
+    Attributes:
+        last: launches of kernels, copies to the host, and waits of the host in the last step.
+    """
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step, self._library = step, ctypes.CDLL(None)
+        self.last: Row = {}
+
+    def __call__(self, network: nn.Module) -> None:
+        before = self._read()
+        self._step(network)
+        self.last = {name: count - before[name] for name, count in self._read().items()}
+
+    def _read(self) -> dict[str, int]:
+        counts = (ctypes.c_long * len(COUNTED))()
+        self._library.hollow_counts(counts)
+        return dict(zip(COUNTED, counts, strict=True))
+
+
+def measure(names: Sequence[str], output: Path, folder: Path) -> None:
+    """Measures the networks on the device, and writes the results."""
+    libraries.FOLDER = folder / libraries.FOLDER.name
+    torch.backends.cudnn.enabled = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    warnings.simplefilter("ignore")
+    settings = {"networks": list(names), "gamma": str(GAMMA), "dtype": str(DTYPE)}
+    results = Results.begin(
+        output / "hollow-device.json", command="hollow_device", device=torch.device("cuda"), settings=settings
+    )
+    with made_up_values():
+        for name in names:
+            torch.manual_seed(0)
+            network = NETWORKS[name]
+            model, step = network.build().cuda(), TrainingStep(network.example().cuda(), DTYPE)
+            for method, build in builds(network).items():
+                results.add([{"network": name, "method": method, **figures(model, step, build)}])
+                print(f"{name}, {method}", flush=True)
+    table = table_of(results)
+    write_markdown(output / "hollow-device.md", [table], results.header)
+    print(table.markdown())
+
+
+def builds(network: Network) -> dict[str, ways.Build]:
+    """By method, how to make its network."""
+    return {**ways.methods(network, [GAMMA], arithmetics=["exact"], keeping=True), **planned_builds({}, GAMMA)}
+
+
+def figures(model: nn.Module, step: TrainingStep, build: ways.Build) -> Row:
+    """What a step of one method takes, or why there is none."""
+    counted = Counts(step)
+    try:
+        with step.autocast():
+            network = build(model, step.x)
+        memory = step_memory(network, counted)
+        fresh = step_memory(network, partial(_afresh, step))
+        row: Row = {"peak_bytes": memory.peak_bytes, "saved_bytes": memory.saved_bytes}
+        return {**row, "peak_with_gradients": fresh.peak_bytes, **counted.last}
+    except FAILURES as error:
+        return {"error": reason(error)}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _afresh(step: TrainingStep, network: nn.Module) -> None:
+    network.zero_grad(set_to_none=True)
+    step(network)
+
+
+NOTES = (
+    "No GPU has run this: PyTorch's own CUDA code (dispatcher, caching allocator, streams) and the kernels of "
+    "csrc/cuda.cu on a CUDA runtime, driver and cuBLAS whose kernels compute nothing (benchmarks/hollow_device.py). It "
+    "tells what PyTorch's allocator hands out and what is launched, copied and waited for. It tells no time, no right "
+    "value, and nothing of what libraries allocate for themselves.",
+    "cuDNN is off. Convolutions are PyTorch's own, with an unfolded image as work space and a few launches for each "
+    "image, so the launches of ResNets are many more than a GPU's with cuDNN; attention is PyTorch's flash kernel. A "
+    "product is one launch. What PyTorch gives cuBLASLt as work space counts.",
+    "Peak: above what was allocated before the step, in the second of two steps, so that gradients are there before "
+    "(as momentumnet bench step counts). With gradients: the same of a step that makes its gradients anew, as the "
+    "budgets of plans count. Held: between forward and backward. Launches of kernels, copies to the host, and waits of "
+    "the host for the device are those of the second step.",
+    "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
+    "the default of convert. What the engine reads on the host is made up, as where all is well: no value outgrows its "
+    "scale, nothing differs, a state at rest is as wide as the values for which its scale was chosen, typical values "
+    "are as large as the largest. The times by which a plan chooses among the fewest bytes are the host's: from run to "
+    "run, and on a GPU, it is another plan.",
+)
+
+
+def table_of(results: Results) -> Table:
+    """The rows for people."""
+    columns = ("network", "method", "peak", "with gradients", "held", "launches", "copies to the host", "waits")
+    rows, failures = [], []
+    for row in results.rows:
+        name = (row["network"], row["method"])
+        if "error" in row:
+            rows.append((*name, "fails", *[""] * (len(columns) - 3)))
+            failures.append(f"{', '.join(name)}: {row['error']}")
+            continue
+        bytes_taken = [f"{row[key] / 2**30:.3f} GiB" for key in ("peak_bytes", "peak_with_gradients", "saved_bytes")]
+        rows.append((*name, *bytes_taken, *(str(row[key]) for key in COUNTED)))
+    return Table("A training step on a hollow device", columns, rows, (*NOTES, *failures))
+
+
+if __name__ == "__main__":
+    main()
