@@ -65,7 +65,8 @@ class _Standing:
             *[attributes["_parameters"] for attributes in self._attributes],
             *[attributes["_modules"] for attributes in self._attributes],
         ]
-        self._copies = [table.copy() for table in self._tables]
+        # A library's own kind of table (DeepSpeed's) may do something when it is asked for an entry.
+        self._copies = [table.copy() if type(table) is dict else dict(dict.items(table)) for table in self._tables]
 
     def has_plain_tensors(self) -> bool:
         """Whether an attribute may be one."""
