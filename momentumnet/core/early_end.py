@@ -25,6 +25,7 @@ from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.failures import Failures
+from momentumnet.recompute.moved_parameters import plain_parameters
 from momentumnet.recompute.origins import Place
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_tensors import Collected, Enough
@@ -79,7 +80,7 @@ class EarlyEnd:
     def note(self, count: int) -> None:
         """The first run has saved so many tensors: maybe all."""
         if count in self._known.counts:
-            self._seen = count, Standing(self._modules)
+            self._seen = count, self.standing()
 
     def first_run_ends(self, call: BlockCall, values: SavedValues) -> None:
         """The ``call`` has returned; ``values`` of what it has saved are not closed yet."""
@@ -92,11 +93,11 @@ class EarlyEnd:
         # the end, or a compiler has the code.
         unseen = not any(has_hooks(module) or is_compiled(module) for module in self._modules)
         self._possible = unseen and values.has_computed_floats and not call.holds_streams
-        is_seen = self._seen is not None and self._seen[0] == self.count
-        if self._seen is not None and is_seen:
-            self._possible &= self._seen[1].is_as(Standing(self._modules))
+        count, standing = self._seen or (None, None)
+        seen = standing if count == self.count else None  # at the last of them
         self._seen = None
-        self.allowed = self._possible and is_seen and self._known.paths.get(self._path, False)
+        self._possible &= seen is None or seen.is_as(self.standing())
+        self.allowed = self._possible and seen is not None and self._known.paths.get(self._path, False)
 
     def trial(self) -> Trial | None:
         """What looks at a recompute that runs to its end; None where there is nothing to be found out."""
@@ -119,12 +120,7 @@ class Standing:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         tables = [module.__dict__ for module in modules]
-        self.parameters = [
-            parameter
-            for table in tables
-            for parameter in table["_parameters"].values()
-            if type(parameter) is nn.Parameter and parameter.layout == torch.strided
-        ]
+        self.parameters = plain_parameters(modules)
         self._told = (
             torch.get_default_dtype(),
             [len(table["_forward_hooks"]) + len(table["_forward_pre_hooks"]) for table in tables],

@@ -19,7 +19,7 @@ from momentumnet.memory import MemoryReport, measure_memory, memory_measured
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
-from momentumnet.recompute.left_attributes import Attributes
+from momentumnet.recompute.left_attributes import Attributes, without_scripts
 from momentumnet.streams.forwards import forwards_as_calls
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
@@ -61,8 +61,7 @@ class Measures:
         return self._known[make]
 
     def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
-        inside = [inner for module in modules for inner in module.modules()]
-        owners = [inner for inner in inside if not isinstance(inner, torch.jit.ScriptModule)]
+        owners = without_scripts(inner for module in modules for inner in module.modules())
 
         def run() -> Any:
             torch.clear_autocast_cache()  # a recompute casts its weights again

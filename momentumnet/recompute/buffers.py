@@ -19,7 +19,7 @@ Clones = list[tuple[list[Tensor], list[Tensor]]]
 
 _NO_TABLE: dict[str, Tensor | None] = {}
 _NO_NAMES: dict[str, bool] = {}
-_FEW = 1024  # elements of a buffer that are copied without a reason
+FEW = 1024  # elements of a tensor that are copied without a reason
 _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
 
@@ -116,8 +116,7 @@ class Buffers:
             buffer
             for owner, table in zip(self._owners, tables, strict=True)
             for name, buffer in table.items()
-            if buffer is not None
-            and (buffer.is_floating_point() or buffer.numel() <= _FEW or (id(owner), name) in seen)
+            if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= FEW or (id(owner), name) in seen)
         )
         try:
             for owner, names, table in zip(self._owners, self._names, tables, strict=True):

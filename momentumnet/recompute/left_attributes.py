@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
@@ -18,14 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from momentumnet.recompute.buffers import FEW
 from momentumnet.recompute.generators import bytes_on_host
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
 _NUMBERS = (bool, int, float, complex, str, type(None))
-_FEW = 1024  # elements of a tensor that are copied without a reason
 
 Table = dict[str, Any]
+
+
+def without_scripts(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those whose attributes and parameters can be looked at: a script keeps them to itself."""
+    return [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
 
 
 def left_by_a_call(module: nn.Module) -> list[str]:
@@ -158,7 +163,7 @@ class Attributes:
             for place, module in enumerate(self._modules)
             for name, value in vars(module).items()
             if _is_plain_tensor(value)
-            for is_small in (value.numel() <= _FEW and (value.is_cpu or self._is_first),)
+            for is_small in (value.numel() <= FEW and (value.is_cpu or self._is_first),)
             for keep in (is_small or (place, name) in self._written,)
         ]
 

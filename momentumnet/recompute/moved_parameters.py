@@ -7,13 +7,14 @@ them: an average is not taken twice.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from momentumnet.recompute.arguments import version
+from momentumnet.recompute.buffers import FEW
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
 from momentumnet.recompute.looks import has_lost_its_memory
 
@@ -22,7 +23,16 @@ _MOVED: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictiona
 # What FSDP and DeepSpeed, which give parameters other memory while modules run, have on those of theirs. (FSDP2 takes
 # all memory away from those that it has put in place.)
 _MANAGED = ("_fsdp_flattened", "ds_id")
-_FEW = 1024  # elements of a parameter without a gradient that are copied without a reason
+
+
+def plain_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The modules' parameters that lie in memory of their own, in order."""
+    return [
+        parameter
+        for module in modules
+        for parameter in module.__dict__["_parameters"].values()
+        if type(parameter) is nn.Parameter and parameter.layout == torch.strided
+    ]
 
 
 class MovedParameters:
@@ -38,12 +48,7 @@ class MovedParameters:
 
     def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
-        self._parameters = parameters = [
-            parameter
-            for module in modules
-            for parameter in module.__dict__["_parameters"].values()
-            if type(parameter) is nn.Parameter and parameter.layout == torch.strided
-        ]
+        self._parameters = parameters = plain_parameters(modules)
         self._places = _places(parameters)
         is_first = block not in _MOVED
         self._known = known = _MOVED.setdefault(block, set())
@@ -51,7 +56,7 @@ class MovedParameters:
         self._copies: dict[int, Tensor] = {}
         self._aliases: dict[int, Tensor] = {}
         for number, parameter in enumerate(parameters):
-            is_small = not parameter.requires_grad and parameter.is_cpu and parameter.numel() <= _FEW
+            is_small = not parameter.requires_grad and parameter.is_cpu and parameter.numel() <= FEW
             if is_small or number in known:
                 self._copies[number] = parameter.detach().clone()
             elif is_first or not parameter.requires_grad:

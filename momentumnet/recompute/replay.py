@@ -21,7 +21,7 @@ from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
-from momentumnet.recompute.left_attributes import Attributes
+from momentumnet.recompute.left_attributes import Attributes, without_scripts
 from momentumnet.recompute.moved_parameters import MovedParameters
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.suspects import Suspects, note_thread
@@ -84,8 +84,7 @@ class BlockCall:
         """Begin to record what a first run does."""
         self._buffers = Buffers(owners)
         self._statistics = BatchStatistics(owners)
-        # A script keeps its attributes and parameters to itself.
-        plain = [owner for owner in owners if not isinstance(owner, torch.jit.ScriptModule)]
+        plain = without_scripts(owners)
         self._attributes = Attributes(owners[0], plain)
         self._moved = MovedParameters(owners[0], plain)
         self._choices = Choices()
