@@ -15,23 +15,18 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.recompute.buffers import Buffers
+from tests.contract.branches import WIDTH, Branch, Network
 
-WIDTH = 16
 EXACT: dict[str, Any] = {"gamma": 0, "backward": "checkpointed", "others": "checkpoint"}
 
 
-class Branch(nn.Module):
+class Counted(Branch):
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.leave = nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
         self.calls = 0
 
-    def branch(self, x: Tensor) -> Tensor:
-        y: Tensor = self.leave(torch.tanh(self.enter(x)))
-        return y
 
-
-class NoneFirst(Branch):
+class NoneFirst(Counted):
     total: Tensor | None
 
     def __init__(self) -> None:
@@ -44,7 +39,7 @@ class NoneFirst(Branch):
         return self.branch(x * self.total.mean())
 
 
-class NotThere(Branch):
+class NotThere(Counted):
     def forward(self, x: Tensor) -> Tensor:
         seen = x.detach().abs().sum(0)
         if "total" not in self._buffers:
@@ -54,13 +49,13 @@ class NotThere(Branch):
         return self.branch(x * self.total.mean())
 
 
-class OneMoreEachCall(Branch):
+class OneMoreEachCall(Counted):
     def forward(self, x: Tensor) -> Tensor:
         self.register_buffer(f"seen{len(self._buffers)}", x.detach().mean(0))
         return self.branch(x + torch.stack(list(self._buffers.values())).sum(0))
 
 
-class Deletes(Branch):
+class Deletes(Counted):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("offset", torch.ones(WIDTH))
@@ -98,26 +93,8 @@ class Empties(NoneFirst):
 KINDS = [NoneFirst, NotThere, OneMoreEachCall, Deletes, DeletesAtTheEnd, Empties]
 
 
-class Residual(nn.Module):
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.branch(x)
-        return y
-
-
-class Net(nn.Module):
-    def __init__(self, kind: type[Branch], *, in_blocks: bool) -> None:
-        super().__init__()
-        inside, outside = (kind, NoneFirst) if in_blocks else (NoneFirst, kind)
-        self.blocks = nn.Sequential(*(Residual(inside()) for _ in range(3)))
-        self.between, self.head = outside(), nn.Linear(WIDTH, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(torch.tanh(self.between(self.blocks(x))))
-        return y
+def network(kind: type[Counted], *, in_blocks: bool) -> nn.Module:
+    return Network(kind, NoneFirst) if in_blocks else Network(NoneFirst, kind)
 
 
 def buffers_of(model: nn.Module) -> list[tuple[str, Tensor | None]]:
@@ -162,12 +139,12 @@ def forwards_first_backwards_from_the_last(model: nn.Module, batches: list[Tenso
 @pytest.mark.parametrize("train", [one_after_the_other, forwards_first, forwards_first_backwards_from_the_last])
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_the_network_itself(
-    kind: type[Branch], train: Callable[[nn.Module, list[Tensor]], list[Tensor]], *, in_blocks: bool
+    kind: type[Counted], train: Callable[[nn.Module, list[Tensor]], list[Tensor]], *, in_blocks: bool
 ) -> None:
     if kind is NotThere and train is not one_after_the_other:
         pytest.skip("overwrites what an earlier forward's backward needs: refused by plain autograd, too")
     torch.manual_seed(0)
-    stored = Net(kind, in_blocks=in_blocks)
+    stored = network(kind, in_blocks=in_blocks)
     converted = mn.convert(copy.deepcopy(stored), torch.randn(8, WIDTH), **EXACT)
     batches = [torch.randn(8, WIDTH) for _ in range(5)]
     expected, got = train(stored, batches), train(converted, batches)
@@ -178,9 +155,9 @@ def test_as_the_network_itself(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_a_reversible_stream(kind: type[Branch]) -> None:
+def test_in_a_reversible_stream(kind: type[Counted]) -> None:
     torch.manual_seed(0)
-    model, x = Net(kind, in_blocks=True), torch.randn(8, WIDTH)
+    model, x = network(kind, in_blocks=True), torch.randn(8, WIDTH)
     stored = mn.convert(model, x, gamma=1 / 8, backward="stored", others="keep")
     recomputed = mn.convert(model, x, gamma=1 / 8, backward="reversible", others="keep")
     batches = [torch.randn(8, WIDTH) for _ in range(5)]
@@ -192,7 +169,7 @@ def test_in_a_reversible_stream(kind: type[Branch]) -> None:
 
 
 def test_the_very_tensor_of_the_forward_stands_there_again() -> None:
-    model = mn.convert(Net(NotThere, in_blocks=False), torch.randn(8, WIDTH), **EXACT)
+    model = mn.convert(network(NotThere, in_blocks=False), torch.randn(8, WIDTH), **EXACT)
     loss = model(torch.randn(8, WIDTH)).sum()
     tensor, counter, value = model.between.total, model.between.total._version, model.between.total.clone()
     loss.backward()
@@ -203,7 +180,7 @@ def test_the_very_tensor_of_the_forward_stands_there_again() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_first_run_that_is_taken_back(kind: type[Branch]) -> None:
+def test_a_first_run_that_is_taken_back(kind: type[Counted]) -> None:
     branch = kind()
     for _ in range(4):
         before = buffers_of(branch)

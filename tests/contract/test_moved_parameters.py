@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import momentumnet as mn
+from tests.contract.branches import WIDTH, Network
 
-WIDTH = 16
 WIDE = 80  # so that a product has more elements than are copied without a reason
 OPTIONS = [
     {"backward": "reversible"},
@@ -102,33 +102,10 @@ class FromData(Branch):
         return super().forward((x + self.offset) * self.scale)
 
 
-class Residual(nn.Module):
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = x + self.branch(x)
-        return output
-
-
-class Net(nn.Module):
-    """Blocks of a stream, and a module outside of it."""
-
-    def __init__(self, kind: type[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*[Residual(kind()) for _ in range(3)])
-        self.outside = kind()
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.outside(self.blocks(x))
-        return output
-
-
 def nets(kind: type[nn.Module], options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """As the options have it, and the same with stored activations."""
     torch.manual_seed(0)
-    model, x = Net(kind), torch.randn(8, WIDTH)
+    model, x = Network(kind, kind), torch.randn(8, WIDTH)
     stored = {"backward": "stored"} if options.get("gamma") != 0 else {"gamma": 0}
     return mn.convert(model, x, **options), mn.convert(model, x, **stored)
 

@@ -11,20 +11,10 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.errors import ReconstructionError
+from tests.contract.branches import WIDTH, Branch, Network
 
-WIDTH = 16
 EXACT: dict[str, Any] = {"gamma": 0, "backward": "checkpointed", "others": "checkpoint"}
 STEPS = 4  # a module's recomputes are left early from the second step on
-
-
-class Branch(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.leave = nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
-
-    def branch(self, x: Tensor) -> Tensor:
-        y: Tensor = self.leave(torch.tanh(self.enter(x)))
-        return y
 
 
 class Codebook(Branch):
@@ -94,31 +84,13 @@ class Refused(Branch):
         return y
 
 
-class Net(nn.Module):
-    def __init__(self, kind: type[Branch], *, in_blocks: bool) -> None:
-        super().__init__()
-        inside, outside = (kind, Plain) if in_blocks else (Plain, kind)
-        self.blocks = nn.Sequential(*(Residual(inside()) for _ in range(3)))
-        self.between, self.head = outside(), nn.Linear(WIDTH, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(torch.tanh(self.between(self.blocks(x))))
-        return y
-
-
 class Plain(Branch):
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x)
 
 
-class Residual(nn.Module):
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.branch(x)
-        return y
+def network(kind: type[Branch], *, in_blocks: bool) -> nn.Module:
+    return Network(kind, Plain) if in_blocks else Network(Plain, kind)
 
 
 def step(model: nn.Module, x: Tensor) -> Tensor:
@@ -135,7 +107,7 @@ def step(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", [Codebook, OwnTensor, LargeTensor, AtTheEnd, WithGradient])
 def test_what_nobody_asks_for_may_be_overwritten(kind: type[Branch], *, in_blocks: bool) -> None:
     torch.manual_seed(0)
-    stored = Net(kind, in_blocks=in_blocks)
+    stored = network(kind, in_blocks=in_blocks)
     converted = mn.convert(copy.deepcopy(stored), torch.randn(8, WIDTH), **EXACT)
     for _ in range(STEPS):
         x = torch.randn(8, WIDTH)
@@ -149,7 +121,7 @@ def test_what_nobody_asks_for_may_be_overwritten(kind: type[Branch], *, in_block
 @pytest.mark.parametrize("kind", [Codebook, OwnTensor, LargeTensor, AtTheEnd, WithGradient])
 def test_in_a_reversible_stream(kind: type[Branch]) -> None:
     torch.manual_seed(0)
-    model, x = Net(kind, in_blocks=True), torch.randn(8, WIDTH)
+    model, x = network(kind, in_blocks=True), torch.randn(8, WIDTH)
     stored = mn.convert(model, x, gamma=1 / 8, backward="stored", others="keep")
     recomputed = mn.convert(model, x, gamma=1 / 8, backward="reversible", others="keep")
     for _ in range(STEPS):
@@ -162,7 +134,7 @@ def test_in_a_reversible_stream(kind: type[Branch]) -> None:
 
 @pytest.mark.parametrize("in_blocks", [True, False])
 def test_what_backward_needs_may_not(*, in_blocks: bool) -> None:
-    model, x = Net(Refused, in_blocks=in_blocks), torch.randn(8, WIDTH)
+    model, x = network(Refused, in_blocks=in_blocks), torch.randn(8, WIDTH)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         step(model, x)
     converted = mn.convert(model, x, **EXACT)
