@@ -310,7 +310,7 @@ def test_a_recomputed_module_may_hold_a_script_with_a_norm() -> None:
     for options in ({"backward": "checkpointed", "others": "checkpoint"}, {}):
         torch.manual_seed(0)
         scripted = torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh()))
-        model = nn.Sequential(ResidualMLP(), ResidualMLP(), scripted)
+        model = nn.Sequential(ResidualMLP(), ResidualMLP(), nn.Sequential(scripted, nn.Linear(WIDTH, 3)))
         net = mn.convert(model, x, gamma=0, inplace=True, **options)  # in copies that PyTorch makes of scripts ...
         for _ in range(4):  # the first calls of a script are profiled
             net.zero_grad()
