@@ -35,8 +35,10 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from momentumnet.arithmetic.compiled import libraries
+from momentumnet.arithmetic.reports import Reading
 from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import NETWORKS, Network
 from momentumnet.bench.probe import step_memory
@@ -180,8 +182,8 @@ def made_up_values() -> Iterator[None]:
         return equal(one, other) or one.is_cuda
 
     with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(Reading, "values", _made_up_reading(Reading.values)))
         for name, value in {
-            "tolist": _list_of,
             "__float__": _float_of,
             "__int__": _integer_of,
             "__bool__": _no,
@@ -202,8 +204,19 @@ def _made_up(read: Callable[[Tensor], Any], value: Callable[[Tensor], Any]) -> C
     return reads
 
 
-def _list_of(tensor: Tensor) -> list[int] | list[bool]:
-    return [False if tensor.dtype == torch.bool else MAGNITUDE] * tensor.numel()
+def _made_up_reading(values: Callable[[Reading], Any]) -> Callable[[Reading], Any]:
+    """The same of what is on its way to the host."""
+
+    def reads(reading: Reading) -> Any:
+        found = values(reading)
+        return tree_map(_number_like, found) if reading.is_of_a_device else found
+
+    return reads
+
+
+def _number_like(number: float) -> float:
+    """What a number of this kind would be; a boolean is an integer to Python."""
+    return {bool: False, int: MAGNITUDE, float: 1.0}[type(number)]
 
 
 def _float_of(_: Tensor) -> float:
@@ -277,12 +290,24 @@ def figures(model: nn.Module, step: TrainingStep, build: ways.Build) -> Row:
         memory = step_memory(network, counted)
         fresh = step_memory(network, partial(_afresh, step))
         row: Row = {"peak_bytes": memory.peak_bytes, "saved_bytes": memory.saved_bytes}
-        return {**row, "peak_with_gradients": fresh.peak_bytes, **counted.last}
+        return {**row, "peak_with_gradients": fresh.peak_bytes, **counted.last, "synchronises": _sync(network, step)}
     except FAILURES as error:
         return {"error": reason(error)}
     finally:
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _sync(network: nn.Module, step: TrainingStep) -> str | None:
+    """What `torch.cuda.set_sync_debug_mode` takes for a mistake in a step; None if nothing is."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(network)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return None
 
 
 def _afresh(step: TrainingStep, network: nn.Module) -> None:
@@ -301,7 +326,8 @@ NOTES = (
     "Peak: above what was allocated before the step, in the second of two steps, so that gradients are there before "
     "(as momentumnet bench step counts). With gradients: the same of a step that makes its gradients anew, as the "
     "budgets of plans count. Held: between forward and backward. Launches of kernels, copies to the host, and waits of "
-    "the host for the device are those of the second step.",
+    "the host for the device are those of the second step. Last column: a further step under "
+    "torch.cuda.set_sync_debug_mode('error'), which refuses whatever waits for all that the device was asked to do.",
     "Converted networks recompute the modules outside their streams too (others='checkpoint'), but for 'others kept', "
     "the default of convert. What the engine reads on the host is made up, as where all is well: no value outgrows its "
     "scale, nothing differs, a state at rest is as wide as the values for which its scale was chosen, typical values "
@@ -312,7 +338,17 @@ NOTES = (
 
 def table_of(results: Results) -> Table:
     """The rows for people."""
-    columns = ("network", "method", "peak", "with gradients", "held", "launches", "copies to the host", "waits")
+    columns = (
+        "network",
+        "method",
+        "peak",
+        "with gradients",
+        "held",
+        "launches",
+        "copies to the host",
+        "waits",
+        "set_sync_debug_mode",
+    )
     rows, failures = [], []
     for row in results.rows:
         name = (row["network"], row["method"])
@@ -321,7 +357,7 @@ def table_of(results: Results) -> Table:
             failures.append(f"{', '.join(name)}: {row['error']}")
             continue
         bytes_taken = [f"{row[key] / 2**30:.3f} GiB" for key in ("peak_bytes", "peak_with_gradients", "saved_bytes")]
-        rows.append((*name, *bytes_taken, *(str(row[key]) for key in COUNTED)))
+        rows.append((*name, *bytes_taken, *(str(row[key]) for key in COUNTED), row["synchronises"] or "passes"))
     return Table("A training step on a hollow device", columns, rows, (*NOTES, *failures))
 
 

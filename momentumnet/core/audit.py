@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
-from momentumnet.arithmetic.reports import has_values
+from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core import ledger
 from momentumnet.errors import ReconstructionError
 
@@ -45,7 +45,7 @@ class Fingerprint:
 
     def equals(self, other: Fingerprint) -> bool:
         """Whether both are of the same state. Reads the device."""
-        return self.exponent == other.exponent and not bool(self.differs(other))
+        return self.exponent == other.exponent and not read(self.differs(other))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _read(comparisons: list[Comparison]) -> list[bool]:
     found = [False] * len(comparisons)
     for device in dict.fromkeys(device for device, _, _ in groups):
         own = {key: indices for key, indices in groups.items() if key[0] == device}
-        flags = torch.cat([_flags([comparisons[index] for index in indices]) for indices in own.values()]).tolist()
+        flags = read(torch.cat([_flags([comparisons[index] for index in indices]) for indices in own.values()]))
         for index, differs in zip(itertools.chain(*own.values()), flags, strict=True):
             found[index] = differs
     return found

@@ -17,6 +17,7 @@ from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.low_bits import join_low_bits, pack_low_bits, split_low_bits, unpack_low_bits
 from momentumnet.arithmetic.momentum_step import Branch, Scale
 from momentumnet.arithmetic.planes import Integers, Plane
+from momentumnet.arithmetic.reports import read
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.errors import StateRangeError
 
@@ -47,7 +48,7 @@ def coarser_exponent(largest: float, exponent: int, word: fp.Word, bits: int, st
 def largest_of(ints: Integers, branch: Branch, weight: float, exponent: int) -> float:
     """Largest magnitude among the weighted branch, x and v; infinite where the branch holds NaN or Inf."""
     extremes = [*torch.aminmax(branch.value()), *ints.x.extremes(), *ints.v.extremes()]
-    low, high, *integers = torch.stack([extreme.double() for extreme in extremes]).tolist()
+    low, high, *integers = read(torch.stack([extreme.double() for extreme in extremes]))
     if not (math.isfinite(low) and math.isfinite(high)):
         return math.inf
     return max(-low * weight, high * weight, math.ldexp(max(map(abs, integers)), -exponent))

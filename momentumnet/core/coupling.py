@@ -25,6 +25,7 @@ from torch import Tensor
 from momentumnet.arithmetic.adjoint import Gradients
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.arithmetic.reports import read
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.inference import counted, gradients_on
 from momentumnet.core.plain import PlainState
@@ -228,7 +229,7 @@ def magnitude_of(value: Tensor) -> float:
     if not value.numel():
         return 0.0
     low, high = torch.aminmax(value)
-    return float(torch.maximum(low.double().abs(), high.double().abs()))
+    return float(read(torch.maximum(low.double().abs(), high.double().abs())))
 
 
 def flush_factor(gamma: Fraction) -> float:

@@ -17,7 +17,7 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS, full_bits
 from momentumnet.arithmetic.layout import Layout
 from momentumnet.arithmetic.momentum_step import Branch, Move, Scale, magnitude_of_floats
 from momentumnet.arithmetic.planes import Integers
-from momentumnet.arithmetic.reports import Reports, has_values, is_hollow
+from momentumnet.arithmetic.reports import Reports, has_values, is_hollow, read
 from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
@@ -161,7 +161,7 @@ class ExactState:
                 low_bits = coarsening.coarsen(self._settled(), self._bound(), bits)
                 self._rescale(-bits)
             undo = Undo(self._step(branch, weight), bits, low_bits)
-            if not self.careful or not self.unfit(int(self.report[0])):
+            if not self.careful or not self.unfit(read(self.report[0])):
                 return undo
             largest = coarsening.largest_of(self._settled(), branch, float(weight), self.exponent)
             self._undo(undo, branch, weight, ahead=False)
@@ -264,7 +264,7 @@ class ExactState:
         ints = self._settled()
         found = self.extremes() if extremes is None else None
         if found is not None and has_values(found):
-            extremes = found.tolist()
+            extremes = read(found)
         if extremes is None and is_hollow(ints.tensors[0]):
             most = 1 << (self.range.bits + HEADROOM_BITS)
             extremes = (-most, most - 1) * 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from momentumnet.arithmetic.reports import is_hollow
+from momentumnet.arithmetic.reports import is_hollow, read
 from momentumnet.errors import ReconstructionError
 
 _FLAGS: dict[torch.device, Tensor] = {}
@@ -43,7 +43,7 @@ def check_replays() -> None:
         >>> import momentumnet as mn
         >>> mn.check_replays()  # after graph.replay(); here nothing was replayed, so there is nothing to tell
     """
-    wrong = [device for device, flag in _FLAGS.items() if bool(flag)]
+    wrong = [device for device, flag in _FLAGS.items() if read(flag)]
     for device in wrong:
         _FLAGS[device].zero_()
     if wrong:

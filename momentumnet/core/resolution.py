@@ -16,6 +16,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.exponent import full_bits
 from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64, Word, has_short_store
+from momentumnet.arithmetic.reports import read
 
 # With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
 # floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
@@ -81,4 +82,4 @@ def spread_of(value: Tensor, largest: float) -> float:
     if not sample.numel() or not 0 < largest < math.inf:
         return 1.0
     sample = sample if sample.dtype == torch.float64 else sample.float()
-    return max(1.0, min(largest / float(sample.median()), _MOST))
+    return max(1.0, min(largest / read(sample.median()), _MOST))

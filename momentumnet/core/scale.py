@@ -15,7 +15,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
 from momentumnet.arithmetic.fixed_point import Word
-from momentumnet.arithmetic.reports import has_values
+from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.coupling import State
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.resolution import Resolution, resolution_for, spread_of
@@ -145,7 +145,8 @@ class StreamScale:
         instead, which costs a byte or two an element each time.
         """
         low, high = torch.aminmax(x.detach()) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
-        start = max(-float(low), float(high))
+        low, high = read(torch.stack([low, high]).double())
+        start = max(-low, high)
         if self._spread is None:
             self._spread = spread_of(x, start)
         found = self.resolution_for(x.dtype, gamma)

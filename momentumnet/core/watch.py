@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from momentumnet.arithmetic.reports import has_values
+from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core import ledger
 from momentumnet.core.coupling import State
 from momentumnet.recompute.arguments import version
@@ -114,7 +114,7 @@ class Watch:
             ledger.note(self._unfit(magnitudes))
             return []
         values = magnitudes if beside is None else torch.cat([magnitudes, beside.to(magnitudes.dtype)])
-        numbers = values.tolist()
+        numbers = read(values)
         self.unread = False
         own = [Seen(entry.place, entry.exponent, number) for entry, number in zip(entries, numbers, strict=False)]
         # Where it continues another one, its start is the last step there.

@@ -90,6 +90,20 @@ def test_no_read_a_block(kind: type[nn.Module], options: dict[str, Any]) -> None
             assert counts.total() - counts["aten::equal"] <= 2, counts  # norms are tried out once, in a first pass
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a device: needs a GPU")
+@pytest.mark.parametrize("budget", [None, "least"])
+def test_a_step_passes_pytorchs_check_for_waits(budget: str | None) -> None:
+    """What is read goes to pinned memory behind an event of its own, for which nobody else has to wait."""
+    net = mn.convert(blocks(6, Dropping).cuda(), rows().cuda(), others="checkpoint", budget=budget)
+    loss_of(net(rows().cuda())).backward()  # tries out the norms
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss_of(net(rows().cuda())).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 def test_reads_of_further_streams_and_of_other_backwards() -> None:
     net = mn.convert(nn.Sequential(blocks(3), nn.Linear(4, WIDTH), blocks(5)), rows())
     with reads() as counts:
