@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.reports import Reading
 from momentumnet.bench import methods as ways
@@ -278,7 +279,20 @@ def measure(names: Sequence[str], output: Path, folder: Path) -> None:
 
 def builds(network: Network) -> dict[str, ways.Build]:
     """By method, how to make its network."""
-    return {**ways.methods(network, [GAMMA], arithmetics=["exact"], keeping=True), **planned_builds({}, GAMMA)}
+    found = {**ways.methods(network, [GAMMA], arithmetics=["exact"], keeping=True), **planned_builds({}, GAMMA)}
+    late = {f"{name}, checked in backward": _checked_late(found[name]) for name in list(found) if "momentum" in name}
+    return {**found, **late}
+
+
+def _checked_late(build: ways.Build) -> ways.Build:
+    """The same, whose forward reads nothing."""
+
+    def built(model: nn.Module, x: Tensor) -> nn.Module:
+        network = build(model, x)
+        mn.set_range_check(network, "backward")
+        return network
+
+    return built
 
 
 def figures(model: nn.Module, step: TrainingStep, build: ways.Build) -> Row:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
     from momentumnet.planning import plan
+    from momentumnet.range_check import set_range_check
     from momentumnet.resume import load_training_state, training_state
     from momentumnet.reversible_sequential import ReversibleSequential
     from momentumnet.reversion import revert
@@ -83,6 +84,7 @@ __all__ = [
     "schedule_gamma",
     "set_dr2net",
     "set_gamma",
+    "set_range_check",
     "training_state",
     "transform_to_momentumnet",
 ]
@@ -102,6 +104,7 @@ _NAMES = {
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
     "planner.training_plan": ("TrainingPlan",),
     "planning": ("plan",),
+    "range_check": ("set_range_check",),
     "resume": ("load_training_state", "training_state"),
     "reversible_sequential": ("ReversibleSequential",),
     "reversion": ("revert",),

@@ -19,7 +19,7 @@ FLOORS = (
     ("couplings", "streams"),
     ("comparison", "description", "planner", "resume"),
     ("model_config", "planning"),
-    ("batch_size", "reversion"),
+    ("batch_size", "range_check", "reversion"),
     ("planned",),
     ("conversion", "step_schedule"),
     ("dr2net_schedule", "gamma_schedule"),

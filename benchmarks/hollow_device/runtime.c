@@ -31,7 +31,16 @@ void hollow_counts(long* counts) {
 // Called by the products of blas.c, which are a kernel each.
 void hollow_launch(void) { __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED); }
 
+// The device comes to what it was asked for only when somebody waits for that: `asked` counts the events that were
+// recorded, on whatever stream, `done` the last one that was waited for.
+static long asked, done;
+
+struct event {
+    long recorded;
+};
+
 static cudaError_t waited(void) {
+    done = asked;
     __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED);
     return cudaSuccess;
 }
@@ -180,7 +189,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes* found, const 
 
 // ---------------------------------------------------------------- streams and events
 
-// Streams and events are numbers: all that is queued is done at once.
+// Streams are numbers: all that is queued is done in order.
 static void* next_handle(void) {
     static long last = 0x1000;
     return (void*)__atomic_add_fetch(&last, 16, __ATOMIC_RELAXED);
@@ -221,8 +230,8 @@ cudaError_t cudaStreamGetCaptureInfo(
 cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode* mode) { return cudaSuccess; }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-    *event = next_handle();
-    return cudaSuccess;
+    *event = calloc(1, sizeof(struct event));
+    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
@@ -235,13 +244,35 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return cudaSuccess; }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaSuccess; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) { return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) { return cudaSuccess; }
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) { return cudaSuccess; }
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    free(event);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    ((struct event*)event)->recorded = ++asked;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+    return cudaEventRecord(event, stream);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    return ((struct event*)event)->recorded <= done ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (cudaEventQuery(event) == cudaErrorNotReady) {
+        long recorded = ((struct event*)event)->recorded;
+        waited();
+        done = recorded;
+    }
+    return cudaSuccess;
+}
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return waited(); }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return waited(); }
 cudaError_t cudaDeviceSynchronize(void) { return waited(); }
 
 // ---------------------------------------------------------------- kernels

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch.autograd import Variable
 
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core import ledger
-from momentumnet.errors import ReconstructionError
+from momentumnet.errors import ReconstructionError, StateRangeError
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,46 @@ class Comparison:
             raise error
 
 
+class Check(Protocol):
+    """A forward that has not been looked at."""
+
+    def close(self) -> None:
+        """Look at it; raises StateRangeError."""
+
+
 class Audit:
-    """The comparisons of one backward."""
+    """The comparisons of one backward, and the forwards that are looked at with them."""
 
     def __init__(self) -> None:
         self._open: list[Comparison] = []
+        self._checks: dict[int, Check] = {}
 
     def add(self, comparison: Comparison) -> None:
         """Have it looked at by `close`."""
         self._open.append(comparison)
+
+    def look_at(self, check: Check) -> None:
+        """Have `close` close it."""
+        self._checks[id(check)] = check
 
     def close(self) -> None:
         """Look at all that is open, in one read for each device.
 
         Raises:
             ReconstructionError: a state is not what it was in forward; of several, the first that was seen.
+            StateRangeError: values outgrew their scale in a forward that was not looked at.
         """
+        checks, self._checks = self._checks, {}
         comparisons, self._open = self._open, []
         readable = [comparison for comparison in comparisons if has_values(comparison.expected.report)]
         for comparison in comparisons:
             if not has_values(comparison.expected.report):
                 ledger.note(comparison.expected.differs(comparison.found))
-        if not readable:
-            return
-        for comparison, differs in zip(readable, _read(readable), strict=True):
+        # Behind this one read, what the checks look at is there, too; a wrong forward is why a state is not found again.
+        differences = _read(readable)
+        for check in checks.values():
+            check.close()
+        for comparison, differs in zip(readable, differences, strict=True):
             if differs:
                 comparison.failed()
 
@@ -132,6 +149,26 @@ def compare(comparison: Comparison) -> None:
     """
     if comparison.expected.exponent != comparison.found.exponent:
         comparison.failed()
+    audit, is_open = _current()
+    audit.add(comparison)
+    if not is_open:
+        audit.close()
+
+
+def look_at(check: Check) -> None:
+    """Have a forward looked at when this backward ends; at once where none is under way.
+
+    Raises:
+        StateRangeError: it went wrong, where that is known already.
+    """
+    audit, is_open = _current()
+    audit.look_at(check)
+    if not is_open:
+        audit.close()
+
+
+def _current() -> tuple[Audit, bool]:
+    """The audit of this backward, and whether one is under way."""
     task = torch._C._current_graph_task_id()
     audit = _AUDITS.get(task)
     if audit is None:
@@ -139,9 +176,7 @@ def compare(comparison: Comparison) -> None:
         if task != -1:
             _AUDITS[task] = audit
             Variable._execution_engine.queue_callback(audit.close)
-    audit.add(comparison)
-    if task == -1:
-        audit.close()
+    return audit, task != -1
 
 
 @contextmanager
@@ -160,6 +195,6 @@ def errors_explained() -> Iterator[None]:
         if audit is not None:
             try:
                 audit.close()
-            except ReconstructionError as cause:
+            except (ReconstructionError, StateRangeError) as cause:
                 raise cause from error.__cause__ or error
         raise

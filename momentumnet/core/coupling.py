@@ -94,7 +94,7 @@ class State(Protocol):
     def pack(self, extremes: Sequence[float] | None = None) -> None:
         """Wait for backward in as few bytes as can be. Reads the device, unless it is given the `extremes`."""
 
-    def fork(self) -> State:
+    def fork(self, extremes: Sequence[float] | None = None) -> State:
         """A state that goes on from here, never to be rewound, while this one waits as after `pack`."""
 
     def fingerprint(self) -> Fingerprint:
@@ -209,7 +209,7 @@ class FloatState:
     def pack(self, extremes: Sequence[float] | None = None) -> None:
         """Floats stay as they are."""
 
-    def fork(self) -> FloatState:
+    def fork(self, extremes: Sequence[float] | None = None) -> FloatState:
         fork = copy.copy(self)  # steps make new tensors
         fork.careful = False
         return fork

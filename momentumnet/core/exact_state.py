@@ -272,9 +272,9 @@ class ExactState:
             self._packed = AtRest.of(ints, extremes, self._bound(), self._kernels)
             self._ints = self._ready = None
 
-    def fork(self) -> ExactState:
+    def fork(self, extremes: Sequence[float] | None = None) -> ExactState:
         ints = self._settled()
-        self.pack()
+        self.pack(extremes)
         fork = copy.copy(self)
         fork.range = copy.copy(self.range)
         fork._ints = ints if self._packed is not None and self._packed.is_apart else ints.clone()

@@ -195,5 +195,5 @@ def _has_python_functions(output: Any) -> bool:
     return False
 
 
-def _nothing(seen: object, state: object) -> None:
+def _nothing(seen: object, scale: object, largest: object) -> None:
     """Nothing is learnt."""

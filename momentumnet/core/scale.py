@@ -16,8 +16,7 @@ from torch import Tensor
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full_bits
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
-from momentumnet.core.coupling import State
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.range import Range
 from momentumnet.core.resolution import Resolution, resolution_for, spread_of
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
@@ -76,6 +75,8 @@ class StreamScale:
         # By place, the magnitude as a power of two for which a coarser scale had to be taken there. Not the scale: at
         # another gamma, or in another type, a scale for the same values is another one.
         self._reached: Mapping[int, int] = {}
+        # By the gamma of the last pass, the largest x and v at its end. Not saved: a first pass tells them again.
+        self._largest: dict[Fraction, tuple[float, float]] = {}
         self._told: list[float] = []  # the magnitude that the log was told of; copies of this scale share it
 
     def state(self) -> dict[str, Any]:
@@ -160,29 +161,51 @@ class StreamScale:
             self._widen(4 * start)
         return choose_exponent(min(self._magnitude, GROWTH * start), word, bits)
 
-    def learn(self, seen: Sequence[Seen], state: State, *, from_start: bool = True) -> None:
-        """Keep what the steps of a pass have reported for the passes to come; ``state`` is the one at its end."""
-        if not isinstance(state, ExactState) or not seen:
+    def largest_at(self, gamma: Fraction) -> tuple[float, float] | None:
+        """The largest x and v at the end of the last pass, if that was one at this gamma, and is known."""
+        return self._largest.get(gamma)
+
+    def learn(
+        self,
+        seen: Sequence[Seen],
+        scale: Range | None,
+        largest: tuple[float, float] | None = None,
+        *,
+        gamma: Fraction,
+        from_start: bool = True,
+    ) -> None:
+        """Keep what the steps of a pass have reported for the passes to come.
+
+        Args:
+            seen: what they have reported.
+            scale: the one at the end of the pass; None of floats, which teach nothing.
+            largest: the largest x and v there; None where they are not known.
+            gamma: of the pass.
+            from_start: whether it began with the stream's first tensor.
+        """
+        if scale is None or not seen:
             return
-        if any(state.unfit(entry.magnitude) for entry in seen):
+        if any(scale.excludes(entry.magnitude) for entry in seen):
             self._start = None  # the next pass is careful, if this one cannot be played again
             return
+        if largest is not None:
+            self._largest = {gamma: largest}
         if from_start and seen[0].magnitude:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
                 self._start = start
-        reached, tight = dict(self._reached), state.word.limit >> TIGHT_BITS
-        bits = _bits_of(state.word, state.range.bits)
+        reached, tight = dict(self._reached), scale.word.limit >> TIGHT_BITS
+        bits = _bits_of(scale.word, scale.bits)
         for before, entry in itertools.pairwise(seen):
-            wanted = min(state.range.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
+            wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
                 reached[entry.place] = max(bits - wanted, reached.get(entry.place, bits - wanted))
         self._reached = reached
-        largest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
-        if self._magnitude is not None and state.range.capacity > 2 * self._magnitude:
-            self._widen(max(state.range.capacity / 2, largest))
+        greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
+        if self._magnitude is not None and scale.capacity > 2 * self._magnitude:
+            self._widen(max(scale.capacity / 2, greatest))
         elif self._magnitude is not None and any(entry.magnitude >= tight for entry in seen):
-            self._magnitude = max(self._magnitude, largest)
+            self._magnitude = max(self._magnitude, greatest)
 
     def _widen(self, magnitude: float) -> None:
         if not self._told:

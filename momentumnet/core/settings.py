@@ -20,6 +20,7 @@ logger = logging.getLogger("momentumnet")
 ARITHMETICS = ("exact", "float")
 BACKWARDS = ("reversible", "checkpointed", "stored")
 FINAL_VELOCITIES = ("flush", "drop")
+RANGE_CHECKS = ("forward", "backward")
 # Relative gradient error of the float inverse past which the user is warned.
 FLOAT_WARNING = 1e-3
 
@@ -72,7 +73,13 @@ class StreamSettings:
         self.arguments = None if arguments is None else tuple(arguments)
         self.companions = tuple(companions)
         self.velocity_module: nn.Module | None = None
+        self.range_check = "forward"
         self.set_gamma(gamma)
+
+    def set_range_check(self, when: str) -> None:
+        """When it is looked whether the values of a pass fit their scale, from the next pass on."""
+        _choice("when", when, RANGE_CHECKS)
+        self.range_check = when
 
     def checked_gamma(self, gamma: float | Fraction) -> Fraction:
         """Gamma as the fraction that the stream would have.

@@ -26,11 +26,13 @@ from momentumnet.core.collectives import Company
 from momentumnet.core.coupling import Coupling, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
+from momentumnet.core.late_check import Unchecked, UnseenRests
 from momentumnet.core.members import Members
 from momentumnet.core.momentum import Momentum
 from momentumnet.core.packing import Packing
 from momentumnet.core.passage import Passage, Passages, rivals_of, tensors_among
 from momentumnet.core.plain import PlainState
+from momentumnet.core.range import Range
 from momentumnet.core.scale import ScalePlan, StreamScale
 from momentumnet.core.settings import StreamSettings
 from momentumnet.core.tape import Tape
@@ -75,6 +77,7 @@ class MomentumStream(StreamSettings):
         if self.companions and self.arguments is not None:
             self._packing = Packing(name, blocks, self.arguments, self.companions)
         self._company = Company()
+        self._unchecked = Unchecked()
         self.members = Members(name, blocks)
 
     def learned(self) -> dict[str, Any]:
@@ -219,10 +222,18 @@ class MomentumStream(StreamSettings):
         tape.rest()
         if self.final_velocity == "flush":
             x = reversible.flush(x, velocity, tape, factor)
+        self._mark(tape, x)
         if self._packing is None:  # the parent is given parts of it
             ends.remember(x, tape, factor)
         tape.end()
         return x
+
+    def _mark(self, tape: Tape, *outputs: Tensor) -> None:
+        """What the stream returns tells by itself whether it is right, where nobody has looked yet."""
+        if tape.check is not None:
+            for output in outputs:
+                tape.check.mark(output)
+            self._unchecked.add(tape.check)
 
     def _coupling(self, module: nn.Module) -> Coupling:
         """The rule of a pass that begins now with the block ``module``."""
@@ -262,6 +273,7 @@ class MomentumStream(StreamSettings):
         graded = gradients_on()
         reversible_ = graded and self.backward != "stored" and coupling.is_reversible
         state: State
+        self._unchecked.look()
         if not graded or not coupling.is_reversible:
             state = coupling.floats(x, v)
             return Tape(self.name, coupling, state, reversible=reversible_, graded=graded), None
@@ -270,7 +282,11 @@ class MomentumStream(StreamSettings):
         # Activations that are stored cannot be made over, nor can a pass that may end before its last block.
         is_stored = self.backward == "stored" or place >= len(self.blocks) - self.kept
         in_company = self._company.expected
-        careful = plan.careful or is_stored or self._passages.may_end_early or in_company
+        expected = self._scale.largest_at(coupling.gamma)
+        late = self.range_check == "backward" and self.arithmetic == "exact" and not (plan.careful or in_company)
+        rests = reversible_ and self.backward == "reversible" and place < len(self.blocks) - self.kept
+        late &= not (rests and expected is None) and not self._passages.may_end_early
+        careful = plan.careful or in_company or self._passages.may_end_early or (is_stored and not late)
         from_start, keeps_inputs = at_start, self.backward == "checkpointed"
         try:
             state = self._state(x, v, coupling, plan, careful=careful)
@@ -279,15 +295,13 @@ class MomentumStream(StreamSettings):
             state, reversible_ = coupling.floats(x, v), reversible_ and in_company
             keeps_inputs = keeps_inputs or in_company
         tape = Tape(self.name, coupling, state, reversible=reversible_, graded=graded, keeps_inputs=keeps_inputs)
-        tape.in_company = in_company
+        tape.in_company, tape.late, tape.unseen = in_company, late, UnseenRests(expected)
         if isinstance(state, ExactState) or not careful:
-            learn = _nothing_learnt if recomputing() else functools.partial(self._learn, from_start=from_start)
+            learn = functools.partial(self._scale.learn, gamma=coupling.gamma, from_start=from_start)
             begin = functools.partial(self._state, v=v, coupling=coupling, plan=plan, careful=True)
-            tape.watch = Watch(state, learn, None if careful else x, begin, v)
+            start = None if careful or late else x
+            tape.watch = Watch(state, _nothing_learnt if recomputing() else learn, start, begin, v)
         return tape, plan
-
-    def _learn(self, seen: Sequence[Seen], state: State, *, from_start: bool) -> None:
-        self._scale.learn(seen, state, from_start=from_start)
 
     def _state(self, x: Tensor, v: Tensor | None, coupling: Coupling, plan: ScalePlan, *, careful: bool) -> State:
         if self.arithmetic == "float":
@@ -309,7 +323,7 @@ class MomentumStream(StreamSettings):
         return tape
 
 
-def _nothing_learnt(seen: Sequence[Seen], state: State) -> None:
+def _nothing_learnt(seen: Sequence[Seen], scale: Range | None, largest: tuple[float, float] | None) -> None:
     """A recompute has nothing to add to what its forward has taught."""
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.arithmetic.reports import has_values, is_hollow
 from momentumnet.core import audit, transforms
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Coupling, FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
+from momentumnet.core.late_check import LateCheck, UnseenRests, largest_of, scale_of
 from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.watch import Watch
@@ -42,6 +44,9 @@ class Tape:
 
     Where blocks call other processes (``in_company``), they are recomputed behind the frontier, too, as those of the
     others are: from inputs that their saved tensors own.
+
+    A tape that is looked at ``late`` has reports that nobody reads in forward; nor can they be where a CUDA graph is
+    recorded. It goes to rest as the pass before has told (``unseen``).
     """
 
     def __init__(
@@ -57,7 +62,9 @@ class Tape:
     ) -> None:
         self.name, self.coupling, self.reversible, self.graded = name, coupling, reversible, graded
         self.keeps_inputs = keeps_inputs
-        self.in_company = False
+        self.in_company = self.late = False
+        self.unseen = UnseenRests(None)
+        self.check: LateCheck | None = None
         self.watch = watch
         self.inputs: dict[int, Tensor] = {}
         self.state = state
@@ -123,21 +130,35 @@ class Tape:
 
         Such blocks cannot be made over, so their steps are looked at one by one.
         """
+        if not self.reversible:  # handed on already
+            return self
         with self.lock, torch.no_grad():
             self.play_to_end()
-            self.settle(standing=True)
+            extremes = self.settle(standing=True)
             if self.recording and self.rewindable:
-                state = self.state if self.keeps_inputs else self.state.fork()
-                state.careful = isinstance(state, ExactState)
+                if self._is_unseen and self._waits:
+                    extremes = self.unseen.extremes_for(self.state)
+                state = self.state if self.keeps_inputs else self.state.fork(extremes)
+                state.careful = isinstance(state, ExactState) and not self.late
                 watch = None if self.watch is None else self.watch.continued(state)
                 self.end_watch()
                 self.end()
-                return Tape(self.name, self.coupling, state, reversible=False, graded=self.graded, watch=watch)
+                onward = Tape(self.name, self.coupling, state, reversible=False, graded=self.graded, watch=watch)
+                onward.late, onward.unseen = self.late, self.unseen
+                return onward
             self.reversible &= self.rewindable
             if self.watch is not None and not self.reversible:
                 self.watch.start = None
-                self.state.careful = True
+                self.state.careful = not self.late
             return self
+
+    @property
+    def _is_unseen(self) -> bool:
+        """Whether nothing is read in forward: nobody wants it, or nobody can."""
+        if self.watch is None:
+            return False
+        report = self.watch.first.report
+        return self.late or not (has_values(report) or is_hollow(report))
 
     def play_to_end(self) -> None:
         """Go to the end again, where a gradient taken during forward has rewound the tape."""
@@ -148,7 +169,7 @@ class Tape:
                 self._redo()
 
     def settle(self, *, ending: bool = False, standing: bool = False) -> Sequence[float] | None:
-        """Look at what the steps have reported: in one read, at the stream's end with the state's extremes.
+        """Look at what the steps have reported: in one read, with the state's extremes where it goes to rest.
 
         A pass that went wrong is played again with care, if that is in time: at the stream's end, or where its block
         is ``standing`` ready to take what comes. Returns the extremes, where they are known now.
@@ -157,21 +178,25 @@ class Tape:
             StateRangeError: it went wrong, and others have gone on from its values already.
         """
         watch = self.watch
-        if watch is None or not (watch.unread or ending):
+        if watch is None or not (watch.unread or ending) or self._is_unseen:
             return None
-        extremes = watch.read(self.state.extremes() if ending and self._waits else None)
+        at_rest = ending or standing
+        extremes = watch.read(self.state.extremes() if at_rest and self._waits else None)
         if self.beyond is None and self._is_unfit(watch):
             seen = watch.seen
             try:
-                if not (ending or standing):
+                if not at_rest:
                     raise cannot_be_made_over(self.name)
                 play_again(self, watch)
             except StateRangeError:
-                watch.learn(seen, self.state)  # so that the next pass is careful
+                watch.learn(seen, scale_of(self.state), None)  # so that the next pass is careful
                 raise
-            extremes = watch.read(None)
+            watch.read(None)
+            extremes = []
+        if extremes:
+            watch.largest = largest_of(extremes, self.state.exponent)
         if ending and not self._is_unfit(watch):  # as a start of NaN or Inf is, which teaches nothing
-            watch.learn(watch.seen, self.state)
+            watch.learn(watch.seen, scale_of(self.state), watch.largest)
         return extremes or None
 
     @property
@@ -213,7 +238,12 @@ class Tape:
         """The stream has ended: everything has been seen, and it waits for backward in little memory."""
         with self.lock, torch.no_grad():
             self.play_to_end()
-            extremes = self.settle(ending=True)
+            extremes: Sequence[float] | None
+            if self._is_unseen and self.watch is not None:
+                extremes = self.unseen.extremes_for(self.state) if self._waits else None
+                self.check = LateCheck(self.name, self.watch, self.state, self.unseen.made)
+            else:
+                extremes = self.settle(ending=True)
             self.end_watch()
             if self._waits:
                 self.state.pack(extremes)
@@ -254,6 +284,10 @@ class Tape:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
         with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
             self.settle()
+            if self._is_unseen and self.watch is not None:  # a gradient is taken on the way
+                LateCheck(self.name, self.watch, self.state).in_backward()
+            elif self.check is not None:
+                self.check.in_backward()
             previous = self.filled() if self.filled is not None else None
             if previous is not None:
                 previous.empty()

@@ -58,6 +58,8 @@ class TwoStreams(MomentumStream):
             self._beside.put(x, tape.velocity(x.dtype))
             return x
         tape.rest()
-        self._beside.put(x, reversible.reveal(x, velocity, tape))
+        other = reversible.reveal(x, velocity, tape)
+        self._mark(tape, x, other)
+        self._beside.put(x, other)
         tape.end()
         return x

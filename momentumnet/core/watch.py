@@ -7,8 +7,8 @@ then the pass is played again from its start, with care, before anybody is given
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,10 @@ from torch.utils import _pytree as pytree
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core import ledger
 from momentumnet.core.coupling import State
+from momentumnet.core.range import Range
 from momentumnet.recompute.arguments import version
+
+Learn = Callable[[Sequence["Seen"], Range | None, tuple[float, float] | None], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Watch:
 
     Args:
         state: of the stream at its start.
-        learn: takes what the steps have reported, once it is read, and the state at their end.
+        learn: takes what the steps have reported, once it is read, the scale at their end, and the largest x and v at
+            rest, if they are known.
         start: the tensor that the stream starts from, if the pass can be played again from it.
         begin: a state at the start anew, one that is careful.
         velocity: the one that the stream starts with.
@@ -65,7 +69,7 @@ class Watch:
     def __init__(
         self,
         state: State,
-        learn: Callable[[list[Seen], State], None],
+        learn: Learn,
         start: Tensor | None = None,
         begin: Callable[[Tensor], State] | None = None,
         velocity: Tensor | None = None,
@@ -78,6 +82,7 @@ class Watch:
         self.before: list[Seen] = []
         self.seen: list[Seen] = []
         self.unread = True
+        self.largest: tuple[float, float] | None = None
         self.restart(state)
         if self.first.report.is_cuda and has_values(self.first.report):
             ledger.flag_on(self.first.report.device)  # there before a graph is recorded
@@ -103,12 +108,21 @@ class Watch:
     def continued(self, state: State) -> Watch:
         """The watch of blocks that go on from here, and cannot be made over."""
         watch = Watch(state, self.learn)
-        watch.before = self.seen
+        if self.unread:
+            watch.first, *watch.passed = (replace(entry, step=None, handed_out=[]) for entry in self.entries)
+        else:
+            watch.before = self.seen
+        watch.largest = self.largest
         return watch
+
+    @property
+    def entries(self) -> list[Passed]:
+        """The start and the steps."""
+        return [self.first, *self.passed]
 
     def read(self, beside: Tensor | None) -> list[float]:
         """Read all reports into ``seen``, and return the values ``beside`` them; nothing where nothing can be read."""
-        entries = [self.first, *self.passed]
+        entries = self.entries
         magnitudes = torch.stack([entry.report for entry in entries])[:, 0]
         if not has_values(magnitudes):
             ledger.note(self._unfit(magnitudes))

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from momentumnet.core import audit
+from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import assert_same, loss_of, relative_error, train_step
 from tests.contract.test_exact import Undetermined
 from tests.models import WIDTH, Case, Chain, ResidualMLP
@@ -321,12 +322,15 @@ def test_what_a_replayed_graph_cannot_read_is_told_by_a_check(monkeypatch: pytes
     expected = train_step(net, (rows(),))
     net.zero_grad(set_to_none=True)
     wrong(rows())  # a first pass without example inputs is looked at, so it has to come before
-    for module in ("core.audit", "core.watch", "core.exact_state", "core.scale"):
-        monkeypatch.setattr(f"momentumnet.{module}.has_values", lambda tensor: False)
+    for module in ("audit", "watch", "exact_state", "scale", "tape", "late_check"):
+        monkeypatch.setattr(f"momentumnet.core.{module}.has_values", lambda tensor: False)
+    rests = packed_bytes(monkeypatch)
     with reads() as counts:
         got = train_step(net, (rows(),))
     assert counts.total() == 0
     assert_same(got, expected, tolerance=0.0)
+    assert len(rests) == 1
+    assert 0 < rests[0] < 9  # as the pass before tells; in motion 12
     mn.check_replays()
     train_step(wrong, (rows(),))
     with pytest.raises(mn.ReconstructionError, match="replayed graph on cpu"):
@@ -334,9 +338,22 @@ def test_what_a_replayed_graph_cannot_read_is_told_by_a_check(monkeypatch: pytes
     mn.check_replays()
     with torch.no_grad():
         net.blocks[1].inner[2].weight.mul_(1e12)
-    train_step(net, (rows(),))
+    assert train_step(net, (rows(),)).output.isnan().all()
     with pytest.raises(mn.ReconstructionError, match="outgrew"):
         mn.check_replays()
+
+
+def packed_bytes(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """Of each state that goes to rest, the bytes an element."""
+    found: list[float | None] = []
+    pack = ExactState.pack
+
+    def packed(state: ExactState, extremes: Any = None) -> None:
+        pack(state, extremes)
+        found.append(state.packed_bytes)
+
+    monkeypatch.setattr(ExactState, "pack", packed)
+    return found
 
 
 def undetermined(place: int, depth: int = 4) -> nn.Module:
