@@ -103,7 +103,7 @@ class Audit:
         for comparison in comparisons:
             if not has_values(comparison.expected.report):
                 ledger.note(comparison.expected.differs(comparison.found))
-        # Behind this one read, what the checks look at is there, too; a wrong forward is why a state is not found again.
+        # Behind this one read, what the checks look at is there, too. A forward that went wrong is why a state differs.
         differences = _read(readable)
         for check in checks.values():
             check.close()

@@ -191,8 +191,7 @@ class Tape:
             except StateRangeError:
                 watch.learn(seen, scale_of(self.state), None)  # so that the next pass is careful
                 raise
-            watch.read(None)
-            extremes = []
+            extremes = watch.read(self.state.extremes() if at_rest and self._waits else None)
         if extremes:
             watch.largest = largest_of(extremes, self.state.exponent)
         if ending and not self._is_unfit(watch):  # as a start of NaN or Inf is, which teaches nothing

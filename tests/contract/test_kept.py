@@ -243,7 +243,7 @@ def test_copies_keep_as_many_blocks(copied: Callable[[nn.Module], nn.Module]) ->
 def test_a_stream_that_is_kept_whole_puts_no_state_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     forks: list[ExactState] = []
     fork = ExactState.fork
-    monkeypatch.setattr(ExactState, "fork", lambda state: forks.append(state) or fork(state))
+    monkeypatch.setattr(ExactState, "fork", lambda state, extremes=None: forks.append(state) or fork(state))
     for kept, expected in ((DEPTH - 1, 1), (DEPTH, 0)):
         loss_of(converted(chain(), rows(), kept)(rows())).backward()
         assert len(forks) == expected
