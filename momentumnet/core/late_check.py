@@ -7,7 +7,6 @@ later pass begins.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,8 +104,7 @@ class LateCheck:
 
     def __init__(self, stream: str, watch: Watch, state: State, unseen: Sequence[Unseen] = ()) -> None:
         self._stream, self._learn = stream, watch.learn
-        # Not the state itself, which may go: its scale as it is now, which backward changes on its way.
-        self._range = copy.copy(scale_of(state))
+        self._range = scale_of(state)  # not the state itself, which may go
         self._unseen = unseen
         entries = watch.entries
         self._steps = [(entry.place, entry.exponent) for entry in entries]
