@@ -1,10 +1,11 @@
 """Dr2Net's coefficients over the steps of a training: from those that keep a function to those wanted at the end.
 
 What is known of the authors' rule, and what is done here: Zhao et al. (CVPR 2024, arXiv 2401.04105) start fine-tuning
-near alpha = 1, beta = 0, where Dr2Net is the pretrained network, and move both coefficients while they train ("dynamic
-finetuning") to a pair at which the inverse in floats is precise. No published code of theirs was found, and how large
-each of their updates is, how often one is made and over how many epochs could not be looked up for this file. So the
-change here is linear in the optimizer's steps, over as many as are asked for: their coefficients, not their rule.
+at alpha = 1 and beta near 0, where Dr2Net is nearly the pretrained network, and move alpha down and beta up, step by
+step ("dynamic finetuning"), to a pair at which the inverse in floats is precise enough. How large each of their updates
+is and how often one is made is not known here: their repository (github.com/coolbay/Dr2Net) holds no code, and that of
+co-authors (OpenTAD) the method before it alone. So the change here is in the optimizer's steps, over as many as are
+asked for and in a shape that is asked for: their coefficients, not their rule.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from momentumnet.arithmetic.fixed_point import MAX_DENOMINATOR
 from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.dr2net import Dr2Net
 from momentumnet.errors import ConversionError
-from momentumnet.step_schedule import StepSchedule, fraction_between
+from momentumnet.step_schedule import StepSchedule, fraction_at, fraction_between
 from momentumnet.streams.converted import streams_of
 
 
@@ -54,21 +55,24 @@ def set_dr2net(model: nn.Module, coupling: Dr2Net) -> None:
     model_config.renew(model)
 
 
-def schedule_dr2net(model: nn.Module, optimizer_steps: int, start: Dr2Net, end: Dr2Net) -> Dr2NetSchedule:
+def schedule_dr2net(
+    model: nn.Module, optimizer_steps: int, start: Dr2Net, end: Dr2Net, *, shape: str = "linear"
+) -> Dr2NetSchedule:
     """Change Dr2Net's coefficients over the steps of a training; call ``step()`` behind the optimizer's.
 
     Training step t = 0, 1, ... runs at ``schedule.at(t)``: ``start`` for t = 0, exactly ``end`` from t = T =
     ``optimizer_steps`` on, and between them
 
-        beta_t = beta_0 + (t / T) (beta_T - beta_0)        alpha_t = s_0 + (t / T) (s_T - s_0) - beta_t
+        beta_t = beta_0 + c (beta_T - beta_0)        alpha_t = s_0 + c (s_T - s_0) - beta_t
 
-    s being alpha + beta: linear both. beta is the nearest fraction with a short store, as gamma is in
-    `momentumnet.schedule_gamma`, and alpha, that of the sum behind it, the nearest n/d with d <= 128. So where alpha +
-    beta is 1 at both ends, and values do not grow with depth, it is 1 in every step.
+    s being alpha + beta, and c, in [0, 1], the share of the way that is covered: t / T with the shape "linear". So
+    the pair moves on the straight line between its ends, and the shape says how fast. beta is the nearest fraction
+    with a short store, as gamma is in `momentumnet.schedule_gamma`, and alpha, that of the sum behind it, the nearest
+    n/d with d <= 128: where alpha + beta is 1 at both ends, and values do not grow with depth, it is 1 in every step.
 
     The method is that of Dr2Net (Zhao et al., CVPR 2024), which moves alpha down from 1 and beta up from about 0 while
-    it fine-tunes. The linear rule is not claimed to be the authors': the size and frequency of their updates could
-    not be looked up.
+    it fine-tunes. No shape is claimed to be the authors' rule: the size and frequency of their updates are not known
+    here.
 
     Args:
         model: a model that was converted with ``coupling=Dr2Net(...)`` or ``"dr2net"``, wrapped or not. Its
@@ -76,6 +80,8 @@ def schedule_dr2net(model: nn.Module, optimizer_steps: int, start: Dr2Net, end: 
         optimizer_steps: calls of ``step()`` until the coefficients are those of ``end``.
         start: coefficients of the first step; ``Dr2Net()``, 1 and 1/64, nearly keeps a pretrained network's function.
         end: those at the end.
+        shape: "linear", "cosine", or "geometric": beta's bits a block, log2(1/beta), change linearly then, and alpha is
+            as far on its way as beta is (linearly, where beta stays).
 
     Returns:
         The schedule, with ``step``, ``coupling``, ``at``, ``state_dict`` and ``load_state_dict``.
@@ -83,7 +89,7 @@ def schedule_dr2net(model: nn.Module, optimizer_steps: int, start: Dr2Net, end: 
     Raises:
         ConversionError: the model holds no stream that moves by Dr2Net.
         TypeError: an end is no `Dr2Net`.
-        ValueError: ``optimizer_steps`` is no positive integer.
+        ValueError: there is no such shape, or ``optimizer_steps`` is no positive integer.
 
     Example:
         >>> import torch
@@ -103,7 +109,7 @@ def schedule_dr2net(model: nn.Module, optimizer_steps: int, start: Dr2Net, end: 
         Zhao, Liu, Mangalam, Qian, Zohra, Alghannam, Malik, Ghanem: Dr2Net: Dynamic Reversible Dual-Residual Networks
         for Memory-Efficient Finetuning, CVPR 2024, arXiv 2401.04105.
     """
-    return Dr2NetSchedule(model, optimizer_steps, start, end)
+    return Dr2NetSchedule(model, optimizer_steps, start, end, shape=shape)
 
 
 class Dr2NetSchedule(StepSchedule):
@@ -114,6 +120,7 @@ class Dr2NetSchedule(StepSchedule):
         start: coefficients of the first step.
         end: coefficients after ``optimizer_steps``.
         optimizer_steps: steps from one to the other.
+        shape: of the way between.
         steps_done: where the schedule stands.
 
     Example:
@@ -129,8 +136,10 @@ class Dr2NetSchedule(StepSchedule):
 
     _name = "Dr2Net"
 
-    def __init__(self, model: nn.Module, optimizer_steps: int, start: Dr2Net, end: Dr2Net) -> None:
-        super().__init__(model, optimizer_steps)
+    def __init__(
+        self, model: nn.Module, optimizer_steps: int, start: Dr2Net, end: Dr2Net, *, shape: str = "linear"
+    ) -> None:
+        super().__init__(model, optimizer_steps, shape)
         for coupling in (start, end):
             if type(coupling) is not Dr2Net:
                 raise TypeError(f"start and end must be a momentumnet.Dr2Net each, got {coupling!r}")
@@ -148,15 +157,16 @@ class Dr2NetSchedule(StepSchedule):
             return self.end
         if step <= 0:
             return self.start
-        one, other, share = self.start, self.end, Fraction(step, self.optimizer_steps)
-        beta = fraction_between(one.beta, other.beta, float(_between(one.beta, other.beta, share)))
-        together = _between(one.alpha + one.beta, other.alpha + other.beta, share)
+        one, other = self.start, self.end
+        covered = self._covered(one.beta, other.beta, step)
+        beta = fraction_between(one.beta, other.beta, float(fraction_at(one.beta, other.beta, covered)))
+        together = fraction_at(one.alpha + one.beta, other.alpha + other.beta, covered)
         alpha = (together - beta).limit_denominator(MAX_DENOMINATOR)
         return Dr2Net(alpha=min(max(alpha, Fraction(0)), Fraction(1)), beta=beta)
 
     def _what_it_is(self) -> dict[str, Any]:
         ends = {"start": couplings.describe(self.start), "end": couplings.describe(self.end)}
-        return {"optimizer_steps": self.optimizer_steps, **ends}
+        return {"optimizer_steps": self.optimizer_steps, **ends, "shape": self.shape}
 
     def _set_rule(self) -> None:
         set_dr2net(self.model, self.coupling)
@@ -172,7 +182,3 @@ def _streams(model: nn.Module) -> list[CoupledStream]:
             f"the model holds no stream that moves by Dr2Net{names}; convert it with coupling=momentumnet.Dr2Net(...)"
         )
     return streams
-
-
-def _between(one: Fraction, other: Fraction, share: Fraction) -> Fraction:
-    return one + (other - one) * share

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -11,14 +9,7 @@ from torch import nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.conversion import set_gamma, streams_that_take
-from momentumnet.step_schedule import StepSchedule, fraction_between
-
-# From start to end, by the share of the steps that are done.
-_SHAPES: dict[str, Callable[[float, float, float], float]] = {
-    "linear": lambda start, end, share: start + (end - start) * share,
-    "cosine": lambda start, end, share: start + (end - start) * (1 - math.cos(math.pi * share)) / 2,
-    "geometric": lambda start, end, share: start ** (1 - share) * end**share,
-}
+from momentumnet.step_schedule import StepSchedule, fraction_at, fraction_between
 
 
 def schedule_gamma(
@@ -97,9 +88,7 @@ class GammaSchedule(StepSchedule):
         *,
         shape: str = "linear",
     ) -> None:
-        if shape not in _SHAPES:
-            raise ValueError(f"shape must be one of {', '.join(map(repr, _SHAPES))}, got {shape!r}")
-        super().__init__(model, optimizer_steps)
+        super().__init__(model, optimizer_steps, shape)
         self.start, self.end = exact_gamma(start), exact_gamma(end)
         if shape == "geometric" and not (self.start and self.end):
             raise ValueError(
@@ -107,7 +96,6 @@ class GammaSchedule(StepSchedule):
                 f"{self.end}. Take 'linear' or 'cosine'"
             )
         streams_that_take(model, self.start, self.end)
-        self.shape = shape
         self._set_rule()
 
     @property
@@ -121,8 +109,8 @@ class GammaSchedule(StepSchedule):
             return self.end
         if step <= 0:
             return self.start
-        wanted = _SHAPES[self.shape](float(self.start), float(self.end), step / self.optimizer_steps)
-        return fraction_between(self.start, self.end, wanted)
+        wanted = fraction_at(self.start, self.end, self._covered(self.start, self.end, step))
+        return fraction_between(self.start, self.end, float(wanted))
 
     def _what_it_is(self) -> dict[str, Any]:
         ends = {"start": str(self.start), "end": str(self.end)}

@@ -7,9 +7,10 @@ like 113/127 needs a store of twice the bytes (`arithmetic.fixed_point.has_short
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +19,15 @@ from torch import nn
 from momentumnet.arithmetic.fixed_point import MAX_DENOMINATOR, has_short_store
 from momentumnet.errors import CheckpointError
 
+# The share of the way from start to end that is covered when ``share`` of the steps are done.
+_SHAPES: dict[str, Callable[[Fraction, Fraction, Fraction], float | Fraction]] = {
+    "linear": lambda start, end, share: share,
+    "cosine": lambda start, end, share: (1 - math.cos(math.pi * share)) / 2,
+    "geometric": lambda start, end, share: (
+        share if start == end else (start ** (1 - share) * end**share - start) / (end - start)
+    ),
+}
+
 
 class StepSchedule(ABC):
     """A schedule over the steps of an optimizer. A subclass gives the model the rule of step 0 when it is made.
@@ -25,16 +35,19 @@ class StepSchedule(ABC):
     Attributes:
         model: whose rule is changed.
         optimizer_steps: steps from one end to the other.
+        shape: of the way between.
         steps_done: where the schedule stands.
     """
 
     _name: str
     """In messages: a schedule of what it is."""
 
-    def __init__(self, model: nn.Module, optimizer_steps: int) -> None:
+    def __init__(self, model: nn.Module, optimizer_steps: int, shape: str) -> None:
+        if shape not in _SHAPES:
+            raise ValueError(f"shape must be one of {', '.join(map(repr, _SHAPES))}, got {shape!r}")
         if type(optimizer_steps) is not int or optimizer_steps < 1:
             raise ValueError(f"optimizer_steps must be a positive integer, got {optimizer_steps!r}")
-        self.model, self.optimizer_steps, self.steps_done = model, optimizer_steps, 0
+        self.model, self.optimizer_steps, self.shape, self.steps_done = model, optimizer_steps, shape, 0
 
     def step(self) -> None:
         """The optimizer has made a step: the rule is that of the next one."""
@@ -69,6 +82,10 @@ class StepSchedule(ABC):
             )
         self._go_to(state["steps_done"])
 
+    def _covered(self, start: Fraction, end: Fraction, step: int) -> Fraction:
+        """The share of the way from one factor to the other that ``step`` steps cover, between 0 and all of them."""
+        return Fraction(_SHAPES[self.shape](start, end, Fraction(step, self.optimizer_steps)))
+
     def _go_to(self, step: int) -> None:
         self.steps_done = step
         self._set_rule()
@@ -80,6 +97,11 @@ class StepSchedule(ABC):
     @abstractmethod
     def _set_rule(self) -> None:
         """Give the model the rule of ``steps_done``."""
+
+
+def fraction_at(start: Fraction, end: Fraction, covered: Fraction) -> Fraction:
+    """What lies where this share of the way from start to end is covered."""
+    return start + (end - start) * covered
 
 
 def fraction_between(one: Fraction, other: Fraction, wanted: float) -> Fraction:

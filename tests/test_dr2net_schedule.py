@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,6 +23,7 @@ from tests.test_description import EXAMPLE, configured
 
 EIGHT = [(1, 1 / 64), (1, 1 / 8), (0.9, 0.1), (2 / 3, 1 / 3), (1 / 2, 1 / 2), (0.3, 0.7), (0, 1), (1, 1 / 100)]
 START, END = mn.Dr2Net(alpha=1, beta=1 / 64), mn.Dr2Net(alpha=0.1, beta=0.9)
+SHAPES = ["linear", "cosine", "geometric"]
 
 
 def converted(depth: int = 4, backward: str = "reversible", **options: Any) -> nn.Module:
@@ -72,6 +74,37 @@ def test_what_was_set_is_what_is_computed_and_backward_belongs_to_the_forward_be
         assert torch.equal(parameter.grad, expected.gradients[name]), name
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_step_of_a_shape_has_the_gradients_of_stored_activations(shape: str) -> None:
+    nets = [converted(6, backward) for backward in ("stored", "reversible")]
+    schedules = [mn.schedule_dr2net(net, 5, START, END, shape=shape) for net in nets]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9) for net in nets]
+    pairs = []
+    for _ in range(7):  # two of them behind the end
+        stored, reversible = (train_step(net, (rows(),)) for net in nets)
+        assert_same(reversible, stored, tolerance=0)
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in stored.gradients.values())
+        pairs.append([coupling_of(net) for net in nets])
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+    assert all(one == other for one, other in pairs)
+    assert len({one["beta"] for one, _ in pairs}) == 6
+    assert pairs[-1][0] == pairs[-2][0] == {"name": "dr2net", "alpha": "1/10", "beta": "9/10"}
+
+
+def pair_by_formula(shape: str, ends: tuple[mn.Dr2Net, mn.Dr2Net], share: float) -> tuple[float, float]:
+    """In floats, without the rounding: beta by its shape, and alpha as far on its way as beta is."""
+    (alpha, beta), (last_alpha, last_beta) = ((float(end.alpha), float(end.beta)) for end in ends)
+    if shape == "geometric" and beta != last_beta:
+        bits = (1 - share) * -math.log2(beta) + share * -math.log2(last_beta)
+        covered = (2**-bits - beta) / (last_beta - beta)
+    else:
+        covered = (1 - math.cos(math.pi * share)) / 2 if shape == "cosine" else share
+    return alpha * (1 - covered) + last_alpha * covered, beta * (1 - covered) + last_beta * covered
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("steps", [1, 7, 400])
 @pytest.mark.parametrize(
     "ends",
@@ -83,28 +116,28 @@ def test_what_was_set_is_what_is_computed_and_backward_belongs_to_the_forward_be
         (START, mn.Dr2Net(alpha=1, beta=1 / 2)),
         (mn.Dr2Net(alpha=0, beta=1), mn.Dr2Net(alpha=0, beta=1 / 2)),
         (mn.Dr2Net(alpha=14 / 127, beta=113 / 127), START),
+        (mn.Dr2Net(alpha=1, beta=1 / 8), mn.Dr2Net(alpha=1 / 2, beta=1 / 8)),  # beta stays, alpha alone moves
     ],
     ids=str,
 )
-def test_every_step_against_the_formula(ends: tuple[mn.Dr2Net, mn.Dr2Net], steps: int) -> None:
-    """In floats, alpha and beta each by itself; both are rounded to fractions no further apart than 1/90."""
-    schedule = mn.schedule_dr2net(converted(), steps, *ends)
+def test_every_step_against_the_formula(ends: tuple[mn.Dr2Net, mn.Dr2Net], steps: int, shape: str) -> None:
+    """Alpha and beta each by itself; both are rounded to fractions no further apart than 1/90."""
+    schedule = mn.schedule_dr2net(converted(), steps, *ends, shape=shape)
     found = [schedule.at(step) for step in range(steps + 3)]
     assert found[0] == ends[0]
     assert found[-3:] == [ends[1]] * 3
     for step, pair in enumerate(found[:steps]):
-        for name in ("alpha", "beta"):
-            first, last = (float(getattr(end, name)) for end in ends)
-            wanted = (1 - step / steps) * first + step / steps * last
-            assert abs(float(getattr(pair, name)) - wanted) <= 1 / 90
+        wanted = pair_by_formula(shape, ends, step / steps)
+        assert (float(pair.alpha), float(pair.beta)) == pytest.approx(wanted, abs=1 / 90)
         assert pair.beta.denominator <= 128
         assert step == 0 or has_short_store(pair.beta) or pair.beta > Fraction(10, 11)
     betas = [pair.beta for pair in found]
     assert betas == sorted(betas, reverse=ends[0].beta > ends[1].beta)
 
 
-def test_a_sum_of_one_is_one_in_every_step() -> None:
-    schedule = mn.schedule_dr2net(converted(), 100, mn.Dr2Net(alpha=63 / 64, beta=1 / 64), END)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sum_of_one_is_one_in_every_step(shape: str) -> None:
+    schedule = mn.schedule_dr2net(converted(), 100, mn.Dr2Net(alpha=63 / 64, beta=1 / 64), END, shape=shape)
     found = [schedule.at(step) for step in range(101)]
     assert {pair.alpha + pair.beta for pair in found} == {1}
     assert len(set(found)) > 50
@@ -126,7 +159,7 @@ def test_a_resumed_training_has_the_bits_of_the_uninterrupted_one() -> None:
     def begun() -> tuple[nn.Module, torch.optim.Optimizer, mn.Dr2NetSchedule]:
         net = converted()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-        return net, optimizer, mn.schedule_dr2net(net, 6, START, END)
+        return net, optimizer, mn.schedule_dr2net(net, 6, START, END, shape="geometric")
 
     def run(net: nn.Module, optimizer: torch.optim.Optimizer, schedule: mn.Dr2NetSchedule) -> list[Tensor]:
         for _ in range(4):
@@ -148,9 +181,10 @@ def test_a_resumed_training_has_the_bits_of_the_uninterrupted_one() -> None:
     resumed[2].load_state_dict(place)
     assert resumed[2].coupling == whole[2].at(4)
     assert all(map(torch.equal, run(*resumed), expected))
-    other = mn.schedule_dr2net(converted(), 6, START, mn.Dr2Net(alpha=0.5, beta=0.5))
-    with pytest.raises(mn.CheckpointError, match="belongs to another Dr2Net schedule"):
-        other.load_state_dict(place)
+    for end, shape in ((mn.Dr2Net(alpha=0.5, beta=0.5), "geometric"), (END, "linear")):
+        other = mn.schedule_dr2net(converted(), 6, START, end, shape=shape)
+        with pytest.raises(mn.CheckpointError, match="belongs to another Dr2Net schedule"):
+            other.load_state_dict(place)
 
 
 def test_configs_and_descriptions_say_the_coefficients_of_now() -> None:
@@ -174,6 +208,8 @@ def test_what_is_refused_changes_nothing() -> None:
     ):
         with pytest.raises(error, match=message):
             mn.schedule_dr2net(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shape must be one of 'linear', 'cosine', 'geometric', got 'stepwise'"):
+        mn.schedule_dr2net(net, 5, START, END, shape="stepwise")
     with pytest.raises(TypeError, match=r"expected a momentumnet\.Dr2Net, got 0\.5 of type float"):
         mn.set_dr2net(net, 0.5)  # type: ignore[arg-type]
     with pytest.raises(mn.ConversionError, match="blocks moves by another coupling"):
