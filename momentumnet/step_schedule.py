@@ -20,7 +20,7 @@ from momentumnet.arithmetic.fixed_point import MAX_DENOMINATOR, has_short_store
 from momentumnet.errors import CheckpointError
 
 # The share of the way from start to end that is covered when ``share`` of the steps are done.
-_SHAPES: dict[str, Callable[[Fraction, Fraction, Fraction], float | Fraction]] = {
+SHAPES: dict[str, Callable[[Fraction, Fraction, Fraction], float | Fraction]] = {
     "linear": lambda start, end, share: share,
     "cosine": lambda start, end, share: (1 - math.cos(math.pi * share)) / 2,
     "geometric": lambda start, end, share: (
@@ -43,8 +43,8 @@ class StepSchedule(ABC):
     """In messages: a schedule of what it is."""
 
     def __init__(self, model: nn.Module, optimizer_steps: int, shape: str) -> None:
-        if shape not in _SHAPES:
-            raise ValueError(f"shape must be one of {', '.join(map(repr, _SHAPES))}, got {shape!r}")
+        if shape not in SHAPES:
+            raise ValueError(f"shape must be one of {', '.join(map(repr, SHAPES))}, got {shape!r}")
         if type(optimizer_steps) is not int or optimizer_steps < 1:
             raise ValueError(f"optimizer_steps must be a positive integer, got {optimizer_steps!r}")
         self.model, self.optimizer_steps, self.shape, self.steps_done = model, optimizer_steps, shape, 0
@@ -84,7 +84,7 @@ class StepSchedule(ABC):
 
     def _covered(self, start: Fraction, end: Fraction, step: int) -> Fraction:
         """The share of the way from one factor to the other that ``step`` steps cover, between 0 and all of them."""
-        return Fraction(_SHAPES[self.shape](start, end, Fraction(step, self.optimizer_steps)))
+        return Fraction(SHAPES[self.shape](start, end, Fraction(step, self.optimizer_steps)))
 
     def _go_to(self, step: int) -> None:
         self.steps_done = step

@@ -25,11 +25,13 @@ class Annealing(ABC):
         start: Gamma of momentum at the beginning.
         final: Gamma at the end; of Dr2Net, beta.
         length: Share of the training's steps in which the rule changes; at 0 it is the final one from the first step.
+        shape: Of the way between, as the schedules take it.
     """
 
     start: Fraction
     final: Fraction
     length: Fraction
+    shape: str = "linear"
 
     @property
     def is_constant(self) -> bool:
@@ -50,7 +52,7 @@ class Annealing(ABC):
 
 
 class Momentum(Annealing):
-    """Gamma, by `momentumnet.schedule_gamma`, linearly."""
+    """Gamma, by `momentumnet.schedule_gamma`."""
 
     @property
     def is_constant(self) -> bool:
@@ -60,7 +62,7 @@ class Momentum(Annealing):
         return convert(model, example, gamma=self.final, backward="reversible")
 
     def _schedule(self, model: nn.Module, steps: int) -> StepSchedule:
-        return schedule_gamma(model, steps, self.start, self.final)
+        return schedule_gamma(model, steps, self.start, self.final, shape=self.shape)
 
 
 class Dr2NetCoefficients(Annealing):
@@ -78,7 +80,7 @@ class Dr2NetCoefficients(Annealing):
         return convert(model, example, coupling=self._end, backward="reversible")
 
     def _schedule(self, model: nn.Module, steps: int) -> StepSchedule:
-        return schedule_dr2net(model, steps, DR2NET_START, self._end)
+        return schedule_dr2net(model, steps, DR2NET_START, self._end, shape=self.shape)
 
 
 METHODS: dict[str, type[Annealing]] = {"momentum": Momentum, "dr2net": Dr2NetCoefficients}

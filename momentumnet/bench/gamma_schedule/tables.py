@@ -77,6 +77,11 @@ def _mib(rows: Sequence[Row], key: str) -> str:
     return seeds.mean([row[key] / 2**20 for row in rows], ".2f")
 
 
+def _shape(settings: dict[str, Any]) -> str:
+    """Of the schedules. Settings say nothing of the linear one: results from before there were others have none."""
+    return {"geometric": "geometrically", "cosine": "as a cosine"}.get(settings.get("shape", "linear"), "linearly")
+
+
 def _notes(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
     return [
         f"ResNets: pretrained on the first half of the classes for {settings['pretraining_epochs']} epochs, then, with "
@@ -86,8 +91,8 @@ def _notes(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
         f"the same numbers of epochs; AdamW, learning rate {settings['text_lr']:g} falling as a cosine, gradients "
         "clipped as above. Their score is the mean cross entropy, in nats a byte, of every tenth window.",
         "final: gamma at the end, of Dr2Net beta. changed: the share of the fine-tuning's steps in which the rule "
-        "changes, linearly in the steps, from the function-preserving start to the final value; at once: it is the "
-        "final one from the first step. Final 0 at once is the stock network, with stored activations.",
+        f"changes, {_shape(settings)} in the steps, from the function-preserving start to the final value; at once: it "
+        "is the final one from the first step. Final 0 at once is the stock network, with stored activations.",
         "Scores behind the last step, at the final value; mean and standard deviation over the seeds.",
         "peak and held: bytes of a training step of one batch beside parameters and gradients, at the final value, by "
         "the trained network; held is what waits between forward and backward. most: the largest of those at the "

@@ -27,6 +27,7 @@ from momentumnet.cli.bench.options import add_benchmark, capped
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_count, chosen_device
 from momentumnet.command_errors import UsageError
+from momentumnet.step_schedule import SHAPES
 
 MODELS, QUICK_MODELS = "resnet56_bn,decoder12", "resnet20_bn,decoder2"
 FINALS, QUICK_FINALS = "0,1/8,1/2,3/4,9/10", "0,9/10"
@@ -44,8 +45,8 @@ models: {NAMES}
 methods:
   momentum   gamma, from --start to the final value
   dr2net     Dr2Net's coefficients (Zhao et al., CVPR 2024), from alpha 1 and beta 1/64 to 1 - beta and beta, the
-             final value: as many bits a block as momentum at this gamma. Changed linearly: the authors' own
-             rule of updates is not known here""",
+             final value: as many bits a block as momentum at this gamma. In the --shape of the schedule: the
+             authors' own rule of updates is not known here""",
     """\
 examples:
   momentumnet bench gamma-schedule
@@ -75,6 +76,12 @@ def add_parser(benchmarks: Any) -> None:
     )
     group.add_argument(
         "--start", type=arguments.gamma, default=Fraction(1, 8), metavar="G", help="of momentum (default: %(default)s)"
+    )
+    group.add_argument(
+        "--shape",
+        choices=tuple(SHAPES),
+        default="linear",
+        help="of the way from the start to the final value; geometric has none to 0 (default: %(default)s)",
     )
     group = command.add_argument_group("texts and pretraining")
     for flag, default in (
@@ -138,6 +145,8 @@ def run(options: argparse.Namespace) -> None:
     )
     start = exact_gamma(options.start)
     chosen = {**settings(data, recipe), "start": str(start), "window": options.window, **_described(before, text)}
+    if options.shape != "linear":  # the settings of results from before there were others say nothing of it
+        chosen["shape"] = options.shape
     results = trainings.begin(options, "bench gamma-schedule", f"gamma-schedule-{data.name}", chosen, device)
     tasks: dict[str, Task[Any]] = {
         model: _task(model, recipe, device, data, before, text)
@@ -145,7 +154,7 @@ def run(options: argparse.Namespace) -> None:
     }
 
     def training(case: Case) -> Training:
-        return Training(tasks[case["model"]], _annealing(case, start), case["seed"])
+        return Training(tasks[case["model"]], _annealing(case, start, options.shape), case["seed"])
 
     cases = _cases(options, start)
     trainings.train_missing(cases, results, training, named=named, outcome=outcome, report=report)
@@ -156,8 +165,10 @@ def _cases(options: argparse.Namespace, start: Fraction) -> list[Case]:
     """Where the final value is the start, all lengths are one training: that at once.
 
     Raises:
-        UsageError: There are none.
+        UsageError: There are none, or a geometric schedule would begin at 0.
     """
+    if options.shape == "geometric" and not start:
+        raise UsageError("--shape geometric multiplies gamma from step to step: give a --start above 0")
     finals = options.finals or _finals(QUICK_FINALS if options.quick else FINALS)
     lengths = options.lengths or _lengths(QUICK_LENGTHS if options.quick else LENGTHS)
     cases = [
@@ -166,22 +177,28 @@ def _cases(options: argparse.Namespace, start: Fraction) -> list[Case]:
         for model in common.chosen_models(options, MODELS, QUICK_MODELS)
         for method in options.methods
         for final in finals
-        if method == "momentum" or final != "0"  # beta is above 0: nothing could be undone
+        if final != "0" or _takes_0(method, length, options.shape)
         for seed in common.chosen_seeds(options)
     ]
     found = []
     for case in cases:
-        is_constant = _annealing(case, start).is_constant
+        is_constant = _annealing(case, start, options.shape).is_constant
         once = {**case, "length": "0"} if is_constant else case
         if once not in found:
             found.append(once)
     if not found:
-        raise UsageError("dr2net alone has no final value 0, where nothing could be undone; give --finals above 0")
+        what = "dr2net alone" if "momentum" not in options.methods else "--shape geometric"
+        raise UsageError(f"{what} has no final value 0; give --finals above 0")
     return found
 
 
-def _annealing(case: Case, start: Fraction) -> Annealing:
-    return METHODS[case["method"]](start, Fraction(case["final"]), Fraction(case["length"]))
+def _takes_0(method: str, length: str, shape: str) -> bool:
+    """Dr2Net's beta is above 0, where nothing could be undone; and no factors lead to 0, where the first step does."""
+    return method == "momentum" and (length == "0" or shape != "geometric")
+
+
+def _annealing(case: Case, start: Fraction, shape: str) -> Annealing:
+    return METHODS[case["method"]](start, Fraction(case["final"]), Fraction(case["length"]), shape)
 
 
 def _task(

@@ -34,8 +34,8 @@ def text_task() -> TextTask:
     return TextTask("decoder2", RECIPE, CPU, before, data)
 
 
-def training(method: str, final: str, length: str, task: Task[Any] | None = None) -> Training:
-    annealing = METHODS[method](START, Fraction(final), Fraction(length))
+def training(method: str, final: str, length: str, task: Task[Any] | None = None, *, shape: str = "linear") -> Training:
+    annealing = METHODS[method](START, Fraction(final), Fraction(length), shape)
     return Training(task or text_task(), annealing, seed=1)
 
 
@@ -84,6 +84,16 @@ def test_the_rule_goes_linearly_to_its_end_and_stays_there(
     for share, found in zip(shares, rules, strict=True):
         wanted = [one + share * (other - one) for one, other in zip(start, end, strict=True)]
         assert found == pytest.approx(wanted, abs=1e-9 if share in (0, 1) else 1 / 90)
+
+
+@pytest.mark.parametrize("method", ["momentum", "dr2net"])
+def test_a_geometric_way_multiplies_from_step_to_step(rules: list[tuple[float, float]], method: str) -> None:
+    row = training(method, "3/4", "1", shape="geometric").row()
+    assert "error" not in row, row
+    start = 1 / 8 if method == "momentum" else 1 / 64
+    wanted = [start * (0.75 / start) ** (step / STEPS) for step in range(STEPS + 1)]
+    assert [found for _, found in rules] == pytest.approx(wanted, abs=1 / 90)
+    assert abs(rules[STEPS // 2][1] - (start + 0.75) / 2) > 1 / 10  # where a linear one is
 
 
 def test_memory_is_that_of_the_stock_network_at_0_and_less_reversibly() -> None:

@@ -61,3 +61,23 @@ def test_own_texts_are_read(bench: Callable[..., Any]) -> None:
     done = bench("--text", "own.txt", "--finals", "1/2", "--lengths", "0", "--seeds", "1", "--methods", "momentum")
     settings = json.loads(done.out)["settings"]
     assert (settings["text"], settings["pretraining_text"]) == ("own.txt", "Python's reference")
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_geometric_schedule_has_rows_of_its_own_and_none_that_goes_to_0(bench: Callable[..., Any]) -> None:
+    few = ("--finals", "0,1/2", "--lengths", "0,1", "--seeds", "1", "--shape", "geometric")
+    done = bench(*few)
+    found = [(row["method"], row["final"], row["length"]) for row in rows(done)]
+    assert found == [
+        ("momentum", "0", "0"),
+        ("momentum", "1/2", "0"),
+        ("dr2net", "1/2", "0"),
+        ("momentum", "1/2", "1"),
+        ("dr2net", "1/2", "1"),
+    ]
+    assert json.loads(done.out)["settings"]["shape"] == "geometric"
+    assert "changes, geometrically in the steps" in Path("out", "gamma-schedule-digits.md").read_text()
+    linear = bench(*few[:-2])
+    assert (linear.status, "was measured with other settings" in linear.err) == (2, True)
+    assert "shape" not in json.loads(bench(*few[:-2], "--restart").out)["settings"]
+    assert "changes, linearly in the steps" in Path("out", "gamma-schedule-digits.md").read_text()
