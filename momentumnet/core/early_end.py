@@ -200,7 +200,7 @@ def again_until(call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyE
     collected = Collected(call.name, lambda: call.origins(x), enough=enough, note=note)
     output = None
     with suppress(Enough), errors.explained(), collected.collecting():
-        output = call.again(x)
+        output = call.again(x, unseen=enough is not None)
         if trial is not None:
             trial.conclude()
     return output, collected

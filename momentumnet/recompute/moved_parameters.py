@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
+from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.buffers import FEW
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
@@ -62,6 +63,7 @@ class MovedParameters:
             elif is_first or not parameter.requires_grad:
                 self._aliases[number] = parameter.detach()
         self._moved: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._numbers: set[int] = set()  # of those that have moved
 
     def forget_unmoved(self) -> list[nn.Parameter]:
         """The first run has ended; returns those that it has moved."""
@@ -91,6 +93,7 @@ class MovedParameters:
         if value is None and version(parameter) == counter:
             value = self._aliases.get(number)
         self._moved.append((parameter, value))
+        self._numbers.add(number)
 
     @property
     def can_be_put_back(self) -> bool:
@@ -102,6 +105,23 @@ class MovedParameters:
         for parameter, value in self._moved:
             if value is not None:
                 parameter.data = value.clone()
+
+    def check_unmoved(self, block: str) -> None:
+        """To be asked in a recompute whose output nobody sees: are the others the very memory that the forward read?
+
+        Raises:
+            ReconstructionError: one is not.
+        """
+        parameters = plain_parameters(self._modules)
+        pointers = [parameter.data_ptr() for parameter in parameters]
+        before = self._places[1]
+        if pointers == before:
+            return
+        if len(pointers) != len(before):
+            raise _moved_between(block, "one")
+        for number, parameter in enumerate(parameters):
+            if pointers[number] != before[number] and number not in self._numbers:
+                raise _moved_between(block, repr(_name_of(parameter, self._modules)))
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute: parameters begin where the first run found them, and end where they stood."""
@@ -127,6 +147,18 @@ class MovedParameters:
         finally:
             for table, name, parameter in places:
                 table[name] = parameter
+
+
+def _name_of(parameter: nn.Parameter, modules: Sequence[nn.Module]) -> str:
+    return next(name for name, found in modules[0].named_parameters() if found is parameter)
+
+
+def _moved_between(block: str, parameter: str) -> ReconstructionError:
+    return ReconstructionError(
+        f"module {block!r}: of its parameters {parameter} was replaced between forward and backward (another "
+        "nn.Parameter, an assignment to its .data, a move to another device), so the gradient of that forward cannot "
+        "be computed any more; do that after backward"
+    )
 
 
 def _places(parameters: Sequence[Tensor]) -> tuple[list[int], list[int]]:

@@ -196,10 +196,14 @@ class BlockCall:
                 call._arguments.renew(wrong, right.detach())
         self._left = []
 
-    def again(self, stream: Tensor | None) -> Any:
+    def again(self, stream: Tensor | None, *, unseen: bool = False) -> Any:
         """Make the call once more on ``stream``; generators, buffers and what it leaves in attributes end as they were.
 
         A stream that needs a gradient is taken as it is: a call may overwrite what another one returned, but no leaf.
+
+        Args:
+            stream: what is handed in anew.
+            unseen: whether nobody will look at what it returns, so that other parameters would not be noticed by it.
 
         Raises:
             ReconstructionError: a parameter or an argument has changed since.
@@ -219,6 +223,8 @@ class BlockCall:
             self._parameters_of_forward() if self._swapped else AS_IT_IS,
             self._attributes.replayed(),
         ):
+            if unseen:
+                self._moved.check_unmoved(self.name)
             return self._function(*args, **kwargs)
 
     @contextmanager

@@ -496,3 +496,26 @@ def test_a_forward_of_the_modules_own_runs_to_its_end() -> None:
     net.module.forward = forward
     assert products(net) == 2 + 2
     assert len(ended) == 2 * 2
+
+
+def moved_away(layer: nn.Linear, way: str) -> None:
+    """Its weight, of which the gradient of what came before is made, is another one."""
+    if way == "data":
+        layer.weight.data = 2 * layer.weight.data
+    else:
+        layer.weight = nn.Parameter(2 * layer.weight.detach())
+
+
+@pytest.mark.parametrize("way", ["data", "another parameter"])
+@pytest.mark.parametrize("in_stream", [False, True])
+def test_a_parameter_that_was_replaced_between_forward_and_backward_is_seen(way: str, in_stream: bool) -> None:
+    """No output is compared, and what the forward was given is not kept: the last product's weight would be taken."""
+    net = stream() if in_stream else built()
+    layer = net[1].branch.last if in_stream else net.module.last
+    for _ in range(2):
+        step(net)
+    loss = net(rows()).square().mean()
+    moved_away(layer, way)
+    with pytest.raises(mn.ReconstructionError, match=r"'(branch\.)?last\.weight' was replaced between forward and"):
+        loss.backward()
+    step(net)  # goes on with the new one
