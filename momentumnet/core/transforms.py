@@ -36,11 +36,16 @@ def at_work(x: Tensor | None = None) -> str | None:
     return chosen(lambda: _found() or (None if x is None else class_of(x)))
 
 
+def inside() -> str | None:
+    """The innermost transform of torch.func that runs now, in words."""
+    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
+    return None if interpreter is None else f"torch.func ({interpreter.key().name.lower()})"
+
+
 def _found() -> str | None:
     # Private, as are the others below: no public function tells. Their tests go through all of them.
-    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
-    if interpreter is not None:
-        return f"torch.func ({interpreter.key().name.lower()})"
+    if transformed := inside():
+        return transformed
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation"
     if torch._C._is_tracing():

@@ -49,7 +49,9 @@ class Origins:
     """
 
     def __init__(self, given: Iterable[tuple[Place, Tensor]]) -> None:
-        self._given = list(given)
+        # While the block runs another module's code by vmap over parameters, tensors that have no memory stand there.
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        self._given = [(place, tensor) for place, tensor in given if not wrapped(tensor)]
         self._starts: dict[int, tuple[Place, Tensor]] = {}
         for place, tensor in self._given:
             if type(tensor) in _PLAIN and tensor.layout == torch.strided:

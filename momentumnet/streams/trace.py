@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from momentumnet.core import transforms
 from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.forwards import forwards_as_calls, uncalled_siblings
@@ -119,9 +120,9 @@ def _record(
 
 @contextmanager
 def _calls_shown_to(recorder: Recorder, model: nn.Module) -> Iterator[None]:
-    """Inside, the recorder is shown the calls of all modules."""
+    """Inside, the recorder is shown the calls of all modules, but for those that a transform of torch.func makes."""
     hooks: list[RemovableHandle] = []
-    enter, leave = unseen(recorder.enter), unseen(recorder.leave)
+    enter, leave = unseen(_untransformed(recorder.enter)), unseen(_untransformed(recorder.leave))
     try:
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
@@ -131,6 +132,15 @@ def _calls_shown_to(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     finally:
         for hook in reversed(hooks):
             hook.remove()
+
+
+def _untransformed(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook, which is not called inside of a block's own vmap or grad: tensors there stand for others."""
+
+    def called(*args: Any) -> Any:
+        return hook(*args) if transforms.inside() is None else None
+
+    return called
 
 
 def _hollow(example_inputs: Any, recorder: Recorder, stack: ExitStack) -> Any:
