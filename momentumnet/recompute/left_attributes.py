@@ -1,8 +1,8 @@
 """Attributes of modules that a call changes: a counter, statistics, an auxiliary loss, a layer in another one's place.
 
-A recompute begins with what the call began with: numbers, plain tensors, and the parameters and layers that stood
-there. It leaves its own behind: a second count, or a tensor whose graph nobody goes through, which would live until the
-next forward with all that the recompute has saved. So what stood there before it is put back.
+A recompute begins with what the call began with: the numbers, objects, tensors without a history, parameters and layers
+that stood there. It leaves its own behind: a second count, or a tensor whose graph nobody goes through, which would
+live until the next forward with all that the recompute has saved. So what stood there before it is put back.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import operator
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from momentumnet.recompute.buffers import FEW
 from momentumnet.recompute.generators import bytes_on_host
+from momentumnet.recompute.objects import parts
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
 _NUMBERS = (bool, int, float, complex, str, type(None))
+# An object that reaches more than this is a part of the program around the network.
+_MOST_PARTS = 1000
 
 Table = dict[str, Any]
 
@@ -108,7 +110,7 @@ class Attributes:
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
 
     def forget_unchanged(self) -> None:
-        """The first run has ended: what it has changed is kept, if it was a number, or a tensor without a history."""
+        """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""
         self._is_first = False
         self._written.update((plain.place, plain.name) for plain in self._plain if plain.is_written)
         self._plain = [
@@ -117,7 +119,7 @@ class Attributes:
         for now, before in () if self._before is None else self._before.changes():
             if "_parameters" in before:
                 changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
-                seen = {name: value for name, value in changed.items() if _is_plain(value)}
+                seen = {name: value for name, value in changed.items() if _holds_no_graph(value)}
             elif _are_layers(now) and _are_layers(before):
                 seen = before
             else:
@@ -168,10 +170,16 @@ class Attributes:
         ]
 
 
-def _is_plain(value: Any) -> bool:
-    if type(value) is tuple:  # an LSTM's state
-        return all(map(_is_plain, value))
-    return type(value) in _NUMBERS or isinstance(value, np.generic) or _is_plain_tensor(value)
+def _holds_no_graph(value: Any) -> bool:
+    """Whether it may be kept until backward: no tensor in it has a history, in which an earlier pass would live on.
+
+    A state that is handed on in a tuple or an object, a function that is taken in turns, or nothing at all.
+    """
+    if type(value) in _NUMBERS:
+        return True
+    found = list(islice(parts([value]), _MOST_PARTS))
+    tensors = [part for part, contents in found if contents is None]
+    return len(found) < _MOST_PARTS and all(tensor.grad_fn is None and not tensor.is_inference() for tensor in tensors)
 
 
 def _is_plain_tensor(value: Any) -> bool:

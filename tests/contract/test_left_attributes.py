@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -252,6 +252,18 @@ def test_what_is_counted_in_a_buffer_past_its_counter_is_counted_once(options: d
     assert [int(block.calls) - calls for block, calls in zip(net, before, strict=True)] == [1] * 4
 
 
+class State(NamedTuple):
+    mean: Tensor
+    calls: int
+
+
+class Held:
+    """An object of somebody's own."""
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean
+
+
 class Kept(Block):
     """Leaves something of its values for the next call, which computes with it."""
 
@@ -259,6 +271,7 @@ class Kept(Block):
         super().__init__()
         self.of, self.calls = of, 0
         self.state: Any = None
+        self.function: Any = None
         self.count = torch.zeros(())
         self.add_module("low", Expert())
 
@@ -281,6 +294,24 @@ class Kept(Block):
         elif self.of == "a number of NumPy":
             self.state = np.float64(1) if self.state is None else self.state + 1
             factor = 1 / float(self.state)
+        elif self.of == "a named tuple":
+            self.state, mean = State(mean, 3), mean if self.state is None else mean + self.state.mean
+        elif self.of == "an object":
+            self.state, mean = Held(mean), mean if self.state is None else mean + self.state.mean
+        elif self.of == "a list":
+            before, self.state = self.state or [], [*(self.state or [])[-2:], mean]
+            mean = torch.stack([mean, *before]).sum(0)
+        elif self.of == "a dict":
+            self.state = {"mean": mean, "calls": 1 if self.state is None else self.state["calls"] + 1}
+            factor = 1 / self.state["calls"]
+        elif self.of == "a function":
+            self.function = torch.sin if self.function is torch.cos else torch.cos
+            mean = self.function(mean)
+        elif self.of == "an object or none":
+            self.function, factor = (object(), 1.0) if self.function is None else (None, 0.5)
+        elif self.of == "an array of NumPy":
+            self.state = np.ones(3) if self.state is None else self.state + 1
+            factor = 1 / float(self.state.sum())
         elif self.of == "another name":
             had = hasattr(self, "first")
             factor = 0.5 if had else 1.0
@@ -292,13 +323,15 @@ class Kept(Block):
 
     def left(self) -> list[Tensor]:
         layers = [self.expert.enter.weight, self.low.enter.weight] if self.of == "another layer" else []
-        state = [value for value in pytree.tree_leaves(self.state) if value is not None]
+        state = [self.state.mean] if isinstance(self.state, Held) else pytree.tree_leaves(self.state)
+        state = [value for value in state if value is not None]
         return [torch.as_tensor(value).detach() for value in (*state, self.count, *layers)]
 
 
 KEPT = [
     "made, then written to", "from the third call on", "past its counter", "a tuple", "a number of NumPy",
-    "another name", "another layer",
+    "another name", "another layer", "a named tuple", "an object", "a list", "a dict", "a function",
+    "an object or none", "an array of NumPy",
 ]  # fmt: skip
 
 
