@@ -160,6 +160,25 @@ def test_no_handler_of_the_modules_own_sees_it() -> None:
     assert Careful.tidied == ["ended"] * 2
 
 
+class Falling(Head):
+    """Has another way for whatever goes wrong in the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return super().forward(x)
+        except:  # noqa: E722
+            return self.last(torch.tanh(self.first(2 * x)))
+
+
+@pytest.mark.parametrize("in_stream", [False, True])
+def test_what_a_bare_except_does_instead_is_of_no_account(in_stream: bool) -> None:
+    net = stream(Falling) if in_stream else built(Falling)
+    expected = step(stream(Falling, backward="stored") if in_stream else built(Falling).module)
+    for _ in range(3):
+        found = {name.removeprefix("module."): gradient for name, gradient in step(net).items()}
+        assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
 class Drawing(Head):
     """Draws a number, and moves a buffer, when nothing is saved any more."""
 
