@@ -26,11 +26,11 @@ _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.i
 class Buffers:
     """Which buffers a call changed, what it saw in them before, and what it only read.
 
-    Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but a training
-    forward does not read them; other buffers (spectral norm's u) are compared by counter and identity, and their
-    earlier value is kept where they changed, or may have without a trace (fused observers). Those that the call left as
-    they were have to stay so until backward. Which names there were, and which of them were None, is known in any case:
-    a first call may fill them, or register or delete some.
+    Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but their training
+    forward does not read them, where it is torch's own; other buffers (spectral norm's u) are compared by counter and
+    identity, and their earlier value is kept where they changed, or may have without a trace (fused observers). Those
+    that the call left as they were have to stay so until backward. Which names there were, and which of them were None,
+    is known in any case: a first call may fill them, or register or delete some.
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
@@ -44,10 +44,10 @@ class Buffers:
             {name: buffer is None for name, buffer in table.items()} if table else _NO_NAMES for table in self._tables
         ]
         for owner in owners:
-            if not owner._buffers or (isinstance(owner, _NormBase) and owner.training):
+            if not owner._buffers or _only_moves(owner):
                 continue
             for name, buffer in owner._buffers.items():
-                if buffer is not None and isinstance(owner, _NormBase):
+                if buffer is not None and isinstance(owner, _NormBase) and not owner.training:
                     self._read.append((owner, name, buffer, version(buffer)))
                 elif buffer is not None:
                     self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
@@ -60,7 +60,7 @@ class Buffers:
         moving = [
             buffer
             for owner in self._owners
-            if isinstance(owner, _NormBase) and owner.training
+            if _only_moves(owner)
             for buffer in owner._buffers.values()
             if buffer is not None
         ]
@@ -159,13 +159,26 @@ def _make_as(owners: Sequence[nn.Module], tables: Sequence[dict[str, Tensor | No
                 table[name] = buffer
 
 
+def _only_moves(owner: nn.Module) -> bool:
+    """Whether it is a norm in training that moves its statistics and does not read them: its forward is torch's."""
+    if not (isinstance(owner, _NormBase) and owner.training):
+        return False
+    return isinstance(owner, torch.jit.ScriptModule) or type(owner).forward.__module__.startswith("torch.nn.modules.")
+
+
 def _moved_unseen(owners: list[nn.Module]) -> list[nn.Module]:
-    """The observers of quantisation-aware training whose fused kernel writes their buffers, and counts nothing."""
+    """Those whose buffers are written by kernels that count nothing.
+
+    The observers of quantisation-aware training, by a fused one, and norms with a forward of their own that may read
+    their statistics (batch renormalisation), by torch's.
+    """
+    norms: list[nn.Module] = [owner for owner in owners if isinstance(owner, _NormBase)]
+    norms = [norm for norm in norms if norm.training and not _only_moves(norm)]
     fake_quantize = sys.modules.get("torch.ao.quantization.fake_quantize")
     fused = getattr(fake_quantize, "FusedMovingAvgObsFakeQuantize", None)
     if fused is None:
-        return []
-    return [module for owner in owners if isinstance(owner, fused) for module in owner.modules()]
+        return norms
+    return norms + [module for owner in owners if isinstance(owner, fused) for module in owner.modules()]
 
 
 def _give(place: Tensor, value: Tensor) -> None:

@@ -142,3 +142,32 @@ def test_batched_gradients(backward: str) -> None:
     (got,) = torch.autograd.grad(y, x, weights, is_grads_batched=True, retain_graph=True)
     for weight, gradient in zip(weights, got, strict=True):
         torch.testing.assert_close(gradient, torch.autograd.grad(y, x, weight, retain_graph=True)[0])
+
+
+class Renormalised(nn.BatchNorm2d):
+    """A norm of somebody's own that reads its statistics in training, and moves them by torch's kernel (no count)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.running_mean.clone()[:, None, None], self.running_var.clone()[:, None, None]
+        normalised = super().forward(x)
+        return normalised * (1 + variance).rsqrt() + 0.1 * mean
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+def test_norms_that_read_their_statistics_in_training(backward: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[Block() for _ in range(3)])
+    for block in model:
+        block.first = Renormalised(WIDTH)
+    found, stored = (mn.convert(model, images(), backward=kind) for kind in (backward, "stored"))
+    for _ in range(3):
+        assert_same(train_step(found, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+    for net in (found, stored):  # two forwards in front of their backwards
+        net.zero_grad()
+        losses = [net(factor * images()).square().mean() for factor in (1, -2)]
+        losses[1].backward()
+        losses[0].backward()
+    for one, other in zip(found.parameters(), stored.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    for one, other in zip(found.buffers(), stored.buffers(), strict=True):
+        assert torch.equal(one, other)
