@@ -36,11 +36,21 @@ def plain_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     ]
 
 
+def _shortened_when_used(modules: Iterable[nn.Module]) -> set[int]:
+    """The numbers of weights whose rows an embedding scales down in place before it looks at them (max_norm)."""
+    owners = [module for module in modules if getattr(module, "max_norm", None) is not None]
+    if not any(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner in owners):
+        return set()
+    own = {id(owner._parameters.get("weight")) for owner in owners}
+    return {number for number, parameter in enumerate(plain_parameters(modules)) if id(parameter) in own}
+
+
 class MovedParameters:
     """What a call moves of its modules' parameters; to be made before its first run.
 
-    The old value is known of one that an earlier call of the block has moved; of one that is assigned (``p.data =``) in
-    the block's first call, or takes no gradient; and of a small one on the CPU that takes none.
+    The old value is known of one that an earlier call of the block has moved, and of an embedding's whose rows have a
+    largest norm; of one that is assigned (``p.data =``) in the block's first call, or takes no gradient; and of a small
+    one on the CPU that takes none.
 
     Args:
         block: which is called.
@@ -53,12 +63,13 @@ class MovedParameters:
         self._places = _places(parameters)
         is_first = block not in _MOVED
         self._known = known = _MOVED.setdefault(block, set())
+        shortened = _shortened_when_used(modules)
         # By number: copies, and where the others lay.
         self._copies: dict[int, Tensor] = {}
         self._aliases: dict[int, Tensor] = {}
         for number, parameter in enumerate(parameters):
             is_small = not parameter.requires_grad and parameter.is_cpu and parameter.numel() <= FEW
-            if is_small or number in known:
+            if is_small or number in known or number in shortened:
                 self._copies[number] = parameter.detach().clone()
             elif is_first or not parameter.requires_grad:
                 self._aliases[number] = parameter.detach()

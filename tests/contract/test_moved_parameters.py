@@ -85,6 +85,17 @@ class Normalised(Branch):
         return super().forward(x)
 
 
+class Shortened(Branch):
+    """Rows of an embedding that are scaled down in place when they are looked up; once more they would be others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(200, WIDTH, max_norm=0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.rows(x.detach().argmax(1)))
+
+
 class FromData(Branch):
     """Sets its offset and scale by the first batch (activation normalisation)."""
 
@@ -123,7 +134,7 @@ def step(net: nn.Module, seed: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", [Teacher, UsedTeacher, InPlace, Count, Normalised, FromData])
+@pytest.mark.parametrize("kind", [Teacher, UsedTeacher, InPlace, Count, Normalised, Shortened, FromData])
 def test_they_are_as_with_stored_activations(kind: type[nn.Module], options: dict[str, Any]) -> None:
     found, stored = nets(kind, options)
     for seed in range(4):
