@@ -27,6 +27,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from momentumnet.errors import ReconstructionError
+from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.saved_tensors import never_opened, watched
 from momentumnet.recompute.uncompiled import is_compiled
 
@@ -67,13 +68,18 @@ class BatchStatistics:
         """Context of the forward."""
         return _through(self._norms, self._measure) if self._norms else nullcontext()
 
+    def given_again(self) -> list[nn.Module]:
+        """The norms that a recompute gives their statistics: a call of theirs leaves their buffers alone."""
+        return [norm for norm in self._norms if None not in self._measured.get(id(norm), [None])]
+
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute."""
-        calls = {key: iter(measured) for key, measured in self._measured.items() if None not in measured}
-        if not calls:
+        given = self.given_again()
+        if not given:
             return nullcontext()
+        calls = {id(norm): iter(self._measured[id(norm)]) for norm in given}
         return _through(
-            [norm for norm in self._norms if id(norm) in calls],
+            given,
             lambda norm, x: _Normalised.apply(x, norm.weight, norm.bias, norm, next(calls[id(norm)], None)),
         )
 
@@ -167,7 +173,7 @@ class _Normalised(torch.autograd.Function):
             raise ReconstructionError(
                 f"a {type(norm).__name__} is called more often in backward than in forward: its block took another path"
             )
-        tensors = {"": x, **norm._parameters, **norm._buffers}
+        tensors = {"": x, **norm._parameters, **dict(as_they_are(norm))}
         ctx.save_for_backward(*(tensors[name] for name in measured.names), *measured.results)
         return normalised(x, weight, bias, *measured.results[:2])
 

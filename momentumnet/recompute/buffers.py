@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
+from momentumnet.recompute.buffers_on_demand import kept_on_demand
 from momentumnet.recompute.generators import AS_IT_IS
 
 # Tensors, and their values.
@@ -98,12 +99,18 @@ class Buffers:
                     "a further forward does it: pass broadcast_buffers=False)"
                 )
 
-    def replayed(self) -> AbstractContextManager[None]:
-        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone."""
-        return self._replayed() if any(self._names) or any(owner._buffers for owner in self._owners) else AS_IT_IS
+    def replayed(self, untouched: Sequence[nn.Module] = ()) -> AbstractContextManager[None]:
+        """Context that runs with the buffers as the call saw them; whatever the run does to them is undone.
+
+        Args:
+            untouched: modules whose own calls leave their buffers alone: the values are kept only if somebody else
+                asks for one of them.
+        """
+        found = any(self._names) or any(owner._buffers for owner in self._owners)
+        return self._replayed(untouched) if found else AS_IT_IS
 
     @contextmanager
-    def _replayed(self) -> Iterator[None]:
+    def _replayed(self, untouched: Sequence[nn.Module]) -> Iterator[None]:
         tables = _tables(self._owners)
         now = dict(zip(map(id, self._owners), tables, strict=True))
         # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
@@ -111,13 +118,15 @@ class Buffers:
             (owner, name, buffer) for owner, name, buffer, _ in self._read if now[id(owner)].get(name) is not buffer
         ]
         seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
-        # A large integer buffer changes only if its counter said so in forward; a count may have gone through .data.
-        current = _clones(
-            buffer
-            for owner, table in zip(self._owners, tables, strict=True)
-            for name, buffer in table.items()
-            if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= FEW or (id(owner), name) in seen)
-        )
+        on_demand = {id(owner) for owner in untouched}
+        current, later = self._split(tables, seen, on_demand)
+        kept = _clones(current)
+
+        def keep() -> None:
+            nonlocal later
+            kept.extend(_clones(later))
+            later = []
+
         try:
             for owner, names, table in zip(self._owners, self._names, tables, strict=True):
                 if table or names:
@@ -125,10 +134,31 @@ class Buffers:
             for (_, name), (owner, value) in seen.items():
                 # A tensor of its own: the recompute may save it for backward, and must not see it put back.
                 owner._buffers[name] = value.clone()
-            yield
+            with kept_on_demand(untouched, keep):
+                yield
         finally:
             _make_as(self._owners, tables)
-            _write_back(current)
+            # What was kept later may lie in the memory of what was kept before, which is right.
+            _write_back(kept[::-1])
+
+    def _split(
+        self,
+        tables: Sequence[dict[str, Tensor | None]],
+        seen: Mapping[tuple[int, str], object],
+        on_demand: Collection[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The buffers whose values are kept in a recompute: in any case, and if they are asked for."""
+        now: list[Tensor] = []
+        later: list[Tensor] = []
+        for owner, table in zip(self._owners, tables, strict=True):
+            for name, buffer in table.items():
+                # A large integer buffer changes only if its counter said so in forward; a count may have gone through
+                # .data.
+                if buffer is not None and (
+                    buffer.is_floating_point() or buffer.numel() <= FEW or (id(owner), name) in seen
+                ):
+                    (later if id(owner) in on_demand else now).append(buffer)
+        return now, later
 
 
 def _tables(owners: Sequence[nn.Module]) -> list[dict[str, Tensor | None]]:
@@ -189,12 +219,24 @@ def _give(place: Tensor, value: Tensor) -> None:
 
 
 def _clones(buffers: Iterable[Tensor]) -> Clones:
-    """The buffers and their values. Those of one type and device together, which is one launch on a GPU."""
+    """The buffers and their values. Those of one type and device together, which is one launch on a GPU.
+
+    There, numbers of 4 and 8 bytes go together, too, as words: the statistics of norms and their counts.
+    """
     groups: dict[object, list[Tensor]] = {}
     for buffer in buffers:
-        apart = 0 if _goes_with_others(buffer) else id(buffer)
-        groups.setdefault((buffer.dtype, buffer.device, apart), []).append(buffer.detach())
+        apart, part = id(buffer), buffer.detach()
+        if _goes_with_others(buffer):
+            apart, part = 0, _words(part) if buffer.is_cuda else part
+        groups.setdefault((part.dtype, part.device, apart), []).append(part)
     return [(own, _copies(own)) for own in groups.values()]
+
+
+def _words(buffer: Tensor) -> Tensor:
+    """The memory of its numbers as 32-bit words; itself where they are narrower, or do not lie side by side."""
+    if buffer.element_size() < 4 or not buffer.is_contiguous():
+        return buffer
+    return buffer.reshape(-1).view(torch.int32)
 
 
 def _copies(buffers: list[Tensor]) -> list[Tensor]:

@@ -19,6 +19,7 @@ from momentumnet.recompute.arguments import Arguments, kept, version
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
+from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
@@ -126,7 +127,7 @@ class BlockCall:
             for name, parameter in owner._parameters.items():
                 if parameter is not None:
                     yield Place("parameter", number, name), parameter
-            for name, buffer in owner._buffers.items():
+            for name, buffer in as_they_are(owner):
                 if buffer is not None:
                     yield Place("buffer", number, name), buffer
         for number, argument in self._arguments.tensors():
@@ -216,7 +217,7 @@ class BlockCall:
             torch.set_grad_enabled(self._grad_enabled),
             self._autocast.replayed(),
             self._generators.replayed(),
-            self._buffers.replayed(),
+            self._buffers.replayed(self._statistics.given_again()),
             self._moved.replayed(),
             self._statistics.replayed(),
             self._choices.replayed(),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from momentumnet.recompute import batch_statistics
-from tests.contract.reference import assert_same, train_step
+from tests.contract.reference import assert_same, loss_of, train_step
 
 WIDTH = 8
 Step = Callable[["Block", Tensor], Tensor]
@@ -171,3 +174,114 @@ def test_norms_that_read_their_statistics_in_training(backward: str) -> None:
         assert torch.equal(one.grad, other.grad)
     for one, other in zip(found.buffers(), stored.buffers(), strict=True):
         assert torch.equal(one, other)
+
+
+class Copying(TorchDispatchMode):
+    """Counts the copies of one tensor, or to it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.count, self._place = 0, tensor.data_ptr()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in ("clone", "copy")):
+            given = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+            self.count += any(leaf.data_ptr() == self._place for leaf in given)
+        return func(*args, **(kwargs or {}))
+
+
+def copies_in_backward(net: nn.Module, buffer: Tensor) -> int:
+    counts = []
+
+    def backward(output: Tensor) -> None:
+        with Copying(buffer) as copying:
+            loss_of(output).backward()
+        counts.append(copying.count)
+
+    train_step(net, (images(),), backward=backward)
+    return counts[0]
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "num_batches_tracked"])
+def test_no_copy_of_running_statistics_that_a_recompute_leaves_alone(name: str) -> None:
+    _, net = pair()
+    assert copies_in_backward(net, getattr(net[1].first, name)) == 0
+    _, net = pair(past_the_module)
+    assert copies_in_backward(net, getattr(net[1].first, name)) == 2  # kept, and written back
+    assert all(type(module._buffers) is dict for module in net.modules())
+
+
+def through_methods(block: Block, x: Tensor) -> Tensor:
+    for buffer in list(block.first.buffers())[:2]:
+        buffer.data.mul_(0.5)
+    return plainly(block, x)
+
+
+def through_names(block: Block, x: Tensor) -> Tensor:
+    for _, buffer in list(block.named_buffers())[:2]:
+        buffer.data.mul_(0.5)
+    return plainly(block, x)
+
+
+def through_the_table(block: Block, x: Tensor) -> Tensor:
+    buffer = block.first._buffers.get("running_mean")
+    assert buffer is not None
+    buffer.data.mul_(0.5)
+    return plainly(block, x)
+
+
+def through_a_state_dict(block: Block, x: Tensor) -> Tensor:
+    block.first.state_dict()["running_var"].mul_(0.5)
+    return plainly(block, x)
+
+
+def assigned_anew(block: Block, x: Tensor) -> Tensor:
+    block.first.running_mean = torch.zeros(WIDTH)
+    return plainly(block, x)
+
+
+class Shared(Block):
+    """Another name, beside the norm, for its running mean."""
+
+    def __init__(self) -> None:
+        super().__init__(through_another_name)
+        self.register_buffer("mean", self.first.running_mean)
+
+
+def through_another_name(block: Block, x: Tensor) -> Tensor:
+    block.mean.data.mul_(0.5)
+    block.first.running_mean.data.add_(1)
+    return plainly(block, x)
+
+
+def test_statistics_that_have_two_names() -> None:
+    model = nn.Sequential(*[Shared() for _ in range(3)]).train()
+    stored, reversible = (mn.convert(model, images(), backward=kind) for kind in ("stored", "reversible"))
+    for _ in range(2):
+        assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+
+
+@pytest.mark.parametrize(
+    "step", [through_methods, through_names, through_the_table, through_a_state_dict, assigned_anew]
+)
+def test_statistics_that_blocks_move_in_other_ways(step: Step) -> None:
+    stored, reversible = pair(step)
+    for _ in range(2):
+        assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
+
+
+def test_copies_made_in_a_recompute_have_plain_tables() -> None:
+    _, net = pair()
+    norm, copies = net[1].first, []
+
+    def duplicated(block: nn.Module, args: Any, output: Tensor) -> None:
+        copies.extend([copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))])
+
+    handle = net[1].register_forward_hook(duplicated)
+    train_step(net, (images(),))
+    handle.remove()
+    assert len(copies) == 4
+    for duplicate in copies:
+        assert type(duplicate._buffers) is dict
+        assert duplicate.running_mean.shape == (WIDTH,)
+        duplicate(images())
