@@ -13,7 +13,6 @@ batch is measured again.
 
 from __future__ import annotations
 
-import functools
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -127,7 +126,7 @@ def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -
     if sum(work_space.nbytes for work_space in results[2:]) > _LARGEST_WORK_SPACE * x.shape[1]:
         return None
     parameter = next((value for value in norm._parameters.values() if value is not None), x)
-    kernels = _exact_kernels(x.device, x.dtype, parameter.dtype) if _can_be_tried(x.device) else frozenset()
+    kernels = _exact_kernels(x.device, x.dtype, parameter.dtype)
     return Measured(names, results) if _kernel(output) in kernels else None  # type: ignore[arg-type]
 
 
@@ -158,7 +157,10 @@ def _can_be_given(x: Tensor, parameters: Mapping[str, Tensor | None]) -> bool:
 
 
 def _can_be_tried(device: torch.device) -> bool:
-    """Whether values can be looked at there: not while CUDA records a graph."""
+    """Whether values can be looked at there: not while CUDA records a graph.
+
+    What the passes in front of it have found holds for the graph as well.
+    """
     return device.type == "cpu" or (device.type == "cuda" and not torch.cuda.is_current_stream_capturing())
 
 
@@ -194,9 +196,23 @@ def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tens
     return torch.native_batch_norm(x, alpha, bias, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
 
 
-@functools.cache
+_FOUND: dict[tuple[torch.device, torch.dtype, torch.dtype], frozenset[str]] = {}
+
+
 def _exact_kernels(device: torch.device, dtype: torch.dtype, parameter_dtype: torch.dtype) -> frozenset[str]:
-    """Those of the norm's kernels that `normalised` agrees with to the bit, on this device and for these types."""
+    """Those of the norm's kernels that `normalised` agrees with to the bit, on this device and for these types.
+
+    None as long as that could not be tried.
+    """
+    key = device, dtype, parameter_dtype
+    if key not in _FOUND:
+        if not _can_be_tried(device):
+            return frozenset()
+        _FOUND[key] = _tried(*key)
+    return _FOUND[key]
+
+
+def _tried(device: torch.device, dtype: torch.dtype, parameter_dtype: torch.dtype) -> frozenset[str]:
     agrees: dict[str, bool] = {}
     with torch.no_grad(), _reads_allowed(device):
         for x, weight, bias in _trials(device, dtype, parameter_dtype):

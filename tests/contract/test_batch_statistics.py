@@ -241,11 +241,24 @@ def test_machine_that_rounds_otherwise_measures_again(monkeypatch: pytest.Monkey
 
 
 def test_exactness_is_really_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch_statistics._exact_kernels.cache_clear()
+    monkeypatch.setattr(batch_statistics, "_FOUND", {})
     exact = batch_statistics.normalised
     monkeypatch.setattr(batch_statistics, "normalised", lambda *args: exact(*args).nextafter(torch.tensor(9.0)))
     assert not batch_statistics._exact_kernels(torch.device("cpu"), torch.float32, torch.float32)
-    batch_statistics._exact_kernels.cache_clear()
+
+
+def test_what_warm_up_passes_have_found_holds_where_nothing_can_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while CUDA records a graph."""
+    monkeypatch.setattr(batch_statistics, "_FOUND", {})
+    _, recomputed = pair(Net(nn.BatchNorm2d).train(), images())
+    batch_statistics._FOUND.clear()  # what the conversion has found
+    for warm, expected in ((False, 7), (True, 0)):
+        if warm:
+            train_step(recomputed, (images(),))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batch_statistics, "_can_be_tried", lambda device: False)
+            patch.setattr(batch_statistics, "_trials", lambda *_: pytest.fail("tried"))
+            assert measured_in_backward(recomputed, images()) == expected
 
 
 def test_work_space_of_a_kernel_goes_with_its_statistics() -> None:
