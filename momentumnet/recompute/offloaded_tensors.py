@@ -64,16 +64,18 @@ class Parked:
         """The storage on the device, for what is computed from now on."""
         self.fetch()
         if self._is_away and self._copy is not None:
+            # Each time: the one who asks may compute on another stream than the one before.
             self._copy.wait()
-            self._copy = None
+            self._copies.used(self._bytes)  # type: ignore[arg-type]
         return self._bytes.untyped_storage()  # type: ignore[union-attr]
 
     def __del__(self) -> None:
         if getattr(self, "_host", None) is None:  # the copy was never begun
             return
-        if self._copy is not None:
-            self._copy.wait()  # the memory is let go now
-        self._copies.give_back(self._host)
+        if self._copy is not None and self._bytes is not None:
+            self._copies.let_go(self._host, self._bytes, self._copy)
+        else:
+            self._copies.give_back(self._host)
 
 
 class _Kept:
@@ -142,7 +144,7 @@ class OffloadedTensors:
 
     def settle(self) -> None:
         """Let go of the device's memory; copies that nobody needs any more are gone with it."""
-        for parked in self._alive(self._parked):
+        for parked in self._alive(reversed(self._parked)):  # who has waited for the last copy need not for the others
             parked.settle()
 
     def fetch(self) -> None:
@@ -181,7 +183,7 @@ def settle(but_of: object = None, *, only_of: object = None) -> list[OffloadedTe
     """
     found = [call for call in _OPEN.calls if call.owner is not but_of and (only_of is None or call.owner is only_of)]
     _OPEN.calls = [call for call in _OPEN.calls if call not in found]
-    for call in found:
+    for call in reversed(found):
         call.settle()
     return found
 
