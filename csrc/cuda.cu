@@ -327,7 +327,9 @@ int32_t mn_adjoint(const MnAdjoint* constants, int64_t size, int32_t device, voi
 
 int32_t mn_look(const MnLook* look, int64_t pieces, int32_t device, void* stream, int64_t* report) {
     const MnLook values = *look;
-    return run_on(device, 1, [=](dim3 grid) {
+    int64_t size = 0;
+    for (int64_t piece = 0; piece < pieces; ++piece) size += values.count[piece];
+    return run_on(device, size > MN_LOOK_ALONE ? size : 1, [=](dim3 grid) {
         look_at_values<<<grid, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(values, int(pieces), report);
     });
 }

@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 7
+#define MN_ABI 8
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)
@@ -54,7 +54,9 @@ struct MnAdjoint {
 };
 
 // Elements of a few pieces of memory: of each `count`, every `stride`-th, 1, 2, 4 or 8 bytes wide.
-enum : int32_t { MN_PIECES = 8 };
+enum : int32_t { MN_PIECES = 16 };
+// More elements are looked at by several blocks of a GPU, whose report is zero when it is handed over.
+enum : int32_t { MN_LOOK_ALONE = 1 << 14 };
 struct MnLook {
     const void* data[MN_PIECES];
     int64_t stride[MN_PIECES];
@@ -71,7 +73,7 @@ struct MnLook {
 // mn_start makes a state of floats y, v and s being 0; mn_position writes a state's x as floats, and mn_output x + factor v,
 // rounded one after the other. mn_reach ORs the bits up to the highest one of each integer's magnitude
 // into the report's word, and the top bit where an integer is negative. mn_look writes 0 and the checksum of the elements of
-// `size` pieces to the report, whatever that was.
+// `size` pieces to the report, whatever that was if they are no more than MN_LOOK_ALONE.
 MN_EXPORT int32_t mn_abi(void);
 MN_EXPORT const char* mn_error(int32_t status);
 MN_EXPORT int32_t mn_step(const MnPlan* plan, int64_t size, int32_t where, void* stream, void* x, void* v, void* s,

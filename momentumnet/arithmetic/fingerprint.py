@@ -14,8 +14,9 @@ from momentumnet.arithmetic.compiled import launching, libraries, selection
 from momentumnet.arithmetic.layout import Layout
 from momentumnet.arithmetic.planes import Integers
 
-# Values of a tensor that are few enough for one look at several tensors.
-FEW = 1024
+# Values of a tensor that are few enough for one look at several tensors, which takes them one by one; on a GPU they are
+# shared out, and what there is beside is a copy of all and a launch more.
+FEW, FEW_ON_CUDA = 1024, 1 << 18
 # By type, the bits of a value as an int64.
 _SIZES = {
     dtype: -1 if dtype.itemsize == 8 else (1 << 8 * dtype.itemsize) - 1
@@ -41,7 +42,11 @@ def joint_fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
     few: dict[torch.device, list[Tensor]] = {}
     many: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        if tensor.numel() <= FEW and type(tensor) is Tensor and tensor.dtype in _SIZES:
+        if (
+            tensor.numel() <= (FEW_ON_CUDA if tensor.is_cuda else FEW)
+            and type(tensor) is Tensor
+            and tensor.dtype in _SIZES
+        ):
             few.setdefault(tensor.device, []).append(tensor)
         else:
             many.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())

@@ -100,7 +100,9 @@ def look(values: Sequence[Tensor]) -> Tensor:
         *[value.data_ptr() for value in values], *none, *[value.stride(0) for value in values], *none,
         *[value.numel() for value in values], *none, *[value.element_size() for value in values], *none,
     )  # fmt: skip
-    report = torch.empty(2, dtype=torch.int64, device=values[0].device)
+    # Of many, several blocks of a GPU add to it.
+    made = torch.zeros if sum(value.numel() for value in values) > libraries.LOOK_ALONE else torch.empty
+    report = made(2, dtype=torch.int64, device=values[0].device)
     _launch("mn_look", libraries.Look.from_buffer_copy(packed), len(values), report, report.data_ptr())
     return report
 

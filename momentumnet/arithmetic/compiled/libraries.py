@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 7  # MN_ABI in csrc/interface.h
+ABI = 8  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -65,7 +65,8 @@ class Adjoint(ctypes.Structure):
     )
 
 
-PIECES = 8  # MN_PIECES
+PIECES = 16  # MN_PIECES
+LOOK_ALONE = 1 << 14  # MN_LOOK_ALONE
 
 
 class Look(ctypes.Structure):

@@ -51,6 +51,17 @@ def test_the_kernel_gives_the_number_of_the_formula(variant: str, values: list[T
     assert launching.look(values).tolist() == [0, number_of(values)]
 
 
+def test_more_than_one_block_of_a_gpu_looks_at(variant: str) -> None:
+    """They share the elements, and add to one report."""
+    generator = torch.Generator().manual_seed(0)
+    counts = {torch.bfloat16: 9001, torch.float32: 1, torch.int64: libraries.LOOK_ALONE // 2}
+    values = [torch.randint(-99, 99, (2 * count,), generator=generator).to(dtype) for dtype, count in counts.items()]
+    values = [value[::2] for value in values]
+    assert sum(map(len, values)) > libraries.LOOK_ALONE
+    for _ in range(2):
+        assert launching.look(values).tolist() == [0, number_of(values)]
+
+
 @given(values=some_values())
 @exact(50)
 def test_so_do_plain_operations(values: list[Tensor]) -> None:
