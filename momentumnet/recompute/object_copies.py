@@ -96,6 +96,8 @@ class _Copies:
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
         try:
             made = copy.copy(value)
+        except RecursionError:  # it is not the object that refuses
+            raise
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
             return value
         if made is not value:

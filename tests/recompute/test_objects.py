@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict, UserDict, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -135,7 +136,13 @@ def test_what_refuses_to_be_copied_or_is_very_large_stays_itself() -> None:
     deep: list[Any] = []
     for _ in range(10_000):
         deep = [deep]
-    assert copied(deep) is deep
+    for calls_around in range(8):  # the stack may end in a copy or between two
+        assert called_deeper(calls_around, lambda: copied(deep)) is deep
+
+
+def called_deeper(calls: int, function: Callable[[], Any]) -> Any:
+    """What the function returns below so many calls."""
+    return called_deeper(calls - 1, function) if calls else function()
 
 
 def test_parts_that_know_their_owner_know_the_copy() -> None:
