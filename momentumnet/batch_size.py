@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
-from momentumnet.planning import check_offload, gammas_within_budget, step_plan
+from momentumnet.planner.budget import ANEW
+from momentumnet.planning import check_gradients, check_offload, gammas_within_budget, step_plan
 
 if TYPE_CHECKING:
     from momentumnet.planner.search import Options
@@ -27,6 +28,7 @@ def largest_batch(
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
     offload: bool = False,
+    gradients: str = ANEW,
     most: int = 1 << 16,
 ) -> int:
     """The largest batch of which a training step fits a budget: for it `plan` finds choices, for one more it does not.
@@ -43,6 +45,7 @@ def largest_batch(
         arithmetic: see `convert`.
         loss: see `plan`.
         offload: see `plan`.
+        gradients: see `plan`.
         most: the largest batch to look at.
 
     Raises:
@@ -72,7 +75,9 @@ def largest_batch(
         raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
 
     check_offload(offload, is_planned=True)
+    check_gradients(gradients, is_planned=True)
     given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
+    given["gradients"] = gradients
 
     def measure(example_inputs: Any) -> list[Options]:
         return [step.options for step in measured_steps(model, example_inputs, gammas=gammas, **given)]

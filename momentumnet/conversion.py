@@ -18,7 +18,14 @@ from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.planned import Ends, follow, replanning
-from momentumnet.planning import check_offload, check_options, conversion_plan, gamma_without_budget, step_plan
+from momentumnet.planning import (
+    check_gradients,
+    check_offload,
+    check_options,
+    conversion_plan,
+    gamma_without_budget,
+    step_plan,
+)
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
@@ -51,6 +58,7 @@ def convert(
     plan: TrainingPlan | None = None,
     replan: str = "never",
     offload: bool = False,
+    gradients: str = "anew",
     like: Mapping[str, Any] | None = None,
     inplace: bool = False,
 ) -> Model:
@@ -105,6 +113,8 @@ def convert(
             is planned again for these inputs before the call goes on; parameters stay the same objects. (Not in several
             processes, which all have to recompute alike: there the line alone.)
         offload: beside a budget or ``spare``, on a CUDA device: activations may also go to host memory, see `plan`.
+        gradients: beside a budget or ``spare``: "present" where gradients of parameters are there before each backward,
+            as with gradient accumulation, see `plan`.
         like: what `describe` returned of another converted model: the model is converted as that one was, without
             example inputs. It says all the rest, so give no other option (but a module as ``initial_velocity``, where
             it had one). `load_training_state` then gives the scales that the other one had.
@@ -139,16 +149,19 @@ def convert(
         raise ConversionError("the model is converted already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
     stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare, "offload": offload}
+    stepwise["gradients"] = gradients
     planner = {"budget": budget, "replan": replan}
     given = {**stepwise, **planner, "coupling": coupling}
     ends = Ends(final_velocity, initial_velocity)
     check_options(others, spare, backward)
-    check_offload(offload, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
+    is_planned = budget is not None or bool(spare) or plan is not None or like is not None
+    check_offload(offload, is_planned=is_planned)
+    check_gradients(gradients, is_planned=is_planned)
     rule = couplings.rule_of(coupling)
     if rule is not None and like is None and plan is None:
         velocity = {"initial_velocity": initial_velocity, "final_velocity": final_velocity}
         couplings.check_options(coupling, _not_default({"gamma": gamma, "spare": spare, **velocity, **planner}))
-    _check_replan(replan, is_planned=budget is not None or bool(spare) or plan is not None or like is not None)
+    _check_replan(replan, is_planned=is_planned)
     runners: list[MomentumStream] = []
     roles: list[Role] = []
     by_forward: Collection[str] = ()

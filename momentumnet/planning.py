@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.collectives import launched
 from momentumnet.errors import ConversionError
+from momentumnet.planner.budget import ANEW, GRADIENTS, PRESENT
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
 
@@ -51,6 +52,7 @@ def plan(
     loss: Callable[[Any], Tensor] | None = ...,
     objective: str = ...,
     offload: bool = ...,
+    gradients: str = ...,
 ) -> TrainingPlan: ...
 
 
@@ -69,6 +71,7 @@ def plan(
     loss: Callable[[Any], Tensor] | None = ...,
     objective: str = ...,
     offload: bool = ...,
+    gradients: str = ...,
 ) -> TrainingPlan: ...
 
 
@@ -86,6 +89,7 @@ def plan(
     loss: Callable[[Any], Tensor] | None = None,
     objective: str = "time",
     offload: bool = False,
+    gradients: str = ANEW,
 ) -> Plan | TrainingPlan:
     """What `convert` with the same arguments will do; the model is left as it is.
 
@@ -119,6 +123,10 @@ def plan(
         offload: beside a budget or ``spare``, on a CUDA device: activations may also go to host memory, pinned, and
             come back ahead of their backward, where that takes less time than to compute them again. (On tensors
             without values by an assumed link of 25 GB/s.) It has not been timed on a GPU yet.
+        gradients: of parameters, which a budget counts either way: "anew" where each step makes them, as behind
+            ``optimizer.zero_grad()``; "present" where they are there all the time, because the gradients of several
+            batches are accumulated, or by ``zero_grad(set_to_none=False)``. A step takes more then, and other choices
+            are the best: memory between forward and backward is what is short, no longer at the backward's end.
 
     Returns:
         The plan: ``print`` it, or read ``rows``, ``saved_before`` and ``saved_after`` (bytes). With a budget, a
@@ -143,6 +151,7 @@ def plan(
     """
     check_options(others, spare, backward)
     check_offload(offload, is_planned=budget is not None or bool(spare))
+    check_gradients(gradients, is_planned=budget is not None or bool(spare))
     if objective != "time":
         raise ValueError(f"objective must be 'time', got {objective!r}")
     if budget is None and not spare:
@@ -169,6 +178,7 @@ def plan(
         spare=spare,
         loss=loss,
         offload=offload,
+        gradients=gradients,
     )
 
 
@@ -202,6 +212,7 @@ def step_plan(
     spare: int = 0,
     loss: Callable[[Any], Tensor] | None = None,
     offload: bool = False,
+    gradients: str = ANEW,
 ) -> TrainingPlan:
     """The choices that fit a budget, or the least and ``spare``; `plan` says what the options mean.
 
@@ -231,9 +242,17 @@ def step_plan(
         raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
     limit, gammas = bytes_of(budget, device_of(model, example_inputs)), gammas_within_budget(gamma)
     steps = measured_steps(
-        model, example_inputs, gammas=gammas, streams=streams, arithmetic=arithmetic, loss=loss, offload=offload
+        model,
+        example_inputs,
+        gammas=gammas,
+        streams=streams,
+        arithmetic=arithmetic,
+        loss=loss,
+        offload=offload,
+        gradients=gradients,
     )
-    return quickest_plan(steps, limit, spare=spare, trial=trial_of(model, example_inputs, loss))
+    trial = trial_of(model, example_inputs, loss, present=gradients == PRESENT)
+    return quickest_plan(steps, limit, spare=spare, trial=trial)
 
 
 def gamma_without_budget(gamma: float | Fraction | None) -> Fraction:
@@ -267,6 +286,17 @@ def check_offload(offload: bool, *, is_planned: bool) -> None:
         raise ValueError(
             "offload=True lets a plan move activations to host memory, and nothing is planned; give a budget, too, "
             "e.g. budget='4GiB'"
+        )
+
+
+def check_gradients(gradients: str, *, is_planned: bool) -> None:
+    """Gradients are there before, or not, and count in a plan."""
+    if gradients not in GRADIENTS:
+        raise ValueError(f"gradients must be one of {', '.join(map(repr, GRADIENTS))}, got {gradients!r}")
+    if gradients != ANEW and not is_planned:
+        raise ValueError(
+            f"gradients={gradients!r} says what a plan counts, and nothing is planned; give a budget, too, e.g. "
+            "budget='4GiB'"
         )
 
 

@@ -32,6 +32,7 @@ from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
 from momentumnet.finetuning.trained import CONFIG, Trained
 from momentumnet.memory import format_bytes
+from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.free_memory import free_bytes
 from momentumnet.streams.converted import streams_of
 
@@ -260,6 +261,7 @@ def _convert(
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}
+            budgeted["gradients"] = PRESENT if recipe.accumulate > 1 else ANEW
             return convert(model, examples.to(device), spare=options.spare, offload=options.offload, **budgeted)
     examples = torch.stack(few)
     return convert(

@@ -12,11 +12,11 @@ from torchvision.models import list_models
 from momentumnet.batch_size import largest_batch
 from momentumnet.cli import arguments, completion, inspect_check
 from momentumnet.cli.failures import told_of_inputs
-from momentumnet.cli.options import CommandText, add_command, add_input, conversion
+from momentumnet.cli.options import CommandText, add_choice, add_command, add_input, conversion
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import model_sources
 from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import LEAST
+from momentumnet.planner.budget import ANEW, GRADIENTS, LEAST
 from momentumnet.planning import plan
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ def add_parser(commands: Any) -> None:
         "included and parameters not, 'device' for what is free there, or 'least'; measures a training step"
     )
     parser.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
+    add_choice(
+        parser,
+        "--gradients",
+        GRADIENTS,
+        "gradients of parameters, which count: made anew by each step, or present all the time, as where those of "
+        "several batches are accumulated;",
+    )
     parser.add_argument(
         "--largest-batch",
         action="store_true",
@@ -90,6 +97,8 @@ def run(options: argparse.Namespace) -> None:
     report = Report.of(options)
     if options.largest_batch and options.budget in (None, LEAST):
         raise UsageError("--largest-batch needs the memory that a step may take; add for example --budget 8GiB")
+    if options.gradients != ANEW and not arguments.is_planned(options):
+        raise UsageError("--gradients says what --budget and --spare count; add for example --budget 4GiB")
     if options.check and options.plot is not None:
         raise UsageError("--plot draws what --check does not plan; leave out one of the two")
     model = model_sources.build(options.model)
@@ -165,7 +174,9 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
     batch = _largest_batch(report, model, options) if options.largest_batch else None
     inputs = _inputs(model, options) if batch is None else _inputs(model, options, batch=batch)
     with told_of_inputs(options.model, options.input):
-        planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
+        planned = plan(
+            model, inputs, gradients=options.gradients, gamma=options.gamma, budget=options.budget, spare=options.spare
+        )
     for line in str(planned).splitlines():
         report.line(line)
     _draw(report, planned, options)
@@ -175,6 +186,7 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
             "model": options.model,
             "gamma": str(planned.gamma),
             "budget": planned.budget,
+            "gradients": planned.gradients,
             "peak": planned.peak,
             "stored_peak": planned.stored_peak,
             "seconds": planned.seconds,
@@ -197,6 +209,7 @@ def _largest_batch(report: Report, model: nn.Module, options: argparse.Namespace
         lambda batch: _inputs(model, options, batch=batch),
         options.budget,
         gamma=options.gamma,
+        gradients=options.gradients,
     )
     report.line(f"the largest batch: {batch}")
     return batch

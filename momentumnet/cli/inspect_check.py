@@ -59,7 +59,9 @@ def run(report: Report, model: nn.Module, inputs: Any, options: argparse.Namespa
 def _conversion(model: nn.Module, inputs: Any, options: argparse.Namespace) -> tuple[Fraction, Callable[[], nn.Module]]:
     """The momentum factor of the conversion that is asked for, and what converts a copy."""
     if arguments.is_planned(options):
-        planned = plan(model, inputs, gamma=options.gamma, budget=options.budget, spare=options.spare)
+        planned = plan(
+            model, inputs, gradients=options.gradients, gamma=options.gamma, budget=options.budget, spare=options.spare
+        )
         return planned.gamma, partial(convert, model, plan=planned)
     gamma = gamma_without_budget(options.gamma)
     return gamma, partial(convert, model, inputs, gamma=gamma, others=options.others)

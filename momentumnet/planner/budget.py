@@ -14,6 +14,8 @@ _UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", sta
 LEAST = "least"
 # What is free on the device.
 DEVICE = "device"
+# Of gradients of parameters, which count: each step makes them, or they are there all the time and are added to.
+GRADIENTS = ANEW, PRESENT = ("anew", "present")
 # Of a budget, this share is left free for what the prediction may be off.
 MARGIN = 0.05
 CPU = torch.device("cpu")

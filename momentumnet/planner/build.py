@@ -41,6 +41,7 @@ def profiles_of(
     gammas: Sequence[Fraction],
     arithmetic: str,
     loss: Callable[[Any], Tensor] | None,
+    present: bool = False,
 ) -> list[Profile]:
     """Measure a training step of the model, in its own mode, on the example's device, under the caller's autocast.
 
@@ -51,12 +52,14 @@ def profiles_of(
         gammas: of the streams; there is a profile for each.
         arithmetic: of the streams.
         loss: of the model's output; None for the output's own, or a sum.
+        present: whether gradients of parameters are there before.
     """
     trace = record(model, example_inputs, eval_mode=False)
     forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
     device = device_of(model, example_inputs)
-    costs, ending = measured(model, example_inputs, [stage.names for stage in stages], loss, device, trace.by_forward)
+    names = [stage.names for stage in stages]
+    costs, ending = measured(model, example_inputs, names, loss, device, trace.by_forward, present=present)
     calls = _calls_of(trace, stages)
     sizes = {key: 0 if key in trace.given else storage.nbytes() for key, storage in trace.storages.items()}
     handed = _handed_first(calls, sizes, trace.given)
@@ -71,7 +74,9 @@ def profiles_of(
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
-    hollow, flow = without_values(model, example_inputs), _flow(model, trace, stages, calls)
+    hollow, within = without_values(model, example_inputs), _parameters_of(model, stages)
+    flow = _flow(trace, calls, within)
+    there = sum(p.numel() * p.element_size() for p in within if p.requires_grad) + sum(flow.parameters)
     profiles = []
     for gamma in gammas:
         known = dict(sizes)
@@ -86,8 +91,9 @@ def profiles_of(
             loss_held=ending.held,
             behind=ending.work,
             outputs=_outputs(trace, known),
-            flow=flow,
+            flow=flow.added() if present else flow,
             estimated=hollow,
+            present=there if present else 0,
         )
         profiles.append(profile)
     return profiles
@@ -147,12 +153,15 @@ def _outputs(trace: Trace, sizes: dict[Key, int]) -> frozenset[Key]:
     return frozenset(own.get(key, key) for key in storages)
 
 
-def _flow(model: nn.Module, trace: Trace, stages: Sequence[Stage], calls: Sequence[Sequence[Call]]) -> Flow:
-    """Gradients between the units."""
-    ranges = [(own[0].first, own[-1].behind) for own in calls]
+def _parameters_of(model: nn.Module, stages: Sequence[Stage]) -> list[nn.Parameter]:
+    """Those of all units, each once."""
     modules = [model.get_submodule(name) for stage in stages for name in stage.names]
-    within = [parameter for module in modules for parameter in module.parameters()]
-    return flow_of(trace.returned, ranges, within)
+    return list({id(parameter): parameter for module in modules for parameter in module.parameters()}.values())
+
+
+def _flow(trace: Trace, calls: Sequence[Sequence[Call]], within: Sequence[Tensor]) -> Flow:
+    """Gradients between the units, which have these parameters."""
+    return flow_of(trace.returned, [(own[0].first, own[-1].behind) for own in calls], within)
 
 
 def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:

@@ -15,7 +15,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
-from momentumnet.planner.budget import allowed
+from momentumnet.planner.budget import ANEW, PRESENT, allowed
 from momentumnet.planner.build import device_of, profiles_of
 from momentumnet.planner.choice import Choice, Way, choice_of_each
 from momentumnet.planner.host_link import link_of
@@ -47,6 +47,7 @@ class MeasuredStep:
         batch: size of the example's batch, if it is known.
         elements: of the example's tensors.
         containers: as in `TrainingPlan`.
+        gradients: as in `TrainingPlan`.
     """
 
     found: Discovery
@@ -56,6 +57,7 @@ class MeasuredStep:
     batch: int | None
     elements: int
     containers: tuple[tuple[str, int], ...]
+    gradients: str = ANEW
 
     def plan(self, limit: int | None, *, spare: int = 0, trial: Trial | None = None) -> TrainingPlan:
         """The plan that takes the least time in so many bytes; None: in the least there can be, and ``spare``.
@@ -177,6 +179,7 @@ class MeasuredStep:
             offloaded=profile.bytes_of(offloaded_storages(profile, choices)),
             containers=self.containers,
             by_forward=tuple(sorted(self.found.by_forward)),
+            gradients=self.gradients,
         )
 
 
@@ -189,9 +192,11 @@ def measured_step(
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
     offload: bool = False,
+    gradients: str = ANEW,
 ) -> MeasuredStep:
     """Trace and measure a training step; see `measured_steps`."""
-    options: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
+    options: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss}
+    options |= {"offload": offload, "gradients": gradients}
     return measured_steps(model, example_inputs, gammas=(gamma,), **options)[0]
 
 
@@ -204,6 +209,7 @@ def measured_steps(
     arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
     offload: bool = False,
+    gradients: str = ANEW,
 ) -> list[MeasuredStep]:
     """Trace and measure a training step, once.
 
@@ -215,6 +221,7 @@ def measured_steps(
         arithmetic: of the streams.
         loss: of the model's output.
         offload: whether saved tensors may go to host memory.
+        gradients: of parameters, "anew" or "present"; see `momentumnet.plan`.
 
     Raises:
         ConversionError: the model has nothing that could be recomputed, is to be offloaded from host memory, or is
@@ -227,7 +234,9 @@ def measured_steps(
         )
     found = discover(model, example_inputs, streams=streams)
     gammas = gammas if found.streams else gammas[:1]
-    profiles = profiles_of(model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss)
+    profiles = profiles_of(
+        model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss, present=gradients == PRESENT
+    )
     if offload:
         link = link_of(device_of(model, example_inputs), hollow=profiles[0].estimated)
         profiles = [replace(profile, link=link) for profile in profiles]
@@ -241,7 +250,7 @@ def measured_steps(
     batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
     containers = tuple(sizes_of(model, (name for unit in profiles[0].units for name in unit.names)).items())
     return [
-        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements, containers)
+        MeasuredStep(found, Options(profile), gamma, arithmetic, batch, elements, containers, gradients)
         for gamma, profile in zip(gammas, profiles, strict=True)
     ]
 

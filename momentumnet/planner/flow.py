@@ -53,6 +53,11 @@ class Flow:
         waiting, work = (tuple(int(size * share) for size in sizes) for sizes in (self.waiting, self.work))
         return Flow(waiting, work, self.parameters)
 
+    def added(self) -> Flow:
+        """Where gradients of parameters are added to those that are there: they are work, and nothing is left."""
+        work = tuple(map(sum, zip(self.work, self.parameters, strict=True)))
+        return Flow(self.waiting, work, (0,) * len(self.parameters))
+
 
 def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], within: Sequence[Tensor]) -> Flow:
     """The flow of gradients from what a model returned.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,16 @@ class Ending:
 
 
 class Measures:
-    """What units cost; units of the same make on arguments of the same shapes are measured once."""
+    """What units cost; units of the same make on arguments of the same shapes are measured once.
 
-    def __init__(self, device: torch.device, hollow: HollowMeasures | None = None) -> None:
-        self._device, self._hollow = device, hollow
+    Args:
+        device: where they run.
+        hollow: what measures them without values.
+        present: whether gradients of parameters are there before, and are added to.
+    """
+
+    def __init__(self, device: torch.device, hollow: HollowMeasures | None = None, *, present: bool = False) -> None:
+        self._device, self._hollow, self._present = device, hollow, present
         self.memory = measure_memory if hollow is None else hollow.memory
         self._known: dict[Any, Cost] = {}
 
@@ -99,12 +105,14 @@ class Measures:
                 total = _handed(output)
                 del output  # in the step nobody holds it
                 torch.clear_autocast_cache()  # a backward stands behind autocast
-                return _differentiate(total, [*leaves, *parameters])
+                return behind(total, [*leaves, *parameters])
 
             def cast() -> None:
                 run()
 
-            kept, whole = self.memory(run), self.memory(both)
+            kept = self.memory(run)
+            with _gradients_there(parameters) if self._present else nullcontext(_differentiate) as behind:
+                whole = self.memory(both)
             casts = self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
         with torch.no_grad():
@@ -116,7 +124,7 @@ class Measures:
             forward_peak=kept.peak_bytes,
             backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
             output_bytes=output_bytes,
-            parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+            parameter_bytes=0 if self._present else sum(p.numel() * p.element_size() for p in parameters),
             cast_bytes=cast_bytes,
         )
 
@@ -155,19 +163,22 @@ def measured(
     loss: Callable[[Any], Tensor] | None,
     device: torch.device,
     by_forward: Collection[str] = (),
+    *,
+    present: bool = False,
 ) -> tuple[list[Cost], Ending]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
     The model runs once, in its own mode, without keeping what backward would need (but where it takes a gradient in its
     forward), and is left as it was found. ``by_forward`` are names of modules whose ``forward`` is called, and not they
-    themselves.
+    themselves, and ``present`` whether gradients of parameters are there before.
     """
+    given = (model, example_inputs, units, loss, device)
     with forwards_as_calls(map(model.get_submodule, by_forward)):
         try:
-            return _measured(model, example_inputs, units, loss, device, saved_tensors_hooks(_nothing, _not_kept))
+            return _measured(*given, saved_tensors_hooks(_nothing, _not_kept), present=present)
         except _NothingKeptError:
             keeping = saved_tensors_hooks(_without_history, _as_it_is)
-            return _measured(model, example_inputs, units, loss, device, keeping)
+            return _measured(*given, keeping, present=present)
 
 
 def _measured(
@@ -177,6 +188,8 @@ def _measured(
     loss: Callable[[Any], Tensor] | None,
     device: torch.device,
     keeping: saved_tensors_hooks,
+    *,
+    present: bool,
 ) -> tuple[list[Cost], Ending]:
     names = [tuple(unit) for unit in units]
     costs: dict[tuple[str, ...], Cost] = {}
@@ -203,7 +216,7 @@ def _measured(
         if without_values(model, example_inputs):
             example_inputs, before = stack.enter_context(hollowed(model, example_inputs))
             hollow = HollowMeasures(before)
-        measures = Measures(device, hollow)
+        measures = Measures(device, hollow, present=present)
         stack.enter_context(keeping)
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
         for name, unit in first.items():
@@ -332,6 +345,24 @@ def _handed(output: Any) -> Tensor | None:
 
 def _differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
     return torch.autograd.grad(total, leaves, allow_unused=True) if total is not None and leaves else None
+
+
+@contextmanager
+def _gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor | None, Sequence[Tensor]], Any]]:
+    """Gets a backward that adds to gradients which parameters have meanwhile, as one behind another does."""
+    before = [parameter.grad for parameter in parameters]
+
+    def added(total: Tensor | None, leaves: Sequence[Tensor]) -> None:
+        if total is not None and leaves:
+            torch.autograd.backward(total, inputs=leaves)
+
+    try:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        yield added
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
 
 
 def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

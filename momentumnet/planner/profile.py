@@ -32,7 +32,7 @@ class Cost:
         backward_peak: the same in backward, above what was kept; gradients of its output, input and parameters
             included.
         output_bytes: of what it returns, and so of the gradient that comes to it.
-        parameter_bytes: of the gradients that it leaves.
+        parameter_bytes: of the gradients that it leaves; none where they are there before, and are added to.
         cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
     """
 
@@ -157,6 +157,8 @@ class Profile:
         flow: gradients between the units.
         estimated: whether times come from counts of operations, as there were no values to compute with.
         link: between the device and host memory; None if nothing is to be moved there.
+        present: bytes of the gradients of parameters where they are there all the time: what the step makes is added
+            to them, and no unit leaves any.
     """
 
     units: tuple[Unit, ...]
@@ -170,6 +172,7 @@ class Profile:
     flow: Flow = field(default_factory=Flow)
     estimated: bool = False
     link: HostLink | None = None
+    present: int = 0
 
     def glue_at(self, place: int) -> frozenset[Key]:
         """The storages that glue keeps between the unit before ``place`` and the one there."""

@@ -72,7 +72,9 @@ class Options:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         count = len(profile.units)
-        self.glue = list(accumulate(profile.bytes_of(profile.glue_at(at)) for at in range(count + 1)))
+        glue = (profile.bytes_of(profile.glue_at(at)) for at in range(count + 1))
+        # By place, what is there whatever is chosen.
+        self.always = list(accumulate(glue, initial=profile.present))[1:]
         self.loss_bytes = profile.loss_bytes(profile.casts_before[count])  # at most
         self._found: dict[tuple[int, Front], list[Option]] = {}
         self._kinds = kinds_of(profile)
@@ -201,7 +203,7 @@ def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
 
 
 def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Choice] | None:
-    count, glue = len(options.profile.units), options.glue
+    count, always = len(options.profile.units), options.always
     best = {(0, Front.NOTHING): np.where(np.arange(cells) == 0, 0.0, np.inf)}
     came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]] = {}
     for start in range(count):
@@ -210,7 +212,7 @@ def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Ch
             if times is None:
                 continue
             for option in options.at(start, front):
-                fitting = (budget - glue[start] - option.need) * cells // budget + 1
+                fitting = (budget - always[start] - option.need) * cells // budget + 1
                 shift = (option.held * cells + (budget - 1 if up else 0)) // budget
                 reach = min(fitting, cells - shift, cells)
                 if reach <= 0:
@@ -222,7 +224,7 @@ def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Ch
                 if better.any():
                     target[shift : shift + reach][better] = offered[better]
                     came.setdefault(key, []).append((np.flatnonzero(better) + shift, front, option, shift))
-    fitting = max(0, (budget - glue[count] - options.loss_bytes) * cells // budget + 1)
+    fitting = max(0, (budget - always[count] - options.loss_bytes) * cells // budget + 1)
     return _cheapest(count, best, came, fitting)
 
 
@@ -249,20 +251,20 @@ def _cheapest(
 
 def fewest(options: Options, budget: int) -> list[Choice] | None:
     """The choices that fit into so many bytes and hold the fewest when the forward ends; None if none fit."""
-    count, glue = len(options.profile.units), options.glue
+    count, always = len(options.profile.units), options.always
     best: dict[tuple[int, Front], tuple[int, Front, Option | None]] = {(0, Front.NOTHING): (0, Front.NOTHING, None)}
     for start in range(count):
         for front in Front:
             if (start, front) not in best:
                 continue
             held = best[start, front][0]
-            room = budget - glue[start] - held
+            room = budget - always[start] - held
             for option in options.at(start, front):
                 key = (option.choices[-1].stop, option.behind)
                 if option.need <= room and (key not in best or held + option.held < best[key][0]):
                     best[key] = (held + option.held, front, option)
     ends = [(best[count, front][0], place, front) for place, front in enumerate(Front) if (count, front) in best]
-    if not ends or min(ends)[0] + glue[count] + options.loss_bytes > budget:
+    if not ends or min(ends)[0] + always[count] + options.loss_bytes > budget:
         return None
     place, front, found = count, min(ends)[2], list[Choice]()
     while (entry := best[place, front])[2] is not None:

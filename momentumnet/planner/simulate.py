@@ -97,7 +97,7 @@ class Simulation:
             self.held.add(self.units[self.start - 1].saved - profile.moved(self.start - 1))
         self.before = self.held.total
         self.states = 0  # bytes of streams' states
-        self.gradients = 0  # of parameters
+        self.gradients = self._present = 0  # of parameters; and those of them that are there all the time
         self.moments: list[Moment] = []
         # Weights that autocast has cast wait for the loss; a unit that is stored has them among what it keeps.
         self.casts = 0
@@ -148,6 +148,7 @@ class Simulation:
 
     def step(self) -> None:
         """A whole step, of all units."""
+        self.gradients = self._present = self.profile.present
         self.held.add(self.profile.glue_at(0))
         self.forward()
         self.loss()
@@ -217,7 +218,7 @@ class Simulation:
     def backward(self) -> None:
         """All units, the last one first."""
         self.held.add(self.profile.outputs)
-        self.gradients = self.profile.gradients_behind[self.stop]
+        self.gradients = self._present + self.profile.gradients_behind[self.stop]
         for index in reversed(range(self.start, self.stop)):
             unit, choice = self.units[index], self.choice(index)
             if self._moves:

@@ -14,6 +14,7 @@ from momentumnet.core.offload import Offload
 from momentumnet.core.packed import Companion
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
+from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.choice import KEPT, Way
 from momentumnet.planner.methods import PlannedMethod
 from momentumnet.planner.simulate import Moment
@@ -92,6 +93,7 @@ class TrainingPlan:
         offloaded: predicted bytes in host memory between forward and backward.
         containers: how many modules the containers have that hold those of the units, by path.
         by_forward: names of the modules whose ``forward`` is called, and not they themselves.
+        gradients: of parameters: "anew", as the step makes them, or "present", where they are there all the time.
 
     Example:
         >>> import torch
@@ -124,6 +126,7 @@ class TrainingPlan:
     offloaded: int = 0
     containers: tuple[tuple[str, int], ...] = ()
     by_forward: tuple[str, ...] = ()
+    gradients: str = ANEW
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
@@ -211,6 +214,8 @@ class TrainingPlan:
             f"{self._above_the_least}; gamma {self.gamma}. "
             "Parameters and what an optimizer keeps are not counted."
         )
+        if self.gradients == PRESENT:
+            lines.append("The gradients of parameters are there all the time, and counted.")
         if self.offloaded:
             lines.append(
                 f"{format_bytes(self.offloaded)} go to host memory; the time of offloaded blocks is what their copies "

@@ -27,8 +27,10 @@ from momentumnet.streams.trace import call_with_example
 Trial = Callable[[TrainingPlan], int | None]
 
 
-def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor] | None) -> Trial | None:
-    """How plans for this step are tried out; None where they cannot be.
+def trial_of(
+    model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor] | None, *, present: bool = False
+) -> Trial | None:
+    """How plans for this step are tried out, gradients ``present`` before or not; None where they cannot be.
 
     Not without values, where parameters are no plain ones, and in several processes, which would have to try as often.
     """
@@ -53,8 +55,12 @@ def trial_of(model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor
 
             try:
                 step()  # in the first one streams learn their scales
-                net.zero_grad(set_to_none=True)
-                return measure_memory(step).peak_bytes
+                if not present:
+                    net.zero_grad(set_to_none=True)
+                gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+                there = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
+                del gradients
+                return there + measure_memory(step).peak_bytes
             except torch.OutOfMemoryError:
                 return None
 

@@ -368,6 +368,21 @@ def test_memory_to_spare_leads_to_the_same_weights(finetune: Callable[..., Any])
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("batches", "gradients"), [("1", "anew"), ("2", "present")])
+def test_a_budget_counts_gradients_that_are_accumulated(
+    finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, batches: str, gradients: str
+) -> None:
+    told = []
+
+    def told_of(*given: Any, **options: Any) -> Any:
+        told.append(options["gradients"])
+        return convert(*given, **options)
+
+    monkeypatch.setattr("momentumnet.cli.finetune.convert", told_of)
+    assert not finetune("--epochs", "1", "--budget", "least", "--accumulate", batches).status
+    assert told == [gradients]
+
+
 def test_a_budget_in_place_of_the_options_that_it_chooses(finetune: Callable[..., Any]) -> None:
     done = finetune("--epochs", "1", "--output", "planned", "--budget", "least", "--json")
     assert done.status == 0, done.err

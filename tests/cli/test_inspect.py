@@ -85,6 +85,16 @@ def test_a_budget_that_nothing_fits(command: Callable[..., Any]) -> None:
     assert "leave out --others" in done.err
 
 
+def test_gradients_that_are_there_before(command: Callable[..., Any]) -> None:
+    options = ("inspect", "resnet18", "--input", "2,3,32,32", "--json", "--gradients")
+    anew, present = (json.loads(command(*options, how, "--budget", "least").out) for how in ("anew", "present"))
+    assert (anew["gradients"], present["gradients"]) == ("anew", "present")
+    assert present["peak"] > anew["peak"]
+    done = command(*options, "present")
+    assert done.status == 2
+    assert "--gradients says what --budget and --spare count" in done.err
+
+
 def test_the_largest_batch_within_a_budget(command: Callable[..., Any]) -> None:
     least = command("inspect", "resnet18", "--input", "4,3,64,64", "--budget", "least", "--json")
     budget = f"{int(json.loads(least.out)['peak'] / 970)}KiB"
