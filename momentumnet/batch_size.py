@@ -63,6 +63,7 @@ def largest_batch(
         >>> size = mn.largest_batch(model, make_example, "1MiB")
         >>> converted = mn.convert(model, make_example(size), budget="1MiB")
     """
+    from momentumnet.planner.advice import DoesNotFitError
     from momentumnet.planner.batch import largest_planned, largest_tried
     from momentumnet.planner.budget import bytes_of
     from momentumnet.planner.build import device_of
@@ -89,7 +90,13 @@ def largest_batch(
             return False
         return True
 
-    predicted = largest_planned(make_example, measure, limit, most=most)
+    try:
+        predicted = largest_planned(make_example, measure, limit, most=most)
+    except DoesNotFitError as error:
+        if error.__cause__ is not None:  # a batch of one cannot even be measured
+            raise
+        step_plan(model, make_example(1), limit, gamma=gamma, **given)  # tried out, it may fit; or says what it took
+        predicted = 1
     found = largest_tried(predicted, fits, most)
     if not found:
         raise ConversionError(

@@ -110,8 +110,9 @@ def convert(
             looked whether they are larger than what was planned for, which a line in the log then says.
         replan: beside a budget or ``spare``: what happens when the model is called with larger inputs than the
             example's, so that a step takes more than was planned. "never": a line in the log says so, once. "auto": it
-            is planned again for these inputs before the call goes on; parameters stay the same objects. (Not in several
-            processes, which all have to recompute alike: there the line alone.)
+            is planned again for these inputs before the call goes on; parameters stay the same objects. Where no choice
+            fits, a warning in the log says so and the least is taken. (Not in several processes, which all have to
+            recompute alike: there the line alone.)
         offload: beside a budget or ``spare``, on a CUDA device: activations may also go to host memory, see `plan`.
         gradients: beside a budget or ``spare``: "present" where gradients of parameters are there before each backward,
             as with gradient accumulation, see `plan`.

@@ -13,7 +13,8 @@ from torch import nn
 from momentumnet import model_config
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
-from momentumnet.planner.batch_watch import Again, BatchWatch
+from momentumnet.planner.batch_watch import Again, BatchWatch, logger
+from momentumnet.planner.budget import LEAST
 from momentumnet.planning import step_plan
 from momentumnet.reversion import revert
 from momentumnet.streams.converted import converted_blocks, note_converted
@@ -93,7 +94,7 @@ def _plan_again(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """Convert the model anew; where nothing fits, it stays as it was."""
+    """Convert the model anew; where nothing fits, by the least that there is, and where nothing can be planned not."""
     streams = _streams_of(model)
     # The function that is trained stays; set_gamma may have been there.
     gamma, learned = streams[0].gamma if streams else before.gamma, [stream.learned() for stream in streams]
@@ -103,7 +104,7 @@ def _plan_again(
     revert(model, inplace=True)
     plan = before
     try:
-        plan = step_plan(model, example, budget, **options)
+        plan = _best(model, example, budget, options)
     finally:
         follow(model, plan, ends, replanning(budget, options, plan, ends))
         for stream in _streams_of(model):
@@ -112,6 +113,17 @@ def _plan_again(
             for stream, known in zip(_streams_of(model), learned, strict=True):
                 stream.load_learned(known)
         model_config.note(model)
+
+
+def _best(model: nn.Module, example: Any, budget: int | str | None, options: dict[str, Any]) -> TrainingPlan:
+    """The plan within a budget; where nothing fits the one of the fewest bytes, as a training is on its way."""
+    from momentumnet.planner.advice import DoesNotFitError  # only who plans waits for it
+
+    try:
+        return step_plan(model, example, budget, **options)
+    except DoesNotFitError as error:
+        logger.warning("%s. The training goes on with the least", error)
+        return step_plan(model, example, LEAST, **options)
 
 
 def _streams_of(model: nn.Module) -> list[MomentumStream]:

@@ -24,16 +24,20 @@ CHUNKS = (2, 4, 8, 16)
 WORTH = 0.01
 
 
+class DoesNotFitError(ConversionError):
+    """No choices fit a budget."""
+
+
 def does_not_fit(
     options: Options, limit: int, batch: int | None = None, *, measured: int | None = None
-) -> ConversionError:
+) -> DoesNotFitError:
     """The error for a budget of so many bytes, that no choices fit.
 
     Args:
         options: what can be chosen.
         limit: the budget.
         batch: size of the example's batch, if it is known.
-        measured: the fewest bytes that a plan took when it was tried out, if any was.
+        measured: the fewest bytes that were measured of a plan, if any was tried out.
     """
     profile = options.profile
     smallest, choices = least(options)
@@ -44,8 +48,8 @@ def does_not_fit(
         *(_chunks(profile, limit, smallest) if fullest.moment.phase == "loss" else ()),
     ]
     advice = f"What would help: {'; '.join(helps)}" if helps else "Neither a smaller batch nor a larger gamma helps"
-    found = f"about {_as_budget(smallest)}" if measured is None else f"{_told_apart(measured, limit)} as measured"
-    return ConversionError(
+    found = f"about {_as_budget(smallest)}" if measured is None else f"{_to_the_byte(measured)} as measured"
+    return DoesNotFitError(
         f"no choice fits a budget of {_told_apart(limit, measured)}. The least is {found}, for "
         f"{_place(profile, fullest.moment)}: {fullest}. {advice}"
     )
@@ -53,9 +57,13 @@ def does_not_fit(
 
 def _told_apart(size: int, other: int | None) -> str:
     """Bytes, to the last one where rounded they are the same as others."""
-    rounded = format_bytes(size)
-    same = other is not None and format_bytes(other) == rounded
-    return f"{rounded} ({size} bytes)" if same else rounded
+    same = other is not None and format_bytes(other) == format_bytes(size)
+    return _to_the_byte(size) if same else format_bytes(size)
+
+
+def _to_the_byte(size: int) -> str:
+    """Bytes as a budget that is no less than they are."""
+    return f"{format_bytes(size)} ({size} bytes)"
 
 
 @dataclass(frozen=True)
@@ -176,11 +184,25 @@ def _chunks(profile: Profile, limit: int, smallest: int) -> Iterator[str]:
 
 
 def _in_chunks(profile: Profile, count: int) -> Profile:
-    """With a loss whose work space is that of a chunk; the gradient of its input is whole."""
-    gradient = min(profile.units[-1].cost.output_bytes, profile.loss.backward_peak)
+    """With a loss whose work space is that of a chunk; the gradient of its input is whole.
+
+    Where the model computes its loss itself, that is what it does behind its last unit, and keeps there beside what it
+    returns; the gradient is there as the chunks', too, from which the whole is made.
+    """
+    output, last = profile.units[-1].cost.output_bytes, len(profile.units)
+    gradient = min(output, profile.loss.backward_peak)
+    whole = 2 * max([output, *(profile.sizes[key] for key in profile.outputs)])
+    needed = profile.outputs.union(*(unit.saved | unit.entry for unit in profile.units))
+    own = profile.glue_at(last) - needed
     loss = replace(
         profile.loss,
         forward_peak=profile.loss.forward_peak // count,
         backward_peak=gradient + (profile.loss.backward_peak - gradient) // count,
     )
-    return replace(profile, loss=loss)
+    return replace(
+        profile,
+        loss=loss,
+        behind=profile.behind // count,
+        sizes={key: size // count if key in own else size for key, size in profile.sizes.items()},
+        flow=profile.flow.with_work(2 * last, lambda work: min(work, whole) + max(0, work - whole) // count),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,19 +11,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import ANEW, PRESENT, allowed
 from momentumnet.planner.build import device_of, profiles_of
 from momentumnet.planner.choice import Choice, Way, choice_of_each
 from momentumnet.planner.host_link import link_of
-from momentumnet.planner.methods import PlannedMethod, methods_of
+from momentumnet.planner.methods import PlannedMethod, methods_of, same_way
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.search import Options, least, least_seconds, within
 from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
-from momentumnet.planner.trial import Trial
+from momentumnet.planner.trial import Trial, remembered
 from momentumnet.streams.containers import sizes_of
 from momentumnet.streams.converted import is_converted
 from momentumnet.streams.discover import Discovery, discover
@@ -33,6 +31,8 @@ from momentumnet.streams.nested import tensors_in
 # So many plans are tried out, and so much may the prediction be off.
 TRIALS = 5
 OFF = 0.1
+# Choices that are predicted to take so much more than the least, as a share, are tried beside it.
+NEAR = 0.03
 
 
 @dataclass(frozen=True)
@@ -71,30 +71,44 @@ class MeasuredStep:
         Raises:
             ConversionError: no choice fits; says what the least is, what takes it and what would help.
         """
+        if trial is not None:
+            return self._tried(limit, remembered(trial), spare)
         if limit is None:
             smallest, fewest = self.least
             if not spare:
                 return self._with(fewest, None, smallest)
             room = smallest + spare
             return self._with(within(self.options, room) or fewest, room, room)
-        if trial is not None:
-            return self._tried(limit, trial)
         room = allowed(limit)
         found = within(self.options, room) or self._least_below(room)
         if found is None:
             raise does_not_fit(self.options, limit, self.batch)
         return self._with(found, limit, room)
 
-    def _tried(self, limit: int, trial: Trial) -> TrainingPlan:
-        """The quickest plan that was measured to fit.
+    def _tried(self, limit: int | None, trial: Trial, spare: int) -> TrainingPlan:
+        """The quickest plan that was measured to fit, or the one that was measured to take the least.
+
+        Raises:
+            ConversionError: none fits.
+        """
+        room = self.least[0] + spare if limit is None else limit
+        best = self._quickest_tried(room, trial) if limit is not None or spare else None
+        if best is not None:
+            return best
+        smallest = self._least_tried(trial)
+        if limit is None:
+            return replace(smallest, budget=room if spare else None)
+        if smallest.measured_peak is not None and smallest.measured_peak <= limit:
+            return replace(smallest, budget=limit)
+        raise does_not_fit(self.options, limit, self.batch, measured=smallest.measured_peak)
+
+    def _quickest_tried(self, limit: int, trial: Trial) -> TrainingPlan | None:
+        """The quickest plan that was measured to fit; None if none does.
 
         What is predicted is corrected by what was measured, and tried again. To keep all is tried first where it may
         fit: nothing is quicker.
-
-        Raises:
-            ConversionError: none does.
         """
-        room, best, seen, fewest = limit, None, list[list[Choice]](), math.inf
+        room, best, seen = limit, None, list[list[Choice]]()
         for attempt in range(TRIALS):
             stored = not attempt and peak_of(self.methods[0].moments).bytes <= (1 + OFF) * limit
             choices = self._stored if stored else within(self.options, room) or self._least_below((1 + OFF) * limit)
@@ -105,7 +119,6 @@ class MeasuredStep:
             seen.append(choices)
             plan = self._with(choices, limit, room)
             peak = trial(plan)
-            fewest = fewest if peak is None else min(fewest, peak)
             if peak is not None and peak <= limit:
                 if best is None or plan.seconds < best.seconds:
                     best = replace(plan, measured_peak=peak)
@@ -115,16 +128,16 @@ class MeasuredStep:
                 break
             off = plan.peak / (peak or plan.peak * (1 + OFF))
             room = int(limit * min(off, 1 + OFF))
-        if best is None and within(self.options, allowed(limit)) is None:
-            is_least = math.isfinite(fewest) and self.least[1] in seen
-            raise does_not_fit(self.options, limit, self.batch, measured=int(fewest) if is_least else None)
-        if best is None:
-            took = f" ({format_bytes(int(fewest))} at least)" if math.isfinite(fewest) else ""
-            raise ConversionError(
-                f"no choice fits a budget of {format_bytes(limit)}: those that were predicted to fit took more when "
-                f"they were tried{took}. Give more bytes, or a smaller batch"
-            )
         return best
+
+    def _least_tried(self, trial: Trial) -> TrainingPlan:
+        """Of the choices that are predicted to take the least, or nearly so, those that were measured to."""
+        smallest, fewest = self.least
+        found = [fewest, *same_way(self.options.profile).values()]
+        plans = {plan.units: plan for plan in (self._with(choices, None, smallest) for choices in found)}
+        near = [plan for plan in plans.values() if plan.peak <= (1 + NEAR) * smallest]
+        tried = [replace(plan, measured_peak=peak) for plan in near if (peak := trial(plan)) is not None]
+        return min(tried, key=lambda plan: (plan.measured_peak, plan.seconds), default=near[0])
 
     @cached_property
     def methods(self) -> tuple[PlannedMethod, ...]:

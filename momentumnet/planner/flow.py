@@ -7,7 +7,7 @@ it runs, because a skip connection goes around it, and those of code outside of 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ class Flow:
         """At so large a share of the batch: what parameters get stays."""
         waiting, work = (tuple(int(size * share) for size in sizes) for sizes in (self.waiting, self.work))
         return Flow(waiting, work, self.parameters)
+
+    def with_work(self, place: int, changed: Callable[[int], int]) -> Flow:
+        """With another work at a place, if there is any."""
+        work = tuple(changed(size) if at == place else size for at, size in enumerate(self.work))
+        return Flow(self.waiting, work, self.parameters)
 
     def added(self) -> Flow:
         """Where gradients of parameters are added to those that are there: they are work, and nothing is left."""

@@ -27,13 +27,18 @@ class PlannedMethod:
 
 def methods_of(profile: Profile) -> tuple[PlannedMethod, ...]:
     """What each method takes; momentum only where there are streams for it."""
+    return tuple(PlannedMethod(name, tuple(simulated(profile, made))) for name, made in same_way(profile).items())
+
+
+def same_way(profile: Profile) -> dict[str, list[Choice]]:
+    """The choices of each method."""
     choices = {
         STORED: [Choice(0, len(profile.units), Way.STORED)],
         CHECKPOINT: _one_by_one(profile, Way.CHECKPOINTED),
     }
     if any(profile.is_momentum(unit) for unit in range(len(profile.units))):
         choices[MOMENTUM] = _one_by_one(profile, Way.REVERSIBLE)
-    return tuple(PlannedMethod(name, tuple(simulated(profile, made))) for name, made in choices.items())
+    return choices
 
 
 def _one_by_one(profile: Profile, in_streams: Way) -> list[Choice]:

@@ -34,7 +34,8 @@ def quickest_plan(
     if limit is None:
         room = min(step.least[0] for step in steps) + spare
         near = [step for step in steps if step.least[0] <= room * (1 + CLOSE)]
-        return _quickest(near, room, lambda step: step.plan(None, spare=max(0, room - step.least[0]) if spare else 0))
+        above = {step.gamma: max(0, room - step.least[0]) if spare else 0 for step in near}
+        return _quickest(near, room, lambda step: step.plan(None, spare=above[step.gamma], trial=trial))
     return _quickest(steps, limit, lambda step: step.plan(limit, trial=trial))
 
 

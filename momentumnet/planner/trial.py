@@ -16,7 +16,7 @@ from momentumnet.planner.build import device_of
 from momentumnet.planner.following import from_plan
 from momentumnet.planner.hollow import without_values
 from momentumnet.planner.measure import loss_of
-from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.training_plan import PlannedUnit, TrainingPlan
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
@@ -65,6 +65,18 @@ def trial_of(
                 return None
 
     return trial
+
+
+def remembered(trial: Trial) -> Trial:
+    """A trial that measures no plan twice."""
+    known: dict[tuple[PlannedUnit, ...], int | None] = {}
+
+    def tried(plan: TrainingPlan) -> int | None:
+        if plan.units not in known:
+            known[plan.units] = trial(plan)
+        return known[plan.units]
+
+    return tried
 
 
 def _following(model: nn.Module, plan: TrainingPlan) -> nn.Module:

@@ -115,7 +115,8 @@ def test_a_budget_that_nothing_fits_names_the_least_of_both() -> None:
         mn.plan(model, x, budget="1KiB")
     with pytest.raises(mn.ConversionError) as momentum:
         mn.plan(model, x, gamma=1 / 8, budget="1KiB")
-    least = [str(raised.value).partition("The least is about")[2][:8] for raised in (auto, momentum)]
+    messages = [str(raised.value) for raised in (auto, momentum)]
+    least = [message.partition("The least is ")[2].partition(" as measured")[0] for message in messages]
     assert least[0] == least[1] != ""
 
 
@@ -147,7 +148,7 @@ def test_a_network_that_keeps_all_is_a_converted_one(caplog: pytest.LogCaptureFi
 
 
 def test_what_was_trained_stays_when_it_is_planned_again(caplog: pytest.LogCaptureFixture) -> None:
-    """A larger batch that only momentum would fit is refused: another function in the middle of a training is none."""
+    """Also with a batch that only momentum would fit: another function in the middle of a training is no help."""
     model, x = deep()
     unconverted, momentum = (step.least[0] for step in steps(model, x))
     budget = (momentum + unconverted) // 2
@@ -157,8 +158,9 @@ def test_what_was_trained_stays_when_it_is_planned_again(caplog: pytest.LogCaptu
     net(x[:64]).sum().backward()
     assert "planning again" in caplog.text
     assert mn.describe(net)["streams"] == []
-    with pytest.raises(mn.ConversionError, match="no choice fits"):
-        net(x)
+    net(x).sum().backward()
+    assert "The training goes on with the least" in caplog.text
+    assert mn.describe(net)["streams"] == []
 
 
 def test_a_velocity_to_begin_with_needs_a_plan_that_has_one() -> None:

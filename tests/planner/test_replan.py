@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet import planned
 from momentumnet.core.stream import MomentumStream
 from momentumnet.planner import batch_watch
 from momentumnet.streams.converted import converted_blocks
@@ -131,13 +132,18 @@ def test_gamma_is_the_one_that_was_set() -> None:
     assert mn.describe(net)["streams"][0]["gamma"] == "1/2"
 
 
-def test_what_does_not_fit_leaves_the_model_as_it_was() -> None:
+def test_where_nothing_fits_the_training_goes_on_with_the_least(caplog: pytest.LogCaptureFixture) -> None:
     net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET, replan="auto")
-    before = mn.describe(net)
-    with pytest.raises(mn.ConversionError, match="no choice fits a budget"):
+    for _ in range(2):
         step(net, 4096)
-    assert mn.describe(net) == before
-    step(net, 16)
+    assert caplog.text.count("no choice fits a budget") == 1
+    assert "The training goes on with the least" in caplog.text
+    least = mn.plan(chain(), rows(4096), gamma=GAMMA, budget="least").measured_peak
+    assert mn.measure_memory(lambda: step(net, 4096)).peak_bytes == pytest.approx(least, rel=0.05)
+    expected = train_step(mn.convert(chain(), rows(64), backward="stored"), (rows(64),))
+    assert_same(train_step(net, (rows(64),)), expected)
+    step(net, 8192)
+    assert caplog.text.count("no choice fits a budget") == 2
 
 
 def test_arguments_by_name_and_by_position() -> None:
@@ -190,15 +196,19 @@ def test_what_replan_may_be() -> None:
         mn.convert(chain(), plan=plan, replan="auto")
 
 
-def test_what_does_not_fit_leaves_a_gamma_that_was_set() -> None:
+def test_what_cannot_be_planned_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise mn.ConversionError("there is no plan")
+
     net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET, replan="auto")
     mn.set_gamma(net, 0.5)
     step(net, 16)
-    outcome, learned = train_step(net, (rows(16),)), mn.training_state(net)
+    outcome, before, learned = train_step(net, (rows(16),)), mn.describe(net), mn.training_state(net)
+    monkeypatch.setattr(planned, "step_plan", fails)
     for batch in (4096, 8192):
-        with pytest.raises(mn.ConversionError, match="no choice fits a budget"):
+        with pytest.raises(mn.ConversionError, match="there is no plan"):
             step(net, batch)
-        assert mn.describe(net)["streams"][0]["gamma"] == "1/2"
+        assert mn.describe(net) == before
         assert mn.training_state(net) == learned
     net.zero_grad(set_to_none=True)
     assert_same(train_step(net, (rows(16),)), outcome, tolerance=0.0)

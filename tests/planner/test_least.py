@@ -1,0 +1,65 @@
+"""The least budget is what was measured, the one that an error names can be had, and no single way takes less."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import momentumnet as mn
+from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.trial import trial_of
+from tests.planner.test_gradients_present import loss, peak, weighty
+from tests.planner.test_trial import measured
+from tests.planner.wide import chain, rows
+
+
+@pytest.mark.parametrize("gradients", ["anew", "present"])
+def test_the_least_is_tried_out(gradients: str) -> None:
+    model, x = weighty()
+    plan = mn.plan(model, x, budget="least", loss=loss, gradients=gradients)
+    taken = peak(mn.convert(model, plan=plan), x, 1 if gradients == "anew" else 3)
+    assert plan.measured_peak == pytest.approx(taken, rel=0.001)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.97])
+def test_the_least_that_an_error_names_can_be_had(share: float) -> None:
+    model = chain()
+    least = mn.plan(model, rows(), budget="least").measured_peak
+    assert least is not None
+    with pytest.raises(mn.ConversionError) as refused:
+        mn.plan(model, rows(), budget=int(share * least))
+    found = re.search(r"The least is \S+ \wiB \((\d+) bytes\) as measured", str(refused.value))
+    assert found is not None, refused.value
+    named = int(found[1])
+    assert named <= least
+    assert mn.plan(model, rows(), budget=named).measured_peak <= named
+    with pytest.raises(mn.ConversionError):
+        mn.plan(model, rows(), budget=named - 1)
+
+
+def test_what_recomputes_each_block_is_among_those_tried() -> None:
+    """Predicted to take a little more than the least, it may take less."""
+    step, ways = measured(chain()), []
+
+    def trial(plan: TrainingPlan) -> int:
+        ways.append({unit.way for unit in plan.units})
+        return plan.peak - (plan.peak // 5 if ways[-1] == {"checkpointed"} else 0)
+
+    found = step.plan(None, trial=trial)
+    assert {"checkpointed"} in ways
+    assert {unit.way for unit in found.units} == {"checkpointed"}
+
+
+def test_without_the_memory_for_a_trial_it_is_the_predicted_least() -> None:
+    step = measured(chain())
+    assert step.plan(None, trial=lambda plan: None).units == step.plan(None).units
+
+
+def test_spare_is_above_the_predicted_least_and_tried_out() -> None:
+    model = chain()
+    plan = mn.plan(model, rows(), spare=1 << 16, gamma=1 / 8)
+    tried = trial_of(model, rows(), None)
+    assert tried is not None
+    assert plan.measured_peak == tried(plan)
+    assert plan.measured_peak <= plan.budget
