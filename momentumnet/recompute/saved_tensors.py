@@ -1,8 +1,9 @@
 """A block's own autograd graph without its saved tensors: dropped in forward, filled in again when backward asks.
 
 PyTorch's saved-tensor hooks do the work. Each saved tensor becomes an empty `Slot`, owned by the graph alone; the first
-slot that backward opens makes the owner recompute the block and fill all of them. A slot dies with the graph node that
-owns it, so a recomputed tensor is freed as soon as it has been used.
+slot that backward opens makes the owner recompute the block and fill all of them. A slot hands its tensor over when a
+node of PyTorch's opens it, so that it is freed as soon as it has been used: one that sums a gradient last of all (a
+linear layer's, for its bias) does so when what it multiplied with is gone. Other slots die with their node.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward as _run_backward
 from torch.autograd.graph import saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
@@ -162,11 +164,25 @@ class SavedTensors:
 def _open(slot: Slot) -> Tensor:
     if slot.tensor is None:
         slot.owner.refill()
-    if slot.tensor is None:
+    tensor = slot.tensor
+    if tensor is None:
         raise ReconstructionError("a saved tensor was not filled by its block's recompute; please report this")
-    if slot.tensor._version != slot.counter:
-        raise slot.owner.changed(slot.tensor)
-    return slot.tensor
+    if tensor._version != slot.counter:
+        raise slot.owner.changed(tensor)
+    if _is_asked_by_the_engine():
+        slot.tensor = None
+    return tensor
+
+
+def _is_asked_by_the_engine() -> bool:
+    """Whether a node of PyTorch's own opens a slot, which it does once.
+
+    A function written in Python may ask for ``ctx.saved_tensors`` again and again; it stands below the caller then.
+    """
+    try:
+        return sys._getframe(2).f_code is _run_backward.__code__
+    except ValueError:  # a thread of a device
+        return True
 
 
 def _told(place: Place | None) -> str:
