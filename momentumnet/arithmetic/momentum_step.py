@@ -114,8 +114,18 @@ def advance(ints: Integers, bound: int) -> None:
         piece.x.write(x.add_(v).add_(fp.carry(s, bound)))
 
 
-def undo(ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
+def undo(
+    ints: Integers,
+    move: Move,
+    spilled: Tensor | None,
+    report: Tensor,
+    *,
+    ahead: bool,
+    position: Tensor | None = None,
+) -> None:
     """Take v and s back by one step, x being taken back already; then x once more, where it is to go ahead.
+
+    A ``position`` receives the x that went ahead, as floats.
 
     ``report`` receives 0 and the checksum of the state before x went ahead.
     """
@@ -129,6 +139,8 @@ def undo(ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, 
         if ahead:
             x = word.wrap_(x.sub_(v).sub_(fp.carry(s, digits.previous_bound)))
         piece.write(x, v, s)
+    if ahead and position is not None:
+        write_position(ints.x, move.scale, position)
 
 
 def checksum(ints: Integers, report: Tensor) -> None:

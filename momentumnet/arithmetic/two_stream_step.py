@@ -83,7 +83,16 @@ class TwoStreamStep:
             x, v, _ = piece.read()
             _write(piece, v.clone(), x)
 
-    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
+    def undo(
+        self,
+        ints: Integers,
+        move: Move,
+        spilled: Tensor | None,
+        report: Tensor,
+        *,
+        ahead: bool,
+        position: Tensor | None = None,
+    ) -> None:
         word, digits, rule = move.scale.word, move.digits, self._coefficients(move.scale.weight)
         report.zero_()
         for where, piece in ints.pieces():
@@ -98,6 +107,8 @@ class TwoStreamStep:
                 _write(piece, v, x)
             else:
                 piece.v.write(v)
+        if ahead and position is not None:
+            self.write_position(ints.x, move.scale, position)
 
     def checksum(self, ints: Integers, report: Tensor) -> None:
         self._kernels.checksum(ints, report)

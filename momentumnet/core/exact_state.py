@@ -24,6 +24,10 @@ from momentumnet.core.coupling import Undo
 from momentumnet.core.range import Range
 from momentumnet.core.rest import AtRest, Pieces, output_piece, write_output, write_velocity
 
+# A stream of no more elements has its next x left as floats by the undo before, which spares a launch; of a larger one
+# these would lie beside the saved tensors while the block's gradient is computed, at the peak of a backward.
+FEW = 1 << 18
+
 
 class ExactState:
     """x, v and the store as integers: every step can be undone bit for bit.
@@ -241,8 +245,10 @@ class ExactState:
         self.steps -= 1
         move = Move(branch, self._schedule[self.steps], self.range.scale(weight))
         self._report = self._reports.row()
-        self._kernels.undo(self._opened(), move, undo.spilled, self._report, ahead=ahead)
-        self._ahead, self._ready = ahead, None
+        position = self._layout.empty(branch.y.dtype) if ahead and self._layout.shape.numel() <= FEW else None
+        flat = None if position is None else self._layout.flat(position)
+        self._kernels.undo(self._opened(), move, undo.spilled, self._report, ahead=ahead, position=flat)
+        self._ahead, self._ready = ahead, position
         if undo.low_bits is not None:
             coarsening.refine(self._settled(), self._bound(), undo.widened_bits, undo.low_bits)
             self._rescale(undo.widened_bits)

@@ -81,6 +81,7 @@ def parked(copies: CudaCopies, count: int = 1) -> list[Parked]:
 def test_one_wait_lets_go_of_all_that_has_left(copies: CudaCopies, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offloaded_tensors, "copies_of", lambda device: copies)
     monkeypatch.setattr(offloaded_tensors, "SMALLEST", 1)
+    offloaded_tensors.settle()  # what a step before has left open
     unit, calls, outputs = object(), [], []
     for name in ("first", "second"):
         calls.append(OffloadedTensors(name, unit, []))

@@ -34,7 +34,16 @@ class MomentumStep(Codec, Protocol):
 
     def advance(self, ints: Integers, bound: int) -> None: ...
 
-    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None: ...
+    def undo(
+        self,
+        ints: Integers,
+        move: Move,
+        spilled: Tensor | None,
+        report: Tensor,
+        *,
+        ahead: bool,
+        position: Tensor | None = None,
+    ) -> None: ...
 
     def checksum(self, ints: Integers, report: Tensor) -> None: ...
 
@@ -67,9 +76,18 @@ class NativeStep:
     def advance(self, ints: Integers, bound: int) -> None:
         momentum_step.advance(ints, bound)
 
-    def undo(self, ints: Integers, move: Move, spilled: Tensor | None, report: Tensor, *, ahead: bool) -> None:
-        plan = move_plan(move, ints, torch.float32, ahead=ahead)
-        launch_on("mn_undo", plan, ints, move.branch.y, None, spilled, report)
+    def undo(
+        self,
+        ints: Integers,
+        move: Move,
+        spilled: Tensor | None,
+        report: Tensor,
+        *,
+        ahead: bool,
+        position: Tensor | None = None,
+    ) -> None:
+        plan = move_plan(move, ints, torch.float32 if position is None else position.dtype, ahead=ahead)
+        launch_on("mn_undo", plan, ints, move.branch.y, position, spilled, report)
 
     def checksum(self, ints: Integers, report: Tensor) -> None:
         launch_on("mn_checksum", state_plan(ints.bits), ints, report)
