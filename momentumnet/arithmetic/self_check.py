@@ -135,8 +135,9 @@ def _walk(kernels: MomentumStep, case: _Case, device: torch.device) -> Iterator[
             yield "rewind", [floats, *_copies(ints)]
         ahead = index % 2 == 1
         report = ints.tensors[0].new_zeros(2)
-        kernels.undo(ints, Move(branch, digits, scale), spilled, report, ahead=ahead)
-        yield "undo", [*_copies(ints)]
+        floats = torch.empty_like(branch.y) if ahead and index > STEPS // 2 else None
+        kernels.undo(ints, Move(branch, digits, scale), spilled, report, ahead=ahead, position=floats)
+        yield "undo", [floats, *_copies(ints)]
         yield "checksum", [report]
 
 

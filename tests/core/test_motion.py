@@ -18,7 +18,7 @@ from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.fixed_point import INT24, INT32
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.exact_state import FEW, ExactState
 from momentumnet.core.resolution import HALF_BITS, JOINT_BITS
 from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import exact, gammas, layouts, shapes
@@ -153,6 +153,28 @@ def test_bytes_an_element_that_a_state_holds(dtype: torch.dtype, word: fp.Word, 
 
     for use in ("started", "stepped", "undone", "packed and opened", "forked"):
         assert most * elements <= held(use) <= most * elements + rows, use
+
+
+@pytest.mark.parametrize(("elements", "passes"), [(1 << 12, 0), (FEW, 0), (FEW + 1, 2)])
+def test_an_undo_leaves_the_next_input_of_a_short_stream(
+    elements: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer one's would lie beside the saved tensors of the block before: it is written when it is asked for."""
+    x = random_tensor(0, (elements,), 1.0, torch.bfloat16)
+    state = joint(x, EIGHTH, 4.0)
+    inputs, undos, branch = [], [], Branch(random_tensor(1, (elements,), 1.0, torch.bfloat16))
+    for _ in range(3):
+        inputs.append(state.position(x.dtype))
+        undos.append(state.step(branch, 1 - EIGHTH))
+    first = state.previous_position(undos[-1], x.dtype)
+    written, write = [], state._kernels.write_position
+    monkeypatch.setattr(state._kernels, "write_position", lambda *given: written.append(write(*given)))
+    found = [first]
+    for undo in (undos[2], undos[1]):
+        state.undo(undo, branch, 1 - EIGHTH, ahead=True)
+        found.append(state.previous_position(undos[0], x.dtype))
+    assert all(map(torch.equal, found, reversed(inputs)))
+    assert len(written) == passes
 
 
 def test_packing_reads_a_state_in_pieces() -> None:
