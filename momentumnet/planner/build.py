@@ -128,14 +128,20 @@ def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]
 
 
 def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tuple[tuple[int, frozenset[Key]], ...]]:
-    """The units without what glue keeps anyway, and glue with what units far from one another need."""
+    """The units without what glue keeps anyway, and glue with what units far from one another need.
+
+    What a unit saves, too, is there until its backward: glue keeps it from that unit on.
+    """
     places: dict[Key, list[int]] = {}
+    savers: dict[Key, int] = {}
     for index, unit in enumerate(units):
         for key in unit.saved | unit.entry:
             places.setdefault(key, []).append(index)
+        for key in unit.saved:
+            savers.setdefault(key, index)
     for key, used in places.items():
         if key in glue or used[-1] - used[0] > 1:
-            glue[key] = min(glue.get(key, len(units)), used[0] + 1)
+            glue[key] = min(glue.get(key, len(units)), savers.get(key, used[0] + 1))
     by_place: dict[int, set[Key]] = {}
     for key, place in glue.items():
         by_place.setdefault(place, set()).add(key)

@@ -64,6 +64,14 @@ class Stage(nn.Module):
         return output
 
 
+def flattened() -> nn.Module:
+    """What its last part saves and returns is what the classifier behind keeps."""
+    layers: list[nn.Module] = []
+    for before, own in ((3, 16), (16, 16), (16, 32)):
+        layers += [nn.Conv2d(before, own, 3, padding=1), nn.BatchNorm2d(own), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 256, 64))
+
+
 def large_weights() -> nn.Module:
     """Under autocast the bytes are those of weights in its type, and of their gradients."""
     return nn.Sequential(*(ResidualMLP(256) for _ in range(12)))
@@ -91,6 +99,7 @@ def squared(output: Tensor) -> Tensor:
 GAMMA = 1 / 8
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Callable[[Any], Tensor]]] = {
     "unet": (UNet, lambda: torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), squared),
+    "flattened": (flattened, lambda: torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1)), squared),
     "large classifier": (Stage, lambda: torch.randn(16, 64, generator=torch.Generator().manual_seed(1)), squared),
     "llama": (llama, tokens, lambda output: output.loss),
     "large weights": (large_weights, lambda: torch.randn(8, 256, generator=torch.Generator().manual_seed(1)), squared),
