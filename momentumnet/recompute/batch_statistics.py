@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -81,6 +81,11 @@ class BatchStatistics:
             given,
             lambda norm, x: _Normalised.apply(x, norm.weight, norm.bias, norm, next(calls[id(norm)], None)),
         )
+
+    def forget(self, norms: Iterable[nn.Module]) -> None:
+        """Let a recompute run these as they are: it moves their running statistics, which somebody reads."""
+        for norm in norms:
+            self._measured.pop(id(norm), None)
 
     def _measure(self, norm: nn.Module, x: Tensor) -> Tensor:
         output, saved = watched(lambda: _forward_of_class(norm, x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.buffers_on_demand import kept_on_demand
-from momentumnet.recompute.generators import AS_IT_IS
+from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
+from momentumnet.recompute.statistics_read import Learned, learned_of, reads_noted
+from momentumnet.recompute.uncompiled import is_compiled
 
 # Tensors, and their values.
 Clones = list[tuple[list[Tensor], list[Tensor]]]
@@ -24,19 +27,42 @@ FEW = 1024  # elements of a tensor that are copied without a reason
 _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
 
+class _Before(NamedTuple):
+    """A buffer in front of a call, its counter, and a copy."""
+
+    place: int
+    owner: nn.Module
+    name: str
+    buffer: Tensor
+    counter: int
+    value: Tensor
+
+    @property
+    def is_written_unseen(self) -> bool:
+        """Whether it holds something else now, though its counter has not moved; on a GPU nobody looks."""
+        buffer, value = self.buffer, self.value
+        if type(buffer) is not Tensor or type(value) is not Tensor or not buffer.is_floating_point():
+            return False
+        plain = buffer.is_cpu and buffer.layout == torch.strided and buffer.is_contiguous()
+        if not plain or torch._C._functorch.is_functorch_wrapped_tensor(buffer) or buffer.shape != value.shape:
+            return False
+        return version(buffer) == self.counter and bytes_on_host(buffer) != bytes_on_host(value)
+
+
 class Buffers:
     """Which buffers a call changed, what it saw in them before, and what it only read.
 
     Running statistics (all of torch's norm modules) change without a trace in the in-place counter, but their training
-    forward does not read them, where it is torch's own; other buffers (spectral norm's u) are compared by counter and
-    identity, and their earlier value is kept where they changed, or may have without a trace (fused observers). Those
-    that the call left as they were have to stay so until backward. Which names there were, and which of them were None,
-    is known in any case: a first call may fill them, or register or delete some.
+    forward does not read them, where it is torch's own, and nor does their block, as its first call has shown; other
+    buffers (spectral norm's u) are compared by counter and identity, and their earlier value is kept where they
+    changed, or may have without a trace (fused observers). Those that the call left as they were have to stay so until
+    backward. Which names there were, and which of them were None, is known in any case: a first call may fill them, or
+    register or delete some.
     """
 
     def __init__(self, owners: list[nn.Module]) -> None:
         self._owners = owners
-        self._before: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
+        self._before: list[_Before] = []
         self._read: list[tuple[nn.Module, str, Tensor, int]] = []
         self._moved_unseen = _moved_unseen(owners)
         self._tables = _tables(owners)
@@ -44,17 +70,39 @@ class Buffers:
         self._names = [
             {name: buffer is None for name, buffer in table.items()} if table else _NO_NAMES for table in self._tables
         ]
-        for owner in owners:
-            if not owner._buffers or _only_moves(owner):
-                continue
-            for name, buffer in owner._buffers.items():
-                if buffer is not None and isinstance(owner, _NormBase) and not owner.training:
-                    self._read.append((owner, name, buffer, version(buffer)))
-                elif buffer is not None:
-                    self._before.append((owner, name, buffer, version(buffer), buffer.detach().clone()))
+        self._learned: Learned | None = None
+        self._moving: list[tuple[int, nn.Module]] = []
+        self._is_watched = False
+        if any(self._names):
+            self._look_at(owners)
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
         self._running: Clones = []
         self._may_be_taken_back = False
+
+    def _look_at(self, owners: list[nn.Module]) -> None:
+        holding = [(place, owner) for place, owner in enumerate(owners) if owner._buffers]
+        self._learned = learned = learned_of(owners[0])
+        self._moving = moving = [(place, owner) for place, owner in holding if _only_moves(owner)]
+        if len(moving) > learned.moving:  # again where norms that had been frozen move by now
+            self._is_watched = not any(map(is_compiled, owners))
+            learned.moving = len(moving) if not self._is_watched else learned.moving
+        only_move = {place for place, _ in moving}
+        for place, owner in holding:
+            for name, buffer in owner._buffers.items():
+                is_kept = place not in only_move or self._is_watched or (place, name) in learned.places
+                if buffer is None or not is_kept:
+                    continue
+                if isinstance(owner, _NormBase) and not owner.training:
+                    self._read.append((owner, name, buffer, version(buffer)))
+                else:
+                    value = buffer.detach().clone()
+                    self._before.append(_Before(place, owner, name, buffer, version(buffer), value))
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Context of the first run: of a block's first call it notes which running statistics the block reads."""
+        if not self._is_watched or self._learned is None or not self._moving:
+            return AS_IT_IS
+        return reads_noted(self._moving, self._learned.places)
 
     def kept_for_another_first_run(self) -> None:
         """Keep the running statistics, too: what `put_back` needs."""
@@ -81,14 +129,35 @@ class Buffers:
         self._running, self._tables = [], []
 
     def forget_unchanged(self) -> None:
-        for owner, name, buffer, counter, value in self._before:
-            if version(buffer) != counter or owner in self._moved_unseen:
+        if self._learned is not None and self._is_watched:
+            self._learn(self._learned)
+        only_move = {place for place, _ in self._moving}
+        learned = self._learned.places if self._learned is not None else ()
+        for place, owner, name, buffer, counter, value in self._before:
+            is_learned = (place, name) in learned
+            if is_learned or (place not in only_move and (version(buffer) != counter or owner in self._moved_unseen)):
                 self._seen.append((owner, name, value))
-            else:
+            elif place not in only_move:
                 self._read.append((owner, name, buffer, counter))
         self._before = []
         if not self._may_be_taken_back:
             self._tables = []
+
+    @property
+    def norms_read(self) -> list[nn.Module]:
+        """Norms in training whose running statistics the block reads."""
+        places = set() if self._learned is None else {place for place, _ in self._learned.places}
+        return [norm for place, norm in self._moving if place in places]
+
+    def _learn(self, learned: Learned) -> None:
+        """The block's first call is over: which buffers it has moved past their counters."""
+        only_move = {place for place, _ in self._moving}
+        learned.places.update(
+            (before.place, before.name)
+            for before in self._before
+            if before.place not in only_move and before.is_written_unseen
+        )
+        learned.moving = len(self._moving)
 
     def check_unchanged(self, block: str) -> None:
         for _, name, buffer, counter in self._read:

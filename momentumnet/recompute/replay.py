@@ -99,10 +99,11 @@ class BlockCall:
             self._buffers.kept_for_another_first_run()
         if not recomputing():
             note_thread()
-        with self._choices.recorded(), self._statistics.recorded():
+        with self._choices.recorded(), self._statistics.recorded(), self._buffers.watched():
             output = self._function(*args, **kwargs)
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
+        self._statistics.forget(self._buffers.norms_read)
         self._attributes.forget_unchanged()
         self._expect(self._moved.forget_unmoved())
         self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
@@ -178,6 +179,7 @@ class BlockCall:
         ):
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
+        self._statistics.forget(self._buffers.norms_read)
         self._attributes.forget_unchanged()
         self._expect(self._moved.forget_unmoved())
         self._left = self._arguments.shared(args, kwargs)
