@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ def parameter_names(module: nn.Module) -> list[str]:
         return []
 
 
+# By block, which of the tensors among its arguments its calls write to, by number: they are cloned before each call.
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
 # Stands in the kept arguments, and in the objects among them, where the stream tensor stood.
 _STREAM = torch.empty(0)
 # Arguments of these very types hold nothing, so that there is nothing to walk.
@@ -50,9 +53,11 @@ class Arguments:
 
     An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
     it may write to it. Its tensors are kept as if they were arguments themselves, but for small ones (counters), which
-    are cloned. One that refuses to be copied is kept as it is.
+    are cloned. One that refuses to be copied is kept as it is. NumPy's arrays are such objects. Other small tensors are
+    cloned before each call of a block whose first one has written to them.
 
     Args:
+        block: which is called.
         stream: the stream's tensor among them.
         args: positional arguments.
         kwargs: keyword arguments.
@@ -61,6 +66,7 @@ class Arguments:
 
     def __init__(
         self,
+        block: nn.Module,
         stream: Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -80,6 +86,12 @@ class Arguments:
         # Small tensors in them, and the clones that are kept; tensors in them after the call. Until the call stands.
         self._cloned: list[tuple[Tensor, Tensor]] = []
         self._written: list[Tensor] = []
+        self._arrays: list[tuple[Any, Any]] = []  # in them, and their copies. Until the call stands, too
+        self._known: set[int] = set()
+        self._clones: dict[int, Tensor] = {}  # of small tensors, by number; after the first run of those it wrote to
+        self._given: dict[int, Tensor] = {}  # what a recompute is given for them
+        if len(self._leaves) > 1:
+            self._keep_values(block)
         self._is_ordered = True  # no set holds tensors, of which nobody could tell which one stands for which
         self._own = own
         objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
@@ -94,6 +106,18 @@ class Arguments:
             found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
             self._live = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
 
+    def _keep_values(self, block: nn.Module) -> None:
+        """Clone the tensors that the block may write to: in its first call all small ones."""
+        is_first = block not in _WRITTEN
+        self._known = known = _WRITTEN.setdefault(block, set())
+        if not (is_first or known):
+            return
+        for place, leaf in enumerate(self._leaves):
+            is_plain = type(leaf) is Tensor and leaf is not _STREAM
+            if is_plain and (is_first or place in known) and is_small(leaf) and not leaf.is_inference():
+                self._clones[place] = leaf.clone()
+                self._cloned.append((leaf, self._clones[place]))
+
     def _keep_objects(self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor]) -> None:
         def held(tensor: Tensor) -> Tensor:
             if tensor is stream:
@@ -105,7 +129,7 @@ class Arguments:
             self._held.append((tensor, version(tensor)))
             return tensor
 
-        self._objects = copied(objects, held)
+        self._objects = copied(objects, held, self._arrays)
         for place in objects:
             self._leaves[place] = None
 
@@ -115,6 +139,12 @@ class Arguments:
         A run that may be taken back remembers what it has left in the others, too.
         """
         self._changed = [(key, type(leaf).__name__) for key, leaf, before in self._live if signature(leaf) != before]
+        if self._clones:
+            leaves, versions = self._leaves, self._versions
+            self._clones = {
+                place: value for place, value in self._clones.items() if leaves[place]._version != versions[place]
+            }
+            self._known.update(self._clones)
         if not may_be_taken_back:
             self.stand()
         else:
@@ -123,17 +153,23 @@ class Arguments:
 
     def stand(self) -> None:
         """The first run will not be taken back."""
-        self._live, self._cloned, self._written = [], [], []
+        self._live, self._cloned, self._written, self._arrays = [], [], [], []
+        for place, value in self._clones.items():
+            self._leaves[place], self._versions[place] = value, value._version
 
     @property
     def can_be_given_anew(self) -> bool:
         """Whether objects that stay themselves are still what the first run was given."""
-        return all(signature(leaf) == before for _, leaf, before in self._live)
+        return all(signature(leaf) == before for _, leaf, before in self._live) and all(
+            array.tobytes() == copy.tobytes() for array, copy in self._arrays
+        )
 
     def shared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors in objects and containers that other calls may be given, too, in order."""
+        leaves = [*args, *kwargs.values()] if self._spec is None else pytree.tree_leaves((args, kwargs))
+        written = [leaves[place] for place in self._clones]
         if self._spec is None:
-            return []
+            return written
         named = named_arguments(args, kwargs).items()
         shared = [value for key, value in named if key not in self._own and has_state(value)]
         found = []
@@ -142,7 +178,8 @@ class Arguments:
                 found.append(part)
             elif isinstance(contents.items, set):
                 self._is_ordered &= not any(isinstance(item, Tensor) or has_state(item) for item in contents.items)
-        return found
+        known = set(map(id, found))
+        return [*found, *[tensor for tensor in written if id(tensor) not in known]]
 
     def rewritten(self, left: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """What the first run left in objects and containers, and what another run has ``left`` there instead.
@@ -169,7 +206,7 @@ class Arguments:
         """The tensors among them and their numbers."""
         for index, leaf in enumerate(self._leaves):
             if isinstance(leaf, Tensor) and leaf is not _STREAM:
-                yield index, leaf
+                yield index, self._given.get(index, leaf)
 
     @property
     def device(self) -> torch.device:
@@ -179,8 +216,8 @@ class Arguments:
 
     def with_stream(self, stream: Tensor | None, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with another tensor in the stream's place."""
-        for leaf, seen in zip(self._leaves, self._versions, strict=True):
-            if isinstance(leaf, Tensor) and version(leaf) != seen:
+        for place, (leaf, seen) in enumerate(zip(self._leaves, self._versions, strict=True)):
+            if isinstance(leaf, Tensor) and version(leaf) != seen and place not in self._clones:
                 raise ReconstructionError(
                     f"block {name!r}: a tensor argument of shape {tuple(leaf.shape)} was changed in place after the "
                     "block's forward; pass a copy, or change it only after backward"
@@ -191,6 +228,10 @@ class Arguments:
         leaves = [stream if leaf is _STREAM else leaf for leaf in self._leaves]
         for place, found in self._found_again(stream).items():
             leaves[place] = found
+        if self._clones:
+            self._given = {place: value.clone() for place, value in self._clones.items()}
+            for place, value in self._given.items():
+                leaves[place] = value
         if self._spec is None:
             count = len(leaves) - len(self._names)
             return tuple(leaves[:count]), dict(zip(self._names, leaves[count:], strict=True))

@@ -17,7 +17,7 @@ from torch import nn
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.arguments import named_arguments
 from momentumnet.recompute.object_copies import copied, with_small_ones_cloned
-from momentumnet.recompute.objects import Held, has_state
+from momentumnet.recompute.objects import Held, has_state, is_array
 
 logger = logging.getLogger("momentumnet")
 
@@ -82,6 +82,6 @@ class Lent:
 
 
 def _is_cache(name: str, value: Any) -> bool:
-    if isinstance(value, (list, dict, tuple)) or not has_state(value):
+    if isinstance(value, (list, dict, tuple)) or is_array(type(value)) or not has_state(value):
         return False
     return any(part in name for part in _NAMES) or "cache" in type(value).__name__.lower()

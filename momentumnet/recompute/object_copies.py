@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentumnet.recompute.objects import SIMPLE, Copying, contents_of, copying_of, put
+from momentumnet.recompute.objects import SIMPLE, Copying, contents_of, copying_of, is_array, put
 
 # What reaches more objects than this is no state of a network but a part of the program around it.
 _LARGEST = 20_000
 _SMALL = 4096  # bytes
 
 
-def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) -> Any:
+def copied(
+    value: Any, tensor: Callable[[Tensor], Any] = lambda found: found, arrays: list[tuple[Any, Any]] | None = None
+) -> Any:
     """A copy of an object or a container, and of the objects and containers in it; their tensors are not copied.
 
     Modules, functions and the machinery of Python and torch stay themselves, and so does what refuses to be copied or
@@ -29,6 +31,7 @@ def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) ->
     Args:
         value: what to copy.
         tensor: gives what stands in the copy for a tensor; the tensor itself by default.
+        arrays: receives NumPy's arrays, which are copied with their values, and their copies.
 
     Example:
         >>> cache = {"keys": [torch.ones(2)]}
@@ -37,7 +40,7 @@ def copied(value: Any, tensor: Callable[[Tensor], Any] = lambda found: found) ->
         (False, True)
     """
     try:
-        return _Copies(tensor).of(value)
+        return _Copies(tensor, arrays).of(value)
     except (_TooLargeError, RecursionError):
         return value
 
@@ -59,8 +62,8 @@ class _TooLargeError(Exception):
 class _Copies:
     """One walk, in which each object is copied once."""
 
-    def __init__(self, tensor: Callable[[Tensor], Any]) -> None:
-        self._tensor = tensor
+    def __init__(self, tensor: Callable[[Tensor], Any], arrays: list[tuple[Any, Any]] | None) -> None:
+        self._tensor, self._arrays = tensor, arrays
         self._made: dict[int, Any] = {}
         self._originals: list[Any] = []  # an id means something only while its object lives
 
@@ -102,6 +105,8 @@ class _Copies:
             return value
         if made is not value:
             self._made[id(value)] = self._made[id(made)] = made
+            if self._arrays is not None and is_array(type(value)):
+                self._arrays.append((value, made))
             # What the copy holds, not what the original does: its class may have copied parts that know their owner.
             put(made, contents_of(made).replaced(self.of))
         return made

@@ -45,8 +45,13 @@ def copying_of(kind: type) -> Copying:
     return _COPYING[kind]
 
 
+def is_array(kind: type) -> bool:
+    """Whether it is NumPy's class of arrays, which are written in place and count nothing."""
+    return (kind.__module__, kind.__name__) == ("numpy", "ndarray")
+
+
 def _judged(kind: type) -> Copying:
-    if kind in _CONTAINERS or issubclass(kind, _STATES_OF_THE_LIBRARY):
+    if kind in _CONTAINERS or is_array(kind) or issubclass(kind, _STATES_OF_THE_LIBRARY):
         return Copying.ITS_OWN
     if kind in SIMPLE or issubclass(kind, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
         return Copying.NONE

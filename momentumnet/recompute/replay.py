@@ -56,7 +56,7 @@ class BlockCall:
         self._requires_grad = stream is not None and stream.requires_grad
         self._grad_enabled = torch.is_grad_enabled()
         self._module, self._function = module, function
-        self._arguments = Arguments(stream, args, kwargs, own)
+        self._arguments = Arguments(module, stream, args, kwargs, own)
         self._left: list[Tensor] = []  # by `anew`, in the objects and containers that it was given
         device = self._arguments.device if stream is None else stream.device
         self._autocast = Autocast(device)
