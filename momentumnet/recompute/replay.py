@@ -113,7 +113,9 @@ class BlockCall:
         """These parameters are to stay as the call itself has left them."""
         for parameter in moved:
             self._parameters = [
-                (reference, name, version(parameter) if reference() is parameter else counter, dtype, requires_grad)
+                (reference, name, version(parameter), parameter.dtype, requires_grad)
+                if reference() is parameter
+                else (reference, name, counter, dtype, requires_grad)
                 for reference, name, counter, dtype, requires_grad in self._parameters
             ]
 

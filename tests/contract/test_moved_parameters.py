@@ -113,6 +113,16 @@ class FromData(Branch):
         return super().forward((x + self.offset) * self.scale)
 
 
+class Cast(Branch):
+    """It rests in another type between its calls."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.to(torch.float32)
+        output = super().forward(x)
+        self.to(torch.float64)
+        return output
+
+
 def nets(kind: type[nn.Module], options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """As the options have it, and the same with stored activations."""
     torch.manual_seed(0)
@@ -134,7 +144,7 @@ def step(net: nn.Module, seed: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", [Teacher, UsedTeacher, InPlace, Count, Normalised, Shortened, FromData])
+@pytest.mark.parametrize("kind", [Teacher, UsedTeacher, InPlace, Count, Normalised, Shortened, FromData, Cast])
 def test_they_are_as_with_stored_activations(kind: type[nn.Module], options: dict[str, Any]) -> None:
     found, stored = nets(kind, options)
     for seed in range(4):
