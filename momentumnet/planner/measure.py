@@ -20,6 +20,7 @@ from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
+from momentumnet.recompute.own_gradients import is_about_hooks
 from momentumnet.streams.forwards import forwards_as_calls
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
@@ -246,6 +247,10 @@ def _told(unit: tuple[str, ...]) -> Iterator[None]:
         if "in-place operation" in str(error):
             raise ConversionError(
                 f"{part}: it overwrites what it takes; make that out of place (inplace=False)"
+            ) from error
+        if is_about_hooks(error):
+            raise ConversionError(
+                f"{part}: it takes a gradient by torch.func in its own forward; convert without a budget"
             ) from error
         if "use_reentrant" in str(error):
             raise ConversionError(

@@ -25,6 +25,7 @@ from momentumnet.recompute.generators import AS_IT_IS, Generators
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
 from momentumnet.recompute.moved_parameters import MovedParameters
 from momentumnet.recompute.origins import Origins, Place
+from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
 from momentumnet.recompute.suspects import Suspects, note_thread
 
 
@@ -99,8 +100,13 @@ class BlockCall:
             self._buffers.kept_for_another_first_run()
         if not recomputing():
             note_thread()
-        with self._choices.recorded(), self._statistics.recorded(), self._buffers.watched():
-            output = self._function(*args, **kwargs)
+        try:
+            with self._choices.recorded(), self._statistics.recorded(), self._buffers.watched():
+                output = self._function(*args, **kwargs)
+        except RuntimeError as error:
+            if is_about_hooks(error):
+                raise taking_a_gradient(self.name) from error
+            raise
         self._generators.forget_unused()
         self._buffers.forget_unchanged()
         self._statistics.forget(self._buffers.norms_read)

@@ -18,7 +18,7 @@ from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.forwards import forwards_as_calls, uncalled_siblings
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, tensors_in
-from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unseen
+from momentumnet.streams.recorder import Recorder, lifted_for_transforms, saved_tensors_shown_to, unseen
 from momentumnet.streams.training_norms import batches_measured
 
 
@@ -110,7 +110,9 @@ def _record(
         stack.enter_context(eager_functions())
         stack.enter_context(forwards_as_calls(map(model.get_submodule, forwards)))
         stack.enter_context(_calls_shown_to(recorder, model))
-        stack.enter_context(saved_tensors_shown_to(recorder))
+        hooks = saved_tensors_shown_to(recorder)
+        stack.enter_context(hooks)
+        stack.enter_context(lifted_for_transforms(hooks))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))

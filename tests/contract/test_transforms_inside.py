@@ -65,3 +65,36 @@ def test_gradients_are_those_of_stored_activations(branch: type[nn.Module], way:
         for own, other in zip(found.parameters(), stored.parameters(), strict=True):
             assert own.grad is not None
             assert torch.equal(own.grad, other.grad)
+
+
+class Forced(nn.Module):
+    """Its branch is the gradient of an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        force: Tensor = torch.func.grad(lambda rows: torch.tanh(self.layer(rows)).square().sum())(x)
+        return force
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_gradient_by_torch_func_is_refused_with_what_to_do(way: dict[str, Any]) -> None:
+    model, x = Network(Forced, Forced), torch.randn(6, WIDTH)
+    net = mn.convert(model, x, **way)
+    with pytest.raises(mn.ConversionError, match=r"takes a gradient by torch\.func .*backward='stored'"):
+        net(x)
+    with pytest.raises(mn.ConversionError, match=r"takes a gradient by torch\.func .*without a budget"):
+        mn.convert(model, x, budget="least")
+
+
+def test_with_stored_activations_it_is_that_of_the_network() -> None:
+    refused = torch.autograd.graph.disable_saved_tensors_hooks
+    model, x = Network(Forced, Forced), torch.randn(6, WIDTH)
+    net = mn.convert(model, x, gamma=0, backward="stored")
+    assert torch.autograd.graph.disable_saved_tensors_hooks is refused
+    for found in (net, model):
+        found(x).square().mean().backward()
+    for own, other in zip(net.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
