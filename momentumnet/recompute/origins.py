@@ -63,6 +63,9 @@ class Origins:
         """Where the tensor lies, if it begins where a given one begins; that is found with little on the host."""
         if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
             return self.place_of(tensor)
+        return self._start(tensor)
+
+    def _start(self, tensor: Tensor) -> Place | None:
         place, start = self._starts.get(tensor.data_ptr(), (None, tensor))
         # FSDP lets go of a parameter's memory when its module has run: the address may be another tensor's by now.
         return place if start is tensor or start.untyped_storage()._cdata == tensor.untyped_storage()._cdata else None
@@ -79,7 +82,12 @@ class Origins:
         return found
 
     def place_of(self, tensor: Tensor) -> Place | None:
-        """Where the tensor lies; None if it was not given."""
+        """Where the tensor lies; None if it was not given.
+
+        Given tensors may share one storage (two rows of indices): one that begins where the tensor does comes first.
+        """
+        if type(tensor) in _PLAIN and tensor.layout == torch.strided and (place := self._start(tensor)) is not None:
+            return place
         if self._strided is None:
             self._strided = self._look_closer()
         if tensor.layout != torch.strided:

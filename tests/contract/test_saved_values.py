@@ -296,3 +296,31 @@ def test_large_tensors_are_compared_each_with_its_own() -> None:
     )
     for _ in range(3):  # from the second step on recomputes end with the last value that is saved
         assert_same(train_step(net, (x,)), train_step(stored, (x,)))
+
+
+class Skewed(nn.Module):
+    """Two buffers are rows of one tensor: indices, as `torch.triu_indices` gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows, columns = torch.triu_indices(8, 8, 1)
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+        self.values = nn.Parameter(torch.linspace(-1, 1, len(rows)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix = torch.zeros(8, 8)
+        matrix[self.rows, self.columns] = self.values
+        return x + torch.tanh(x @ (matrix - matrix.T))
+
+
+@pytest.mark.parametrize("way", [{"backward": "reversible"}, {"backward": "checkpointed"}, {"others": "checkpoint"}])
+def test_buffers_in_one_storage(way: dict[str, Any]) -> None:
+    model, x = nn.Sequential(*[Skewed() for _ in range(4)]), torch.randn(6, 8)
+    gradients = []
+    for options in (way, {"backward": "stored"}):
+        net = mn.convert(model, x, **options)
+        net(x).square().mean().backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    for found, stored in zip(*gradients, strict=True):
+        assert torch.equal(found, stored)
