@@ -87,7 +87,6 @@ class Arguments:
         self._cloned: list[tuple[Tensor, Tensor]] = []
         self._written: list[Tensor] = []
         self._arrays: list[tuple[Any, Any]] = []  # in them, and their copies. Until the call stands, too
-        self._known: set[int] = set()
         self._clones: dict[int, Tensor] = {}  # of small tensors, by number; after the first run of those it wrote to
         self._given: dict[int, Tensor] = {}  # what a recompute is given for them
         if len(self._leaves) > 1:
@@ -108,10 +107,13 @@ class Arguments:
 
     def _keep_values(self, block: nn.Module) -> None:
         """Clone the tensors that the block may write to: in its first call all small ones."""
-        is_first = block not in _WRITTEN
-        self._known = known = _WRITTEN.setdefault(block, set())
-        if not (is_first or known):
+        known = _WRITTEN.get(block)
+        is_first = known is None
+        if known is None:
+            known = _WRITTEN.setdefault(block, set())
+        elif not known:
             return
+        self._known = known
         for place, leaf in enumerate(self._leaves):
             is_plain = type(leaf) is Tensor and leaf is not _STREAM
             if is_plain and (is_first or place in known) and is_small(leaf) and not leaf.is_inference():

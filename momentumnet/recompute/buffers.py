@@ -73,21 +73,23 @@ class Buffers:
         self._learned: Learned | None = None
         self._moving: list[tuple[int, nn.Module]] = []
         self._is_watched = False
-        if any(self._names):
-            self._look_at(owners)
+        if holding := [(place, owner) for place, owner in enumerate(owners) if owner._buffers]:
+            self._look_at(owners, holding)
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
         self._running: Clones = []
         self._may_be_taken_back = False
 
-    def _look_at(self, owners: list[nn.Module]) -> None:
-        holding = [(place, owner) for place, owner in enumerate(owners) if owner._buffers]
+    def _look_at(self, owners: list[nn.Module], holding: list[tuple[int, nn.Module]]) -> None:
         self._learned = learned = learned_of(owners[0])
         self._moving = moving = [(place, owner) for place, owner in holding if _only_moves(owner)]
         if len(moving) > learned.moving:  # again where norms that had been frozen move by now
             self._is_watched = not any(map(is_compiled, owners))
             learned.moving = len(moving) if not self._is_watched else learned.moving
-        only_move = {place for place, _ in moving}
+        only_move = {place for place, _ in moving} if moving else ()
+        keeps_some = self._is_watched or learned.places
         for place, owner in holding:
+            if place in only_move and not keeps_some:
+                continue
             for name, buffer in owner._buffers.items():
                 is_kept = place not in only_move or self._is_watched or (place, name) in learned.places
                 if buffer is None or not is_kept:
@@ -129,8 +131,12 @@ class Buffers:
         self._running, self._tables = [], []
 
     def forget_unchanged(self) -> None:
+        if not self._may_be_taken_back:
+            self._tables = []
         if self._learned is not None and self._is_watched:
             self._learn(self._learned)
+        if not self._before:
+            return
         only_move = {place for place, _ in self._moving}
         learned = self._learned.places if self._learned is not None else ()
         for place, owner, name, buffer, counter, value in self._before:
@@ -140,13 +146,13 @@ class Buffers:
             elif place not in only_move:
                 self._read.append((owner, name, buffer, counter))
         self._before = []
-        if not self._may_be_taken_back:
-            self._tables = []
 
     @property
-    def norms_read(self) -> list[nn.Module]:
+    def norms_read(self) -> Sequence[nn.Module]:
         """Norms in training whose running statistics the block reads."""
-        places = set() if self._learned is None else {place for place, _ in self._learned.places}
+        if self._learned is None or not self._learned.places:
+            return ()
+        places = {place for place, _ in self._learned.places}
         return [norm for place, norm in self._moving if place in places]
 
     def _learn(self, learned: Learned) -> None:
