@@ -23,6 +23,11 @@ _UNKNOWN = (
     "attribute{}, a global"
 )
 
+_STATISTICS = (
+    "If it reads the running statistics of its norms, let it take them by attribute (norm.running_mean), uncompiled, "
+    "and from its first call in training on"
+)
+
 _COMPILED = (
     "It is compiled: its recompute may have run another graph than its forward, one for any size that a call of "
     "another size has made since, or none, where Dynamo had reached its limit. Compile with dynamic=True or "
@@ -101,6 +106,8 @@ class Failures:
 
     def _why(self, cause: str | None) -> str:
         causes = [f"Most likely {suspect}" for suspect in self.call.sentences()] or [cause or self._unknown]
+        if self.call.moves_statistics:
+            causes.append(_STATISTICS)
         if any(map(is_compiled, self.call.module.modules())):
             causes.append(_COMPILED)
         option = "others='keep'" if self.stream is None else "backward='stored'"

@@ -222,7 +222,8 @@ class Arguments:
             if isinstance(leaf, Tensor) and version(leaf) != seen and place not in self._clones:
                 raise ReconstructionError(
                     f"block {name!r}: a tensor argument of shape {tuple(leaf.shape)} was changed in place after the "
-                    "block's forward; pass a copy, or change it only after backward"
+                    "block's forward, or in it; pass a copy, let the block make a new tensor, or change it only after "
+                    "backward"
                 )
         for tensor, seen in self._held:
             if version(tensor) != seen:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from momentumnet.recompute.arguments import parameter_names
 from momentumnet.recompute.left_attributes import left_by_a_call
@@ -51,6 +52,12 @@ class Suspects:
                 "generators, so what one draws is missing in another. Train in a process each, or one after the other"
             )
         return found
+
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether norms in the block move running statistics, which recomputes are given where its code reads them."""
+        norms = [module for module in self.module.modules() if isinstance(module, _NormBase)]
+        return any(norm.training and norm.running_mean is not None for norm in norms)
 
     def attributes_of_a_pass(self) -> list[str]:
         """Names of attributes of the block that hold what a call has computed: the next call may begin with it."""

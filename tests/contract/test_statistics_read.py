@@ -119,3 +119,14 @@ def test_a_first_call_that_raises_leaves_no_trace() -> None:
     assert nn.Module.__getattr__ is getattr_of_torch
     stored = mn.convert(model_of(reading_the_count), rows(), backward="stored")
     assert_same(train_step(net, (rows(),)), train_step(stored, (rows(),)), tolerance=0.0)
+
+
+def reading_the_state_dict(block: Block, x: Tensor) -> Tensor:
+    mean = block.norm.state_dict()["running_mean"].clone()
+    return block.norm(x) - mean
+
+
+def test_what_is_not_seen_is_refused_with_what_to_do() -> None:
+    net = mn.convert(model_of(reading_the_state_dict), rows())
+    with pytest.raises(mn.ReconstructionError, match=r"by attribute \(norm\.running_mean\)"):
+        train_step(net, (rows(),))
