@@ -26,6 +26,19 @@ _MOVED: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictiona
 _MANAGED = ("_fsdp_flattened", "ds_id")
 
 
+@contextmanager
+def requiring_gradients(parameters: Sequence[tuple[Tensor, bool]]) -> Iterator[None]:
+    """Context of a recompute: parameters that were frozen or thawed since take a gradient or none, as in forward."""
+    now = [(parameter, parameter.requires_grad) for parameter, _ in parameters]
+    try:
+        for parameter, requires_grad in parameters:
+            parameter.requires_grad_(requires_grad)
+        yield
+    finally:
+        for parameter, requires_grad in now:
+            parameter.requires_grad_(requires_grad)
+
+
 def plain_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """The modules' parameters that lie in memory of their own, in order."""
     return [

@@ -23,7 +23,7 @@ from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
-from momentumnet.recompute.moved_parameters import MovedParameters
+from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
 from momentumnet.recompute.suspects import Suspects, note_thread
@@ -219,7 +219,7 @@ class BlockCall:
         Raises:
             ReconstructionError: a parameter or an argument has changed since.
         """
-        self._check_unchanged()
+        toggled = self._check_unchanged()
         if stream is not None and not stream.requires_grad:
             stream = stream.detach().requires_grad_(self._requires_grad)
         args, kwargs = self._arguments.with_stream(stream, self.name)
@@ -228,6 +228,7 @@ class BlockCall:
             self._autocast.replayed(),
             self._generators.replayed(),
             self._buffers.replayed(self._statistics.given_again()),
+            requiring_gradients(toggled) if toggled else AS_IT_IS,
             self._moved.replayed(),
             self._statistics.replayed(),
             self._choices.replayed(),
@@ -249,7 +250,9 @@ class BlockCall:
             for owner, name, parameter in outside:
                 owner._parameters[name] = parameter
 
-    def _check_unchanged(self) -> None:
+    def _check_unchanged(self) -> list[tuple[Tensor, bool]]:
+        """Returns those parameters of which requires_grad alone has changed since, and what it was."""
+        toggled: list[tuple[Tensor, bool]] = []
         self._buffers.check_unchanged(self.name)
         if self._module.training != self._training:
             raise ReconstructionError(
@@ -271,10 +274,8 @@ class BlockCall:
                     "gradient of that forward cannot be computed any more; step the optimizer after backward"
                 )
             if parameter.requires_grad != requires_grad:
-                raise ReconstructionError(
-                    f"block {self.name!r}: requires_grad of parameter {name!r} was changed between forward and "
-                    "backward; change it before forward"
-                )
+                toggled.append((parameter, requires_grad))
+        return toggled
 
 
 def _check_whole(name: str, parameter: Tensor | None) -> None:

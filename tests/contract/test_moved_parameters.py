@@ -180,3 +180,32 @@ def test_the_parameters_are_the_same_objects_at_the_same_places() -> None:
     assert [p.data_ptr() for p in parameters] == places
     assert [p._version for p in parameters] == counters
     assert all(p.grad is not None for p in parameters if p.requires_grad)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("frozen_first", [False, True])
+def test_parameters_that_are_frozen_or_thawed_between_forward_and_backward(
+    options: dict[str, Any], frozen_first: bool
+) -> None:
+    nets_of_both = nets(Branch, options)
+    gradients = []
+    for net in nets_of_both:
+        found: list[Tensor | None] = []
+        for _ in range(3):  # the last ones are left early, where they may be
+            net.zero_grad(set_to_none=True)
+            own = [parameter for name, parameter in net.named_parameters() if name.endswith("enter.weight")]
+            for parameter in own:
+                parameter.requires_grad_(not frozen_first)
+            loss = net(torch.ones(6, WIDTH)).square().mean()
+            for parameter in own:
+                parameter.requires_grad_(frozen_first)
+            loss.backward()
+            assert all(parameter.requires_grad == frozen_first for parameter in own)
+            found.extend(parameter.grad for parameter in net.parameters())
+        gradients.append(found)
+    ours, stored = gradients
+    assert len(ours) == len(stored)
+    for one, other in zip(ours, stored, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
