@@ -206,15 +206,33 @@ class Buffers:
             for owner, names, table in zip(self._owners, self._names, tables, strict=True):
                 if table or names:
                     _take_out(owner._buffers, names)
-            for (_, name), (owner, value) in seen.items():
-                # A tensor of its own: the recompute may save it for backward, and must not see it put back.
-                owner._buffers[name] = value.clone()
+            self._give_again(seen, tables, now)
             with kept_on_demand(untouched, keep):
                 yield
         finally:
             _make_as(self._owners, tables)
             # What was kept later may lie in the memory of what was kept before, which is right.
             _write_back(kept[::-1])
+
+    def _give_again(
+        self,
+        seen: Mapping[tuple[int, str], tuple[nn.Module, Tensor]],
+        tables: Sequence[Mapping[str, Tensor | None]],
+        now: Mapping[int, Mapping[str, Tensor | None]],
+    ) -> None:
+        """Buffers with the values that the call saw in them; one under several names is one again.
+
+        Each in a tensor of its own: the recompute may save it for backward, and must not see it put back.
+        """
+        again: dict[int, Tensor] = {}
+        for (number, name), (owner, value) in seen.items():
+            standing = now[number].get(name)
+            key = id(value if standing is None else standing)
+            owner._buffers[name] = again[key] = again[key] if key in again else value.clone()
+        for owner, table in zip(self._owners, tables, strict=True) if again else ():
+            for name, buffer in table.items():
+                if id(buffer) in again and (id(owner), name) not in seen:
+                    owner._buffers[name] = again[id(buffer)]
 
     def _split(
         self,
