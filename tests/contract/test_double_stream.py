@@ -244,6 +244,27 @@ def test_a_forward_that_is_played_again(caplog: pytest.LogCaptureFixture) -> Non
     assert_same_gradients(*found)
 
 
+def test_a_range_that_is_checked_with_backward() -> None:
+    """Both are NaN where a value of the second one outgrows the scale; before and behind, numbers are as ever."""
+    early, late = (mn.convert(Net(), both(), gamma=GAMMA) for _ in range(2))
+    mn.set_range_check(late, "backward")
+    for _ in range(2):
+        assert_same_gradients(gradients(late), gradients(early))
+    with torch.no_grad():
+        late.blocks[1].out[1].weight.mul_(1e6)
+    assert late(*both()).isnan().all()
+    early.load_state_dict(late.state_dict())
+    gradients(late)  # has learned
+    with torch.no_grad():
+        late.blocks[0].out[1].weight.mul_(1e6)
+    with pytest.raises(mn.StateRangeError):
+        gradients(late)
+    early.load_state_dict(late.state_dict())
+    got, expected = gradients(late), gradients(early)
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-3 * float(expected[name].abs().max()))
+
+
 def test_only_one_of_them_is_used_behind_the_stream() -> None:
     class First(Net):
         def forward(self, image: Tensor, text: Tensor) -> Tensor:
