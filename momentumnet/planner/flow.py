@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,11 +28,13 @@ class Flow:
         waiting: of those that pass by on the way to earlier places.
         work: the most at once in code outside of all units, without those of its parameters.
         parameters: of that code's parameters.
+        are_left: whether these are there from then on; else they are added to those that were there before, and go.
     """
 
     waiting: tuple[int, ...] = ()
     work: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()
+    are_left: bool = True
 
     def in_front(self, unit: int) -> int:
         """Bytes at once in the code in front of a unit, and of its parameters' gradients."""
@@ -45,23 +47,22 @@ class Flow:
         return self.waiting[2 * unit + 1] if self.waiting else 0
 
     def of_parameters(self, unit: int) -> int:
-        """Bytes of gradients of parameters in the code in front of a unit."""
-        return self.parameters[2 * unit] if self.parameters else 0
+        """Bytes of gradients that parameters in the code in front of a unit are left with."""
+        return self.parameters[2 * unit] if self.parameters and self.are_left else 0
 
     def scaled(self, share: float) -> Flow:
         """At so large a share of the batch: what parameters get stays."""
         waiting, work = (tuple(int(size * share) for size in sizes) for sizes in (self.waiting, self.work))
-        return Flow(waiting, work, self.parameters)
+        return replace(self, waiting=waiting, work=work)
 
     def with_work(self, place: int, changed: Callable[[int], int]) -> Flow:
         """With another work at a place, if there is any."""
         work = tuple(changed(size) if at == place else size for at, size in enumerate(self.work))
-        return Flow(self.waiting, work, self.parameters)
+        return replace(self, work=work)
 
     def added(self) -> Flow:
-        """Where gradients of parameters are added to those that are there: they are work, and nothing is left."""
-        work = tuple(map(sum, zip(self.work, self.parameters, strict=True)))
-        return Flow(self.waiting, work, (0,) * len(self.parameters))
+        """Where gradients of parameters are added to those that are there, and nothing is left."""
+        return replace(self, are_left=False)
 
 
 def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], within: Sequence[Tensor]) -> Flow:

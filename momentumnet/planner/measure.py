@@ -118,6 +118,7 @@ class Measures:
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
         with torch.no_grad():
             free = self.memory(run)
+        sizes = [parameter.numel() * parameter.element_size() for parameter in parameters]
         return Cost(
             forward_seconds=forward,
             backward_seconds=backward,
@@ -125,8 +126,9 @@ class Measures:
             forward_peak=kept.peak_bytes,
             backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
             output_bytes=output_bytes,
-            parameter_bytes=0 if self._present else sum(p.numel() * p.element_size() for p in parameters),
+            parameter_bytes=0 if self._present else sum(sizes),
             cast_bytes=cast_bytes,
+            added_bytes=max(sizes, default=0) if self._present else 0,
         )
 
     def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
@@ -356,6 +358,8 @@ def _differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
 def _gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor | None, Sequence[Tensor]], Any]]:
     """Gets a backward that adds to gradients which parameters have meanwhile, as one behind another does."""
     before = [parameter.grad for parameter in parameters]
+    hooks = [found for p in parameters if (found := p._post_accumulate_grad_hooks) is not None]
+    theirs = [dict(found) for found in hooks]
 
     def added(total: Tensor | None, leaves: Sequence[Tensor]) -> None:
         if total is not None and leaves:
@@ -364,8 +368,12 @@ def _gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor 
     try:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
+        for found in hooks:
+            found.clear()  # they are for training: one may step an optimizer
         yield added
     finally:
+        for found, own in zip(hooks, theirs, strict=True):
+            found.update(own)
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
 

@@ -34,6 +34,7 @@ class Cost:
         output_bytes: of what it returns, and so of the gradient that comes to it.
         parameter_bytes: of the gradients that it leaves; none where they are there before, and are added to.
         cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
+        added_bytes: of the largest gradient of a parameter that is added to one that is there before, and goes.
     """
 
     forward_seconds: float = 0.0
@@ -44,6 +45,7 @@ class Cost:
     output_bytes: int = 0
     parameter_bytes: int = 0
     cast_bytes: int = 0
+    added_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.planner.fit import measured_step
+from momentumnet.planner.rescaled import rescaled
+from momentumnet.planner.search import Options, least
 from tests.models import ResidualMLP
 from tests.planner.wide import chain, rows
 
@@ -165,3 +167,44 @@ def test_what_it_may_be() -> None:
     plan = mn.plan(model, x, budget="least")
     with pytest.raises(mn.ConversionError, match="gradients was given, too"):
         mn.convert(model, plan=plan, gradients="present")
+
+
+def test_hooks_behind_accumulation_are_not_called_by_a_plan() -> None:
+    model, x = encoder()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    called: list[Tensor] = []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(called.append)
+    mn.plan(model, x, budget="least", gradients="present")
+    assert not called
+    assert all(parameter.grad is not None and (parameter.grad == 1).all() for parameter in model.parameters())
+    loss(model(x)).backward()
+    assert len(called) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("gradients", GRADIENTS)
+@pytest.mark.parametrize("head", [False, True])
+def test_gradients_that_are_added_do_not_grow_with_the_batch(gradients: str, head: bool) -> None:
+    blocks, x = weighty()
+    model = WithHead(blocks) if head else blocks
+
+    def measured(batch: int) -> Options:
+        example = x[:1].repeat(batch, 1)
+        return measured_step(model, example, gamma=exact_gamma(1 / 8), loss=loss, gradients=gradients).options
+
+    profile = measured(64).profile
+    for batch in (1, 16, 256):
+        predicted = least(Options(rescaled(profile, batch / 64)))[0]
+        assert predicted == pytest.approx(least(measured(batch))[0], rel=0.02)
+
+
+class WithHead(nn.Module):
+    """Multiplies with a matrix of its own, outside of all parts."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.weight = body, nn.Parameter(torch.randn(256, 1024) / 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) @ self.weight
