@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.errors import ConversionError
 from momentumnet.model_config import function_of
+from momentumnet.planner.budget import PRESENT
 from momentumnet.planning import plan
 from momentumnet.resume import load_training_state, training_state
 from momentumnet.reversion import revert
@@ -36,7 +38,9 @@ class MomentumConversion(Callback):
     Args:
         example_inputs: of the module's forward, as `convert` takes them. None for its ``example_input_array``.
         options: further options of `convert`: ``gamma``, ``budget``, ``streams``, ``others``, ``spare``, ... With a
-            ``budget`` the plan that was made for it is told to the log.
+            ``budget`` the plan that was made for it is told to the log (not with ``replan="auto"``). Where the trainer
+            accumulates the gradients of several batches, a budget or ``spare`` is planned with ``gradients="present"``,
+            unless you say otherwise; say so yourself in manual optimization.
 
     Raises:
         TypeError: an option that `convert` does not have, or that the callback takes care of itself.
@@ -56,14 +60,15 @@ class MomentumConversion(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert, or have it done as soon as ``configure_model`` has made the layers."""
+        accumulates = stage == "fit" and _accumulates(trainer)
         if type(pl_module).configure_model is LightningModule.configure_model:
-            self._convert(pl_module)
+            self._convert(pl_module, accumulates)
             return
         configure = pl_module.configure_model
 
         def configure_and_convert() -> None:
             configure()
-            self._convert(pl_module)
+            self._convert(pl_module, accumulates)
 
         pl_module.configure_model = configure_and_convert  # type: ignore[method-assign]
 
@@ -96,31 +101,41 @@ class MomentumConversion(Callback):
                 convert(revert(pl_module, inplace=True), like=saved, inplace=True)
         load_training_state(pl_module, checkpoint[_KEY]["streams"])
 
-    def _convert(self, module: LightningModule) -> None:
+    def _convert(self, module: LightningModule, accumulates: bool) -> None:
         if is_converted(module):
             return
+        options = self._options
         example = module.example_input_array if self._example is None else self._example
-        if example is None and "streams" not in self._options:
+        if example is None and "streams" not in options:
             raise ConversionError(
                 f"there is nothing to find the streams of {type(module).__name__} with: give MomentumConversion "
                 "example inputs, set the module's example_input_array, or name streams=[...]"
             )
+        if accumulates and (options.get("budget") is not None or options.get("spare")):
+            options = {"gradients": PRESENT, **options}
         with _apart_from_its_trainer(module):
-            budget = self._options.get("budget")
-            if budget is None:
-                convert(module, example, inplace=True, **self._options)
+            if options.get("budget") is None or options.keys() & _NOT_OF_A_PLAN:
+                convert(module, example, inplace=True, **options)
                 return
-            made = _planned(module, example, self._options)
+            made = _planned(module, example, options)
             logger.info("%s", made)
-            kept = {name: value for name, value in self._options.items() if name in _BESIDE_A_PLAN}
+            kept = {name: value for name, value in options.items() if name in _BESIDE_A_PLAN}
             convert(module, plan=made, inplace=True, **kept)
 
 
 _BESIDE_A_PLAN = frozenset({"final_velocity", "initial_velocity"})
+# Options of `convert` that `plan` does not have.
+_NOT_OF_A_PLAN = frozenset({"replan", "coupling"})
 
 
 def _planned(module: LightningModule, example: Any, options: Mapping[str, Any]) -> Any:
     return plan(module, example, **{name: value for name, value in options.items() if name not in _BESIDE_A_PLAN})
+
+
+def _accumulates(trainer: Trainer) -> bool:
+    """Whether the gradients of several batches make a step, now or from some epoch on."""
+    schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    return trainer.accumulate_grad_batches > 1 or any(s.going_to_accumulate_grad_batches() for s in schedulers)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

@@ -19,7 +19,7 @@ from tests.models import WIDTH, Chain, ResidualMLP
 pytest.importorskip("lightning", reason="pip install 'momentumnet[lightning]'")
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from momentumnet.lightning import MomentumConversion, callback
@@ -142,6 +142,47 @@ def test_a_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         fit(module, tmp_path, MomentumConversion(data()[:4], gamma=0.5, budget="1MiB"), fast_dev_run=True)
     assert mn.describe(module)["streams"]
     assert str(mn.plan(Regression(), data()[:4], gamma=0.5, budget="1MiB")).splitlines()[0][:20] in caplog.text
+
+
+ACCUMULATING: list[tuple[dict[str, Any], list[Callback]]] = [
+    ({"accumulate_grad_batches": 2}, []),
+    ({}, [GradientAccumulationScheduler({1: 2})]),
+]
+
+
+@pytest.mark.parametrize(("options", "beside"), ACCUMULATING)
+def test_a_budget_where_gradients_are_accumulated(
+    options: dict[str, Any], beside: list[Callback], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gradients_planned(tmp_path, monkeypatch, beside, options, budget="1MiB") == "present"
+    assert gradients_planned(tmp_path, monkeypatch, beside, options, budget="1MiB", gradients="anew") == "anew"
+    assert gradients_planned(tmp_path, monkeypatch, [], {}, budget="1MiB") == "anew"
+    fit(Regression(), tmp_path, MomentumConversion(data()[:4]), *beside, max_epochs=1, **options)
+    fit(Regression(), tmp_path, MomentumConversion(data()[:4], spare=1000), *beside, max_epochs=1, **options)
+
+
+def gradients_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, beside: list[Callback], options: dict[str, Any], **budget: Any
+) -> str:
+    plans = []
+
+    def planned(*args: Any, **options: Any) -> Any:
+        plans.append(mn.plan(*args, **options))
+        return plans[-1]
+
+    monkeypatch.setattr(callback, "plan", planned)
+    fit(Regression(), folder, MomentumConversion(data()[:4], **budget), *beside, max_epochs=1, **options)
+    (plan,) = plans
+    gradients: str = plan.gradients
+    return gradients
+
+
+def test_a_budget_with_what_no_plan_says(tmp_path: Path) -> None:
+    module = Regression()
+    fit(module, tmp_path, MomentumConversion(data()[:2], gamma=0.5, budget="1MiB", replan="auto"), max_epochs=1)
+    assert mn.describe(module)["streams"]
+    with pytest.raises(ConversionError, match="coupling"):
+        fit(Regression(), tmp_path, MomentumConversion(data()[:2], budget="1MiB", coupling="bdia"), max_epochs=1)
 
 
 @pytest.mark.parametrize("gammas", [(0, 1 / 8), (1 / 8, 0)])
