@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from momentumnet.errors import ConversionError
+from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.rescaled import predicted_largest
@@ -45,7 +47,7 @@ def largest_planned(
         most: the largest batch to look at.
 
     Raises:
-        ConversionError: a batch of one does not fit.
+        ConversionError: a batch of one does not fit, or cannot even be measured.
         ValueError: the inputs do not depend on the batch.
     """
     shapes: dict[int, list[torch.Size]] = {}
@@ -72,6 +74,11 @@ def largest_planned(
         return found[batch]
 
     largest = largest_fitting(options_of, allowed(limit), most)
+    if not found:
+        raise ConversionError(
+            f"there is not the memory to look at a step of a batch of {min(shapes)}: {format_bytes(limit)} may be more "
+            "than the device has free"
+        )
     if not largest:
         raise does_not_fit(_smallest(found[min(found)]), limit, min(found))
     return largest

@@ -97,7 +97,7 @@ class MeasuredStep:
             return best
         smallest = self._least_tried(trial)
         if limit is None:
-            return replace(smallest, budget=room if spare else None)
+            return replace(smallest, budget=max(room, smallest.measured_peak or 0) if spare else None)
         if smallest.measured_peak is not None and smallest.measured_peak <= limit:
             return replace(smallest, budget=limit)
         raise does_not_fit(self.options, limit, self.batch, measured=smallest.measured_peak)

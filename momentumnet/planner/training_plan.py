@@ -178,6 +178,15 @@ class TrainingPlan:
             raise ConversionError(f"{path} holds no plan that TrainingPlan.save has written") from error
         if version != VERSION:
             raise ConversionError(f"{path} holds a plan of version {version}, this is version {VERSION}; plan again")
+        try:
+            return cls._from_json(found)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConversionError(
+                f"{path} holds a plan that this version of momentumnet cannot read ({error}); plan again"
+            ) from error
+
+    @classmethod
+    def _from_json(cls, found: dict[str, Any]) -> TrainingPlan:
         return cls(
             units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
             streams=tuple(map(PlannedStream.from_json, found.pop("streams"))),

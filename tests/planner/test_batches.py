@@ -105,6 +105,16 @@ def test_one_sample_that_does_not_fit_is_a_budget_that_is_too_small() -> None:
     assert messages[0] == messages[1]
 
 
+def test_without_the_memory_to_measure_anything() -> None:
+    class Full(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("the device is full")
+
+    model = Full([ResidualMLP() for _ in range(3)])
+    with pytest.raises(mn.ConversionError, match="not the memory to look at a step of a batch of 1"):
+        mn.largest_batch(model, lambda batch: torch.randn(batch, 16), "8MiB")
+
+
 def test_where_one_sample_is_too_few_for_batch_norms() -> None:
     blocks = Chain([nn.Sequential(nn.BatchNorm1d(16), ResidualMLP(16)) for _ in range(2)])
     model = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), blocks).train()

@@ -208,3 +208,12 @@ class WithHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) @ self.weight
+
+
+@pytest.mark.parametrize("gradients", GRADIENTS)
+def test_a_budget_of_the_least_and_bytes_to_spare_is_not_below_what_was_measured(gradients: str) -> None:
+    model, x = weighty()
+    plan = mn.plan(model, x, spare=1, loss=loss, gradients=gradients)
+    assert plan.budget is not None
+    assert plan.measured_peak is not None
+    assert plan.measured_peak <= plan.budget

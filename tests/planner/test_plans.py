@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,21 @@ def test_a_plan_is_saved_loaded_and_followed(tmp_path: Path) -> None:
         mn.TrainingPlan.load(tmp_path / "other.json")
     with pytest.raises(mn.ConversionError, match="made for another model"):
         mn.convert(resnet50(), plan=plan)
+
+
+def test_plans_of_other_versions_are_read_or_refused(tmp_path: Path) -> None:
+    model, x = built("encoder")
+    path = tmp_path / "plan.json"
+    plan = mn.plan(model, x, gamma=GAMMA, budget="least")
+    plan.save(path)
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in saved.items() if name != "gradients"}))
+    assert mn.TrainingPlan.load(path) == plan
+    without_units = {name: value for name, value in saved.items() if name != "units"}
+    for other in ({**saved, "of_tomorrow": 1}, without_units, {**saved, "units": [{"names": ["0"]}]}):
+        path.write_text(json.dumps(other))
+        with pytest.raises(mn.ConversionError, match="plan again"):
+            mn.TrainingPlan.load(path)
 
 
 @pytest.mark.parametrize("budget", ["least", 1 << 40, None])
