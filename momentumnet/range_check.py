@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.streams.converted import streams_of
+from momentumnet.streams.converted import is_converted, streams_of
 
 
 def set_range_check(model: nn.Module, when: str) -> None:
@@ -23,6 +23,10 @@ def set_range_check(model: nn.Module, when: str) -> None:
       later pass learns of it. x and v at rest have room for four times those of the pass before, which takes up to
       half a byte an element more. Numbers are the same.
 
+    Take "backward" on a GPU where the host is what is slow, and in a loop that catches the error; see
+    docs/fit-your-gpu.md. In several processes the error comes in the one whose pass it was, and the others go on with
+    its gradients: keep "forward" there, or let all of them know before the optimizer steps.
+
     On a CPU there is nothing to wait for, and "backward" gains nothing. The first passes of a stream, those of streams
     with ``arithmetic="float"``, whose blocks call other processes or that are left before their last block are looked
     at as before. Copies and pickles keep the setting; `describe` and state dicts do not know of it.
@@ -33,7 +37,7 @@ def set_range_check(model: nn.Module, when: str) -> None:
         when: "forward" or "backward".
 
     Raises:
-        ConversionError: the model holds no stream.
+        ConversionError: the model holds no stream, as where a plan has chosen gamma 0.
         ValueError: ``when`` is something else; no stream is changed.
 
     Example:
@@ -48,6 +52,12 @@ def set_range_check(model: nn.Module, when: str) -> None:
     """
     streams = streams_of(model)
     if not streams:
-        raise ConversionError("the model holds no stream whose range could be checked; convert it first")
+        why = (
+            "it is converted without any, as by a plan at gamma 0, and its forward looks at nothing; leave this out, "
+            "or give the plan gamma=, e.g. gamma=1/8"
+            if is_converted(model)
+            else "convert it first"
+        )
+        raise ConversionError(f"the model holds no stream whose range could be checked; {why}")
     for stream in streams:
         stream.set_range_check(when)

@@ -280,3 +280,7 @@ def test_bad_input() -> None:
         mn.set_range_check(net, "late")
     with pytest.raises(mn.ConversionError, match="convert it first"):
         mn.set_range_check(nn.Linear(WIDTH, WIDTH), "backward")
+    planned = mn.convert(blocks(3), rows(), budget="1GiB", gamma=0)
+    for model in (planned, nn.Sequential(planned)):
+        with pytest.raises(mn.ConversionError, match="converted without any, as by a plan at gamma 0"):
+            mn.set_range_check(model, "backward")
