@@ -24,6 +24,7 @@ _MOVED: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictiona
 # What FSDP and DeepSpeed, which give parameters other memory while modules run, have on those of theirs. (FSDP2 takes
 # all memory away from those that it has put in place.)
 _MANAGED = ("_fsdp_flattened", "ds_id")
+_FSDP_MODULE = "_is_fsdp_managed_module"  # on each module in one that FSDP has wrapped
 
 
 @contextmanager
@@ -139,7 +140,8 @@ class MovedParameters:
         parameters = plain_parameters(self._modules)
         pointers = [parameter.data_ptr() for parameter in parameters]
         before = self._places[1]
-        if pointers == before:
+        # FSDP2 takes the memory away from parameters between forward and backward, and gives others or more to them.
+        if pointers == before or any(getattr(module, _FSDP_MODULE, False) for module in self._modules):
             return
         if len(pointers) != len(before):
             raise _moved_between(block, "one")

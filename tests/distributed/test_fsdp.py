@@ -45,6 +45,11 @@ def plain(x: Tensor, parent: type[Chain] = Chain, **options: Any) -> Found:
     return steps(sharded(converted(chain(parent=parent)), **options), x)
 
 
+def checkpointed(x: Tensor) -> Found:
+    """Between forward and backward, whoever is outside of the blocks lets go of their parameters' memory."""
+    return steps(sharded(converted(chain(), "checkpointed"), blocks=False, reshard_after_forward=True), x)
+
+
 def sharded_first(x: Tensor) -> Found:
     net = sharded(chain(), blocks=True)
     with pytest.raises(ConversionError, match=r"\(FSDPChain\) is sharded by fully_shard already.*convert first"):
@@ -124,6 +129,7 @@ def half_blocks(x: Tensor) -> Found:
 CASES: dict[str, Callable[[Tensor], Found]] = {
     "root": lambda x: plain(x, blocks=False),
     "root_resharded": lambda x: plain(x, blocks=False, reshard_after_forward=True),
+    "checkpointed": checkpointed,
     "blocks": lambda x: plain(x, blocks=True, reshard_after_forward=True),
     "blocks_kept": lambda x: plain(x, blocks=True, reshard_after_forward=False),
     "sharded_first": sharded_first,
