@@ -52,8 +52,9 @@ def plain_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
 
 def _shortened_when_used(modules: Iterable[nn.Module]) -> set[int]:
     """The numbers of weights whose rows an embedding scales down in place before it looks at them (max_norm)."""
-    owners = [module for module in modules if getattr(module, "max_norm", None) is not None]
-    if not any(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner in owners):
+    embeddings = [module for module in modules if isinstance(module, (nn.Embedding, nn.EmbeddingBag))]
+    owners = [module for module in embeddings if module.max_norm is not None]
+    if not owners:
         return set()
     own = {id(owner._parameters.get("weight")) for owner in owners}
     return {number for number, parameter in enumerate(plain_parameters(modules)) if id(parameter) in own}

@@ -117,13 +117,13 @@ class BlockCall:
 
     def _expect(self, moved: Collection[nn.Parameter]) -> None:
         """These parameters are to stay as the call itself has left them."""
-        for parameter in moved:
-            self._parameters = [
-                (reference, name, version(parameter), parameter.dtype, requires_grad)
-                if reference() is parameter
-                else (reference, name, counter, dtype, requires_grad)
-                for reference, name, counter, dtype, requires_grad in self._parameters
-            ]
+        if not moved:
+            return
+        left = {id(parameter): (version(parameter), parameter.dtype) for parameter in moved}
+        self._parameters = [
+            (reference, name, *left.get(id(reference()), (counter, dtype)), requires_grad)
+            for reference, name, counter, dtype, requires_grad in self._parameters
+        ]
 
     def origins(self, stream: Tensor | None) -> Origins:
         """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
