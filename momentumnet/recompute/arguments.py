@@ -114,11 +114,14 @@ class Arguments:
         elif not known:
             return
         self._known = known
+        clones: dict[int, Tensor] = {}  # by the tensor: one that is given twice is one in a recompute, too
         for place, leaf in enumerate(self._leaves):
             is_plain = type(leaf) is Tensor and leaf is not _STREAM
             if is_plain and (is_first or place in known) and is_small(leaf) and not leaf.is_inference():
-                self._clones[place] = leaf.clone()
-                self._cloned.append((leaf, self._clones[place]))
+                if id(leaf) not in clones:
+                    clones[id(leaf)] = leaf.clone()
+                    self._cloned.append((leaf, clones[id(leaf)]))
+                self._clones[place] = clones[id(leaf)]
 
     def _keep_objects(self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor]) -> None:
         def held(tensor: Tensor) -> Tensor:
@@ -232,7 +235,8 @@ class Arguments:
         for place, found in self._found_again(stream).items():
             leaves[place] = found
         if self._clones:
-            self._given = {place: value.clone() for place, value in self._clones.items()}
+            given = {id(value): value.clone() for value in self._clones.values()}
+            self._given = {place: given[id(value)] for place, value in self._clones.items()}
             for place, value in self._given.items():
                 leaves[place] = value
         if self._spec is None:

@@ -120,6 +120,41 @@ def test_gradients_are_those_of_stored_activations(
         assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
 
 
+class Twice(nn.Module):
+    """Writes to one of its arguments, and reads the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, written: Tensor, read: Tensor) -> Tensor:
+        written.add_(0.5)
+        return x + torch.tanh(self.layer(x) * read.sum())
+
+
+class Doubled(nn.Module):
+    """Gives its blocks one tensor for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Twice() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = torch.zeros(2)
+        for block in self.blocks:
+            x = block(x, given, read=given)
+        return x
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_tensor_that_is_given_twice_is_one_in_a_recompute_too(way: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = Doubled()
+    found, stored = (mn.convert(model, rows(), **options) for options in (way, {"backward": "stored"}))
+    for _ in range(2):
+        assert_same(train_step(found, (rows(),)), train_step(stored, (rows(),)), tolerance=0.0)
+
+
 @pytest.mark.parametrize("by_keyword", [False, True])
 @pytest.mark.parametrize("make", [alone, in_a_dict])
 @pytest.mark.parametrize("use", [averaging, writing_first])
