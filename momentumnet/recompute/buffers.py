@@ -30,7 +30,6 @@ _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.i
 class _Before(NamedTuple):
     """A buffer in front of a call, its counter, and a copy."""
 
-    place: int
     owner: nn.Module
     name: str
     buffer: Tensor
@@ -71,34 +70,35 @@ class Buffers:
             {name: buffer is None for name, buffer in table.items()} if table else _NO_NAMES for table in self._tables
         ]
         self._learned: Learned | None = None
-        self._moving: list[tuple[int, nn.Module]] = []
+        self._moving: list[nn.Module] = []
         self._is_watched = False
-        if holding := [(place, owner) for place, owner in enumerate(owners) if owner._buffers]:
+        if holding := [owner for owner in owners if owner._buffers]:
             self._look_at(owners, holding)
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
         self._running: Clones = []
         self._may_be_taken_back = False
 
-    def _look_at(self, owners: list[nn.Module], holding: list[tuple[int, nn.Module]]) -> None:
+    def _look_at(self, owners: list[nn.Module], holding: list[nn.Module]) -> None:
         self._learned = learned = learned_of(owners[0])
-        self._moving = moving = [(place, owner) for place, owner in holding if _only_moves(owner)]
-        if len(moving) > learned.moving:  # again where norms that had been frozen move by now
+        self._moving = moving = [owner for owner in holding if _only_moves(owner)]
+        if not learned.knows(moving):
             self._is_watched = not any(map(is_compiled, owners))
-            learned.moving = len(moving) if not self._is_watched else learned.moving
-        only_move = {place for place, _ in moving} if moving else ()
+            if not self._is_watched:
+                learned.have_watched(moving)
+        only_move = set(map(id, moving))
         keeps_some = self._is_watched or learned.places
-        for place, owner in holding:
-            if place in only_move and not keeps_some:
+        for owner in holding:
+            only_moves = id(owner) in only_move
+            if only_moves and not keeps_some:
                 continue
             for name, buffer in owner._buffers.items():
-                is_kept = place not in only_move or self._is_watched or (place, name) in learned.places
+                is_kept = not only_moves or self._is_watched or (id(owner), name) in learned.places
                 if buffer is None or not is_kept:
                     continue
                 if isinstance(owner, _NormBase) and not owner.training:
                     self._read.append((owner, name, buffer, version(buffer)))
                 else:
-                    value = buffer.detach().clone()
-                    self._before.append(_Before(place, owner, name, buffer, version(buffer), value))
+                    self._before.append(_Before(owner, name, buffer, version(buffer), buffer.detach().clone()))
 
     def watched(self) -> AbstractContextManager[None]:
         """Context of the first run: of a block's first call it notes which running statistics the block reads."""
@@ -137,13 +137,13 @@ class Buffers:
             self._learn(self._learned)
         if not self._before:
             return
-        only_move = {place for place, _ in self._moving}
+        only_move = set(map(id, self._moving))
         learned = self._learned.places if self._learned is not None else ()
-        for place, owner, name, buffer, counter, value in self._before:
-            is_learned = (place, name) in learned
-            if is_learned or (place not in only_move and (version(buffer) != counter or owner in self._moved_unseen)):
+        for owner, name, buffer, counter, value in self._before:
+            is_learned, only_moves = (id(owner), name) in learned, id(owner) in only_move
+            if is_learned or (not only_moves and (version(buffer) != counter or owner in self._moved_unseen)):
                 self._seen.append((owner, name, value))
-            elif place not in only_move:
+            elif not only_moves:
                 self._read.append((owner, name, buffer, counter))
         self._before = []
 
@@ -152,18 +152,18 @@ class Buffers:
         """Norms in training whose running statistics the block reads."""
         if self._learned is None or not self._learned.places:
             return ()
-        places = {place for place, _ in self._learned.places}
-        return [norm for place, norm in self._moving if place in places]
+        owners = {number for number, _ in self._learned.places}
+        return [norm for norm in self._moving if id(norm) in owners]
 
     def _learn(self, learned: Learned) -> None:
-        """The block's first call is over: which buffers it has moved past their counters."""
-        only_move = {place for place, _ in self._moving}
+        """A call that was watched is over: which buffers it has moved past their counters."""
+        only_move = set(map(id, self._moving))
         learned.places.update(
-            (before.place, before.name)
+            (id(before.owner), before.name)
             for before in self._before
-            if before.place not in only_move and before.is_written_unseen
+            if id(before.owner) not in only_move and before.is_written_unseen
         )
-        learned.moving = len(self._moving)
+        learned.have_watched(self._moving)
 
     def check_unchanged(self, block: str) -> None:
         for _, name, buffer, counter in self._read:

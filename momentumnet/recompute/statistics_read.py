@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-Place = tuple[int, str]  # the number of a module in its block, and a buffer's name
+Place = tuple[int, str]  # a module's id, and a buffer's name
 
 _NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 
@@ -24,13 +24,24 @@ class Learned:
     """What the calls of a block have shown.
 
     Attributes:
-        places: buffers whose values before a call its recompute has to be given.
-        moving: how many norms in training have been watched; -1 before the first call.
+        places: buffers whose values before a call its recompute has to be given. (Where a module has gone and another
+            one lies in its place, one copy too many is kept.)
     """
 
     def __init__(self) -> None:
         self.places: set[Place] = set()
-        self.moving = -1
+        self._is_new = True
+        self._watched: dict[int, weakref.ref[nn.Module]] = {}
+
+    def knows(self, norms: Iterable[nn.Module]) -> bool:
+        """Whether a call has been watched in which all of these moved their statistics."""
+        watched = self._watched
+        return not self._is_new and all(id(norm) in watched and watched[id(norm)]() is norm for norm in norms)
+
+    def have_watched(self, norms: Iterable[nn.Module]) -> None:
+        """Such a call is over."""
+        self._is_new = False
+        self._watched.update((id(norm), weakref.ref(norm)) for norm in norms)
 
 
 _LEARNED: weakref.WeakKeyDictionary[nn.Module, Learned] = weakref.WeakKeyDictionary()
@@ -45,10 +56,10 @@ def learned_of(block: nn.Module) -> Learned:
 
 
 class _Watches(threading.local):
-    """Of each thread the watches under way: the norms by id, and the places that have been read."""
+    """Of each thread the watches under way: the ids of norms, and the places that have been read."""
 
     def __init__(self) -> None:
-        self.stack: list[tuple[dict[int, int], set[Place]]] = []
+        self.stack: list[tuple[set[int], set[Place]]] = []
 
 
 _WATCHES = _Watches()
@@ -58,17 +69,17 @@ _under_way = 0
 
 
 @contextmanager
-def reads_noted(norms: Sequence[tuple[int, nn.Module]], found: set[Place]) -> Iterator[None]:
+def reads_noted(norms: Iterable[nn.Module], found: set[Place]) -> Iterator[None]:
     """Inside, ``found`` receives the statistics that somebody else reads than the forward of a norm in training.
 
     Modules are asked for buffers by ``__getattr__``, which nothing of PyTorch looks at while a block runs. A function
     mode would see more, and have functions that are compiled in the block compiled once more for its recompute.
 
     Args:
-        norms: the norms, by their number in the block.
-        found: gets the number and the name of what is read.
+        norms: the norms.
+        found: gets the places that are read.
     """
-    _WATCHES.stack.append(({id(norm): number for number, norm in norms}, found))
+    _WATCHES.stack.append(({id(norm) for norm in norms}, found))
     _count(1)
     try:
         yield
@@ -81,7 +92,8 @@ def _count(change: int) -> None:
     """``nn.Module`` has a ``__getattr__`` that notes as long as any thread wants it."""
     global _under_way, _ORIGINAL
     with _LOCK:
-        if not _under_way:
+        # Another one who had put a function of his own there in the meantime may have put this one back.
+        if not _under_way and nn.Module.__getattr__ is not _noting:
             _ORIGINAL = nn.Module.__getattr__
             nn.Module.__getattr__ = _noting  # type: ignore[method-assign]
         _under_way += change
@@ -92,11 +104,12 @@ def _count(change: int) -> None:
 def _noting(module: nn.Module, name: str) -> Any:
     if name in _NAMES:
         for norms, found in _WATCHES.stack:
-            number = norms.get(id(module))
-            if number is not None and not (module.training and _is_by_torch(sys._getframe(1).f_globals)):
-                found.add((number, name))
+            if id(module) in norms and not (module.training and _is_by_a_norm(sys._getframe(1).f_globals)):
+                found.add((id(module), name))
     return _ORIGINAL(module, name)
 
 
-def _is_by_torch(names: dict[str, Any]) -> bool:
-    return str(names.get("__name__")).startswith("torch.nn.modules.")
+def _is_by_a_norm(names: dict[str, Any]) -> bool:
+    """Whether code of torch's layers asks, for itself: `get_buffer` does for somebody else."""
+    asking = str(names.get("__name__"))
+    return asking.startswith("torch.nn.modules.") and asking != nn.Module.__module__

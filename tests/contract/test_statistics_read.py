@@ -28,6 +28,11 @@ def reading_the_mean(block: Block, x: Tensor) -> Tensor:
     return block.norm(x) - mean
 
 
+def asking_for_the_buffer(block: Block, x: Tensor) -> Tensor:
+    mean = block.norm.get_buffer("running_mean").clone()
+    return block.norm(x) - mean
+
+
 def reading_in_between(block: Block, x: Tensor) -> Tensor:
     y = block.norm(x)
     return block.norm(y * block.norm.running_var.clone())
@@ -75,7 +80,8 @@ def model_of(step: Step) -> nn.Module:
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize(
-    "step", [reading_the_count, reading_the_mean, reading_in_between, toggled, on_buffers_of_its_own]
+    "step",
+    [reading_the_count, reading_the_mean, asking_for_the_buffer, reading_in_between, toggled, on_buffers_of_its_own],
 )
 def test_gradients_are_those_of_stored_activations(step: Step, way: dict[str, Any]) -> None:
     found, stored = (mn.convert(model_of(step), rows(), **options) for options in (way, {"backward": "stored"}))
@@ -130,3 +136,60 @@ def test_what_is_not_seen_is_refused_with_what_to_do() -> None:
     net = mn.convert(model_of(reading_the_state_dict), rows())
     with pytest.raises(mn.ReconstructionError, match=r"by attribute \(norm\.running_mean\)"):
         train_step(net, (rows(),))
+
+
+class TwoNorms(nn.Module):
+    """Its code reads the statistics of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norms = nn.Linear(WIDTH, WIDTH), nn.Sequential(nn.BatchNorm1d(WIDTH), nn.BatchNorm1d(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        for norm in self.norms:
+            variance = norm.running_var.clone()
+            y = norm(y) * variance
+        return x + torch.tanh(y)
+
+
+def other_norms_move(block: TwoNorms, step: int) -> None:
+    """One of them is frozen, and then the other one: as many move as before."""
+    for number, norm in enumerate(block.norms):
+        norm.train(number == step)
+
+
+def a_module_comes_in_front(block: TwoNorms, step: int) -> None:
+    if step:
+        modules = dict(block._modules)
+        block._modules.clear()
+        block._modules.update(adapter=nn.Identity(), **modules)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("change", [other_norms_move, a_module_comes_in_front])
+def test_blocks_may_change_after_their_first_call(change: Callable[[TwoNorms, int], None], way: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[TwoNorms() for _ in range(3)])
+    nets = [mn.convert(model, rows(), **options) for options in ({"backward": "stored"}, way)]
+    for step in range(2):
+        for net in nets:
+            for block in net:
+                change(block, step)
+        expected, got = (train_step(net, (rows(),)) for net in nets)
+        assert_same(got, expected, tolerance=0.0)
+
+
+def test_another_function_in_the_place_of_getattr_may_come_and_go_while_a_block_is_watched() -> None:
+    norm, found, before = nn.BatchNorm1d(WIDTH), set[tuple[int, str]](), nn.Module.__getattr__
+    try:
+        with statistics_read.reads_noted([norm], found):
+            standing = nn.Module.__getattr__
+            nn.Module.__getattr__ = lambda module, name: standing(module, name)  # another thread begins to trace
+        nn.Module.__getattr__ = standing  # and ends
+        with statistics_read.reads_noted([norm], found):
+            assert norm.running_mean is not None
+        assert found == {(id(norm), "running_mean")}
+        assert nn.Module.__getattr__ is before
+    finally:
+        nn.Module.__getattr__ = before
