@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
@@ -13,18 +13,23 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
+from momentumnet.recompute.buffer_values import (
+    FEW,
+    Clones,
+    Table,
+    clones_of,
+    give,
+    make_as,
+    tables_of,
+    take_out,
+    write_back,
+)
 from momentumnet.recompute.buffers_on_demand import kept_on_demand
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
 from momentumnet.recompute.statistics_read import Learned, learned_of, reads_noted
 from momentumnet.recompute.uncompiled import is_compiled
 
-# Tensors, and their values.
-Clones = list[tuple[list[Tensor], list[Tensor]]]
-
-_NO_TABLE: dict[str, Tensor | None] = {}
 _NO_NAMES: dict[str, bool] = {}
-FEW = 1024  # elements of a tensor that are copied without a reason
-_NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
 
 class _Before(NamedTuple):
@@ -64,7 +69,7 @@ class Buffers:
         self._before: list[_Before] = []
         self._read: list[tuple[nn.Module, str, Tensor, int]] = []
         self._moved_unseen = _moved_unseen(owners)
-        self._tables = _tables(owners)
+        self._tables = tables_of(owners)
         # By name, whether it was None.
         self._names = [
             {name: buffer is None for name, buffer in table.items()} if table else _NO_NAMES for table in self._tables
@@ -116,16 +121,16 @@ class Buffers:
             if buffer is not None
         ]
         self._may_be_taken_back = True
-        self._running = _clones(moving)
+        self._running = clones_of(moving)
 
     def put_back(self) -> None:
         """As if the call had not been: every buffer is the tensor that it was, and holds what it held before."""
-        _make_as(self._owners, self._tables)
-        _write_back(self._running)
+        make_as(self._owners, self._tables)
+        write_back(self._running)
         for owner, name, value in self._seen:
             place = owner._buffers[name]
             if place is not None:
-                _give(place, value)
+                give(place, value)
 
     def forget_running(self) -> None:
         self._running, self._tables = [], []
@@ -186,7 +191,7 @@ class Buffers:
 
     @contextmanager
     def _replayed(self, untouched: Sequence[nn.Module]) -> Iterator[None]:
-        tables = _tables(self._owners)
+        tables = tables_of(self._owners)
         now = dict(zip(map(id, self._owners), tables, strict=True))
         # Another tensor stands there now: it was assigned anew, or torch.func.functional_call has taken it out.
         swapped = [
@@ -195,24 +200,24 @@ class Buffers:
         seen = {(id(owner), name): (owner, value) for owner, name, value in (*self._seen, *swapped)}
         on_demand = {id(owner) for owner in untouched}
         current, later = self._split(tables, seen, on_demand)
-        kept = _clones(current)
+        kept = clones_of(current)
 
         def keep() -> None:
             nonlocal later
-            kept.extend(_clones(later))
+            kept.extend(clones_of(later))
             later = []
 
         try:
             for owner, names, table in zip(self._owners, self._names, tables, strict=True):
                 if table or names:
-                    _take_out(owner._buffers, names)
+                    take_out(owner._buffers, names)
             self._give_again(seen, tables, now)
             with kept_on_demand(untouched, keep):
                 yield
         finally:
-            _make_as(self._owners, tables)
+            make_as(self._owners, tables)
             # What was kept later may lie in the memory of what was kept before, which is right.
-            _write_back(kept[::-1])
+            write_back(kept[::-1])
 
     def _give_again(
         self,
@@ -236,7 +241,7 @@ class Buffers:
 
     def _split(
         self,
-        tables: Sequence[dict[str, Tensor | None]],
+        tables: Sequence[Table],
         seen: Mapping[tuple[int, str], object],
         on_demand: Collection[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -252,34 +257,6 @@ class Buffers:
                 ):
                     (later if id(owner) in on_demand else now).append(buffer)
         return now, later
-
-
-def _tables(owners: Sequence[nn.Module]) -> list[dict[str, Tensor | None]]:
-    """The buffers of each by name, not to be written to."""
-    return [dict(owner._buffers.items()) if owner._buffers else _NO_TABLE for owner in owners]
-
-
-def _take_out(table: dict[str, Tensor | None], names: Mapping[str, bool]) -> None:
-    """Buffers that there were not are not there, and those that were None are None."""
-    for name in [name for name in table.keys() if name not in names]:  # noqa: SIM118 (a script's table is no dict)
-        del table[name]
-    for name, was_none in names.items():
-        if was_none:
-            table[name] = None
-
-
-def _make_as(owners: Sequence[nn.Module], tables: Sequence[dict[str, Tensor | None]]) -> None:
-    """The very tensors, in their order, stand under the same names again."""
-    for owner, before in zip(owners, tables, strict=True):
-        table = owner._buffers
-        if not (table or before):
-            continue
-        if list(table.keys()) != list(before):
-            table.clear()
-            table.update(before)
-        for name, buffer in before.items():
-            if table[name] is not buffer:
-                table[name] = buffer
 
 
 def _only_moves(owner: nn.Module) -> bool:
@@ -302,57 +279,3 @@ def _moved_unseen(owners: list[nn.Module]) -> list[nn.Module]:
     if fused is None:
         return norms
     return norms + [module for owner in owners if isinstance(owner, fused) for module in owner.modules()]
-
-
-def _give(place: Tensor, value: Tensor) -> None:
-    """The buffer has a value again, of whatever size: an observer takes its size from its first call."""
-    if place.shape != value.shape:
-        place.resize_(value.shape)
-    place.data.copy_(value)
-
-
-def _clones(buffers: Iterable[Tensor]) -> Clones:
-    """The buffers and their values. Those of one type and device together, which is one launch on a GPU.
-
-    There, numbers of 4 and 8 bytes go together, too, as words: the statistics of norms and their counts.
-    """
-    groups: dict[object, list[Tensor]] = {}
-    for buffer in buffers:
-        apart, part = id(buffer), buffer.detach()
-        if _goes_with_others(buffer):
-            apart, part = 0, _words(part) if buffer.is_cuda else part
-        groups.setdefault((part.dtype, part.device, apart), []).append(part)
-    return [(own, _copies(own)) for own in groups.values()]
-
-
-def _words(buffer: Tensor) -> Tensor:
-    """The memory of its numbers as 32-bit words; itself where they are narrower, or do not lie side by side."""
-    if buffer.element_size() < 4 or not buffer.is_contiguous():
-        return buffer
-    return buffer.reshape(-1).view(torch.int32)
-
-
-def _copies(buffers: list[Tensor]) -> list[Tensor]:
-    """Of the very bits: what adds 0 or multiplies by 1 does not keep those of -0 and NaN."""
-    if len(buffers) == 1:
-        return [buffers[0].clone()]
-    values = [torch.empty_like(buffer) for buffer in buffers]
-    torch._foreach_copy_(values, buffers)
-    return values
-
-
-def _goes_with_others(buffer: Tensor) -> bool:
-    plain = type(buffer) is Tensor and buffer.layout == torch.strided and buffer.dtype in _NUMBERS
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
-
-
-def _write_back(clones: Clones) -> None:
-    """The buffers hold again what they held.
-
-    Through .data: the in-place counter does not move, so graphs that saved a buffer stay valid.
-    """
-    for buffers, values in clones:
-        if len(buffers) > 1:
-            torch._foreach_copy_([buffer.data for buffer in buffers], values)
-        else:
-            buffers[0].data.copy_(values[0])

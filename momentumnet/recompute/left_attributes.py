@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from momentumnet.recompute.buffers import FEW
+from momentumnet.recompute.buffer_values import FEW
 from momentumnet.recompute.generators import bytes_on_host
 from momentumnet.recompute.objects import parts
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
-from momentumnet.recompute.buffers import FEW
+from momentumnet.recompute.buffer_values import FEW
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
 from momentumnet.recompute.looks import has_lost_its_memory
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from momentumnet.recompute import buffers
+from momentumnet.recompute import buffer_values
 
 
 class Copies(TorchDispatchMode):
@@ -33,24 +33,26 @@ def of_norms(device: str) -> list[Tensor]:
 
 
 def test_statistics_and_counts_on_a_gpu_are_kept_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffers, "_goes_with_others", lambda buffer: True)  # fake ones are of a class of their own
+    monkeypatch.setattr(
+        buffer_values, "_goes_with_others", lambda buffer: True
+    )  # fake ones are of a class of their own
     with FakeTensorMode():
         kept = of_norms("cuda")
         with Copies() as copies:
-            clones = buffers._clones(kept)
+            clones = buffer_values.clones_of(kept)
             assert copies.count == 1
-            buffers._write_back(clones)
+            buffer_values.write_back(clones)
         assert copies.count == 2
         narrow = [torch.zeros(3, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
         with Copies() as copies:
-            buffers._clones([*kept, *narrow])
+            buffer_values.clones_of([*kept, *narrow])
         assert copies.count == 2
 
 
 def test_numbers_as_words_are_the_numbers() -> None:
     gaps = torch.zeros(4, 3)[:, 1]
     for buffer in (*of_norms("cpu"), torch.ones(3, dtype=torch.bfloat16), gaps):
-        expected, words = buffer.clone(), buffers._words(buffer)
+        expected, words = buffer.clone(), buffer_values._words(buffer)
         kept = words.clone()
         buffer.fill_(7)
         words.copy_(kept)
@@ -58,4 +60,4 @@ def test_numbers_as_words_are_the_numbers() -> None:
             buffer.flatten().contiguous().view(torch.uint8).tolist()
             == expected.flatten().contiguous().view(torch.uint8).tolist()
         )
-    assert buffers._words(gaps) is gaps
+    assert buffer_values._words(gaps) is gaps
