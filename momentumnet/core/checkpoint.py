@@ -26,8 +26,9 @@ from momentumnet.core.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.caches import Lent
+from momentumnet.recompute.collected_tensors import Collected
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import Collected, SavedTensors
+from momentumnet.recompute.saved_tensors import SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
 
 

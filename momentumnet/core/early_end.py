@@ -25,10 +25,10 @@ from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.failures import Failures
+from momentumnet.recompute.collected_tensors import Collected, Enough
 from momentumnet.recompute.moved_parameters import plain_parameters
 from momentumnet.recompute.origins import Place
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import Collected, Enough
 from momentumnet.recompute.saved_values import SavedValues
 from momentumnet.recompute.uncompiled import is_compiled
 

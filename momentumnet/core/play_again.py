@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.watch import Passed, Watch
 from momentumnet.errors import StateRangeError
+from momentumnet.recompute.collected_tensors import without_saved_tensors
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import without_saved_tensors
 
 if TYPE_CHECKING:
     from momentumnet.core.tape import Tape  # which plays again when it finds that it has to

@@ -16,8 +16,9 @@ from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Undo
 from momentumnet.core.early_end import EarlyEnd, again_until
 from momentumnet.core.failures import Failures, compare
+from momentumnet.recompute.collected_tensors import without_saved_tensors
 from momentumnet.recompute.replay import BlockCall
-from momentumnet.recompute.saved_tensors import SavedTensors, without_saved_tensors
+from momentumnet.recompute.saved_tensors import SavedTensors
 from momentumnet.recompute.saved_values import SavedValues
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.buffers_on_demand import as_they_are
-from momentumnet.recompute.saved_tensors import never_opened, watched
+from momentumnet.recompute.collected_tensors import never_opened, watched
 from momentumnet.recompute.uncompiled import is_compiled
 
 _PLAIN = (Tensor, nn.Parameter)

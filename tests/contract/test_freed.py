@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
-from momentumnet.recompute.saved_tensors import Collected
+from momentumnet.recompute.collected_tensors import Collected
 from tests.contract.reference import assert_same, loss_of, train_step
 
 WIDTH, HIDDEN = 8, 64
