@@ -171,8 +171,10 @@ class Arguments:
 
     def shared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors in objects and containers that other calls may be given, too, in order."""
-        leaves = [*args, *kwargs.values()] if self._spec is None else pytree.tree_leaves((args, kwargs))
-        written = [leaves[place] for place in self._clones]
+        written = []
+        if self._clones:
+            leaves = [*args, *kwargs.values()] if self._spec is None else pytree.tree_leaves((args, kwargs))
+            written = [leaves[place] for place in self._clones]
         if self._spec is None:
             return written
         named = named_arguments(args, kwargs).items()

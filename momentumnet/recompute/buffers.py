@@ -68,7 +68,7 @@ class Buffers:
         self._owners = owners
         self._before: list[_Before] = []
         self._read: list[tuple[nn.Module, str, Tensor, int]] = []
-        self._moved_unseen = _moved_unseen(owners)
+        self._moved_unseen = set(map(id, _moved_unseen(owners)))
         self._tables = tables_of(owners)
         # By name, whether it was None.
         self._names = [
@@ -146,7 +146,7 @@ class Buffers:
         learned = self._learned.places if self._learned is not None else ()
         for owner, name, buffer, counter, value in self._before:
             is_learned, only_moves = (id(owner), name) in learned, id(owner) in only_move
-            if is_learned or (not only_moves and (version(buffer) != counter or owner in self._moved_unseen)):
+            if is_learned or (not only_moves and (version(buffer) != counter or id(owner) in self._moved_unseen)):
                 self._seen.append((owner, name, value))
             elif not only_moves:
                 self._read.append((owner, name, buffer, counter))
