@@ -118,7 +118,7 @@ def _outside_compiled(norms: list[nn.Module], owners: list[nn.Module]) -> list[n
 
 def _measured(norm: nn.Module, x: Tensor, output: Tensor, saved: list[Tensor]) -> Measured | None:
     """What a norm measured, from what autograd saved of it; None if it cannot be given again."""
-    tensors = {**norm._parameters, **norm._buffers}
+    tensors = {**norm._parameters, **dict(as_they_are(norm))}
     if not _can_be_given(x, norm._parameters):
         return None
     before, results = _cut(output, saved)

@@ -40,6 +40,25 @@ class _OnDemand(dict[str, "Tensor | None"]):
         self.ask()
         return super().values()
 
+    def __iter__(self) -> Iterator[str]:
+        # That there is one has `dict(table)` and `{**table}` go by `__getitem__`, too.
+        return super().__iter__()
+
+    def pop(self, *args: Any) -> Any:
+        self.ask()
+        return super().pop(*args)
+
+    def popitem(self) -> Any:
+        self.ask()
+        return super().popitem()
+
+    def setdefault(self, *args: Any) -> Any:
+        self.ask()
+        return super().setdefault(*args)
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
     def copy(self) -> dict[str, Tensor | None]:
         self.ask()
         return dict(super().items())

@@ -138,6 +138,39 @@ def test_what_is_not_seen_is_refused_with_what_to_do() -> None:
         train_step(net, (rows(),))
 
 
+def popped(table: Any) -> Tensor:
+    table["running_mean"] = mean = table.pop("running_mean")
+    return mean
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        popped,
+        lambda table: table["running_mean"],
+        lambda table: table.setdefault("running_mean", None),
+        lambda table: {**table}["running_mean"],
+        lambda table: dict(table)["running_mean"],
+        lambda table: (table | {})["running_mean"],
+        lambda table: ({} | table)["running_mean"],
+        lambda table: next(iter(table.values())),
+        lambda table: dict(table.copy())["running_mean"],
+    ],
+)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_statistics_that_a_block_moves_behind_its_norm_move_once(
+    look: Callable[[Any], Tensor], way: dict[str, Any]
+) -> None:
+    def moving(block: Block, x: Tensor) -> Tensor:
+        y = block.norm(x)
+        look(block.norm._buffers).data.add_(1.0)
+        return y
+
+    net, stored = (mn.convert(model_of(moving), rows(), **options) for options in (way, {"backward": "stored"}))
+    for _ in range(2):
+        assert_same(train_step(net, (rows(),)), train_step(stored, (rows(),)), tolerance=0.0)
+
+
 class TwoNorms(nn.Module):
     """Its code reads the statistics of both."""
 
