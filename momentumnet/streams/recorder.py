@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -233,34 +231,6 @@ def saved_tensors_shown_to(recorder: Recorder) -> saved_tensors_hooks:
         return tensor.detach()
 
     return saved_tensors_hooks(unseen(pack), lambda tensor: tensor)
-
-
-@contextmanager
-def lifted_for_transforms(hooks: saved_tensors_hooks) -> Iterator[None]:
-    """Inside, a block may take a gradient by torch.func, which refuses to run under saved-tensor hooks.
-
-    What autograd saves in there is not shown to them. Hooks of the block's own are refused as ever.
-    """
-    refused, thread = torch.autograd.graph.disable_saved_tensors_hooks, threading.get_ident()
-    own = hooks.pack_hook, hooks.unpack_hook
-
-    @contextmanager
-    def lifted(error_message: str) -> Iterator[None]:
-        is_ours = thread == threading.get_ident() and torch._C._autograd._top_saved_tensors_default_hooks(True) == own
-        if is_ours:
-            torch._C._autograd._pop_saved_tensors_default_hooks()
-        try:
-            with refused(error_message):
-                yield
-        finally:
-            if is_ours:
-                torch._C._autograd._push_saved_tensors_default_hooks(*own)
-
-    torch.autograd.graph.disable_saved_tensors_hooks = lifted
-    try:
-        yield
-    finally:
-        torch.autograd.graph.disable_saved_tensors_hooks = refused
 
 
 def _largest_magnitude(tensor: torch.Tensor) -> float:

@@ -17,8 +17,9 @@ from momentumnet.errors import ConversionError
 from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.forwards import forwards_as_calls, uncalled_siblings
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
+from momentumnet.streams.lifted_hooks import lifted_for_transforms
 from momentumnet.streams.nested import copied, tensors_in
-from momentumnet.streams.recorder import Recorder, lifted_for_transforms, saved_tensors_shown_to, unseen
+from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unseen
 from momentumnet.streams.training_norms import batches_measured
 
 
