@@ -245,7 +245,10 @@ class Buffers:
         seen: Mapping[tuple[int, str], object],
         on_demand: Collection[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The buffers whose values are kept in a recompute: in any case, and if they are asked for."""
+        """The buffers whose values are kept in a recompute: in any case, and if their table is asked for them.
+
+        What others hold beside the table may be written to past it.
+        """
         now: list[Tensor] = []
         later: list[Tensor] = []
         for owner, table in zip(self._owners, tables, strict=True):
@@ -255,8 +258,22 @@ class Buffers:
                 if buffer is not None and (
                     buffer.is_floating_point() or buffer.numel() <= FEW or (id(owner), name) in seen
                 ):
-                    (later if id(owner) in on_demand else now).append(buffer)
+                    waits = id(owner) in on_demand and sys.getrefcount(buffer) <= _REFERENCES
+                    (later if waits else now).append(buffer)
         return now, later
+
+
+def _references() -> int:
+    """How often a buffer is counted in `Buffers._split` that its own table and the one there alone hold."""
+    owner = nn.Module()
+    owner.register_buffer("alone", torch.zeros(1))
+    for _, table in zip([owner], tables_of([owner]), strict=True):
+        for _, buffer in table.items():
+            return sys.getrefcount(buffer)
+    return 0
+
+
+_REFERENCES = _references()
 
 
 def _only_moves(owner: nn.Module) -> bool:

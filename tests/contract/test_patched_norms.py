@@ -177,11 +177,11 @@ def test_norms_that_read_their_statistics_in_training(backward: str) -> None:
 
 
 class Copying(TorchDispatchMode):
-    """Counts the copies of one tensor, or to it."""
+    """Counts the copies of the tensor at one place in memory, or to it."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, place: int) -> None:
         super().__init__()
-        self.count, self._place = 0, tensor.data_ptr()
+        self.count, self._place = 0, place
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(name in str(func) for name in ("clone", "copy")):
@@ -190,11 +190,12 @@ class Copying(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def copies_in_backward(net: nn.Module, buffer: Tensor) -> int:
-    counts = []
+def copies_in_backward(net: nn.Module, name: str) -> int:
+    """Of a statistic that is held in its table alone."""
+    counts, place = [], getattr(net[1].first, name).data_ptr()
 
     def backward(output: Tensor) -> None:
-        with Copying(buffer) as copying:
+        with Copying(place) as copying:
             loss_of(output).backward()
         counts.append(copying.count)
 
@@ -205,9 +206,9 @@ def copies_in_backward(net: nn.Module, buffer: Tensor) -> int:
 @pytest.mark.parametrize("name", ["running_mean", "running_var", "num_batches_tracked"])
 def test_no_copy_of_running_statistics_that_a_recompute_leaves_alone(name: str) -> None:
     _, net = pair()
-    assert copies_in_backward(net, getattr(net[1].first, name)) == 0
+    assert copies_in_backward(net, name) == 0
     _, net = pair(past_the_module)
-    assert copies_in_backward(net, getattr(net[1].first, name)) == 2  # kept, and written back
+    assert copies_in_backward(net, name) == 2  # kept, and written back
     assert all(type(module._buffers) is dict for module in net.modules())
 
 
@@ -256,6 +257,30 @@ def through_another_name(block: Block, x: Tensor) -> Tensor:
 def through_both_names(block: Block, x: Tensor) -> Tensor:
     block.first.running_mean.data.add_(1)
     return through_another_name(block, x)
+
+
+class Held(Block):
+    """Holds its norm's running mean in a list, too."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step)
+        self.held = [self.first.running_mean]
+
+
+def through_a_list(block: Block, x: Tensor) -> Tensor:
+    y = plainly(block, x)
+    block.held[0].data.add_(1)
+    return y
+
+
+@pytest.mark.parametrize("others", ["keep", "checkpoint"])
+def test_statistics_that_are_held_beside_their_table(others: str) -> None:
+    model = nn.Sequential(*[Held(through_a_list) for _ in range(3)]).train()
+    stored, reversible = (
+        mn.convert(model, images(), backward=kind, others=others) for kind in ("stored", "reversible")
+    )
+    for _ in range(3):
+        assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
 
 
 @pytest.mark.parametrize("step", [through_another_name, through_both_names])
