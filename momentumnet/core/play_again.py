@@ -22,6 +22,7 @@ from momentumnet.core.watch import Passed, Watch
 from momentumnet.errors import StateRangeError
 from momentumnet.recompute.collected_tensors import without_saved_tensors
 from momentumnet.recompute.replay import BlockCall
+from momentumnet.recompute.stand_in import StandIn
 
 if TYPE_CHECKING:
     from momentumnet.core.tape import Tape  # which plays again when it finds that it has to
@@ -117,43 +118,33 @@ def _give_right_values(
         raise cannot_be_made_over(tape.name) from error
 
 
-class _Hooks:
-    """Notices saved-tensor hooks that are entered in this thread: PyTorch tells nobody of them."""
+class _Watchers(threading.local):
+    """Those of this thread."""
 
-    def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
-        self._enter = saved_tensors_hooks.__enter__
-        self._here = threading.local()
+    found: tuple[_Watcher, ...] = ()
 
-    @contextmanager
-    def seen_by(self, watcher: _Watcher) -> Iterator[None]:
-        outside = getattr(self._here, "watchers", ())
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._watch()
-        self._here.watchers = (*outside, watcher)
-        try:
+
+_WATCHERS = _Watchers()
+
+
+def _noticed(hooks: saved_tensors_hooks) -> None:
+    """Saved-tensor hooks are entered: PyTorch tells nobody of them."""
+    for watcher in _WATCHERS.found:
+        watcher.found = True
+    _ENTER.original(hooks)
+
+
+_ENTER = StandIn(saved_tensors_hooks, "__enter__", _noticed)
+
+
+@contextmanager
+def _hooks_seen_by(watcher: _Watcher) -> Iterator[None]:
+    outside, _WATCHERS.found = _WATCHERS.found, (*_WATCHERS.found, watcher)
+    try:
+        with _ENTER.standing():
             yield
-        finally:
-            self._here.watchers = outside
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    saved_tensors_hooks.__enter__ = self._enter  # type: ignore[method-assign]
-
-    def _watch(self) -> None:
-        self._enter = enter = saved_tensors_hooks.__enter__
-
-        def noticed(hooks: saved_tensors_hooks) -> None:
-            for watcher in getattr(self._here, "watchers", ()):
-                watcher.found = True
-            enter(hooks)
-
-        saved_tensors_hooks.__enter__ = noticed  # type: ignore[method-assign]
-
-
-_HOOKS = _Hooks()
+    finally:
+        _WATCHERS.found = outside
 
 
 class _Watcher(TorchDispatchMode):
@@ -166,7 +157,7 @@ class _Watcher(TorchDispatchMode):
     found = False
 
     def __enter__(self) -> _Watcher:
-        self._hooks = _HOOKS.seen_by(self)
+        self._hooks = _hooks_seen_by(self)
         self._hooks.__enter__()
         super().__enter__()
         return self

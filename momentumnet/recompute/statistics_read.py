@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from momentumnet.recompute.stand_in import StandIn
+
 Place = tuple[int, str]  # a module's id, and a buffer's name
 
 _NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked"})
@@ -63,9 +65,6 @@ class _Watches(threading.local):
 
 
 _WATCHES = _Watches()
-_LOCK = threading.Lock()
-_ORIGINAL = nn.Module.__getattr__
-_under_way = 0
 
 
 @contextmanager
@@ -80,25 +79,11 @@ def reads_noted(norms: Iterable[nn.Module], found: set[Place]) -> Iterator[None]
         found: gets the places that are read.
     """
     _WATCHES.stack.append(({id(norm) for norm in norms}, found))
-    _count(1)
     try:
-        yield
+        with _GETATTR.standing():
+            yield
     finally:
-        _count(-1)
         _WATCHES.stack.pop()
-
-
-def _count(change: int) -> None:
-    """``nn.Module`` has a ``__getattr__`` that notes as long as any thread wants it."""
-    global _under_way, _ORIGINAL
-    with _LOCK:
-        # Another one who had put a function of his own there in the meantime may have put this one back.
-        if not _under_way and nn.Module.__getattr__ is not _noting:
-            _ORIGINAL = nn.Module.__getattr__
-            nn.Module.__getattr__ = _noting  # type: ignore[method-assign]
-        _under_way += change
-        if not _under_way and nn.Module.__getattr__ is _noting:
-            nn.Module.__getattr__ = _ORIGINAL  # type: ignore[method-assign]
 
 
 def _noting(module: nn.Module, name: str) -> Any:
@@ -106,7 +91,10 @@ def _noting(module: nn.Module, name: str) -> Any:
         for norms, found in _WATCHES.stack:
             if id(module) in norms and not (module.training and _is_by_a_norm(sys._getframe(1).f_globals)):
                 found.add((id(module), name))
-    return _ORIGINAL(module, name)
+    return _GETATTR.original(module, name)
+
+
+_GETATTR = StandIn(nn.Module, "__getattr__", _noting)
 
 
 def _is_by_a_norm(names: dict[str, Any]) -> bool:

@@ -11,6 +11,8 @@ import torch
 from torch.autograd import graph
 from torch.autograd.graph import saved_tensors_hooks
 
+from momentumnet.recompute.stand_in import StandIn
+
 
 class _Hooks(threading.local):
     """The hooks that are lifted in this thread, as they are packed and opened."""
@@ -19,9 +21,6 @@ class _Hooks(threading.local):
 
 
 _HOOKS = _Hooks()
-_LOCK = threading.Lock()
-_ORIGINAL = graph.disable_saved_tensors_hooks
-_under_way = 0
 
 
 @contextmanager
@@ -31,35 +30,26 @@ def lifted_for_transforms(hooks: saved_tensors_hooks) -> Iterator[None]:
     What autograd saves in there is not shown to the hooks. Hooks of the block's own are refused as ever.
     """
     outside, _HOOKS.lifted = _HOOKS.lifted, (hooks.pack_hook, hooks.unpack_hook)
-    _count(1)
     try:
-        yield
+        with _REFUSING.standing():
+            yield
     finally:
-        _count(-1)
         _HOOKS.lifted = outside
-
-
-def _count(change: int) -> None:
-    """PyTorch's function, which refuses, lifts the hooks first as long as any thread wants it."""
-    global _under_way, _ORIGINAL
-    with _LOCK:
-        if not _under_way and graph.disable_saved_tensors_hooks is not _lifting:
-            _ORIGINAL = graph.disable_saved_tensors_hooks
-            graph.disable_saved_tensors_hooks = _lifting
-        _under_way += change
-        if not _under_way and graph.disable_saved_tensors_hooks is _lifting:
-            graph.disable_saved_tensors_hooks = _ORIGINAL
 
 
 @contextmanager
 def _lifting(error_message: str) -> Iterator[None]:
+    """PyTorch's function, which refuses, with the hooks lifted first."""
     own = _HOOKS.lifted
     is_lifted = own is not None and torch._C._autograd._top_saved_tensors_default_hooks(True) == own
     if is_lifted:
         torch._C._autograd._pop_saved_tensors_default_hooks()
     try:
-        with _ORIGINAL(error_message):
+        with _REFUSING.original(error_message):
             yield
     finally:
         if own is not None and is_lifted:
             torch._C._autograd._push_saved_tensors_default_hooks(*own)
+
+
+_REFUSING = StandIn(graph, "disable_saved_tensors_hooks", _lifting)
