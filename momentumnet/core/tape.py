@@ -136,7 +136,7 @@ class Tape:
             self.play_to_end()
             extremes = self.settle(standing=True)
             if self.recording and self.rewindable:
-                if self._is_unseen and self._waits:
+                if self._unread is not None and self._waits:
                     extremes = self.unseen.extremes_for(self.state)
                 state = self.state if self.keeps_inputs else self.state.fork(extremes)
                 state.careful = isinstance(state, ExactState) and not self.late
@@ -153,12 +153,12 @@ class Tape:
             return self
 
     @property
-    def _is_unseen(self) -> bool:
-        """Whether nothing is read in forward: nobody wants it, or nobody can."""
+    def _unread(self) -> Watch | None:
+        """The watch of a forward in which nothing is read: nobody wants it, or nobody can."""
         if self.watch is None:
-            return False
+            return None
         report = self.watch.first.report
-        return self.late or not (has_values(report) or is_hollow(report))
+        return self.watch if self.late or not (has_values(report) or is_hollow(report)) else None
 
     def play_to_end(self) -> None:
         """Go to the end again, where a gradient taken during forward has rewound the tape."""
@@ -178,7 +178,7 @@ class Tape:
             StateRangeError: it went wrong, and others have gone on from its values already.
         """
         watch = self.watch
-        if watch is None or not (watch.unread or ending) or self._is_unseen:
+        if watch is None or not (watch.unread or ending) or self._unread is not None:
             return None
         at_rest = ending or standing
         extremes = watch.read(self.state.extremes() if at_rest and self._waits else None)
@@ -238,9 +238,9 @@ class Tape:
         with self.lock, torch.no_grad():
             self.play_to_end()
             extremes: Sequence[float] | None
-            if self._is_unseen and self.watch is not None:
+            if (unread := self._unread) is not None:
                 extremes = self.unseen.extremes_for(self.state) if self._waits else None
-                self.check = LateCheck(self.name, self.watch, self.state, self.unseen.made)
+                self.check = LateCheck(self.name, unread, self.state, self.unseen.made)
             else:
                 extremes = self.settle(ending=True)
             self.end_watch()
@@ -283,8 +283,8 @@ class Tape:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
         with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
             self.settle()
-            if self._is_unseen and self.watch is not None:  # a gradient is taken on the way
-                LateCheck(self.name, self.watch, self.state).in_backward()
+            if (unread := self._unread) is not None:  # a gradient is taken on the way
+                LateCheck(self.name, unread, self.state).in_backward()
             elif self.check is not None:
                 self.check.in_backward()
             previous = self.filled() if self.filled is not None else None
