@@ -26,7 +26,7 @@ from momentumnet.core.rest import AtRest, Pieces, output_piece, write_output, wr
 
 # A stream of no more elements has its next x left as floats by the undo before, which spares a launch; of a larger one
 # these would lie beside the saved tensors while the block's gradient is computed, at the peak of a backward.
-FEW = 1 << 18
+SMALL_STREAM = 1 << 18
 
 
 class ExactState:
@@ -245,7 +245,7 @@ class ExactState:
         self.steps -= 1
         move = Move(branch, self._schedule[self.steps], self.range.scale(weight))
         self._report = self._reports.row()
-        position = self._layout.empty(branch.y.dtype) if ahead and self._layout.shape.numel() <= FEW else None
+        position = self._layout.empty(branch.y.dtype) if ahead and self._layout.shape.numel() <= SMALL_STREAM else None
         flat = None if position is None else self._layout.flat(position)
         self._kernels.undo(self._opened(), move, undo.spilled, self._report, ahead=ahead, position=flat)
         self._ahead, self._ready = ahead, position

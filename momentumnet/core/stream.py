@@ -28,6 +28,7 @@ from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
 from momentumnet.core.late_check import Unchecked, UnseenRests
 from momentumnet.core.members import Members
+from momentumnet.core.mode import PassMode
 from momentumnet.core.momentum import Momentum
 from momentumnet.core.packing import Packing
 from momentumnet.core.passage import Passage, Passages, rivals_of, tensors_among
@@ -271,35 +272,33 @@ class MomentumStream(StreamSettings):
     ) -> tuple[Tape, ScalePlan | None]:
         """A tape whose state starts from ``x`` and ``v`` at ``place``, and how its scale was chosen."""
         graded = gradients_on()
-        reversible_ = graded and self.backward != "stored" and coupling.is_reversible
-        state: State
         self._unchecked.look()
         if not graded or not coupling.is_reversible:
-            state = coupling.floats(x, v)
-            return Tape(self.name, coupling, state, reversible=reversible_, graded=graded), None
-        at_start = from_start and place == 0
-        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, coupling.gamma, from_start=at_start))
-        # Activations that are stored cannot be made over, nor can a pass that may end before its last block.
-        is_stored = self.backward == "stored" or place >= len(self.blocks) - self.kept
-        in_company = self._company.expected
+            return Tape(self.name, coupling, coupling.floats(x, v), reversible=False, graded=graded), None
+        from_start = from_start and place == 0
+        plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, coupling.gamma, from_start=from_start))
         expected = self._scale.largest_at(coupling.gamma)
-        late = self.range_check == "backward" and self.arithmetic == "exact" and not (plan.careful or in_company)
-        rests = reversible_ and self.backward == "reversible" and place < len(self.blocks) - self.kept
-        late &= not (rests and expected is None) and not self._passages.may_end_early
-        careful = plan.careful or in_company or self._passages.may_end_early or (is_stored and not late)
-        from_start, keeps_inputs = at_start, self.backward == "checkpointed"
+        mode = PassMode.of(
+            self,
+            place,
+            in_company=self._company.expected,
+            may_end_early=self._passages.may_end_early,
+            careful=plan.careful,
+            is_known=expected is not None,
+        )
+        state: State
         try:
-            state = self._state(x, v, coupling, plan, careful=careful)
+            state = self._state(x, v, coupling, plan, careful=mode.careful)
         except NonFiniteBranch:
             logger.warning("stream %r starts from NaN or Inf; this pass runs in floats, activations stored", self.name)
-            state, reversible_ = coupling.floats(x, v), reversible_ and in_company
-            keeps_inputs = keeps_inputs or in_company
-        tape = Tape(self.name, coupling, state, reversible=reversible_, graded=graded, keeps_inputs=keeps_inputs)
-        tape.in_company, tape.late, tape.unseen = in_company, late, UnseenRests(expected)
-        if isinstance(state, ExactState) or not careful:
+            state, mode = coupling.floats(x, v), mode.in_floats()
+        tape = Tape(self.name, coupling, state, reversible=mode.reversible, graded=graded)
+        tape.keeps_inputs = mode.keeps_inputs
+        tape.in_company, tape.late, tape.unseen = mode.in_company, mode.late, UnseenRests(expected)
+        if isinstance(state, ExactState) or not mode.careful:
             learn = functools.partial(self._scale.learn, gamma=coupling.gamma, from_start=from_start)
             begin = functools.partial(self._state, v=v, coupling=coupling, plan=plan, careful=True)
-            start = None if careful or late else x
+            start = None if mode.careful or mode.late else x
             tape.watch = Watch(state, _nothing_learnt if recomputing() else learn, start, begin, v)
         return tape, plan
 

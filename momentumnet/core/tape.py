@@ -58,11 +58,9 @@ class Tape:
         reversible: bool,
         graded: bool,
         watch: Watch | None = None,
-        keeps_inputs: bool = False,
     ) -> None:
         self.name, self.coupling, self.reversible, self.graded = name, coupling, reversible, graded
-        self.keeps_inputs = keeps_inputs
-        self.in_company = self.late = False
+        self.keeps_inputs = self.in_company = self.late = False
         self.unseen = UnseenRests(None)
         self.check: LateCheck | None = None
         self.watch = watch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Clones = list[tuple[list[Tensor], list[Tensor]]]
 Table = dict[str, Tensor | None]
 
-FEW = 1024  # elements of a tensor that are copied without a reason
+COPIED_ANYWAY = 1024  # a tensor of no more elements is copied without a reason
 _NO_TABLE: Table = {}
 _NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.buffer_values import (
-    FEW,
+    COPIED_ANYWAY,
     Clones,
     Table,
     clones_of,
@@ -256,7 +256,7 @@ class Buffers:
                 # A large integer buffer changes only if its counter said so in forward; a count may have gone through
                 # .data.
                 if buffer is not None and (
-                    buffer.is_floating_point() or buffer.numel() <= FEW or (id(owner), name) in seen
+                    buffer.is_floating_point() or buffer.numel() <= COPIED_ANYWAY or (id(owner), name) in seen
                 ):
                     waits = id(owner) in on_demand and sys.getrefcount(buffer) <= _REFERENCES
                     (later if waits else now).append(buffer)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from momentumnet.recompute.buffer_values import FEW
+from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.generators import bytes_on_host
 from momentumnet.recompute.objects import parts
 
@@ -165,7 +165,7 @@ class Attributes:
             for place, module in enumerate(self._modules)
             for name, value in vars(module).items()
             if _is_plain_tensor(value)
-            for is_small in (value.numel() <= FEW and (value.is_cpu or self._is_first),)
+            for is_small in (value.numel() <= COPIED_ANYWAY and (value.is_cpu or self._is_first),)
             for keep in (is_small or (place, name) in self._written,)
         ]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
-from momentumnet.recompute.buffer_values import FEW
+from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
 from momentumnet.recompute.looks import has_lost_its_memory
 
@@ -83,7 +83,7 @@ class MovedParameters:
         self._copies: dict[int, Tensor] = {}
         self._aliases: dict[int, Tensor] = {}
         for number, parameter in enumerate(parameters):
-            is_small = not parameter.requires_grad and parameter.is_cpu and parameter.numel() <= FEW
+            is_small = not parameter.requires_grad and parameter.is_cpu and parameter.numel() <= COPIED_ANYWAY
             if is_small or number in known or number in shortened:
                 self._copies[number] = parameter.detach().clone()
             elif is_first or not parameter.requires_grad:

@@ -18,7 +18,7 @@ from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.fixed_point import INT24, INT32
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.core.coupling import flush_factor
-from momentumnet.core.exact_state import FEW, ExactState
+from momentumnet.core.exact_state import SMALL_STREAM, ExactState
 from momentumnet.core.resolution import HALF_BITS, JOINT_BITS
 from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import exact, gammas, layouts, shapes
@@ -155,7 +155,7 @@ def test_bytes_an_element_that_a_state_holds(dtype: torch.dtype, word: fp.Word, 
         assert most * elements <= held(use) <= most * elements + rows, use
 
 
-@pytest.mark.parametrize(("elements", "passes"), [(1 << 12, 0), (FEW, 0), (FEW + 1, 2)])
+@pytest.mark.parametrize(("elements", "passes"), [(1 << 12, 0), (SMALL_STREAM, 0), (SMALL_STREAM + 1, 2)])
 def test_an_undo_leaves_the_next_input_of_a_short_stream(
     elements: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
