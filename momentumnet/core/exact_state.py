@@ -16,7 +16,7 @@ from momentumnet.arithmetic.compiled.selection import MomentumStep
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, full_bits
 from momentumnet.arithmetic.layout import Layout
 from momentumnet.arithmetic.momentum_step import Branch, Move, Scale, magnitude_of_floats
-from momentumnet.arithmetic.planes import Integers
+from momentumnet.arithmetic.planes import Integers, Plane
 from momentumnet.arithmetic.reports import Reports, has_values, is_hollow, read
 from momentumnet.core import coarsening
 from momentumnet.core.audit import Fingerprint
@@ -69,13 +69,14 @@ class ExactState:
         self.careful = careful
         self._kernels = kernels or selection.for_tensor(x)
         self._reports = Reports(x.device, self.word.dtype)
-        self._layout = Layout.of(x)
+        self._layout = self._layout_of_start = Layout.of(x)
         self._ahead = False  # x is taken back already, v and s are not
         self._ready: Tensor | None = None  # x as floats, if the last step has left it
         self._report: Tensor | None = None  # of the present state; None where it has to be made first
         self._packed: AtRest | None = None  # the state, in place of the integers
         if careful:
             self.range.take_in(x, *(() if v is None else (v,)))
+        self._has_velocity = v is not None
         self._ints: Integers | None = self._started(x, v)
         report, scale = self.report, math.ldexp(1.0, self.exponent)
         report[0] = magnitude_of_floats(x.detach(), scale, self.word)
@@ -110,18 +111,21 @@ class ExactState:
 
     @property
     def x(self) -> Tensor:
-        """The integers of the position, 1-D."""
-        return self._settled().x.read()
+        """The integers of the position, in the stream's shape."""
+        return self._shaped(self._settled().x)
 
     @property
     def v(self) -> Tensor:
-        """The integers of the velocity, 1-D."""
-        return self._settled().v.read()
+        """The integers of the velocity."""
+        return self._shaped(self._settled().v)
 
     @property
     def s(self) -> Tensor:
-        """The store, 1-D."""
-        return self._settled().s.read()
+        """The store."""
+        return self._shaped(self._settled().s)
+
+    def _shaped(self, plane: Plane) -> Tensor:
+        return plane.read().as_strided(self._layout.shape, self._layout.stride)
 
     @property
     def packed_bytes(self) -> float | None:
@@ -129,7 +133,8 @@ class ExactState:
         return None if self._packed is None else self._packed.bytes_per_element
 
     def position(self, dtype: torch.dtype) -> Tensor:
-        return self._written(self._settled(), dtype)
+        position = self._written(self._settled(), dtype)
+        return position if self.steps else self._as_begun(position)
 
     def velocity(self, dtype: torch.dtype) -> Tensor:
         velocity = self._layout.empty(dtype)
@@ -157,6 +162,8 @@ class ExactState:
             NonFiniteBranch: the branch holds NaN or Inf; the state is as before (if careful).
             StateRangeError: no scale can carry the values; the state is as before (if careful).
         """
+        if not self.steps:
+            self._lie_like(branch.y)
         branch = self._flat_branch(branch)
         exponent = self.exponent if coarsest is None else min(self.exponent, coarsest)
         while True:
@@ -183,6 +190,32 @@ class ExactState:
     def _flat_branch(self, branch: Branch) -> Branch:
         return Branch(self._layout.flat(branch.y), None if branch.x is None else self._layout.flat(branch.x))
 
+    def _lie_like(self, y: Tensor) -> None:
+        """Before the first step: lie in memory as what the first block has returned.
+
+        Blocks of attention, or with weights in channels-last order, return another order than the stream begins with,
+        and give it to one another. In that of the start, all they return would be copied, at each step and each undo.
+        """
+        if y.stride() == self._layout.stride or (y.is_contiguous() and self._layout.contiguous):
+            return
+        layout = Layout.of(y)
+        if layout.stride != y.stride():
+            return
+        x, *others = self._settled().tensors
+        parts = (x, *others) if self._has_velocity else (x,)  # all else is zero
+        moved = [layout.flat(part.as_strided(self._layout.shape, self._layout.stride)) for part in parts]
+        self._ints, self._layout, self._ready = Integers(*moved, *others[len(parts) - 1 :]), layout, None
+        if self._report is not None:  # in place: the first step's fingerprint is made of it
+            row = self._reports.row()
+            self._kernels.checksum(self._ints, row)
+            self._report[1:].copy_(row[1:])
+
+    def _as_begun(self, position: Tensor) -> Tensor:
+        """The first x, as it was given to the first block."""
+        if self._layout is self._layout_of_start:
+            return position
+        return self._layout_of_start.empty(position.dtype).copy_(position)
+
     def _bound(self) -> int:
         """The present bound of the store."""
         return self._schedule[self.steps].previous_bound
@@ -192,6 +225,10 @@ class ExactState:
         self._ready = self._report = None
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
+        position = self._position_before(undo, dtype)
+        return position if self.steps > 1 else self._as_begun(position)
+
+    def _position_before(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         ints = self._opened()
         if undo.low_bits is not None:
             self._go_ahead(None)
