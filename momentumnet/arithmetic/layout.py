@@ -23,6 +23,13 @@ class Layout:
         dense = torch.empty_like(x, device="meta")
         return cls(x.shape, dense.stride(), x.device, dense.is_contiguous())
 
+    def or_that_of(self, y: Tensor) -> Layout:
+        """This very layout if ``y`` has it, made dense; else that of ``y``, which has the shape and the device."""
+        if y.stride() == self.stride or (self.contiguous and y.is_contiguous()):
+            return self
+        other = Layout.of(y)
+        return self if other.stride == self.stride else other
+
     def empty(self, dtype: torch.dtype) -> Tensor:
         """A new tensor of this layout."""
         return torch.empty_strided(self.shape, self.stride, dtype=dtype, device=self.device)

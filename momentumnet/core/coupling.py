@@ -24,6 +24,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.adjoint import Gradients
 from momentumnet.arithmetic.fixed_point import Word
+from momentumnet.arithmetic.layout import Layout
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.reports import read
 from momentumnet.core.audit import Fingerprint
@@ -43,11 +44,13 @@ class Undo:
     """What one step put aside so that it can be undone.
 
     ``spilled``: the store's byte. Where the scale was made coarser first: by how many bits, and those bits of x and v.
+    Of floats, the strides that x had, if it has others now.
     """
 
     spilled: Tensor | None = None
     widened_bits: int = 0
     low_bits: tuple[Tensor, ...] | None = None
+    strides: tuple[int, ...] | None = None
 
 
 class State(Protocol):
@@ -149,7 +152,7 @@ class FloatState:
 
     def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction, *, finite_only: bool = False) -> None:
         self._gamma, self.careful = float(gamma), finite_only
-        self._alias = not gradients_on()
+        self._alias = not gradients_on()  # nothing is rewound then
         self._dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         with counted():
             self.x = x.detach().to(self._dtype, copy=x.is_inference())
@@ -189,17 +192,22 @@ class FloatState:
             raise NonFiniteBranch
         f = f.to(self._dtype)
         with counted():
-            self.v = f * float(weight) if self.v is None else (self.v * self._gamma).add_(f, alpha=float(weight))
-            self.x = self.x + self.v
+            # In this order a sum lies in memory as what the block has returned, as sums of the network as it is do.
+            v = f * float(weight)
+            self.v = v if self.v is None else v.add_(self.v, alpha=self._gamma)
+            before, self.x = self.x, self.v + self.x
         self._report = None
-        return Undo()
+        if self._alias or before.is_nested or before.stride() == self.x.stride():
+            return Undo()
+        return Undo(strides=Layout.of(before).stride)
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
-        return (self.x - self._known_velocity()).to(dtype)
+        x = (self.x - self._known_velocity()).to(dtype)
+        return x if undo.strides is None else torch.empty_strided(x.shape, undo.strides, dtype=dtype).copy_(x)
 
     def undo(self, undo: Undo, branch: Branch, weight: Fraction, *, ahead: bool = False) -> None:
         v = self._known_velocity()
-        self.x = self.x - v
+        self.x = self.previous_position(undo, self._dtype)
         self.v = (v - branch.value().to(self._dtype) * float(weight)) / self._gamma
         self._report = None
 

@@ -196,10 +196,8 @@ class ExactState:
         Blocks of attention, or with weights in channels-last order, return another order than the stream begins with,
         and give it to one another. In that of the start, all they return would be copied, at each step and each undo.
         """
-        if y.stride() == self._layout.stride or (y.is_contiguous() and self._layout.contiguous):
-            return
-        layout = Layout.of(y)
-        if layout.stride != y.stride():
+        layout = self._layout.or_that_of(y)
+        if layout is self._layout:
             return
         x, *others = self._settled().tensors
         parts = (x, *others) if self._has_velocity else (x,)  # all else is zero

@@ -34,9 +34,9 @@ class PlainState:
         """Move on by one block and return the next x, of the dtype of the block's output."""
         f = branch.value().to(self._dtype)
         with counted():
-            v = self._v
-            self._v = f * float(weight) if v is None else (v * float(self.gamma)).add(f, alpha=float(weight))
-            self._x = self._x + self._v
+            v = f * float(weight)
+            self._v = v if self._v is None else v.add(self._v, alpha=float(self.gamma))
+            self._x = self._v + self._x
             return self.output(branch.y.dtype, 0.0)
 
     def velocity(self, dtype: torch.dtype) -> Tensor:

@@ -132,10 +132,11 @@ class TwoStepPlain(PlainState):
 def _moved(x: Tensor, v: Tensor | None, f: Tensor, weight: float, coefficients: Coefficients) -> Tensor:
     """The next x; a v of None is 0. What is multiplied with 0 is left out: it may be infinite."""
     a, b = coefficients.floats
-    moved = f * weight  # a new tensor in any case: f may be the block's own output
+    # A new tensor in any case: f may be the block's own output. It comes first: so does the sum lie in memory.
+    moved = f * weight
     if a:
-        moved = _times(x, a) + moved
-    return moved if v is None or not b else _times(v, b) + moved
+        moved = moved + _times(x, a)
+    return moved if v is None or not b else moved + _times(v, b)
 
 
 def _times(value: Tensor, factor: float) -> Tensor:
