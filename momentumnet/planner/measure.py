@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -228,8 +229,10 @@ def _measured(
         with ExitStack() as rest:
             behind: list[list[MemoryReport]] = []
             if names and hollow is None:
-                last = model.get_submodule(names[-1][-1])
-                behind = rest.enter_context(_behind(last, lambda: not measuring and names[-1] in costs))
+                unit = names[-1]
+                calls = names.count(unit) * unit.count(unit[-1])
+                has_come = _nth(calls, lambda: not measuring and unit in costs)
+                behind = rest.enter_context(_behind(model.get_submodule(unit[-1]), has_come))
             output = call_with_example(model, copied(example_inputs))
         ending = _ending(measures, output, loss, behind)
     return [costs.get(unit, Cost()) for unit in names], ending
@@ -259,6 +262,12 @@ def _told(unit: tuple[str, ...]) -> Iterator[None]:
                 f"{part}: it calls torch.utils.checkpoint, with use_reentrant=True; take False"
             ) from error
         raise
+
+
+def _nth(number: int, counts: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether one is asked for the nth time, of the times that count: a unit may run several times in a forward."""
+    times = itertools.count(1)
+    return lambda: counts() and next(times) == number
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.errors import ConversionError
 from momentumnet.streams import discover, find_streams
-from tests.contract.reference import assert_gradients_as_stored
+from tests.contract.reference import assert_gradients_as_stored, assert_same, train_step
 from tests.streams.nets import Block, Calls, ConcatHalves, chain, modules, tokens
 
 
@@ -116,3 +116,36 @@ def test_blocks_that_concatenate_beside_blocks_that_add_are_told_why() -> None:
     told = {rejection.blocks: rejection.reason for rejection in found.rejections}
     assert "whose skip is a concatenation" in told["0",]
     assert "whose skip is an addition" in told["1",]
+
+
+def listed(*, alike: bool) -> nn.Module:
+    """A list in which blocks stand several times, as in networks that share weights over depth."""
+    torch.manual_seed(0)
+    first, other = Block(), Block()
+    order = [first, first, first] if alike else [first, other, first, first]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    return Calls(forward, blocks=nn.ModuleList(order))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_list_that_holds_a_block_several_times_is_planned(alike: bool) -> None:
+    x = tokens()
+    stored, planned = (
+        mn.convert(listed(alike=alike), x, **options)
+        for options in ({"backward": "stored", "gamma": 1 / 8}, {"spare": 1, "gamma": 1 / 8})
+    )
+    assert_same(train_step(planned, (x,)), train_step(stored, (x,)))
+
+
+def test_a_list_that_holds_a_block_several_times_is_converted_as_another_one_was() -> None:
+    x = tokens()
+    before = mn.convert(listed(alike=False), x)
+    after = mn.convert(listed(alike=False), like=mn.describe(before))
+    assert mn.describe(after) == mn.describe(before)
+    mn.load_training_state(after, mn.training_state(before))
+    assert_same(train_step(after, (x,)), train_step(before, (x,)))
