@@ -1,7 +1,7 @@
 """One call of one block, kept so that it can be made again with the same result, and leave no trace the second time.
 
-What a call depends on beside its input: further arguments, the random generators, autocast, grad mode, and buffers
-that the block itself changes. All of it is recorded here, and only what the call really used is kept.
+What a call depends on beside its input: further arguments, the random generators, autocast, PyTorch's switches, grad
+mode, and buffers that the block itself changes. All of it is recorded here, and only what the call really used is kept.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gr
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
 from momentumnet.recompute.suspects import Suspects, note_thread
+from momentumnet.recompute.switches import Switches
 
 
 class BlockCall:
@@ -62,6 +63,7 @@ class BlockCall:
         device = self._arguments.device if stream is None else stream.device
         self._autocast = Autocast(device)
         self._generators = Generators(device)
+        self._switches = Switches()
         self._owners = owners = _modules_of(module)
         self._look_at(owners)
         self._training = module.training
@@ -179,6 +181,7 @@ class BlockCall:
         self._look_at(self._owners)
         with (
             torch.set_grad_enabled(self._grad_enabled),
+            self._switches.replayed(),
             self._autocast.replayed(),
             self._generators.replayed(),
             self._choices.recorded(),
@@ -225,6 +228,7 @@ class BlockCall:
         args, kwargs = self._arguments.with_stream(stream, self.name)
         with (
             torch.set_grad_enabled(self._grad_enabled),
+            self._switches.replayed(),
             self._autocast.replayed(),
             self._generators.replayed(),
             self._buffers.replayed(self._statistics.given_again()),
