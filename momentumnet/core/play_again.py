@@ -139,8 +139,9 @@ _ENTER = StandIn(saved_tensors_hooks, "__enter__", _noticed)
 
 @contextmanager
 def _hooks_seen_by(watcher: _Watcher) -> Iterator[None]:
-    outside, _WATCHERS.found = _WATCHERS.found, (*_WATCHERS.found, watcher)
+    outside = _WATCHERS.found
     try:
+        _WATCHERS.found = (*outside, watcher)
         with _ENTER.standing():
             yield
     finally:

@@ -74,6 +74,7 @@ class Tape:
         self.steps: list[TapeStep | None] = []
         self.filled: weakref.ref[SavedTensors] | None = None
         self.lock = threading.RLock()
+        self._is_moving = False
         self._nothing: Tensor | None = None
 
     @property
@@ -160,9 +161,10 @@ class Tape:
 
     def play_to_end(self) -> None:
         """Go to the end again, where a gradient taken during forward has rewound the tape."""
-        if self.position == self.length:
+        if self.position == self.length and not self._is_moving:
             return
         with self.lock, torch.no_grad():
+            self._check_whole()
             while self.position < min(self.length, self.frontier):
                 self._redo()
 
@@ -280,6 +282,7 @@ class Tape:
     def refill(self, index: int, saved: SavedTensors) -> None:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
         with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
+            self._check_whole()
             self.settle()
             if (unread := self._unread) is not None:  # a gradient is taken on the way
                 LateCheck(self.name, unread, self.state).in_backward()
@@ -313,19 +316,31 @@ class Tape:
         undo, step.undo = step.undo, None
         if undo is None:
             raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
+        self._is_moving = True
         self.state.undo(undo, branch, step.weight, ahead=self.position - 1 > self.floor)
         self.position -= 1
+        self._is_moving = False
         self._check(step, step.fingerprint)
 
     def _redo(self) -> None:
         step = self._step(self.position)
         x = self.state.position(step.call.dtype)
-        output = step.again(x)
-        step.made(self.state.step(step.branch_of(output, x), step.weight, step.exponent), self.state.exponent)
+        branch = step.branch_of(step.again(x), x)
+        self._is_moving = True
+        step.made(self.state.step(branch, step.weight, step.exponent), self.state.exponent)
         self.position += 1
+        self._is_moving = False
         following = self.steps[self.position] if self.position < len(self.steps) else None
         if following is not None:
             self._check(step, following.fingerprint)
+
+    def _check_whole(self) -> None:
+        """Refuse a state that stands between two positions: a key was pressed, or memory was short, while it moved."""
+        if self._is_moving:
+            raise ReconstructionError(
+                f"stream {self.name!r}: an earlier backward through this graph was interrupted while the stream's "
+                "state was taken a step back, so that its activations are lost; run forward again"
+            )
 
     def _step(self, index: int) -> TapeStep:
         step = self.steps[index]

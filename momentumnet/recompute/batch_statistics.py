@@ -267,27 +267,30 @@ class _Running(threading.local):
 
 _RUNNING = _Running()
 _LOCK = threading.Lock()
-# How many block calls under way, of whatever thread, have replaced the norm's forward.
-_REPLACED: dict[int, int] = {}
+# Which block calls under way, of whatever thread, have replaced the norm's forward.
+_REPLACED: dict[int, set[object]] = {}
 
 
 @contextmanager
 def _through(norms: list[nn.Module], run: Callable[[nn.Module, Tensor], Tensor]) -> Iterator[None]:
     """Inside, the norms are called as ``run(norm, x)`` in this thread."""
-    with _LOCK:
-        for norm in norms:
-            _REPLACED[id(norm)] = _REPLACED.get(id(norm), 0) + 1
-            norm.__dict__["forward"] = types.MethodType(forward, norm)
-    _RUNNING.stack.append(({id(norm) for norm in norms}, run))
+    depth, token = len(_RUNNING.stack), object()
     try:
-        yield
-    finally:
-        _RUNNING.stack.pop()
         with _LOCK:
             for norm in norms:
-                _REPLACED[id(norm)] -= 1
-                if not _REPLACED[id(norm)]:
-                    del _REPLACED[id(norm)], norm.__dict__["forward"]
+                _REPLACED.setdefault(id(norm), set()).add(token)
+                norm.__dict__["forward"] = types.MethodType(forward, norm)
+        _RUNNING.stack.append(({id(norm) for norm in norms}, run))
+        yield
+    finally:
+        del _RUNNING.stack[depth:]
+        with _LOCK:
+            for norm in norms:
+                users = _REPLACED.get(id(norm), set())
+                users.discard(token)
+                if not users:
+                    _REPLACED.pop(id(norm), None)
+                    norm.__dict__.pop("forward", None)
 
 
 def forward(norm: nn.Module, input: Tensor) -> Tensor:

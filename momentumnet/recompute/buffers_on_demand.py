@@ -78,14 +78,14 @@ def kept_on_demand(owners: Iterable[nn.Module], keep: Callable[[], None]) -> Ite
     """Inside, ``keep`` is called in front of the first look at a buffer of one of the owners."""
     put: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
     tables = []
-    for owner in owners:
-        table = owner._buffers
-        if type(table) is not _OnDemand:  # else of a call around this one, or of another thread
-            put.append((owner, table))
-            table = owner.__dict__["_buffers"] = _OnDemand(table)
-        table.waiting.append(keep)
-        tables.append(table)
     try:
+        for owner in owners:
+            table = owner._buffers
+            if type(table) is not _OnDemand:  # else of a call around this one, or of another thread
+                put.append((owner, table))
+                table = owner.__dict__["_buffers"] = _OnDemand(table)
+            tables.append(table)
+            table.waiting.append(keep)
         yield
     finally:
         for table in tables:

@@ -26,11 +26,12 @@ _CALLS = _Calls()
 
 @contextmanager
 def _under(call: list[object] | Iterator[object]) -> Iterator[None]:
-    _CALLS.stack.append(call)
+    depth = len(_CALLS.stack)
     try:
+        _CALLS.stack.append(call)
         yield
     finally:
-        _CALLS.stack.pop()
+        del _CALLS.stack[depth:]
 
 
 class Choices:

@@ -29,11 +29,12 @@ WATCHERS = _Watchers()
 def watched(call: Callable[[], Result]) -> tuple[Result, list[Tensor]]:
     """``call()``, and the tensors that were saved and dropped in it."""
     saved: list[Tensor] = []
-    WATCHERS.stack.append(saved)
+    depth = len(WATCHERS.stack)
     try:
+        WATCHERS.stack.append(saved)
         return call(), saved
     finally:
-        WATCHERS.stack.pop()
+        del WATCHERS.stack[depth:]
 
 
 class Enough(BaseException):

@@ -67,8 +67,8 @@ class Generators:
     @contextmanager
     def _replayed(self) -> Iterator[None]:
         outside = Generators(self._device or torch.device("cpu"))
-        self.set()
         try:
+            self.set()
             yield
         finally:
             outside.set()

@@ -145,8 +145,8 @@ class Attributes:
         """Context of a recompute: it sees what the first run saw, and all is and holds what it was before."""
         before = _Standing(self._modules)
         plain = self._plain_tensors() if self._plain else []
-        self.put_back()
         try:
+            self.put_back()
             yield
         finally:
             for now, entries in before.changes():

@@ -20,24 +20,30 @@ class StandIn:
     def __init__(self, owner: object, name: str, function: Callable[..., Any]) -> None:
         self._owner, self._name, self._function = owner, name, function
         self.original: Callable[..., Any] = getattr(owner, name)
-        self._lock, self._users = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._users: set[object] = set()
 
     @contextmanager
     def standing(self) -> Iterator[None]:
         """Inside, it stands there."""
-        self._count(1)
+        user = object()
         try:
+            self._begin(user)
             yield
         finally:
-            self._count(-1)
+            self._end(user)
 
-    def _count(self, change: int) -> None:
+    def _begin(self, user: object) -> None:
         with self._lock:
             # Another one who had put a function of his own there in the meantime may have put this one back.
             if not self._users and not self._is_there:
                 self.original = getattr(self._owner, self._name)
                 setattr(self._owner, self._name, self._function)
-            self._users += change
+            self._users.add(user)
+
+    def _end(self, user: object) -> None:
+        with self._lock:
+            self._users.discard(user)
             if not self._users and self._is_there:
                 setattr(self._owner, self._name, self.original)
 

@@ -78,12 +78,13 @@ def reads_noted(norms: Iterable[nn.Module], found: set[Place]) -> Iterator[None]
         norms: the norms.
         found: gets the places that are read.
     """
-    _WATCHES.stack.append(({id(norm) for norm in norms}, found))
+    depth = len(_WATCHES.stack)
     try:
+        _WATCHES.stack.append(({id(norm) for norm in norms}, found))
         with _GETATTR.standing():
             yield
     finally:
-        _WATCHES.stack.pop()
+        del _WATCHES.stack[depth:]
 
 
 def _noting(module: nn.Module, name: str) -> Any:

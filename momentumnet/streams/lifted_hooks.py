@@ -29,8 +29,9 @@ def lifted_for_transforms(hooks: saved_tensors_hooks) -> Iterator[None]:
 
     What autograd saves in there is not shown to the hooks. Hooks of the block's own are refused as ever.
     """
-    outside, _HOOKS.lifted = _HOOKS.lifted, (hooks.pack_hook, hooks.unpack_hook)
+    outside = _HOOKS.lifted
     try:
+        _HOOKS.lifted = (hooks.pack_hook, hooks.unpack_hook)
         with _REFUSING.standing():
             yield
     finally:
