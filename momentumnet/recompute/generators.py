@@ -7,6 +7,7 @@ offset; of the CPU's the bytes of its state.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 # Context of a replay that has nothing to put in place.
 AS_IT_IS = nullcontext()
+# The kinds of blocks that have drawn, on the CPU and on a device.
+_DRAWING: weakref.WeakSet[type] = weakref.WeakSet()
+_DRAWING_THERE: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 class Generators:
@@ -34,12 +38,19 @@ class Generators:
         if self._device is not None:
             self.accelerator = _state_of(self._device)
 
-    def forget_unused(self) -> None:
-        """Drop each state that has not moved since: nothing was drawn from that generator."""
-        if self.cpu is not None and _same(self.cpu, torch.default_generator.get_state()):
-            self.cpu = None
-        if self._device is not None and _same(self.accelerator, _state_of(self._device)):
-            self.accelerator = None
+    def forget_unused(self, kind: type) -> None:
+        """Drop each state that has not moved since: nothing was drawn from that generator.
+
+        Args:
+            kind: of the block. Where one has drawn, another that leaves the generator as it was may have seeded it, as
+                the one before it did.
+        """
+        if self.cpu is not None:
+            is_same = _same(self.cpu, torch.default_generator.get_state())
+            self.cpu = self.cpu if _draws(kind, _DRAWING, is_same=is_same) else None
+        if self._device is not None:
+            is_same = _same(self.accelerator, _state_of(self._device))
+            self.accelerator = self.accelerator if _draws(kind, _DRAWING_THERE, is_same=is_same) else None
 
     @property
     def used(self) -> bool:
@@ -72,6 +83,12 @@ class Generators:
             yield
         finally:
             outside.set()
+
+
+def _draws(kind: type, known: weakref.WeakSet[type], *, is_same: bool) -> bool:
+    if not is_same:
+        known.add(kind)
+    return not is_same or kind in known
 
 
 def _state_of(device: torch.device) -> Tensor | tuple[int, int] | None:

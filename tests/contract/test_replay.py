@@ -172,6 +172,30 @@ def test_generators_end_where_ordinary_training_leaves_them(case: Case) -> None:
     assert case.draws != torch.equal(ours.generator, torch.get_rng_state())
 
 
+class Seeding(nn.Module):
+    """Draws the same in each call, so that it leaves the generator where an earlier call of its kind has left it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return x + torch.tanh(self.layer(x)) * torch.rand(x.shape)
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+def test_a_block_that_seeds_the_generator_does_so_in_forward_alone(backward: str) -> None:
+    x = torch.randn(4, WIDTH)
+    net = mn.convert(nn.Sequential(*[Seeding() for _ in range(3)]), x, backward=backward)
+    for _ in range(3):
+        loss = loss_of(net(x))
+        torch.rand(2)
+        state = torch.get_rng_state()
+        loss.backward()
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_randomness_is_replayed_in_eval_mode_too() -> None:
     class AlwaysDropping(ResidualMLP):
         def forward(self, x: Tensor) -> Tensor:
