@@ -26,6 +26,7 @@ from momentumnet.planning import (
     gamma_without_budget,
     step_plan,
 )
+from momentumnet.recompute import own_checkpoints
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
@@ -188,6 +189,8 @@ def convert(
     else:
         apply(target, runners, roles, by_forward)
         note_converted(target)
+        recomputing = [runner for runner in runners if runner.backward != "stored" and runner.gamma != 0]
+        own_checkpoints.warn_of_parents(target, {runner.name: runner.blocks for runner in recomputing})
     model_config.note(target)
     if not inplace:
         optimizer_left_behind.watch(model, target)

@@ -1,8 +1,9 @@
-"""Blocks that checkpoint themselves although they are recomputed anyway, as transformers has them on request."""
+"""Checkpoints of blocks that are recomputed anyway, as transformers and timm have them on request."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from momentumnet.errors import MomentumNetWarning
 
 _FLAG = "gradient_checkpointing"  # of the layers of transformers
+_FLAG_OF_PARENTS = "grad_checkpointing"  # of the modules of timm that call the layers
 
 
 def warn_of(module: nn.Module, block: str, stream: str) -> None:
@@ -22,3 +24,24 @@ def warn_of(module: nn.Module, block: str, stream: str) -> None:
         MomentumNetWarning,
         stacklevel=2,
     )
+
+
+def warn_of_parents(model: nn.Module, streams: Mapping[str, Iterable[str]]) -> None:
+    """Warn of a module that is switched to checkpointing the blocks that it holds; of the first one that is found.
+
+    Args:
+        model: the network.
+        streams: of each stream whose blocks are recomputed their paths, by its name.
+    """
+    for stream, blocks in streams.items():
+        parents = {".".join(block.split(".")[:depth]) for block in blocks for depth in range(block.count(".") + 1)}
+        for path in sorted(parents):
+            if getattr(model.get_submodule(path), _FLAG_OF_PARENTS, False) is True:
+                warnings.warn(
+                    f"gradient checkpointing is on in {(path or type(model).__name__)!r}, around blocks of stream "
+                    f"{stream!r}, which are recomputed anyway: it saves no memory and costs one more forward. Leave it "
+                    "out (model.set_grad_checkpointing(False))",
+                    MomentumNetWarning,
+                    stacklevel=3,
+                )
+                return

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import momentumnet as mn
-from tests.contract.reference import assert_gradients_as_stored
+from momentumnet.errors import MomentumNetWarning
+from tests.contract.reference import assert_gradients_as_stored, assert_same, train_step
 
 timm = pytest.importorskip("timm", reason="pip install 'momentumnet[timm]'")
 
@@ -32,3 +33,33 @@ def test_gated_and_additive_blocks_of_repvit() -> None:
     plan = mn.plan(model, images)
     assert [row.blocks for row in plan.rows] == [3, 3, 15, 2]
     assert_gradients_as_stored(model, images, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "where"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 4}, "VisionTransformer"),
+        ("convnext_atto", {}, "stages.0"),
+    ],
+)
+def test_checkpointing_of_converted_blocks_is_warned_of(name: str, sizes: dict[str, int], where: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **sizes).train()
+    images = torch.randn(2, 3, 32, 32)
+    model.set_grad_checkpointing()
+    with pytest.warns(MomentumNetWarning) as warned:
+        converted = mn.convert(model, images, backward="reversible")
+    (warning,) = warned
+    assert f"'{where}', around blocks of stream" in str(warning.message)
+    assert "costs one more forward" in str(warning.message)
+    stored = mn.convert(model, images, backward="stored")
+    assert_same(train_step(converted, (images,)), train_step(stored, (images,)), tolerance=0.0)
+
+
+def test_checkpointing_that_saves_memory_is_not_warned_of() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=4).train()
+    images = torch.randn(2, 3, 32, 32)
+    mn.convert(model, images)
+    model.set_grad_checkpointing()
+    mn.convert(model, images, gamma=0)
+    mn.convert(model, images, backward="stored")
