@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.data import is_named
 from momentumnet.finetuning.model_inputs import DTYPES, Given, InputShape
 from momentumnet.finetuning.named_data import NAMED
-from momentumnet.planner.budget import DEVICE, LEAST
+from momentumnet.planner.budget import DEVICE, LEAST, bytes_of
 
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
@@ -136,16 +137,23 @@ def frozen(text: str) -> str | int:
 
 
 def byte_count(text: str) -> int:
-    """A number of bytes with a binary unit: ``512MiB``, ``2GiB``."""
-    for exponent, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):
-        if text.endswith(unit):
-            return positive(text.removesuffix(unit).strip()) * 1024**exponent
-    raise argparse.ArgumentTypeError(f"{text!r} has no unit; write for example 512MiB or 2GiB")
+    """A number of bytes with a unit, as budgets are written in Python: ``512MiB``, ``1.5GiB``, ``4GB``."""
+    return _bytes(text, "")
 
 
 def budget(text: str) -> int | str:
     """A number of bytes with a unit, ``least``, or ``device``."""
-    return text if text in (LEAST, DEVICE) else byte_count(text)
+    return text if text in (LEAST, DEVICE) else _bytes(text, f", or {LEAST!r} or {DEVICE!r}")
+
+
+def _bytes(text: str, others: str) -> int:
+    found = None
+    with suppress(ValueError):
+        found = None if text in (LEAST, DEVICE) else bytes_of(text)
+    if found is None:
+        what = "has no unit" if text.strip().replace(".", "", 1).isdigit() else "is no size"
+        raise argparse.ArgumentTypeError(f"{text!r} {what}; write for example 512MiB or 2GiB{others}")
+    return found
 
 
 def autocast_dtype(text: str) -> torch.dtype:

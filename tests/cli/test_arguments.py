@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from momentumnet.cli import arguments
+from momentumnet.planner.budget import bytes_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,14 @@ def test_gamma(text: str, value: Fraction) -> None:
 
 def test_gammas() -> None:
     assert arguments.gammas("0.9,1/8") == [Fraction(9, 10), Fraction(1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("512MiB", 512 * 2**20), ("4GB", 4 * 10**9), ("1.5GiB", 3 * 2**29), ("80 gb", 80 * 10**9), ("100B", 100)],
+)
+def test_sizes_are_those_of_budgets_in_python(text: str, value: int) -> None:
+    assert arguments.byte_count(text) == arguments.budget(text) == bytes_of(text) == value
 
 
 def test_shape() -> None:
@@ -58,6 +67,11 @@ def test_classifier_and_any_model() -> None:
         (arguments.shape, "1;3", "not an integer"),
         (arguments.depths, "1,8", "smallest depth is 2"),
         (arguments.positive, "0", "not positive"),
+        (arguments.byte_count, "2000", "has no unit; write for example 512MiB or 2GiB"),
+        (arguments.byte_count, "4XB", "is no size"),
+        (arguments.byte_count, "0MiB", "is no size"),
+        (arguments.byte_count, "least", "is no size"),
+        (arguments.budget, "leest", "is no size.*'least' or 'device'"),
         (arguments.positive, "1.5", "not an integer"),
         (arguments.learning_rate, "0", "not a positive number"),
         (arguments.learning_rate, "inf", "not a positive number"),
