@@ -57,10 +57,15 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels, which Pillow takes for an attack; make it smaller"
         ) from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-        reason = (
-            "an empty file" if _is_empty(path) else str(error).replace(f" {str(path)!r}", "") or "cannot be decoded"
-        )
-        raise BrokenImageError(f"{path}: {reason}") from error
+        raise BrokenImageError(f"{path}: {_reason(path, error)}") from error
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if _is_empty(path):
+        return "an empty file"
+    if isinstance(error, OSError) and error.strerror:  # no file, a folder, one that may not be read
+        return error.strerror
+    return str(error).replace(f" {str(path)!r}", "") or "cannot be decoded"
 
 
 def _is_empty(path: str | Path) -> bool:

@@ -73,7 +73,9 @@ def broken_files(folder: Path) -> dict[str, str]:
 
 
 def test_files_that_hold_no_image_are_named(tmp_path: Path) -> None:
-    for name, message in broken_files(tmp_path).items():
+    (tmp_path / "folder.png").mkdir()
+    no_files = {"missing.png": "No such file or directory$", "folder.png": "Is a directory$"}
+    for name, message in (broken_files(tmp_path) | no_files).items():
         with pytest.raises(BrokenImageError, match=rf"{tmp_path}/{name}: .*{message}"):
             read_image(tmp_path / name)
 
