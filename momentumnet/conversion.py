@@ -34,6 +34,7 @@ from momentumnet.streams.converted import Role, is_converted, note_converted, st
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import apply, recomputed
+from momentumnet.streams.wrapped import check_is_module
 
 if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
@@ -147,6 +148,7 @@ def convert(
         Sander, Ablin, Blondel, Peyre: Momentum Residual Neural Networks, ICML 2021, arXiv 2102.07870, equation 4.
     """
     warn_of_kernels_left_behind()
+    check_is_module(model)
     if is_converted(model):
         raise ConversionError("the model is converted already; call momentumnet.revert on it first")
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}

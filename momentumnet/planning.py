@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.collectives import launched
+from momentumnet.core.settings import BACKWARDS
 from momentumnet.errors import ConversionError
 from momentumnet.planner.budget import ANEW, GRADIENTS, PRESENT
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
+from momentumnet.streams.wrapped import check_is_module
 
 if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
@@ -149,6 +151,7 @@ def plan(
         >>> plan.saved_after < plan.saved_before
         True
     """
+    check_is_module(model)
     check_options(others, spare, backward)
     check_offload(offload, is_planned=budget is not None or bool(spare))
     check_gradients(gradients, is_planned=budget is not None or bool(spare))
@@ -272,6 +275,8 @@ def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]
 
 def check_options(others: str, spare: int, backward: str) -> None:
     """These options have values that they take, and go together."""
+    if backward not in (AUTO, *BACKWARDS):
+        raise ValueError(f"backward must be one of {', '.join(map(repr, (AUTO, *BACKWARDS)))}, got {backward!r}")
     if others not in OTHERS:
         raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
     if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:

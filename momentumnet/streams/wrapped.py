@@ -1,8 +1,9 @@
-"""Models that are prepared for several processes already: what keeps their processes in step does not bear a trace."""
+"""What is no model to be traced: no module, or one that is prepared for several processes already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -16,13 +17,26 @@ _WRAPPERS = {
 }
 
 
+def check_is_module(model: Any) -> None:
+    """The model is one, and not its name, its class or the function that makes it.
+
+    Raises:
+        ConversionError: it is something else.
+    """
+    if isinstance(model, nn.Module):
+        return
+    called = f"; call {model.__name__}(...) to make one" if callable(model) and hasattr(model, "__name__") else ""
+    raise ConversionError(f"model is of type {type(model).__name__}; expected an nn.Module{called}")
+
+
 def check_can_be_traced(model: nn.Module) -> None:
     """A trace of the model leaves it as it was found.
 
     Raises:
-        ConversionError: the model or a module in it is wrapped or sharded: its state between forward and backward would
-            be that of a pass whose backward never comes.
+        ConversionError: it is no module. Or the model or a module in it is wrapped or sharded: its state between
+            forward and backward would be that of a pass whose backward never comes.
     """
+    check_is_module(model)
     for path, module, found in _wrapped_in(model):
         raise ConversionError(
             f"{_place(path, module)} is {found} already, and cannot be traced then: convert first, and wrap or shard "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+import momentumnet as mn
 from momentumnet.errors import ConversionError
 from momentumnet.streams import discover, find_streams
 from tests.streams import nets
@@ -244,3 +246,23 @@ def test_outside_names_the_maximal_modules_beside_the_streams():
     plain = nn.Sequential(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()), nn.Linear(WIDTH, WIDTH))
     model = Calls(forward, stem=plain, layers=chain(20), tail=nn.Linear(WIDTH, 1))
     assert discover(model, tokens()).outside == ("stem",)
+
+
+@pytest.mark.parametrize("look", [mn.convert, mn.plan, mn.find_streams], ids=lambda look: look.__name__)
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet18", "model is of type str; expected an nn.Module$"),
+        (nn.Identity, r"model is of type type; expected an nn.Module; call Identity\(...\) to make one"),
+    ],
+    ids=["name", "class"],
+)
+def test_what_is_no_model_is_refused(look: Any, model: Any, message: str) -> None:
+    with pytest.raises(mn.ConversionError, match=message):
+        look(model, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("look", [mn.convert, mn.plan], ids=lambda look: look.__name__)
+def test_a_backward_that_is_none_is_told_all_that_are(look: Any) -> None:
+    with pytest.raises(ValueError, match="one of 'auto', 'reversible', 'checkpointed', 'stored', got 'reverse'"):
+        look(nn.Identity(), torch.zeros(2, 3), backward="reverse")
