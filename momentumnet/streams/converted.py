@@ -21,6 +21,7 @@ from momentumnet.core.offload import Offload
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.recompute.offloaded_tensors import fetch_ahead, settle
+from momentumnet.streams.averaging import check_averaged, is_averaging
 from momentumnet.streams.nested import tensors_in
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -128,6 +129,8 @@ def _forward_once(forward: Callable[..., Any], block: nn.Module, *args: Any, **k
 def _run(role: Role, block: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if id(block) in _BY_FORWARD.under_way:  # it calls its own forward again
         return function(*args, **kwargs)
+    if is_averaging():
+        check_averaged(role.name, block)
     if role.offload is not None:
         function = partial(role.offload.call, role.name, block, function)
     output = role.runner.call(role.name, block, function, args, kwargs)
