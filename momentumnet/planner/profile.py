@@ -125,6 +125,10 @@ class StreamProfile:
         unpacked = 8 if waits or not self.native else 0  # x and v
         return output + (unpacked + (0 if self.native else 8)) * min(self.elements, self.piece)
 
+    def at_end(self, steps: int) -> int:
+        """Bytes of the state, of which so many steps wait, and with which its output is made."""
+        return self.in_motion + self.put_aside(steps) + self.ending(waits=bool(steps))
+
     def put_aside(self, steps: int) -> int:
         """Those of them that the store has put aside on the way."""
         if steps not in self._aside:

@@ -16,15 +16,16 @@ import numpy as np
 
 from momentumnet.planner.alike import kinds_of
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
+from momentumnet.planner.cuts import cuts_of
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
+from momentumnet.planner.taken import Taken, taken_by
 
 CELLS = 2048
 # Units that are recomputed together from one input, at most.
 LONGEST_SEGMENT = 16
 # Of a stream's blocks that are kept, those that are offloaded are counted in these shares: each is an option.
 SHARES = 4
-_BEHIND = {Way.STORED: Front.STORED, Way.OFFLOADED: Front.OFFLOADED}
 
 
 @dataclass(frozen=True)
@@ -46,26 +47,6 @@ class Option:
     behind: Front
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """What units in a row take in bytes, without what others have left: casts of weights, gradients of parameters."""
-
-    held: int
-    forward: int
-    backward: int
-    behind: Front
-
-
-class _Fullest(Simulation):
-    """A part of a step, of whose moments nothing is kept but the most bytes: a search looks at hundreds of parts."""
-
-    most = 0
-
-    def take(self, phase: str, index: int, total: int) -> None:
-        if total > self.most:
-            self.most = total
-
-
 class Options:
     """All options for the units of a profile, by the unit that they begin at and what stands in front of it."""
 
@@ -78,7 +59,7 @@ class Options:
         self.loss_bytes = profile.loss_bytes(profile.casts_before[count])  # at most
         self._found: dict[tuple[int, Front], list[Option]] = {}
         self._kinds = kinds_of(profile)
-        self._taken: dict[object, _Taken] = {}
+        self._taken: dict[object, Taken] = {}
         self._quickest: dict[tuple[int, int], list[Choice] | None] = {}
 
     def quickest(self, budget: int, cells: int) -> list[Choice] | None:
@@ -90,6 +71,10 @@ class Options:
     def at(self, start: int, front: Front) -> list[Option]:
         """Those that begin at a unit."""
         if (start, front) not in self._found:
+            stop = self.profile.end_of_stream(start)
+            if stop is not None:
+                cuts = cuts_of(self.profile, start, stop, front)
+                self._taken.update({(cut, front): taken for cut, taken in cuts.items()})
             self._found[start, front] = [self._option(choices, front) for choices in self._choices(start)]
         return self._found[start, front]
 
@@ -124,35 +109,15 @@ class Options:
 
     def _option(self, choices: tuple[Choice, ...], front: Front) -> Option:
         start, stop = choices[0].start, choices[-1].stop
-        if self.profile.is_momentum(start) or self.profile.link is not None:
-            taken = self._simulated(choices, front)
-        else:  # one choice for units whose kinds tell all
-            kinds = self._kinds[start - 1 if front is Front.STORED else start : stop]
-            key = (choices[0].way, front, kinds)
-            taken = self._taken[key] = self._taken.get(key) or self._simulated(choices, front)
+        key: object = (choices, front)
+        if not self.profile.is_momentum(start) and self.profile.link is None:
+            # One choice for units whose kinds tell all.
+            key = (choices[0].way, front, self._kinds[start - 1 if front is Front.STORED else start : stop])
+        taken = self._taken[key] = self._taken.get(key) or taken_by(self.profile, choices, front)
         need = max(
             taken.forward + self.profile.casts_before[start], taken.backward + self.profile.gradients_behind[stop]
         )
         return Option(choices, taken.held, need, self.total_seconds(choices, front), taken.behind)
-
-    def _simulated(self, choices: tuple[Choice, ...], front: Front) -> _Taken:
-        profile, last = self.profile, choices[-1]
-        simulation = _Fullest(profile, choices, front)
-        simulation.forward()
-        held = simulation.held_behind()
-        held -= sum(profile.bytes_of(profile.glue_at(at)) for at in range(simulation.start + 1, simulation.stop))
-        forward, simulation.most = simulation.most, 0
-        simulation.backward()
-        backward = simulation.most
-        behind = _BEHIND.get(last.way, Front.NOTHING)
-        if simulation.gives_again(last.stop - 1):
-            behind = Front.GIVEN
-        return _Taken(
-            held,
-            forward - profile.casts_before[simulation.start],
-            backward - profile.gradients_behind[simulation.stop],
-            behind,
-        )
 
     def held(self, choices: Sequence[Choice]) -> list[int]:
         """For each unit the bytes that it adds to what is held when the forward ends."""

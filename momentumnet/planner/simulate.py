@@ -100,7 +100,7 @@ class Simulation:
         self.gradients = self._present = 0  # of parameters; and those of them that are there all the time
         self.moments: list[Moment] = []
         # Weights that autocast has cast wait for the loss; a unit that is stored has them among what it keeps.
-        self.casts = 0
+        self.casts = profile.casts_before[self.start]
         self.added: list[int] = []  # by the forward of each unit to what is held
         # Of a unit in front that is offloaded: there until the first one has run, and again in its backward.
         self._moves = profile.link is not None
@@ -111,7 +111,7 @@ class Simulation:
         self._given |= {index + 1 for index in range(self.start, self.stop) if self.gives_again(index)}
 
     def _count_rewound(self) -> dict[int, tuple[int, int]]:
-        """For each block that is rewound, how many steps of its stream are, up to it and in all."""
+        """By index of those that are rewound; see `rewound`."""
         of_stream: dict[int | None, list[int]] = {}
         for index in range(self.start, self.stop):
             if self.choice(index).way is Way.REVERSIBLE:
@@ -119,6 +119,10 @@ class Simulation:
         return {
             index: (steps, len(places)) for places in of_stream.values() for steps, index in enumerate(places, start=1)
         }
+
+    def rewound(self, index: int) -> tuple[int, int]:
+        """Of a block that is rewound, how many steps of its stream are, up to it and in all; else none."""
+        return self._rewound.get(index, (0, 0))
 
     def choice(self, index: int) -> Choice:
         """That of a unit."""
@@ -156,31 +160,31 @@ class Simulation:
 
     def forward(self) -> None:
         """All units, in order."""
-        casts = self.profile.casts_before[self.start]
         for index in range(self.start, self.stop):
-            self.held.add(self.profile.glue_at(index) if index > self.start else ())
-            unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
-            extra = self.held.missing(unit.entry) + casts
-            steps, whole = self._rewound.get(index, (0, 0))
-            if stream is not None:
-                extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
-            keeps, before = choice.way in KEPT, self.held.total + self.states
-            self.note("forward", index, extra + (unit.cost.forward_peak if keeps else unit.cost.free_peak))
-            if keeps:
-                self.held.add(unit.saved)
-            elif self._keeps_input(index):
-                self.held.add(unit.entry)
-            if stream is not None and self._is_last(index):
-                state = stream.in_motion + stream.put_aside(whole)
-                ending = stream.ending(waits=bool(whole)) + unit.cost.output_bytes
-                self.note("forward", index, state + ending + casts)
-            if stream is not None and steps and steps == whole:
-                self.states += stream.at_rest(whole)
-            casts += 0 if choice.way is Way.STORED else unit.cost.cast_bytes
-            self.added.append(self.held.total + self.states - before)
-            if self._moves:
-                self._leave(index - 1)
-        self.casts = casts
+            self.forward_of(index)
+
+    def forward_of(self, index: int) -> None:
+        """A unit, when those in front of it have run."""
+        self.held.add(self.profile.glue_at(index) if index > self.start else ())
+        unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
+        extra = self.held.missing(unit.entry) + self.casts
+        steps, whole = self.rewound(index)
+        if stream is not None:
+            extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
+        keeps, before = choice.way in KEPT, self.held.total + self.states
+        self.note("forward", index, extra + (unit.cost.forward_peak if keeps else unit.cost.free_peak))
+        if keeps:
+            self.held.add(unit.saved)
+        elif self._keeps_input(index):
+            self.held.add(unit.entry)
+        if stream is not None and self._is_last(index):
+            self.note("forward", index, stream.at_end(whole) + unit.cost.output_bytes + self.casts)
+        if stream is not None and steps and steps == whole:
+            self.states += stream.at_rest(whole)
+        self.casts += 0 if choice.way is Way.STORED else unit.cost.cast_bytes
+        self.added.append(self.held.total + self.states - before)
+        if self._moves:
+            self._leave(index - 1)
 
     def _in_front(self, index: int) -> frozenset[Key]:
         """What the unit ``index``, which is in front of another one, moves to host memory."""
@@ -217,23 +221,31 @@ class Simulation:
 
     def backward(self) -> None:
         """All units, the last one first."""
+        self.begin_backward()
+        for index in reversed(range(self.start, self.stop)):
+            self.backward_of(index)
+
+    def begin_backward(self) -> None:
+        """Behind the last unit, or all that is behind it in a step."""
         self.held.add(self.profile.outputs)
         self.gradients = self._present + self.profile.gradients_behind[self.stop]
-        for index in reversed(range(self.start, self.stop)):
-            unit, choice = self.units[index], self.choice(index)
-            if self._moves:
-                self.held.add(self._in_front(index - 1))
-            extra = self._of_stream(index) + self.profile.flow.around(index)
-            if choice.way not in KEPT:
-                self._recompute(index, choice, extra + unit.cost.output_bytes)
-            self.note("backward", index, extra + unit.cost.backward_peak)
-            self.held.remove(unit.saved)
-            if self._keeps_input(index):
-                self.held.remove(unit.entry)
-            self.gradients += unit.cost.parameter_bytes
-            self.note("backward", index, self.profile.flow.in_front(index))
-            self.gradients += self.profile.flow.of_parameters(index)
-            self.held.remove(self.profile.glue_at(index) if index > self.start else ())
+
+    def backward_of(self, index: int) -> None:
+        """A unit, when those behind it are done; what its forward has added to what is held is gone then."""
+        unit, choice = self.units[index], self.choice(index)
+        if self._moves:
+            self.held.add(self._in_front(index - 1))
+        extra = self._of_stream(index) + self.profile.flow.around(index)
+        if choice.way not in KEPT:
+            self._recompute(index, choice, extra + unit.cost.output_bytes)
+        self.note("backward", index, extra + unit.cost.backward_peak)
+        self.held.remove(unit.saved)
+        if self._keeps_input(index):
+            self.held.remove(unit.entry)
+        self.gradients += unit.cost.parameter_bytes
+        self.note("backward", index, self.profile.flow.in_front(index))
+        self.gradients += self.profile.flow.of_parameters(index)
+        self.held.remove(self.profile.glue_at(index) if index > self.start else ())
 
     def _of_stream(self, index: int) -> int:
         """Bytes of a block's stream in backward: the gradient of its velocity, and its state, unpacked."""
@@ -241,9 +253,9 @@ class Simulation:
         if stream is None:
             return 0
         gradient = stream.elements * (4 if stream.dtype.itemsize <= 4 else 8)
-        if index not in self._rewound:
+        steps, whole = self.rewound(index)
+        if not steps:
             return gradient
-        steps, whole = self._rewound[index]
         if steps == whole:
             self.states -= stream.at_rest(whole)
         position = stream.elements * stream.dtype.itemsize
