@@ -37,6 +37,8 @@ class parameters_put_back(TorchFunctionMode):  # noqa: N801 (a context manager, 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if not kwargs and not _writes(func):  # nearly all, and a network of small blocks waits for each
+            return func(*args)
         kwargs = kwargs or {}
         makes_rows_shorter = kwargs.get("max_norm") is not None  # those of an embedding's weight
         if makes_rows_shorter or _writes(func) or "out" in kwargs:
