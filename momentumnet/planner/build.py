@@ -54,7 +54,7 @@ def profiles_of(
         loss: of the model's output; None for the output's own, or a sum.
         present: whether gradients of parameters are there before.
     """
-    trace = record(model, example_inputs, eval_mode=False)
+    trace = record(model, example_inputs, eval_mode=False, values=False)
     forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
     device = device_of(model, example_inputs)

@@ -58,12 +58,13 @@ class Recorder:
     Args:
         model: whose calls are recorded.
         places: arguments that :attr:`overlooked` named in a trace of the same pass; they are given a gradient.
+        values: whether magnitudes and spreads are looked at, which waits for the device.
     """
 
-    def __init__(self, model: nn.Module, places: Collection[Place] = ()) -> None:
+    def __init__(self, model: nn.Module, places: Collection[Place] = (), *, values: bool = True) -> None:
         self._anchor = torch.zeros((), requires_grad=True)
         self.trace = Trace(Call("", None, -1), {}, attached=self._anchor)
-        self._places = places
+        self._places, self._values = places, values
         # Arguments that may be a stream, and had no gradient by which that could be seen.
         self.overlooked: set[Place] = set()
         self._names = {module: name for name, module in model.named_modules()}
@@ -196,6 +197,8 @@ class Recorder:
         return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen), base_edge, argument)
 
     def _magnitude(self, endpoint: Endpoint) -> float:
+        if not self._values:
+            return 0.0
         if endpoint.tensor is not None and endpoint.key not in self._magnitudes:
             self._magnitudes[endpoint.key] = _largest_magnitude(endpoint.tensor)
         return self._magnitudes[endpoint.key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
     )
 
 
-def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> Trace:
+def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True, values: bool = True) -> Trace:
     """Traces one forward pass of ``model`` and leaves the model, the inputs and the generators as they were.
 
     The pass is made again where a module may take its stream behind another argument, and that one has no gradient, and
@@ -59,6 +60,7 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
     Args:
         model: The module to trace; it runs with gradients enabled.
         eval_mode: Whether it runs in eval mode, its batch norms on the statistics of the batch, or in its own.
+        values: Whether the magnitudes and spreads of values are looked at; else they are 0 and 1.
         example_inputs: See :func:`call_with_example`.
 
     Returns:
@@ -73,16 +75,17 @@ def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True) -> 
             "copy it outside"
         )
     forwards: list[str] = []
-    recorder = _record(model, example_inputs, eval_mode=eval_mode)
+    recorded = partial(_record, model, example_inputs, eval_mode=eval_mode, values=values)
+    recorder = recorded()
     if uncalled := _uncalled(model, recorder.trace):
         del recorder  # and the activations that it holds
-        recorder = _record(model, example_inputs, forwards=uncalled, eval_mode=eval_mode)
+        recorder = recorded(forwards=uncalled)
         still = set(_uncalled(model, recorder.trace))
         forwards = [name for name in uncalled if name not in still]
     if recorder.overlooked:
         places = recorder.overlooked
         del recorder
-        recorder = _record(model, example_inputs, places, forwards, eval_mode=eval_mode)
+        recorder = recorded(places, forwards)
     recorder.trace.by_forward = frozenset(forwards)
     return recorder.trace
 
@@ -100,6 +103,7 @@ def _record(
     forwards: Iterable[str] = (),
     *,
     eval_mode: bool,
+    values: bool,
 ) -> Recorder:
     torch.clear_autocast_cache()  # the pass's own casts of weights belong to it, as in a training step
     with ExitStack() as stack:
@@ -107,7 +111,7 @@ def _record(
         stack.enter_context(torch.enable_grad())
         norms = batches_measured(model) if eval_mode else nullcontext()
         stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=eval_mode))
-        recorder = Recorder(model, places)
+        recorder = Recorder(model, places, values=values)
         stack.enter_context(eager_functions())
         stack.enter_context(forwards_as_calls(map(model.get_submodule, forwards)))
         stack.enter_context(_calls_shown_to(recorder, model))
