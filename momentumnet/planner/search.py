@@ -176,19 +176,20 @@ def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Ch
             times = best.get((start, front))
             if times is None:
                 continue
+            first = int(np.isfinite(times).argmax())  # cells in front of it are not reached
             for option in options.at(start, front):
                 fitting = (budget - always[start] - option.need) * cells // budget + 1
                 shift = (option.held * cells + (budget - 1 if up else 0)) // budget
                 reach = min(fitting, cells - shift, cells)
-                if reach <= 0:
+                if reach <= first:
                     continue
                 key = (option.choices[-1].stop, option.behind)
-                target = best.setdefault(key, np.full(cells, np.inf))
-                offered = times[:reach] + option.seconds
-                better = offered < target[shift : shift + reach]
+                target = best.setdefault(key, np.full(cells, np.inf))[shift + first : shift + reach]
+                offered = times[first:reach] + option.seconds
+                better = offered < target
                 if better.any():
-                    target[shift : shift + reach][better] = offered[better]
-                    came.setdefault(key, []).append((np.flatnonzero(better) + shift, front, option, shift))
+                    target[better] = offered[better]
+                    came.setdefault(key, []).append((np.flatnonzero(better) + shift + first, front, option, shift))
     fitting = max(0, (budget - always[count] - options.loss_bytes) * cells // budget + 1)
     return _cheapest(count, best, came, fitting)
 
