@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import ANEW
-from momentumnet.planning import check_gradients, check_offload, gammas_within_budget, step_plan
+from momentumnet.planning import gammas_within_budget, step_plan
+from momentumnet.planning_options import check_gradients, check_offload
 
 if TYPE_CHECKING:
     from momentumnet.planner.search import Options

@@ -19,13 +19,11 @@ from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.planned import Ends, follow, replanning
 from momentumnet.planning import (
-    check_gradients,
-    check_offload,
-    check_options,
     conversion_plan,
     gamma_without_budget,
     step_plan,
 )
+from momentumnet.planning_options import check_gradients, check_offload, check_options
 from momentumnet.recompute import own_checkpoints
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of

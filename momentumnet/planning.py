@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.collectives import launched
-from momentumnet.core.settings import BACKWARDS
 from momentumnet.errors import ConversionError
-from momentumnet.planner.budget import ANEW, GRADIENTS, PRESENT
+from momentumnet.planner.budget import ANEW, PRESENT
+from momentumnet.planner.garbage import full_collections_put_off
+from momentumnet.planning_options import check_gradients, check_offload, check_options
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
 from momentumnet.streams.wrapped import check_is_module
@@ -20,7 +21,6 @@ from momentumnet.streams.wrapped import check_is_module
 if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
 
-OTHERS = ("keep", "checkpoint")
 DEFAULT_GAMMA = 0.125
 
 
@@ -202,6 +202,7 @@ def conversion_plan(
     return Plan(found, gamma_without_budget(gamma), backward, arithmetic, others)
 
 
+@full_collections_put_off()
 def step_plan(
     model: nn.Module,
     example_inputs: Any,
@@ -271,38 +272,6 @@ def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]
     if gamma is None and launched() == 1:
         return exact_gamma(0), exact_gamma(DEFAULT_GAMMA)
     return (gamma_without_budget(gamma),)
-
-
-def check_options(others: str, spare: int, backward: str) -> None:
-    """These options have values that they take, and go together."""
-    if backward not in (AUTO, *BACKWARDS):
-        raise ValueError(f"backward must be one of {', '.join(map(repr, (AUTO, *BACKWARDS)))}, got {backward!r}")
-    if others not in OTHERS:
-        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
-    if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
-        raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
-
-
-def check_offload(offload: bool, *, is_planned: bool) -> None:
-    """Offloading is one of the choices of a plan."""
-    if not isinstance(offload, bool):
-        raise ValueError(f"offload must be True or False, got {offload!r}")
-    if offload and not is_planned:
-        raise ValueError(
-            "offload=True lets a plan move activations to host memory, and nothing is planned; give a budget, too, "
-            "e.g. budget='4GiB'"
-        )
-
-
-def check_gradients(gradients: str, *, is_planned: bool) -> None:
-    """Gradients are there before, or not, and count in a plan."""
-    if gradients not in GRADIENTS:
-        raise ValueError(f"gradients must be one of {', '.join(map(repr, GRADIENTS))}, got {gradients!r}")
-    if gradients != ANEW and not is_planned:
-        raise ValueError(
-            f"gradients={gradients!r} says what a plan counts, and nothing is planned; give a budget, too, e.g. "
-            "budget='4GiB'"
-        )
 
 
 def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:

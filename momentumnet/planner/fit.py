@@ -16,6 +16,7 @@ from momentumnet.planner.batch_watch import elements_of
 from momentumnet.planner.budget import ANEW, PRESENT, allowed
 from momentumnet.planner.build import device_of, profiles_of
 from momentumnet.planner.choice import Choice, Way, choice_of_each
+from momentumnet.planner.garbage import full_collections_put_off
 from momentumnet.planner.host_link import link_of
 from momentumnet.planner.methods import PlannedMethod, methods_of, same_way
 from momentumnet.planner.profile import Profile
@@ -213,6 +214,7 @@ def measured_step(
     return measured_steps(model, example_inputs, gammas=(gamma,), **options)[0]
 
 
+@full_collections_put_off()
 def measured_steps(
     model: nn.Module,
     example_inputs: Any,

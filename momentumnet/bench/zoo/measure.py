@@ -17,7 +17,8 @@ from momentumnet.bench.zoo.entries import Entry
 from momentumnet.conversion import convert
 from momentumnet.errors import MomentumNetError
 from momentumnet.memory import measure_memory
-from momentumnet.planning import OTHERS, plan
+from momentumnet.planning import plan
+from momentumnet.planning_options import OTHERS
 from momentumnet.streams.discover import Discovery, discover
 from momentumnet.streams.select import CHANGES_SHAPE
 from momentumnet.streams.trace import call_with_example

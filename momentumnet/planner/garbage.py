@@ -1,0 +1,37 @@
+"""Python's full garbage collections, put off while a step is planned."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# So many collections of the middle generation are never made between two full ones.
+_NEVER = 1 << 30
+_lock = threading.Lock()
+_users = 0
+_thresholds = (0, 0, 0)
+
+
+@contextmanager
+def full_collections_put_off() -> Iterator[None]:
+    """Inside, and also used as a decorator, garbage is collected that is young; all other objects are not walked over.
+
+    Traces and options are so many objects that Python walks over all there are, two or three times in a plan: as long
+    as several steps of a network of small blocks, in a process that has imported much. Nothing that a plan makes waits
+    for that: cycles that live no longer than one of its passes are young.
+    """
+    global _users, _thresholds
+    with _lock:
+        if not _users:
+            _thresholds = gc.get_threshold()
+            gc.set_threshold(*_thresholds[:2], _NEVER)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                gc.set_threshold(*_thresholds)
