@@ -170,6 +170,7 @@ def _ordered_events(profiler: profile) -> list[tuple[int, str, Any]]:
         name = event.name
         if name in (_ALLOCATION, _SPAN) or name.startswith(_BACKWARD):
             events.append((event.start_time_ns, name, event))
-        stack.extend(reversed(event.children))
+        if name != _ALLOCATION:  # which has none
+            stack.extend(reversed(event.children))
     events.sort(key=itemgetter(0))
     return events
