@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from momentumnet.errors import ConversionError
-from momentumnet.streams import discover, find_streams, trace
+from momentumnet.planner.fit import measured_step
+from momentumnet.streams import discover, find_streams, recorder, trace
 from momentumnet.streams.trace import call_with_example, record
 from tests.streams import nets
 from tests.streams.nets import WIDTH, Block, Calls, chain, loop, modules, summary, tokens
@@ -162,3 +164,28 @@ def test_the_looks_of_a_trace_are_hidden_from_its_function_modes(monkeypatch: py
     monkeypatch.setattr(trace, "fresh_dropout_outputs", Counting)
     record(nn.Sequential(*[Block() for _ in range(3)]), tokens())
     assert seen[seen.index("linear") :] == 3 * ["linear", "tanh", "add"]
+
+
+def test_values_are_looked_at_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(recorder, "_largest_magnitude", lambda tensor: looks.append(tensor.shape) or 1.0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, example = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), torch.randn(2, 3, 8)
+    saved = record(model, example).saved_bytes()
+    assert looks
+    looks.clear()
+    trace = record(model, example, values=False)
+    assert not looks
+    assert trace.saved_bytes() == saved
+    assert {call.spread for call in trace.root.walk()} == {1.0}
+
+
+def test_planning_looks_at_values_in_one_of_its_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(recorder, "_largest_magnitude", lambda tensor: looks.append(tensor.shape) or 1.0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, example = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), torch.randn(2, 3, 8)
+    find_streams(model, example)
+    once = len(looks)
+    measured_step(model, example, gamma=Fraction(1, 8))
+    assert len(looks) == 2 * once
