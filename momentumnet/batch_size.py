@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.core.settings import ARITHMETICS, check_choice
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import ANEW
@@ -69,13 +70,16 @@ def largest_batch(
     from momentumnet.planner.budget import bytes_of
     from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import measured_steps
+    from momentumnet.planner.step_loss import check_loss
 
+    check_loss(loss)
     limit, gammas = bytes_of(budget, device_of(model, ())), gammas_within_budget(gamma)
     if limit is None:
         raise ValueError(f"budget must be a number of bytes for the largest batch, got {budget!r}")
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
 
+    check_choice("arithmetic", arithmetic, ARITHMETICS)
     check_offload(offload, is_planned=True)
     check_gradients(gradients, is_planned=True)
     given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}

@@ -155,7 +155,7 @@ def convert(
     planner = {"budget": budget, "replan": replan}
     given = {**stepwise, **planner, "coupling": coupling}
     ends = Ends(final_velocity, initial_velocity)
-    check_options(others, spare, backward)
+    check_options(others, spare, backward, arithmetic)
     is_planned = budget is not None or bool(spare) or plan is not None or like is not None
     check_offload(offload, is_planned=is_planned)
     check_gradients(gradients, is_planned=is_planned)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from momentumnet import model_config
+from momentumnet.core.settings import FINAL_VELOCITIES, check_choice
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.planner.batch_watch import Again, BatchWatch, logger
@@ -36,6 +37,7 @@ class Ends:
     initial_velocity: str | nn.Module | None
 
     def __post_init__(self) -> None:
+        check_choice("final_velocity", self.final_velocity, FINAL_VELOCITIES)
         if self.initial_velocity not in (None, "branch") and not isinstance(self.initial_velocity, nn.Module):
             raise ValueError(f"initial_velocity must be None, 'branch' or an nn.Module, got {self.initial_velocity!r}")
 

@@ -152,7 +152,7 @@ def plan(
         True
     """
     check_is_module(model)
-    check_options(others, spare, backward)
+    check_options(others, spare, backward, arithmetic)
     check_offload(offload, is_planned=budget is not None or bool(spare))
     check_gradients(gradients, is_planned=budget is not None or bool(spare))
     if objective != "time":
@@ -228,6 +228,7 @@ def step_plan(
     from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import measured_steps
     from momentumnet.planner.quickest import quickest_plan
+    from momentumnet.planner.step_loss import check_loss
     from momentumnet.planner.trial import trial_of
 
     chosen = {"backward": backward != AUTO, "others": others != "keep"}
@@ -244,6 +245,7 @@ def step_plan(
         )
     if example_inputs is None:
         raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
+    check_loss(loss)
     limit, gammas = bytes_of(budget, device_of(model, example_inputs)), gammas_within_budget(gamma)
     steps = measured_steps(
         model,

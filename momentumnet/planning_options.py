@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from momentumnet.core.settings import BACKWARDS
+from momentumnet.core.settings import ARITHMETICS, BACKWARDS, check_choice
 from momentumnet.planner.budget import ANEW, GRADIENTS
 from momentumnet.streams.plan import AUTO
 
 OTHERS = ("keep", "checkpoint")
 
 
-def check_options(others: str, spare: int, backward: str) -> None:
-    """These options have values that they take, and go together."""
-    if backward not in (AUTO, *BACKWARDS):
-        raise ValueError(f"backward must be one of {', '.join(map(repr, (AUTO, *BACKWARDS)))}, got {backward!r}")
-    if others not in OTHERS:
-        raise ValueError(f"others must be one of {', '.join(map(repr, OTHERS))}, got {others!r}")
+def check_options(others: str, spare: int, backward: str, arithmetic: str) -> None:
+    """These options have values that they take: also where what would look at them, a stream, is never made."""
+    check_choice("others", others, OTHERS)
+    check_choice("backward", backward, (AUTO, *BACKWARDS))
+    check_choice("arithmetic", arithmetic, ARITHMETICS)
     if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
         raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
 

@@ -62,9 +62,9 @@ class StreamSettings:
         arguments: Sequence[int | str] | None = None,
         companions: Sequence[Companion] = (),
     ) -> None:
-        _choice("arithmetic", arithmetic, ARITHMETICS)
-        _choice("backward", backward, BACKWARDS)
-        _choice("final_velocity", final_velocity, FINAL_VELOCITIES)
+        check_choice("arithmetic", arithmetic, ARITHMETICS)
+        check_choice("backward", backward, BACKWARDS)
+        check_choice("final_velocity", final_velocity, FINAL_VELOCITIES)
         self.name, self.blocks = name, blocks
         self.arithmetic, self.backward = arithmetic, backward
         self.branch_first, self.final_velocity = branch_first, final_velocity
@@ -78,7 +78,7 @@ class StreamSettings:
 
     def set_range_check(self, when: str) -> None:
         """When it is looked whether the values of a pass fit their scale, from the next pass on."""
-        _choice("when", when, RANGE_CHECKS)
+        check_choice("when", when, RANGE_CHECKS)
         self.range_check = when
 
     def checked_gamma(self, gamma: float | Fraction) -> Fraction:
@@ -132,6 +132,7 @@ class StreamSettings:
         return f"at gamma={float(gamma):.4g}"
 
 
-def _choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """The option has one of the values that it takes."""
     if value not in allowed:
         raise ValueError(f"{option} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

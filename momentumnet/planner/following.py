@@ -18,8 +18,13 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
     """The streams and the other roles of a plan, for a model that is not converted.
 
     Raises:
-        ConversionError: the model has not the modules that the plan names, or more of them.
+        ConversionError: the model has not the modules that the plan names, or more of them; or it is no such plan.
     """
+    if not isinstance(plan, TrainingPlan):
+        raise ConversionError(
+            f"plan= takes a momentumnet.TrainingPlan, which momentumnet.plan(..., budget=...) makes, got a "
+            f"{type(plan).__name__}"
+        )
     there = {name for name, _ in model.named_modules()}
     missing = [name for unit in plan.units for name in unit.names if name not in there]
     faults = [f"{type(model).__name__} has no module {quoted(missing)}"] if missing else []

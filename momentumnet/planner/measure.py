@@ -19,6 +19,7 @@ from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport, measure_memory, memory_measured
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
+from momentumnet.planner.step_loss import floats_of, total_of
 from momentumnet.recompute import object_copies
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
 from momentumnet.recompute.own_gradients import is_about_hooks
@@ -301,20 +302,7 @@ def _ending(
 
 def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
     given = pytree.tree_map_only(Tensor, _leaf, output)
-    total = loss_of(given) if loss is None else loss(given)
-    return total, [leaf for leaf in _floats(given) if leaf.requires_grad]
-
-
-def loss_of(output: Any) -> Tensor:
-    """A loss of any output: its own, where it has one, else the sum of what it holds."""
-    own = getattr(output, "loss", None)
-    if isinstance(own, Tensor):
-        return own
-    return torch.stack([leaf.sum() for leaf in _floats(output)]).sum()
-
-
-def _floats(output: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return total_of(given, loss), [leaf for leaf in floats_of(given) if leaf.requires_grad]
 
 
 def _without_history(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from momentumnet.memory import measure_memory
 from momentumnet.planner.build import device_of
 from momentumnet.planner.following import from_plan
 from momentumnet.planner.hollow import without_values
-from momentumnet.planner.measure import loss_of
+from momentumnet.planner.step_loss import total_of
 from momentumnet.planner.training_plan import PlannedUnit, TrainingPlan
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.streams.guard import left_as_found
@@ -50,7 +50,7 @@ def trial_of(
             def step() -> None:
                 with autocast.replayed():  # which a training loop leaves behind the loss
                     output = call_with_example(net, example)  # held in backward, as in the prediction
-                    total = (loss_of if loss is None else loss)(output)
+                    total = total_of(output, loss)
                 total.backward()
 
             try:

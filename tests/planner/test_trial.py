@@ -16,7 +16,7 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.memory import format_bytes
 from momentumnet.planner import fit, trial
 from momentumnet.planner.fit import MeasuredStep, measured_step
-from momentumnet.planner.measure import loss_of
+from momentumnet.planner.step_loss import loss_of
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
 from tests.models import WIDTH, Chain, ResidualMLP
