@@ -25,7 +25,18 @@ WORTH = 0.01
 
 
 class DoesNotFitError(ConversionError):
-    """No choices fit a budget."""
+    """No choices fit a budget.
+
+    Attributes:
+        least: the fewest bytes that were measured of a plan, or predicted where none was tried out.
+    """
+
+    def __init__(self, message: str, least: int) -> None:
+        super().__init__(message)
+        self.least = least
+
+    def __reduce__(self) -> tuple[type[DoesNotFitError], tuple[str, int]]:
+        return DoesNotFitError, (str(self), self.least)
 
 
 def does_not_fit(
@@ -51,7 +62,8 @@ def does_not_fit(
     found = f"about {_as_budget(smallest)}" if measured is None else f"{_to_the_byte(measured)} as measured"
     return DoesNotFitError(
         f"no choice fits a budget of {_told_apart(limit, measured)}. The least is {found}, for "
-        f"{_place(profile, fullest.moment)}: {fullest}. {advice}"
+        f"{_place(profile, fullest.moment)}: {fullest}. {advice}",
+        smallest if measured is None else measured,
     )
 
 

@@ -16,8 +16,9 @@ import momentumnet as mn
 from momentumnet.core import collectives
 from momentumnet.planner.fit import MeasuredStep, measured_steps
 from momentumnet.planner.profile import Profile
-from momentumnet.planner.quickest import WORTH, quickest_plan
+from momentumnet.planner.quickest import CLOSE, WORTH, quickest_plan
 from momentumnet.planner.search import Options
+from momentumnet.planner.training_plan import TrainingPlan
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, Chain, ResidualMLP
 from tests.planner.wide import chain, rows
@@ -74,6 +75,28 @@ def test_momentum_where_nothing_else_fits() -> None:
     with pytest.raises(mn.ConversionError, match="no choice fits a budget"):
         mn.plan(model, x, gamma=0, budget=budget)
     assert mn.plan(model, x, budget=int(1.2 * unconverted)).gamma == 0  # where both fit, no momentum for its own sake
+
+
+# So many blocks, and how much more the least at gamma 0 is predicted to take than at 1/8.
+NEARLY_THE_SAME = [(8, 0.021), (7, -0.002)]
+
+
+@pytest.mark.parametrize("more", [(0, 0), (0, 200_000), (200_000, 0)])
+@pytest.mark.parametrize(("blocks", "apart"), NEARLY_THE_SAME)
+def test_the_least_is_the_one_that_was_measured(blocks: int, apart: float, more: tuple[int, int]) -> None:
+    """Of both values, where they are predicted to take nearly the same."""
+    torch.manual_seed(0)
+    model, x = Chain([ResidualMLP(16, 128) for _ in range(blocks)]), torch.randn(1024, 16)
+    found, above = steps(model, x), dict(zip(GAMMAS, more, strict=True))
+    assert found[0].least[0] / found[1].least[0] - 1 == pytest.approx(apart, abs=0.004)
+
+    def trial(plan: TrainingPlan) -> int:
+        return plan.peak + above[plan.gamma]
+
+    least = min(step.plan(None, trial=trial).measured_peak or 0 for step in found)
+    assert (quickest_plan(found, None, trial=trial).measured_peak or 0) <= least * (1 + CLOSE)
+    with pytest.raises(mn.ConversionError, match=rf"The least is .*\({least} bytes\) as measured"):
+        quickest_plan(found, least // 2, trial=trial)
 
 
 def test_a_gamma_that_is_given_is_taken() -> None:
