@@ -62,6 +62,8 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     from momentumnet.planner.following import from_plan  # only who plans waits for it
 
     runners, roles = from_plan(model, plan, ends.final_velocity)
+    watch = BatchWatch(plan.elements, plan.budget, again)
+    watch.look_at_parameters(model, plan.parameter_bytes)
     if ends.initial_velocity is not None and not runners:
         raise ConversionError(
             "initial_velocity was given, and by its plan the network computes what it always did (gamma 0), without a "
@@ -70,7 +72,6 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     ends.begin(runners)
     apply(model, runners, roles, plan.by_forward)
     note_converted(model)
-    watch = BatchWatch(plan.elements, plan.budget, again)
     watch.attach(model)
     return watch
 

@@ -54,6 +54,19 @@ class BatchWatch:
         if self._is_larger(inputs):
             self._tell(model)
 
+    def look_at_parameters(self, model: nn.Module, planned: int) -> None:
+        """Tell of a model whose parameters take more than the ``planned`` bytes: so will its activations."""
+        found = parameter_bytes_of(model)
+        if 0 < planned < found:
+            logger.warning(
+                "%s has %s of parameters, and was planned with %s: it is wider, deeper or of another type, and the "
+                "step takes more than %s. Plan again (momentumnet.plan) with this model",
+                type(model).__name__,
+                format_bytes(found),
+                format_bytes(planned),
+                self._room,
+            )
+
     def attach(self, model: nn.Module) -> None:
         """Watch the calls of a model."""
         model.register_forward_pre_hook(self, with_kwargs=True)
@@ -65,14 +78,17 @@ class BatchWatch:
         self._noticed = max(elements, self._noticed)
         return larger
 
+    @property
+    def _room(self) -> str:
+        return "the least that was planned" if self._budget is None else f"the {format_bytes(self._budget)} planned"
+
     def _tell(self, model: nn.Module) -> None:
-        budget = "the least that was planned" if self._budget is None else f"the {format_bytes(self._budget)} planned"
         logger.warning(
             "%s was planned for inputs of %d elements and is given %d: the step takes more than %s. %s",
             type(model).__name__,
             self._planned,
             self._noticed,
-            budget,
+            self._room,
             "Plan again for the largest batch (momentumnet.plan), or let it be done (convert(..., replan='auto'))"
             if self._again is None
             else "In several processes it is not planned again, as all have to recompute alike: plan for this batch",
@@ -91,3 +107,8 @@ def detach(model: nn.Module) -> None:
 def elements_of(inputs: Any) -> int:
     """Elements of all tensors among the arguments of a call."""
     return sum(tensor.numel() for tensor in tensors_in(inputs))
+
+
+def parameter_bytes_of(model: nn.Module) -> int:
+    """Bytes of all parameters, those of every process."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

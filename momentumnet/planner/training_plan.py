@@ -94,6 +94,7 @@ class TrainingPlan:
         containers: how many modules the containers have that hold those of the units, by path.
         by_forward: names of the modules whose ``forward`` is called, and not they themselves.
         gradients: of parameters: "anew", as the step makes them, or "present", where they are there all the time.
+        parameter_bytes: of all parameters; 0 where the plan was written by a version that did not say.
 
     Example:
         >>> import torch
@@ -127,6 +128,7 @@ class TrainingPlan:
     containers: tuple[tuple[str, int], ...] = ()
     by_forward: tuple[str, ...] = ()
     gradients: str = ANEW
+    parameter_bytes: int = 0
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
