@@ -19,7 +19,7 @@ import momentumnet as mn
 from momentumnet import planned
 from momentumnet.core.stream import MomentumStream
 from momentumnet.planner import batch_watch
-from momentumnet.streams.converted import converted_blocks
+from momentumnet.streams.converted import converted_blocks, streams_of
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, ResidualMLP
 from tests.planner.wide import chain, rows
@@ -153,6 +153,23 @@ def test_gamma_is_the_one_that_was_set() -> None:
     mn.set_gamma(net, 0.5)
     step(net, 64)
     assert mn.describe(net)["streams"][0]["gamma"] == "1/2"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_its_range_is_checked_when_it_was_said(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
+    mn.set_range_check(net, "backward")
+    if fails:
+        monkeypatch.setattr(planned, "step_plan", refuse)
+        with pytest.raises(mn.ConversionError, match="not now"):
+            step(net, 64)
+    else:
+        step(net, 64)
+    assert {stream.range_check for stream in streams_of(net)} == {"backward"}
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    raise mn.ConversionError("not now")
 
 
 def test_where_nothing_fits_the_training_goes_on_with_the_least(caplog: pytest.LogCaptureFixture) -> None:
