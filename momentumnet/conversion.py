@@ -22,6 +22,7 @@ from momentumnet.planning import (
     conversion_plan,
     gamma_without_budget,
     step_plan,
+    tell_of_gamma,
 )
 from momentumnet.planning_options import check_gradients, check_offload, check_options
 from momentumnet.recompute import own_checkpoints
@@ -177,6 +178,7 @@ def convert(
         _check_nothing_else("plan", given)
     elif budget is not None or spare:
         plan = step_plan(model, example_inputs, budget, **stepwise)
+        tell_of_gamma(model, plan, gamma)
         again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
     else:
         new_stream = _stream_of(rule, gamma_without_budget(gamma), arithmetic, final_velocity)

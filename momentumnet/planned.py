@@ -66,8 +66,8 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     watch.look_at_parameters(model, plan.parameter_bytes)
     if ends.initial_velocity is not None and not runners:
         raise ConversionError(
-            "initial_velocity was given, and by its plan the network computes what it always did (gamma 0), without a "
-            "velocity; give gamma=, too, e.g. gamma=1/8, or leave initial_velocity out"
+            "initial_velocity was given, and by its plan the network computes what it always did (gamma 0, or without "
+            "a residual stream), with no velocity; give gamma=, too, e.g. gamma=1/8, or leave initial_velocity out"
         )
     ends.begin(runners)
     apply(model, runners, roles, plan.by_forward)
@@ -109,7 +109,9 @@ def _plan_again(
     revert(model, inplace=True)
     plan = before
     try:
-        plan = _best(model, example, budget, options)
+        found = _best(model, example, budget, options)
+        _check_same_streams(before, found)
+        plan = found
     finally:
         follow(model, plan, ends, replanning(budget, options, plan, ends))
         for stream in _streams_of(model):
@@ -120,6 +122,22 @@ def _plan_again(
             for stream, known in zip(_streams_of(model), learned, strict=True):
                 stream.load_learned(known)
         model_config.note(model)
+
+
+def _check_same_streams(before: TrainingPlan, found: TrainingPlan) -> None:
+    """A training goes on with the function that it has.
+
+    Raises:
+        ConversionError: other blocks would move by the rule.
+    """
+    was, now = ([(stream.path, stream.blocks) for stream in plan.streams] for plan in (before, found))
+    if was != now:
+        listed = (", ".join(path or "(root)" for path, _ in streams) or "none" for streams in (was, now))
+        raise ConversionError(
+            "planned again for larger inputs, the network has other streams than it was converted with ({} before, {} "
+            "now), and would compute another function, so it stays as it was. Plan for the largest inputs to come "
+            "(momentumnet.plan), or leave replan out".format(*listed)
+        )
 
 
 def _best(model: nn.Module, example: Any, budget: int | str | None, options: dict[str, Any]) -> TrainingPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, overload
@@ -20,6 +21,8 @@ from momentumnet.streams.wrapped import check_is_module
 
 if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
+
+logger = logging.getLogger("momentumnet")
 
 DEFAULT_GAMMA = 0.125
 
@@ -169,7 +172,7 @@ def plan(
             backward=backward,
             others=others,
         )
-    return step_plan(
+    found = step_plan(
         model,
         example_inputs,
         budget,
@@ -183,6 +186,19 @@ def plan(
         offload=offload,
         gradients=gradients,
     )
+    tell_of_gamma(model, found, gamma)
+    return found
+
+
+def tell_of_gamma(model: nn.Module, plan: TrainingPlan, gamma: float | Fraction | None) -> None:
+    """Say so where a gamma was given, and there is nothing that could move by it."""
+    if gamma and not plan.gamma:
+        logger.warning(
+            "no residual stream was found in %s, so that nothing moves by gamma=%s: by its plan it computes what it "
+            "always did. What was looked at is said without a budget",
+            type(model).__name__,
+            gamma,
+        )
 
 
 def conversion_plan(

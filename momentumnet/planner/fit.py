@@ -234,7 +234,7 @@ def measured_steps(
     Args:
         model: the network, unconverted; it is left as it was found.
         example_inputs: as `momentumnet.convert` takes them.
-        gammas: of the streams; there is a step for each, or one alone where the network has no stream.
+        gammas: of the streams; there is a step for each, or one alone, at 0, where the network has no stream.
         streams: container paths to restrict them to.
         arithmetic: of the streams.
         loss: of the model's output.
@@ -251,7 +251,7 @@ def measured_steps(
             "that one, or momentumnet.revert(model)"
         )
     found = discover(model, example_inputs, streams=streams)
-    gammas = gammas if found.streams else gammas[:1]
+    gammas = gammas if found.streams else (Fraction(0),)  # nothing moves by it
     profiles = profiles_of(
         model, example_inputs, found, gammas=gammas, arithmetic=arithmetic, loss=loss, present=gradients == PRESENT
     )

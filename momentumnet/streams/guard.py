@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -42,6 +43,10 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     pyramid) or in a dict of theirs (LeViT's attention biases).
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
+
+    Backward hooks of modules and of parameters are off meanwhile: they are for the gradients of a training. PyTorch
+    puts a function around a module that has some, behind which its input and output are other tensors than its
+    caller's.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
@@ -52,12 +57,17 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     ]
     inside = Held(_attributes(module for module, _, _ in held), apart=model.parameters())
     values = Values(inside.tensors)
+    hooked = {parameter: parameter._backward_hooks for parameter in model.parameters() if parameter._backward_hooks}
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
     with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
         try:
+            for module, _, _ in held:
+                module.__dict__.update({name: OrderedDict() for name in _OF_BACKWARD})
             for module in modules:
                 module.training = module.training and not eval_mode
+            for parameter in hooked:
+                parameter._backward_hooks = None
             with parameters_put_back(model):
                 yield
         finally:
@@ -69,6 +79,8 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
                     table.update(entries)
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
+            for parameter, hooks in hooked.items():
+                parameter._backward_hooks = hooks
             inside.put_back()
             values.put_back()
 
@@ -89,6 +101,8 @@ def _tables(module: nn.Module) -> list[dict[str, Any]]:
     return [value for name, value in module.__dict__.items() if name in _OF_MODULE and isinstance(value, dict)]
 
 
+# Hooks that a backward calls.
+_OF_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 # What nn.Module keeps for itself: hooks, and the tables above.
 _OF_MODULE = frozenset(nn.Module().__dict__)
 

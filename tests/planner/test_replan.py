@@ -168,6 +168,33 @@ def test_its_range_is_checked_when_it_was_said(fails: bool, monkeypatch: pytest.
     assert {stream.range_check for stream in streams_of(net)} == {"backward"}
 
 
+class Fading(nn.Module):
+    """Of long inputs its blocks do something else, in which there is no skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = chain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 16:
+            for block in self.chain.blocks:
+                x = (block(x) - x) * 0.5
+            return x
+        return self.chain(x)
+
+
+def test_where_other_streams_are_found_the_function_stays() -> None:
+    torch.manual_seed(0)
+    net = mn.convert(Fading(), rows(16), gamma=GAMMA, budget=1 << 40, replan="auto")
+    before, streams = copy.deepcopy(net), mn.describe(net)["streams"]
+    with pytest.raises(
+        mn.ConversionError, match=r"other streams than it was converted with \(chain.blocks before, none now\)"
+    ):
+        step(net, 64)
+    assert mn.describe(net)["streams"] == streams
+    assert_same(train_step(net, (rows(16),)), train_step(before, (rows(16),)), tolerance=0.0)
+
+
 def refuse(*args: object, **kwargs: object) -> None:
     raise mn.ConversionError("not now")
 

@@ -356,3 +356,18 @@ def test_a_module_without_children_that_overwrites_its_argument_is_stored() -> N
     for net in (model, found):
         net(x).square().mean().backward()
     assert all(map(torch.equal, *([p.grad for p in net.parameters()] for net in (model, found))))
+
+
+@pytest.mark.parametrize("make", [mn.plan, mn.convert])
+def test_a_gamma_that_nothing_moves_by_is_told(make: Callable[..., object], caplog: pytest.LogCaptureFixture) -> None:
+    make(vgg(), images(), budget="least")
+    make(vgg(), images(), budget="least", gamma=0)
+    assert not caplog.text
+    make(vgg(), images(), budget="least", gamma=1 / 2)
+    assert caplog.text.count("no residual stream was found in Sequential, so that nothing moves by gamma=0.5") == 1
+
+
+def test_a_plan_without_a_stream_says_no_gamma() -> None:
+    plan = mn.plan(vgg(), images(), budget="least", gamma=1 / 2)
+    assert plan.gamma == 0
+    assert "gamma 0." in str(plan)
