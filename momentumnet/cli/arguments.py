@@ -88,10 +88,7 @@ def counts(text: str) -> list[int]:
 
 def positive(text: str) -> int:
     """An integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+    value = _integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
     return value
@@ -99,7 +96,17 @@ def positive(text: str) -> int:
 
 def whole(text: str) -> int:
     """An integer of at least 0."""
-    return 0 if text.strip() == "0" else positive(text)
+    value = _integer(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative, and 0 is the least")
+    return value
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
 
 
 def wholes(text: str) -> list[int]:

@@ -136,6 +136,11 @@ def recipe(options: argparse.Namespace) -> Recipe:
         raise UsageError("--precision fp16 scales the loss, which the two passes of sam do not allow: take bf16")
     if options.warmup and options.schedule == "onecycle":
         raise UsageError("--schedule onecycle has a warmup of its own: leave out --warmup, or take --schedule cosine")
+    if options.warmup > options.epochs:
+        raise UsageError(
+            f"--warmup {options.warmup:g} is longer than --epochs {options.epochs}: the learning rate would never come "
+            f"to --lr {options.lr:g}"
+        )
     default = ADAPTIVE_RHO if adaptive else RHO
     return Recipe(
         epochs=options.epochs,

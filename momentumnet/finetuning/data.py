@@ -158,6 +158,8 @@ def load_images(
     reading = reading or Reading()
     if reading.validation is not None and is_named(source):
         raise UsageError(f"--validation is for folders of images; {source} has validation images of its own")
+    if reading.skip_broken and is_named(source):
+        raise UsageError(f"--skip-broken is for folders of images; {source} is one data set, and is read whole")
     if source == DIGITS:
         if reading.augment not in (None, "none"):
             raise UsageError(

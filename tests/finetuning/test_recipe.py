@@ -182,6 +182,11 @@ def test_augmentations_leave_validation_images_alone(photos: Path, name: str) ->
         (("--warmup", "1"), "--schedule onecycle has a warmup of its own"),
         (("--augment", "randaugment"), "--augment randaugment is for photographs"),
         (("--validation", "0.2"), "--validation is for folders of images"),
+        (("--skip-broken",), "--skip-broken is for folders of images; digits is one data set"),
+        (
+            ("--schedule", "cosine", "--warmup", "2.5", "--epochs", "2"),
+            "--warmup 2.5 is longer than --epochs 2: the learning rate would never come to --lr 0.001",
+        ),
         (
             ("--freeze", "99", "--model", "mobilenet_v3_small", "--weights", "none"),
             "--freeze 99 leaves nothing to train",

@@ -180,7 +180,7 @@ def test_row_that_diverges_is_shown_and_the_others_go_on(
         ("init-text", "--methods tfixup --networks pre-norm", "none of --methods tfixup is for --networks pre-norm"),
         ("lottery", "--rewind-epochs 2", "leaves nothing of 2 epochs"),
         ("lottery", "--fraction 1.5", "not between 0 and 1"),
-        ("lottery", "--rewind-epochs -1", "is not positive"),
+        ("lottery", "--rewind-epochs -1", "is negative"),
         ("lottery", "--warmup-epochs 2", "--warmup-epochs 2 leaves nothing of 2 epochs"),
         ("lottery", "--warmup-epochs 0,x", "'x' is not an integer"),
         ("lottery", "--dense-epochs 1,3", "--dense-epochs 3 is more than the 2 epochs"),
