@@ -8,6 +8,7 @@ them, would else leave the others a grid as coarse as a half type's.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -76,10 +77,30 @@ def resolution_for(dtype: torch.dtype, blocks: int, gamma: Fraction, spread: flo
 
 def spread_of(value: Tensor, largest: float) -> float:
     """The largest magnitude over the median one of the values that are not 0, in a sample. Reads the device."""
+    return _ratio(largest, read(_typical(value))) if 0 < largest < math.inf and value.numel() else 1.0
+
+
+def extent_of(value: Tensor) -> Tensor:
+    """Two numbers that `spread_among` makes a spread of; they lie on the tensor's device, unread."""
+    low, high = torch.aminmax(value.detach())
+    typical = _typical(value)
+    return torch.stack([torch.maximum(-low, high).to(typical.dtype), typical])
+
+
+def spread_among(extents: Sequence[Tensor]) -> float:
+    """The largest spread of those tensors. Reads the device, once."""
+    return max(_ratio(largest, typical) for largest, typical in read(torch.stack(list(extents))))
+
+
+def _typical(value: Tensor) -> Tensor:
+    """The median magnitude of a sample, in float32 at least; NaN where all values are 0 or not finite."""
     flat = value.detach().reshape(-1)
     sample = flat[:: -(-flat.numel() // _SAMPLE) or 1].abs()
-    sample = sample[(sample > 0) & sample.isfinite()]
-    if not sample.numel() or not 0 < largest < math.inf:
-        return 1.0
     sample = sample if sample.dtype == torch.float64 else sample.float()
-    return max(1.0, min(largest / read(sample.median()), _MOST))
+    return torch.where((sample > 0) & sample.isfinite(), sample, math.nan).nanmedian()
+
+
+def _ratio(largest: float, typical: float) -> float:
+    if not 0 < largest < math.inf or math.isnan(typical):
+        return 1.0
+    return max(1.0, min(largest / typical, _MOST))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -17,7 +17,7 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.range import Range
-from momentumnet.core.resolution import Resolution, resolution_for, spread_of
+from momentumnet.core.resolution import Resolution, extent_of, resolution_for, spread_among, spread_of
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
 
@@ -32,6 +32,12 @@ UNSEEN_BITS = 1
 START_VARIES = 4
 # Values that leave no more bits of the word free are about to outgrow their scale: the next pass begins coarser.
 TIGHT_BITS = 1
+# A coarser scale that a place once had to take becomes finer again: each pass takes back half of the bits that are more
+# than so many above what the values ask for. What one outlier has asked for is not to cost precision for good.
+KEPT_BITS = 2
+# Where the largest value has grown by this factor since it was looked how far the typical ones lie below it, that is
+# looked at again: outliers may have come, as they do in a training, or with weights that are loaded behind conversion.
+SPREAD_VARIES = 4
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ class StreamScale:
     ) -> None:
         self._name, self._blocks = name, blocks
         self._magnitude, self._start, self._spread = magnitude, start, spread
+        # The largest value when the spread was measured; whether it is measured anew in this pass, and what tells it.
+        self._spread_at, self.looks_for_spread = magnitude, False
+        self._extents: list[Tensor] = []
         # By place, the magnitude as a power of two for which a coarser scale had to be taken there. Not the scale: at
         # another gamma, or in another type, a scale for the same values is another one.
         self._reached: Mapping[int, int] = {}
@@ -86,6 +95,8 @@ class StreamScale:
             "start": self._start,
             "spread": self._spread,
             "reached": [[place, power] for place, power in sorted(self._reached.items())],
+            "spread_at": self._spread_at,
+            "looks_for_spread": self.looks_for_spread,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -95,21 +106,24 @@ class StreamScale:
             CheckpointError: it is no such state, or that of a stream with fewer or more blocks.
         """
         fields = self.state().keys()
-        if not isinstance(state, Mapping) or state.keys() != fields:
+        later = {"spread_at", "looks_for_spread"}  # states of before have neither
+        if not isinstance(state, Mapping) or {*state, *later} != {*fields}:
             raise CheckpointError(f"stream {self._name!r}: expected a mapping of {', '.join(fields)}, got {state!r}")
-        measured = [state[name] for name in ("magnitude", "start", "spread")]
+        measured = [state.get(name) for name in ("magnitude", "start", "spread", "spread_at")]
         if not all(value is None or _is_magnitude(value) for value in measured):
             raise CheckpointError(
-                f"stream {self._name!r}: magnitude, start and spread must be finite numbers, 0 or more, or None, got "
-                f"{measured}"
+                f"stream {self._name!r}: magnitude, start, spread and spread_at must be finite numbers, 0 or more, or "
+                f"None, got {measured}"
             )
         if not _are_powers(state["reached"], self._blocks):
             raise CheckpointError(
                 f"stream {self._name!r}: reached must hold pairs of a place among {self._blocks} blocks and a power of "
                 f"two, got {state['reached']!r}"
             )
-        self._magnitude, self._start, self._spread = measured
+        self._magnitude, self._start, self._spread, _ = measured
         self._reached = dict(state["reached"])
+        self._spread_at = state.get("spread_at", self._magnitude)
+        self.looks_for_spread, self._extents = bool(state.get("looks_for_spread", False)), []
 
     def resolution_for(self, dtype: torch.dtype, gamma: Fraction) -> Resolution:
         """The resolution of a pass of ``dtype``."""
@@ -200,12 +214,59 @@ class StreamScale:
             wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
                 reached[entry.place] = max(bits - wanted, reached.get(entry.place, bits - wanted))
-        self._reached = reached
+        self._reached = self._finer_again(reached, seen, lambda magnitude: bits - scale.exponent_of(magnitude))
         greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
+        self._know_spread(greatest)
         if self._magnitude is not None and scale.capacity > 2 * self._magnitude:
             self._widen(max(scale.capacity / 2, greatest))
         elif self._magnitude is not None and any(entry.magnitude >= tight for entry in seen):
             self._magnitude = max(self._magnitude, greatest)
+
+    def look_for_spread(self, x: Tensor, *, begins: bool = False) -> None:
+        """Measure the spread at one place of a pass that looks for it; it is read when the pass is learned from."""
+        known = [] if begins else self._extents
+        self._extents = [*known, extent_of(x)] if has_values(x) and x.numel() else known
+
+    def _know_spread(self, greatest: float) -> None:
+        """A pass with values up to ``greatest`` has ended: its spread counts, if it was looked for, or it is to be.
+
+        It is that of the pass behind the one in which values have grown: a single outlier changes nothing for good.
+        """
+        if self.looks_for_spread and self._extents:
+            known, found = self._spread or 1.0, spread_among(self._extents)
+            if found > SPREAD_VARIES * known:
+                logger.info(
+                    "stream %r: its largest values are %.3g times the typical ones now, where it was %.3g; more bits "
+                    "hold them apart, which may take memory. There is nothing to do",
+                    self._name,
+                    found,
+                    known,
+                )
+            if found > known:
+                self._spread = found
+                self._largest = {}  # a finer grid shows what a coarser one has rounded away
+            # On a grid that is too coarse for them, typical values are no longer what they were: it is looked again.
+            self._spread_at, self.looks_for_spread, self._extents = greatest, found > 2 * known, []
+        elif self._spread_at is None:
+            self._spread_at = greatest
+        elif greatest > SPREAD_VARIES * self._spread_at:
+            self.looks_for_spread = True
+
+    def _finer_again(
+        self, reached: dict[int, int], seen: Sequence[Seen], power_of: Callable[[float], int]
+    ) -> dict[int, int]:
+        """What was ``reached``, less at places where nothing has asked for it in this pass.
+
+        A scale holds from its place to the stream's end, or to the next one. So it goes by all values from there on.
+        """
+        greatest = 0.0
+        for entry in reversed(seen):
+            greatest = max(greatest, math.ldexp(entry.magnitude, -entry.exponent))
+            power = self._reached.get(entry.place)
+            needed = power_of(greatest) + KEPT_BITS
+            if power is not None and reached[entry.place] == power > needed:
+                reached[entry.place] = (power + needed) // 2
+        return reached
 
     def _widen(self, magnitude: float) -> None:
         if not self._told:

@@ -206,6 +206,8 @@ class MomentumStream(StreamSettings):
         return Fraction(1) if self.branch_first and first else passage.coupling.draw_weight(first=first)
 
     def _finish(self, passage: Passage, place: int, x: Tensor, velocity: Tensor | None) -> Tensor:
+        if self._scale.looks_for_spread and isinstance(passage.tape, Tape) and passage.tape.graded:
+            self._scale.look_for_spread(x)
         if place < len(self.blocks) - 1:
             onward = replace(passage, last=place, velocity=velocity, counter=version(x), node=x.grad_fn)
             self._passages.carry(x, onward)
@@ -276,6 +278,8 @@ class MomentumStream(StreamSettings):
         if not graded or not coupling.is_reversible:
             return Tape(self.name, coupling, coupling.floats(x, v), reversible=False, graded=graded), None
         from_start = from_start and place == 0
+        if self._scale.looks_for_spread:
+            self._scale.look_for_spread(x, begins=True)
         plan: ScalePlan = chosen(lambda: self._scale.plan_for(x, coupling.gamma, from_start=from_start))
         expected = self._scale.largest_at(coupling.gamma)
         mode = PassMode.of(

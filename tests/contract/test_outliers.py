@@ -55,3 +55,47 @@ def test_error_of_the_gradient_is_that_of_floats(depth: int, dtype: torch.dtype,
     for _ in range(2):  # the first pass, and one that knows it
         ours = gradient_of_others(net, x)
         assert (ours - exact).norm() <= 2 * (plain - exact).norm()
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("outlier", [200.0, 2e4, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("depth", [4, 16])
+def test_outliers_that_come_after_the_conversion(depth: int, dtype: torch.dtype, outlier: float, when: str) -> None:
+    """In a training, or with weights that are loaded behind the conversion: from the third pass on as if known."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Sequential(*(PreNorm() for _ in range(depth)))).to(dtype), tokens(outlier).to(dtype)
+    floats = {"arithmetic": "float", "backward": "stored"}
+    exact = gradient_of_others(mn.convert(copy.deepcopy(model).double(), x.double(), **floats), x.double())
+    plain = gradient_of_others(mn.convert(model, x, **floats), x)
+    net, usual = mn.convert(model, tokens(1.0).to(dtype)), tokens(1.0).to(dtype)
+    mn.set_range_check(net, when)
+    for batch in (usual, usual, x, x, x):
+        try:
+            gradient_of_others(net, batch)
+        except mn.StateRangeError:
+            assert when == "backward"
+    for _ in range(2):
+        assert (gradient_of_others(net, x) - exact).norm() <= 2 * (plain - exact).norm()
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("factor", [1e3, 1e5, 1e7])
+@pytest.mark.parametrize("gamma", [1 / 8, 9 / 10])
+def test_one_pass_of_huge_values_costs_no_precision_for_good(gamma: float, factor: float, when: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Sequential(*(PreNorm() for _ in range(12)))), tokens(1.0)
+    exact = mn.convert(copy.deepcopy(model).double(), x.double(), gamma=gamma, arithmetic="float", backward="stored")
+    expected, net = gradient_of_others(exact, x.double()), mn.convert(model, x, gamma=gamma)
+    mn.set_range_check(net, when)
+    errors = []
+    for step in range(14):
+        handle = net[0][5].inner.register_forward_hook(lambda _, __, y: factor * y) if step in (3, 4) else None
+        try:
+            errors.append(float((gradient_of_others(net, x) - expected).norm() / expected.norm()))
+        except mn.StateRangeError:
+            assert when == "backward"
+            errors.append(float("nan"))
+        if handle is not None:
+            handle.remove()
+    assert max(errors[-4:]) <= 8 * errors[2]
