@@ -62,7 +62,7 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     from momentumnet.planner.following import from_plan  # only who plans waits for it
 
     runners, roles = from_plan(model, plan, ends.final_velocity)
-    watch = BatchWatch(plan.elements, plan.budget, again)
+    watch = BatchWatch(plan.elements, plan.budget, again, plan.autocast)
     watch.look_at_parameters(model, plan.parameter_bytes)
     if ends.initial_velocity is not None and not runners:
         raise ConversionError(

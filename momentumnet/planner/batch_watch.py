@@ -28,11 +28,12 @@ class BatchWatch:
         planned: how many the example had.
         budget: bytes that the step was planned for; None for the least.
         again: for larger calls; None: a line in the log says what to do.
+        autocast: as in `TrainingPlan`.
     """
 
-    def __init__(self, planned: int, budget: int | None, again: Again | None) -> None:
+    def __init__(self, planned: int, budget: int | None, again: Again | None, autocast: str | None = None) -> None:
         self._planned, self._budget, self._again = planned, budget, again
-        self._noticed = planned
+        self._noticed, self._autocast = planned, autocast
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at a call that is about to be made; those without gradients keep nothing, and a trace is no step.
@@ -41,6 +42,7 @@ class BatchWatch:
         """
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_laid_aside() or at_work() is not None:
             return
+        self._look_at_autocast(model, (args, kwargs))
         if not self._is_larger((args, kwargs)):
             return
         if self._again is not None and processes() == 1:
@@ -64,6 +66,23 @@ class BatchWatch:
                 type(model).__name__,
                 format_bytes(found),
                 format_bytes(planned),
+                self._room,
+            )
+
+    def _look_at_autocast(self, model: nn.Module, inputs: Any) -> None:
+        """Tell, once, of a step that autocasts to another type than planned, or does in place of not, or does not."""
+        given = next(iter(tensors_in(inputs)), None)
+        if self._autocast is None or given is None:
+            return
+        planned, found = self._autocast, autocast_of(given.device)
+        if found not in (None, planned):
+            self._autocast = None
+            logger.warning(
+                "%s was planned under autocast to %s and runs under autocast to %s ('none': without): activations are "
+                "of other types, and the step takes other bytes than %s. Plan (momentumnet.plan) as it is trained",
+                type(model).__name__,
+                planned,
+                found,
                 self._room,
             )
 
@@ -107,6 +126,15 @@ def detach(model: nn.Module) -> None:
 def elements_of(inputs: Any) -> int:
     """Elements of all tensors among the arguments of a call."""
     return sum(tensor.numel() for tensor in tensors_in(inputs))
+
+
+def autocast_of(device: torch.device) -> str | None:
+    """The type to which a device's autocast casts now, by its name; "none" without; None where it has no autocast."""
+    if not torch.amp.is_autocast_available(device.type):
+        return None
+    if not torch.is_autocast_enabled(device.type):
+        return "none"
+    return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
 
 
 def parameter_bytes_of(model: nn.Module) -> int:

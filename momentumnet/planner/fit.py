@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.planner.advice import does_not_fit
-from momentumnet.planner.batch_watch import elements_of, parameter_bytes_of
+from momentumnet.planner.batch_watch import autocast_of, elements_of, parameter_bytes_of
 from momentumnet.planner.budget import ANEW, PRESENT, allowed
 from momentumnet.planner.build import device_of, profiles_of
 from momentumnet.planner.choice import Choice, Way, choice_of_each
@@ -50,6 +50,7 @@ class MeasuredStep:
         containers: as in `TrainingPlan`.
         gradients: as in `TrainingPlan`.
         parameter_bytes: as in `TrainingPlan`.
+        autocast: as in `TrainingPlan`.
     """
 
     found: Discovery
@@ -61,6 +62,7 @@ class MeasuredStep:
     containers: tuple[tuple[str, int], ...]
     gradients: str = ANEW
     parameter_bytes: int = 0
+    autocast: str | None = None
 
     def plan(self, limit: int | None, *, spare: int = 0, trial: Trial | None = None) -> TrainingPlan:
         """The plan that takes the least time in so many bytes; None: in the least there can be, and ``spare``.
@@ -197,6 +199,7 @@ class MeasuredStep:
             by_forward=tuple(sorted(self.found.by_forward)),
             gradients=self.gradients,
             parameter_bytes=self.parameter_bytes,
+            autocast=self.autocast,
         )
 
 
@@ -267,7 +270,8 @@ def measured_steps(
         )
     batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
     containers = tuple(sizes_of(model, (name for unit in profiles[0].units for name in unit.names)).items())
-    told = (arithmetic, batch, elements, containers, gradients, parameter_bytes_of(model))
+    autocast = autocast_of(device_of(model, example_inputs))
+    told = (arithmetic, batch, elements, containers, gradients, parameter_bytes_of(model), autocast)
     return [
         MeasuredStep(found, Options(profile), gamma, *told) for gamma, profile in zip(gammas, profiles, strict=True)
     ]

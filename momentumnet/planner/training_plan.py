@@ -95,6 +95,7 @@ class TrainingPlan:
         by_forward: names of the modules whose ``forward`` is called, and not they themselves.
         gradients: of parameters: "anew", as the step makes them, or "present", where they are there all the time.
         parameter_bytes: of all parameters; 0 where the plan was written by a version that did not say.
+        autocast: the type to which autocast cast in the measured step, "none" without; None where that is not known.
 
     Example:
         >>> import torch
@@ -129,6 +130,7 @@ class TrainingPlan:
     by_forward: tuple[str, ...] = ()
     gradients: str = ANEW
     parameter_bytes: int = 0
+    autocast: str | None = None
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""

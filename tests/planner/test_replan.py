@@ -76,6 +76,44 @@ def test_larger_parameters_than_planned_are_told(tmp_path: Path, caplog: pytest.
     assert not caplog.text
 
 
+def cast(dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@pytest.mark.parametrize(
+    ("planned", "trained"),
+    [(torch.bfloat16, None), (None, torch.bfloat16), (torch.bfloat16, torch.float16)],
+    ids=["without", "with", "another"],
+)
+def test_another_autocast_than_planned_is_told_once(
+    planned: torch.dtype | None, trained: torch.dtype | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, x = nn.Sequential(*(ResidualMLP() for _ in range(3))), rows(16)
+    with cast(planned):
+        mn.plan(model, x, budget=1 << 20).save(tmp_path / "plan.json")
+    converted = mn.convert(model, plan=mn.TrainingPlan.load(tmp_path / "plan.json"))
+    with torch.no_grad():
+        converted(x)  # an evaluation keeps nothing
+    with cast(planned):
+        converted(x)
+    assert not caplog.text
+    for _ in range(2):
+        with cast(trained):
+            converted(x)
+    assert len(caplog.records) == 1
+    assert re.search(r"takes other bytes than the 1.00 MiB planned. Plan .* as it is trained", caplog.text)
+
+
+def test_a_plan_that_does_not_know_of_autocast_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """One on the meta device, where there is none, or of a version that did not say."""
+    model, x = nn.Sequential(*(ResidualMLP() for _ in range(3))), rows(16)
+    plan = mn.plan(copy.deepcopy(model).to("meta"), x.to("meta"), budget=1 << 20)
+    assert plan.autocast is None
+    with cast(torch.bfloat16):
+        mn.convert(model, plan=plan)(x)
+    assert not caplog.text
+
+
 class Normed(nn.Module):
     """In front a norm, whose running statistics autograd saves."""
 
