@@ -23,6 +23,7 @@ from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, Generators
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
+from momentumnet.recompute.modes import Modes
 from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
@@ -66,7 +67,7 @@ class BlockCall:
         self._switches = Switches()
         self._owners = owners = _modules_of(module)
         self._look_at(owners)
-        self._training = module.training
+        self._modes = Modes(owners)
         self._parameters: list[tuple[weakref.ref[Tensor], str, int, torch.dtype, bool]] = []
         # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
         self._swapped: list[tuple[nn.Module, str, Any]] = []
@@ -229,6 +230,7 @@ class BlockCall:
         with (
             torch.set_grad_enabled(self._grad_enabled),
             self._switches.replayed(),
+            self._modes.replayed(),
             self._autocast.replayed(),
             self._generators.replayed(),
             self._buffers.replayed(self._statistics.given_again()),
@@ -258,11 +260,6 @@ class BlockCall:
         """Returns those parameters of which requires_grad alone has changed since, and what it was."""
         toggled: list[tuple[Tensor, bool]] = []
         self._buffers.check_unchanged(self.name)
-        if self._module.training != self._training:
-            raise ReconstructionError(
-                f"block {self.name!r} was in {'training' if self._training else 'eval'} mode in its forward and is "
-                "not any more; switch modes after backward"
-            )
         for reference, name, counter, dtype, requires_grad in self._parameters:
             parameter = reference()
             if parameter is None:
