@@ -302,5 +302,5 @@ def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:
         "tensor to the same shape with a skip connection inside, the output of one being the input of the next. "
         + (f"Looked at:\n{looked}\n" if looked else "No two sibling modules pass a tensor of one shape along. ")
         + "Without a stream there is no momentum; a budget of bytes recomputes what it takes all the same: "
-        "convert(..., budget='4GiB'), or 'least'."
+        "convert(..., budget='4GiB'), or 'least' (on the command line --budget least)."
     )
