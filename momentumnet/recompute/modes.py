@@ -25,7 +25,7 @@ class Modes:
         return [module.training for module in self._modules]
 
     def replayed(self) -> AbstractContextManager[None]:
-        """Context that runs with these, then puts those back that stood there: ``model.eval()`` in front of backward."""
+        """Context that runs with these, then puts those back that were there: a `model.eval()` before backward."""
         now = self._now()
         return AS_IT_IS if now == self._training else self._replayed(now)
 

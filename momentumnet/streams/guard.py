@@ -44,9 +44,9 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
 
-    Backward hooks of modules and of parameters are off meanwhile: they are for the gradients of a training. PyTorch
-    puts a function around a module that has some, behind which its input and output are other tensors than its
-    caller's.
+    Backward hooks of modules, of all modules there are, and of parameters are off meanwhile: they are for the gradients
+    of a training. PyTorch puts a function around a module that has some, behind which its input and output are other
+    tensors than its caller's.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
@@ -60,7 +60,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     hooked = {parameter: parameter._backward_hooks for parameter in model.parameters() if parameter._backward_hooks}
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
+    with torch.random.fork_rng(devices=devices), _generators_of_python_kept(), _hooks_of_all_modules_off():
         try:
             for module, _, _ in held:
                 module.__dict__.update({name: OrderedDict() for name in _OF_BACKWARD})
@@ -96,6 +96,22 @@ def _generators_of_python_kept() -> Iterator[None]:
         np.random.set_state(state_of_numpy)  # noqa: NPY002
 
 
+@contextmanager
+def _hooks_of_all_modules_off() -> Iterator[None]:
+    """Backward hooks that are registered once for all modules (profilers, monitors of gradients)."""
+    tables = [getattr(nn.modules.module, name) for name in _OF_BACKWARD_OF_ALL]
+    before = [dict(table) for table in tables]
+    try:
+        for table in tables:
+            table.clear()  # the very dict from which a handle removes its hook
+        yield
+    finally:
+        for table, hooks in zip(tables, before, strict=True):
+            added = dict(table)
+            table.clear()
+            table.update({**hooks, **added})
+
+
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
     """Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward."""
     return [value for name, value in module.__dict__.items() if name in _OF_MODULE and isinstance(value, dict)]
@@ -103,6 +119,7 @@ def _tables(module: nn.Module) -> list[dict[str, Any]]:
 
 # Hooks that a backward calls.
 _OF_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+_OF_BACKWARD_OF_ALL = ("_global_backward_hooks", "_global_backward_pre_hooks")
 # What nn.Module keeps for itself: hooks, and the tables above.
 _OF_MODULE = frozenset(nn.Module().__dict__)
 

@@ -81,6 +81,28 @@ def test_hooks_are_on_again_behind_a_trace() -> None:
     assert len(halved.seen) == 6
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_hooks_of_all_modules_are_off_meanwhile_and_on_again(options: dict[str, Any]) -> None:
+    seen: list[nn.Module] = []
+    behind = nn.modules.module.register_module_full_backward_hook(lambda module, *_: seen.append(module))
+    before = nn.modules.module.register_module_full_backward_pre_hook(lambda module, _: seen.append(module))
+    try:
+        torch.manual_seed(0)
+        model = Chain([ResidualMLP() for _ in range(6)]).double()
+        net = mn.convert(model, rows(), **options)
+        assert not seen
+        net(rows().requires_grad_()).square().mean().backward()
+        assert {type(module) for module in seen} >= {type(net), type(net.blocks[0]), nn.Linear}
+        behind.remove()
+        before.remove()
+        seen.clear()
+        net(rows().requires_grad_()).square().mean().backward()
+        assert not seen
+    finally:
+        behind.remove()
+        before.remove()
+
+
 def test_hooks_of_parameters_are_off_meanwhile_and_on_again() -> None:
     model, _ = hooked("layer")
     seen: list[str] = []

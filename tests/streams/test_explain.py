@@ -82,6 +82,9 @@ def test_modules_that_nobody_uses_are_no_blocks():
 def test_the_error_says_that_a_budget_needs_no_stream() -> None:
     halves = [nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, width)) for width in (8, 4)]
     model, x = nn.Sequential(*halves), torch.randn(32, 8)
-    with pytest.raises(ConversionError, match=r"a budget of bytes .*: convert\(\.\.\., budget='4GiB'\), or 'least' .*--budget least\)\.$"):
+    with pytest.raises(
+        ConversionError,
+        match=r"a budget of bytes .*budget='4GiB'\), or 'least' .*--budget least\)\.$",
+    ):
         mn.convert(model, x)
     assert mn.convert(model, x, budget="4GiB")(x).shape == (32, 4)
