@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.generators import bytes_on_host
+from momentumnet.recompute.left_containers import Containers
 from momentumnet.recompute.objects import parts
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
@@ -108,6 +109,7 @@ class Attributes:
         self._before: _Standing | None = _Standing(modules)
         self._plain = self._plain_tensors() if self._before.has_plain_tensors() else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
+        self._containers = Containers(block, modules)
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""
@@ -116,7 +118,10 @@ class Attributes:
         self._plain = [
             plain if (plain.place, plain.name) in self._written else plain._replace(value=None) for plain in self._plain
         ]
-        for now, before in () if self._before is None else self._before.changes():
+        self._containers.forget_unchanged(_holds_no_graph)
+        changes = [] if self._before is None else self._before.changes()
+        self._containers.look_again(changes)
+        for now, before in changes:
             if "_parameters" in before:
                 changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
                 seen = {name: value for name, value in changed.items() if _holds_no_graph(value)}
@@ -129,6 +134,7 @@ class Attributes:
 
     def put_back(self) -> None:
         """As if the first run had not been."""
+        self._containers.put_back()
         for table, seen, new in self._changed:
             for name in new:
                 table.pop(name, None)
@@ -146,8 +152,9 @@ class Attributes:
         before = _Standing(self._modules)
         plain = self._plain_tensors() if self._plain else []
         try:
-            self.put_back()
-            yield
+            with self._containers.left_alone():
+                self.put_back()
+                yield
         finally:
             for now, entries in before.changes():
                 _make_as(now, entries)

@@ -1,0 +1,194 @@
+"""Records, counters and states that blocks keep in lists, dicts, sets and deques on attributes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import momentumnet as mn
+
+WIDTH = 6
+
+
+class Keeping(nn.Module):
+    """A branch whose output goes by what it has kept of earlier calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def kept(self, y: Tensor) -> float:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x).tanh()
+        return y * (1 + self.kept(y.detach()))
+
+
+class Recorded(Keeping):
+    """The mean of the last three, in a deque that drops the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: deque[Tensor] = deque([torch.zeros(())], maxlen=3)
+
+    def kept(self, y: Tensor) -> float:
+        found = float(sum(self.last))
+        self.last.append(y.mean())
+        return found
+
+
+class Counted(Keeping):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: dict[str, Any] = OrderedDict(calls=0, seen=defaultdict(list), sizes=set())
+
+    def kept(self, y: Tensor) -> float:
+        self.state["calls"] += 1
+        self.state["seen"]["means"].append(float(y.mean()))
+        self.state["sizes"].add(len(self.state["seen"]["means"]))
+        return 0.1 * self.state["calls"] + len(self.state["sizes"]) + sum(self.state["seen"]["means"])
+
+
+class Lately(Keeping):
+    """Makes its list in the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] | None = None
+
+    def kept(self, y: Tensor) -> float:
+        if self.seen is None:
+            self.seen = []
+        self.seen.append(float(y.mean()))
+        return 0.1 * len(self.seen)
+
+
+class InATuple(Keeping):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair: tuple[list[int], str] = ([], "calls")
+
+    def kept(self, y: Tensor) -> float:
+        self.pair[0].append(len(self.pair[0]))
+        return 0.1 * len(self.pair[0])
+
+
+class Long(Keeping):
+    """A record of all steps, and one of the last 3000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = [0.0] * 5000
+        self.last: deque[float] = deque([0.0] * 3000, maxlen=3000)
+
+    def kept(self, y: Tensor) -> float:
+        self.seen.append(float(y.mean()))
+        self.last.append(float(y.mean()))
+        return len(self.seen) / 5000 + sum(self.last)
+
+
+class Emptied(Keeping):
+    """Hands on what it has kept, and begins again: also where the list, the dict and the set are empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+        self.state: dict[str, float] = {}
+        self.pair: tuple[set[int]] = (set(),)
+
+    def kept(self, y: Tensor) -> float:
+        found = len(self.seen) + sum(self.state.values()) + len(self.pair[0])
+        if self.seen:
+            for kept in (self.seen, self.state, self.pair[0]):
+                kept.clear()
+        else:
+            self.seen.append(0.5)
+            self.state["mean"] = float(y.mean())
+            self.pair[0].add(1)
+        return 0.1 * found
+
+
+class Block(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.branch = kind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+KINDS: tuple[type[Keeping], ...] = (Recorded, Counted, Lately, InATuple, Long, Emptied)
+OPTIONS: tuple[dict[str, Any], ...] = ({}, {"backward": "checkpointed"}, {"others": "checkpoint"})
+
+
+def network(kind: type[nn.Module]) -> tuple[nn.Sequential, Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(kind(), nn.Sequential(*(Block(kind) for _ in range(3)))), torch.randn(4, WIDTH)
+
+
+def kept_in(net: nn.Module) -> list[Any]:
+    return [
+        getattr(module, name)
+        for module in net.modules()
+        for name in ("last", "state", "seen", "pair", "losses")
+        if hasattr(module, name)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_kept_is_seen_and_changed_as_with_stored_activations(
+    kind: type[Keeping], options: dict[str, Any]
+) -> None:
+    found = []
+    for given in ({"backward": "stored"}, options):
+        model, x = network(kind)
+        net = mn.convert(model, x, gamma=1 / 8, **given)
+        for _ in range(3):
+            loss = net(x).square().sum() + net(2 * x).square().sum()
+            loss.backward()
+        found.append(([parameter.grad for parameter in net.parameters()], kept_in(net)))
+    (expected, kept), (ours, ours_kept) = found
+    assert all(map(torch.equal, ours, expected))
+    assert repr(ours_kept) == repr(kept)
+
+
+class Collecting(nn.Module):
+    """Adds an auxiliary loss of its graph to a list that all blocks share."""
+
+    losses: list[Tensor] = []  # noqa: RUF012 - set by the network
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x).tanh()
+        self.losses.append(y.square().mean())
+        return y
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_losses_in_a_list_are_those_of_the_forward(options: dict[str, Any]) -> None:
+    found = []
+    for given in ({"backward": "stored"}, options):
+        model, x = network(Collecting)
+        net = mn.convert(model, x, gamma=1 / 8, **given)
+        losses: list[Tensor] = []
+        for module in net.modules():
+            if isinstance(module, Collecting):
+                module.losses = losses
+        for _ in range(2):
+            losses.clear()
+            output = net(x)
+            assert len(losses) == 4
+            (output.square().sum() + sum(losses)).backward()
+            assert len(losses) == 4
+            assert all(loss.grad_fn is not None for loss in losses)
+        found.append([parameter.grad for parameter in net.parameters()])
+    assert all(map(torch.equal, *found))
