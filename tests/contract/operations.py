@@ -291,13 +291,13 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "kept mask": KeptMask,
     "extra": Adding,
     "by position": ByPosition,
+    "appending": Appending,
 }
 # Not to be made again: refused.
 HOSTILE: dict[str, Callable[[], Operation]] = {
     "own generator": OwnNoise,
     "python generator": PythonNoise,
     "counting": Counting,
-    "appending": Appending,
     "changing extra": ChangingExtra,
 }
 

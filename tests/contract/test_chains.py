@@ -20,6 +20,7 @@ from momentumnet.core.checkpoint import CheckpointChain, _Passage
 from momentumnet.streams.discover import discover
 from tests.contract.reference import assert_same, train_step
 from tests.models import Flat
+from tests.tally import Tally
 
 WIDTH = 8
 Between = Callable[[Tensor], Tensor]
@@ -205,7 +206,7 @@ class Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = [0]
+        self.calls = Tally([0])
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls[0] += self.training

@@ -15,6 +15,7 @@ from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import COUPLED, assert_same, loss_of, train_step
 from tests.contract.test_kept import converted
 from tests.models import WIDTH, Case, Chain, ResidualMLP
+from tests.tally import Tally
 
 
 def rows(scale: float = 1.0) -> Tensor:
@@ -183,7 +184,7 @@ class Alternating(ResidualMLP):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs = [0]
+        self.runs = Tally([0])
 
     def forward(self, x: Tensor) -> Tensor:
         self.runs[0] += 1

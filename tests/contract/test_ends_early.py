@@ -16,6 +16,7 @@ from momentumnet.core.checkpoint import Checkpoint
 from momentumnet.recompute import looks
 from tests.contract.reference import assert_same, train_step
 from tests.models import ResidualMLP
+from tests.tally import Tally
 
 WIDTH = 16
 WIDE = 64
@@ -230,7 +231,7 @@ def test_one_value_that_differs_is_seen() -> None:
 class Raising(Head):
     def __init__(self) -> None:
         super().__init__()
-        self.hiddens: list[int] = []
+        self.hiddens: Tally[int] = Tally()
 
     def hidden(self, x: Tensor) -> Tensor:
         hidden = super().hidden(x)

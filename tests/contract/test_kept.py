@@ -17,6 +17,7 @@ from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import Outcome, assert_same, loss_of, train_step
 from tests.contract.test_ends import CONVERSIONS, TwoStreams, rows
 from tests.models import WIDTH, Case, Chain, ResidualMLP
+from tests.tally import Tally
 
 DEPTH, HIDDEN = 6, 4 * WIDTH
 EVERYTHING = 1 << 20
@@ -34,7 +35,7 @@ class Counted(Wide):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = [0]  # in a list, so that recomputes count
+        self.calls = Tally([0])  # so that recomputes count
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls[0] += 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.memory import measure_memory
 from tests.contract.reference import assert_same, loss_of, train_step
+from tests.tally import Tally
 
 WIDTH, WIDE = 8, 12
 
@@ -25,7 +26,7 @@ class Block(nn.Module):
         self.branch = nn.Sequential(
             nn.Linear(width, inner), nn.BatchNorm1d(inner), nn.GELU(), nn.Dropout(0.2), nn.Linear(inner, width)
         )
-        self.calls = [0]  # in a list, so that recomputes count
+        self.calls = Tally([0])  # so that recomputes count
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls[0] += 1

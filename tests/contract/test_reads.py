@@ -21,6 +21,7 @@ from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import assert_same, loss_of, relative_error, train_step
 from tests.contract.test_exact import Undetermined
 from tests.models import WIDTH, Case, Chain, ResidualMLP
+from tests.tally import Tally
 
 READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
 READING_OPERATORS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero", "aten::nonzero"}
@@ -383,7 +384,7 @@ def test_an_exception_in_a_recompute_after_a_wrong_state_names_the_state() -> No
 
         def __init__(self) -> None:
             super().__init__()
-            self.seen: list[Tensor] = []
+            self.seen: Tally[Tensor] = Tally()
 
         def forward(self, x: Tensor) -> Tensor:
             if not self.seen:

@@ -18,6 +18,7 @@ import momentumnet as mn
 from momentumnet.core.checkpoint import Checkpoint
 from tests.contract.reference import loss_of
 from tests.models import WIDTH, Chain, ResidualMLP
+from tests.tally import Tally
 
 
 def rows() -> Tensor:
@@ -66,7 +67,7 @@ class Broken(ResidualMLP):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = [0]
+        self.calls = Tally([0])
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls[0] += 1
@@ -111,7 +112,7 @@ def test_an_exception_outside_the_streams() -> None:
     blocks = nn.Sequential(ResidualMLP(), ResidualMLP())
     for error in (ValueError("not again"), MemoryError()):
         net = mn.convert(nn.Sequential(Broken(), blocks), rows(), streams=["1"], others="checkpoint")
-        net[0].calls, net[0].error = [0], error
+        net[0].calls, net[0].error = Tally([0]), error
         loss = loss_of(net(rows()))
         with pytest.raises((mn.ReconstructionError, MemoryError)) as caught:
             loss.backward()

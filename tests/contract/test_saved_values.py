@@ -13,6 +13,7 @@ import momentumnet as mn
 from tests.contract.reference import assert_same, loss_of, train_step
 from tests.contract.test_reads import reads
 from tests.models import WIDTH, Chain, ResidualMLP
+from tests.tally import Tally
 
 
 def rows() -> Tensor:
@@ -27,11 +28,11 @@ def nets(build: Any, **options: Any) -> list[nn.Module]:
 
 
 class Counting(ResidualMLP):
-    """Keeps a counter in a list; what it computes is the same for any count, but not its gradient."""
+    """Keeps a counter that nobody puts back; what it computes is the same for any count, but not its gradient."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts = [0]
+        self.counts = Tally([0])
 
     def forward(self, x: Tensor) -> Tensor:
         self.counts[0] += 1
@@ -46,7 +47,7 @@ class WrittenByIndex(Counting):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table: list[Tensor] = []
+        self.table: Tally[Tensor] = Tally()
 
     def branch(self, f: Tensor, count: int) -> Tensor:
         table = self.table.pop() if count % 2 == 0 else torch.zeros(4, *f.shape)

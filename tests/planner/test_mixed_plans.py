@@ -23,6 +23,7 @@ from tests.contract.reference import assert_same, loss_of, train_step
 from tests.models import WIDTH, ResidualMLP
 from tests.planner.test_plans import images
 from tests.processes import PROCESSES, run_in_two
+from tests.tally import Tally
 
 
 class Counted(ResidualMLP):
@@ -30,7 +31,7 @@ class Counted(ResidualMLP):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = [0]  # in a list, so that recomputes count
+        self.calls = Tally([0])  # so that recomputes count
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls[0] += 1
@@ -42,7 +43,7 @@ class Part(nn.Sequential):
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh(), nn.Linear(2 * WIDTH, width))
-        self.calls = [0]  # in a list, so that recomputes count
+        self.calls = Tally([0])  # so that recomputes count
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls[0] += 1
