@@ -44,7 +44,7 @@ class Undo:
     """What one step put aside so that it can be undone.
 
     ``spilled``: the store's byte. Where the scale was made coarser first: by how many bits, and those bits of x and v.
-    Of floats, the strides that x had, if it has others now.
+    Of floats, the strides that what is computed anew had, if they are others than those of x behind the step.
     """
 
     spilled: Tensor | None = None
@@ -197,13 +197,10 @@ class FloatState:
             self.v = v if self.v is None else v.add_(self.v, alpha=self._gamma)
             before, self.x = self.x, self.v + self.x
         self._report = None
-        if self._alias or before.is_nested or before.stride() == self.x.stride():
-            return Undo()
-        return Undo(strides=Layout.of(before).stride)
+        return Undo() if self._alias else Undo(strides=strides_beside(before, self.x))
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
-        x = (self.x - self._known_velocity()).to(dtype)
-        return x if undo.strides is None else torch.empty_strided(x.shape, undo.strides, dtype=dtype).copy_(x)
+        return with_strides((self.x - self._known_velocity()).to(dtype), undo.strides)
 
     def undo(self, undo: Undo, branch: Branch, weight: Fraction, *, ahead: bool = False) -> None:
         v = self._known_velocity()
@@ -230,6 +227,16 @@ class FloatState:
 
     def matches(self, fingerprint: Fingerprint) -> bool:
         return self.fingerprint().equals(fingerprint)
+
+
+def strides_beside(value: Tensor, x: Tensor) -> tuple[int, ...] | None:
+    """Those of ``value``, made dense, if they are others than those of ``x``."""
+    return None if value.is_nested or value.stride() == x.stride() else Layout.of(value).stride
+
+
+def with_strides(value: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+    """``value``, in memory as these strides say, if there are some."""
+    return value if strides is None else value.new_empty_strided(value.shape, strides).copy_(value)
 
 
 def magnitude_of(value: Tensor) -> float:

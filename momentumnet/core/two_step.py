@@ -20,7 +20,15 @@ from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.two_stream_step import Coefficients, TwoStreamStep
-from momentumnet.core.coupling import Coupling, FloatState, NonFiniteBranch, Undo, magnitude_of
+from momentumnet.core.coupling import (
+    Coupling,
+    FloatState,
+    NonFiniteBranch,
+    Undo,
+    magnitude_of,
+    strides_beside,
+    with_strides,
+)
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import counted
 from momentumnet.core.plain import PlainState
@@ -100,9 +108,11 @@ class TwoStepFloats(FloatState):
             raise NonFiniteBranch
         coefficients = self._rule.coefficients(float(weight))
         with counted():
-            self.x, self.v = _moved(self.x, self.v, f.to(self._dtype), float(weight), coefficients), self.x
+            before, self.v = self.v, self.x
+            self.x = _moved(self.v, before, f.to(self._dtype), float(weight), coefficients)
         self._report = None
-        return Undo()
+        # The x before comes back as it lies; the one before it is computed.
+        return Undo() if before is None or self._alias else Undo(strides=strides_beside(before, self.x))
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
         return self._known_velocity().to(dtype, copy=True)
@@ -111,7 +121,7 @@ class TwoStepFloats(FloatState):
         x, coefficients = self._known_velocity(), self._rule.coefficients(float(weight))
         rest = self.x - _moved(x, None, branch.value().to(self._dtype), float(weight), coefficients)
         b = coefficients.floats[1]
-        self.x, self.v = x, rest / b if b else torch.zeros_like(x)
+        self.x, self.v = x, with_strides(rest / b, undo.strides) if b else torch.zeros_like(x)
         self._report = None
 
 

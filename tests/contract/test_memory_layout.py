@@ -14,6 +14,9 @@ from torchvision.models.convnext import CNBlock
 from torchvision.models.vision_transformer import EncoderBlock
 
 import momentumnet as mn
+from momentumnet.arithmetic.momentum_step import Branch
+from momentumnet.core.coupling import Coupling
+from momentumnet.core.momentum import Momentum
 from tests.contract.reference import COUPLED
 
 GAMMA = Fraction(1, 8)
@@ -132,6 +135,43 @@ def test_blocks_may_rely_on_the_layout_that_they_give_one_another() -> None:
     expected = torch.autograd.grad(stored(x).square().sum(), [x, *stored.parameters()])
     found = torch.autograd.grad(exact(x).square().sum(), [x, *exact.parameters()])
     assert all(map(torch.equal, found, expected))
+
+
+class FlatStart(Turned):
+    """Takes its input as one list of vectors, which only the order of a stream's start allows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.layer(x.view(-1, x.shape[-1])).tanh().view(x.shape)
+        return (x + f).transpose(0, 1).contiguous().transpose(0, 1)
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "float"])
+@pytest.mark.parametrize(
+    "options", [{"gamma": GAMMA}, *COUPLED], ids=lambda options: " ".join(map(str, options.values()))
+)
+def test_the_first_block_may_rely_on_the_layout_of_the_start(options: dict[str, Any], arithmetic: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(FlatStart(), Flat(), Flat()), torch.randn(3, 5, 6, requires_grad=True)
+    options = {**options, "arithmetic": arithmetic}
+    found = []
+    for backward in ("stored", "reversible"):
+        net = mn.convert(model, x, **options, backward=backward)
+        torch.manual_seed(1)  # BDIA draws
+        found.append(torch.autograd.grad(net(x).square().sum(), [x, *net.parameters()]))
+    for expected, recomputed in zip(*found, strict=True):
+        assert (recomputed - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("rule", [Momentum(Fraction(1, 2)), mn.Dr2Net(beta=1 / 2)], ids=["momentum", "dr2net"])
+def test_a_state_of_floats_goes_back_on_its_own_device(rule: Coupling) -> None:
+    """PyTorch makes tensors on the CPU where no device is named; "meta" stands for any other."""
+    x, y = torch.empty(3, 5, 6, device="meta"), torch.empty(5, 3, 6, device="meta").transpose(0, 1)
+    state, weight = rule.floats(x, torch.empty_like(x)), Fraction(1, 2)
+    undone = [state.step(Branch(y), weight), state.step(Branch(y), weight)]
+    for undo in reversed(undone):
+        assert state.previous_position(undo, torch.float32).is_meta
+        state.undo(undo, Branch(y), weight)
+    assert state.position(torch.float32).stride() == x.stride()
 
 
 @pytest.mark.parametrize("first", [float("nan"), 3e4], ids=["NaN", "outgrows its scale"])
