@@ -41,3 +41,11 @@ class Layout:
         if value.stride() != self.stride and not (self.contiguous and value.is_contiguous()):
             value = self.empty(value.dtype).copy_(value)
         return value.as_strided((self.shape.numel(),), (1,))
+
+
+def lying_as(value: Tensor, stride: tuple[int, ...] | None) -> Tensor:
+    """``value``, in memory as these strides say, made dense; as it is where they are None."""
+    if stride is None or value.stride() == stride:
+        return value
+    dense = Layout.of(torch.empty_strided(value.shape, stride, device="meta")).stride
+    return value if value.stride() == dense else value.new_empty_strided(value.shape, dense).copy_(value)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.adjoint import Gradients
 from momentumnet.arithmetic.fixed_point import Word
-from momentumnet.arithmetic.layout import Layout
+from momentumnet.arithmetic.layout import lying_as
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.reports import read
 from momentumnet.core.audit import Fingerprint
@@ -152,7 +152,7 @@ class FloatState:
 
     def __init__(self, x: Tensor, v: Tensor | None, gamma: Fraction, *, finite_only: bool = False) -> None:
         self._gamma, self.careful = float(gamma), finite_only
-        self._alias = not gradients_on()  # nothing is rewound then
+        self._alias = not (gradients_on() or finite_only)  # nothing is rewound then
         self._dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         with counted():
             self.x = x.detach().to(self._dtype, copy=x.is_inference())
@@ -200,7 +200,7 @@ class FloatState:
         return Undo() if self._alias else Undo(strides=strides_beside(before, self.x))
 
     def previous_position(self, undo: Undo, dtype: torch.dtype) -> Tensor:
-        return with_strides((self.x - self._known_velocity()).to(dtype), undo.strides)
+        return lying_as((self.x - self._known_velocity()).to(dtype), undo.strides)
 
     def undo(self, undo: Undo, branch: Branch, weight: Fraction, *, ahead: bool = False) -> None:
         v = self._known_velocity()
@@ -230,13 +230,8 @@ class FloatState:
 
 
 def strides_beside(value: Tensor, x: Tensor) -> tuple[int, ...] | None:
-    """Those of ``value``, made dense, if they are others than those of ``x``."""
-    return None if value.is_nested or value.stride() == x.stride() else Layout.of(value).stride
-
-
-def with_strides(value: Tensor, strides: tuple[int, ...] | None) -> Tensor:
-    """``value``, in memory as these strides say, if there are some."""
-    return value if strides is None else value.new_empty_strided(value.shape, strides).copy_(value)
+    """Those of ``value``, if they are others than those of ``x``."""
+    return None if value.is_nested or value.stride() == x.stride() else value.stride()
 
 
 def magnitude_of(value: Tensor) -> float:

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from momentumnet.arithmetic.layout import lying_as
 from momentumnet.core.coupling import NonFiniteBranch
 from momentumnet.core.watch import Passed, Watch
 from momentumnet.errors import StateRangeError
@@ -79,7 +80,8 @@ def _make_over(tape: Tape, watch: Watch, index: int, entry: Passed) -> tuple[Any
     step, state = entry.step, tape.last_state()
     if not step.call.can_be_made_over:
         raise cannot_be_made_over(tape.name)
-    x = state.position(step.call.dtype)
+    # The graph goes by the order of the first run; floats lie as the block in front has returned them.
+    x = lying_as(state.position(step.call.dtype), step.strides)
     if tape.beyond is None:
         step.fingerprint = tape.state.fingerprint()
     if tape.beyond is not None or tape.keeps_inputs:

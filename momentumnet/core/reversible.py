@@ -244,7 +244,8 @@ def _recorded_step(
     end = EarlyEnd(call.modules) if tape.keeps_inputs else None
     values = SavedValues(functools.partial(call.origins, x), exact=exact, saved=None if end is None else end.note)
     fingerprint = tape.state.fingerprint()
-    return TapeStep(call, tape.name, weight, branch, fingerprint, values, whole=tape.keeps_inputs, end=end)
+    strides = None if x.is_nested else x.stride()
+    return TapeStep(call, tape.name, weight, branch, fingerprint, values, strides, whole=tape.keeps_inputs, end=end)
 
 
 def _check_output(run: BlockRun, output: Any, x: Tensor, counter: int) -> None:

@@ -35,6 +35,7 @@ class TapeStep:
     branch_of: Callable[[object, Tensor], Branch]
     fingerprint: Fingerprint  # of the state before the step
     values: SavedValues  # of what its block saved for backward
+    strides: tuple[int, ...] | None = None  # of the x that its block was given; None of a nested tensor
     whole: bool = False  # whether the stream tensor is compared, too: no state is rewound that would tell
     beside: list[Tensor] = field(default_factory=list)  # fingerprints of what the block returned beside the stream
     end: EarlyEnd | None = None  # where recomputes may be left as soon as all is saved, if nobody is given their output

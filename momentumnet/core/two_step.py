@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from momentumnet.arithmetic.adjoint import Gradients
 from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.fixed_point import Word
+from momentumnet.arithmetic.layout import lying_as
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.two_stream_step import Coefficients, TwoStreamStep
 from momentumnet.core.coupling import (
@@ -27,7 +28,6 @@ from momentumnet.core.coupling import (
     Undo,
     magnitude_of,
     strides_beside,
-    with_strides,
 )
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import counted
@@ -121,7 +121,7 @@ class TwoStepFloats(FloatState):
         x, coefficients = self._known_velocity(), self._rule.coefficients(float(weight))
         rest = self.x - _moved(x, None, branch.value().to(self._dtype), float(weight), coefficients)
         b = coefficients.floats[1]
-        self.x, self.v = x, with_strides(rest / b, undo.strides) if b else torch.zeros_like(x)
+        self.x, self.v = x, lying_as(rest / b, undo.strides) if b else torch.zeros_like(x)
         self._report = None
 
 

@@ -189,6 +189,36 @@ def test_a_first_block_whose_branch_is_looked_at_again(first: float) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
+class Straight(Turned):
+    """Returns (batch, tokens, width) in memory, whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.layer(x).tanh()).contiguous()
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "float"])
+@pytest.mark.parametrize("place", [None, 0, 1, 2], ids=["at the start", "first", "second", "third"])
+def test_nan_in_a_stream_whose_blocks_return_different_orders(place: int | None, arithmetic: str) -> None:
+    """The graph of the forward that is played again goes by the order that its blocks were given."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Straight(), Turned(), Straight(), Straight()), torch.randn(3, 5, 6)
+    start = x.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    nets = [mn.convert(model, x, gamma=GAMMA, backward=how, arithmetic=arithmetic) for how in ("stored", "reversible")]
+    found = []
+    for net in nets:
+        net(start).sum().backward()
+        if place is None:
+            with torch.no_grad():
+                start[0, 0, 0] = float("nan")
+        else:
+            net[place].layer.bias.data[0] = float("nan")
+        found.append(torch.autograd.grad(net(start).sum(), [start, *net.parameters()]))
+        with torch.no_grad():
+            start[0, 0, 0] = 1.0
+    for stored, played_again in zip(*found, strict=True):
+        torch.testing.assert_close(played_again, stored, rtol=0, atol=1e-5, equal_nan=True)
+
+
 class Copies(TorchDispatchMode):
     """Counts the copies of tensors of ``size`` elements into another order."""
 
