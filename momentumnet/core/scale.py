@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -17,6 +17,7 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.range import Range
+from momentumnet.core.reached import Reached
 from momentumnet.core.resolution import Resolution, extent_of, resolution_for, spread_among, spread_of
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
@@ -32,9 +33,6 @@ UNSEEN_BITS = 1
 START_VARIES = 4
 # Values that leave no more bits of the word free are about to outgrow their scale: the next pass begins coarser.
 TIGHT_BITS = 1
-# A coarser scale that a place once had to take becomes finer again: each pass takes back half of the bits that are more
-# than so many above what the values ask for. What one outlier has asked for is not to cost precision for good.
-KEPT_BITS = 2
 # Where the largest value has grown by this factor since it was looked how far the typical ones lie below it, that is
 # looked at again: outliers may have come, as they do in a training, or with weights that are loaded behind conversion.
 SPREAD_VARIES = 4
@@ -81,20 +79,18 @@ class StreamScale:
         # The largest value when the spread was measured; whether it is measured anew in this pass, and what tells it.
         self._spread_at, self.looks_for_spread = magnitude, False
         self._extents: list[Tensor] = []
-        # By place, the magnitude as a power of two for which a coarser scale had to be taken there. Not the scale: at
-        # another gamma, or in another type, a scale for the same values is another one.
-        self._reached: Mapping[int, int] = {}
+        self._reached = Reached()
         # By the gamma of the last pass, the largest x and v at its end. Not saved: a first pass tells them again.
         self._largest: dict[Fraction, tuple[float, float]] = {}
         self._told: list[float] = []  # the magnitude that the log was told of; copies of this scale share it
 
     def state(self) -> dict[str, Any]:
-        """All that has been learned, as numbers: ``reached`` as pairs of place and power of two."""
+        """All that has been learned, as numbers."""
         return {
             "magnitude": self._magnitude,
             "start": self._start,
             "spread": self._spread,
-            "reached": [[place, power] for place, power in sorted(self._reached.items())],
+            **self._reached.state(),
             "spread_at": self._spread_at,
             "looks_for_spread": self.looks_for_spread,
         }
@@ -106,7 +102,7 @@ class StreamScale:
             CheckpointError: it is no such state, or that of a stream with fewer or more blocks.
         """
         fields = self.state().keys()
-        later = {"spread_at", "looks_for_spread"}  # states of before have neither
+        later = {"spread_at", "looks_for_spread", "wait", "calm", "refined"}  # states of before have none of them
         if not isinstance(state, Mapping) or {*state, *later} != {*fields}:
             raise CheckpointError(f"stream {self._name!r}: expected a mapping of {', '.join(fields)}, got {state!r}")
         measured = [state.get(name) for name in ("magnitude", "start", "spread", "spread_at")]
@@ -115,13 +111,11 @@ class StreamScale:
                 f"stream {self._name!r}: magnitude, start, spread and spread_at must be finite numbers, 0 or more, or "
                 f"None, got {measured}"
             )
-        if not _are_powers(state["reached"], self._blocks):
-            raise CheckpointError(
-                f"stream {self._name!r}: reached must hold pairs of a place among {self._blocks} blocks and a power of "
-                f"two, got {state['reached']!r}"
-            )
+        try:
+            self._reached = Reached.of(state, self._blocks)
+        except ValueError as error:
+            raise CheckpointError(f"stream {self._name!r}: {error}") from None
         self._magnitude, self._start, self._spread, _ = measured
-        self._reached = dict(state["reached"])
         self._spread_at = state.get("spread_at", self._magnitude)
         self.looks_for_spread, self._extents = bool(state.get("looks_for_spread", False)), []
 
@@ -151,7 +145,7 @@ class StreamScale:
     def _coarsest_for(self, found: Resolution) -> dict[int, int]:
         """By place, the scale that is to be taken there."""
         bits, coarsest = _bits_of(found.word, found.bits), found.word.min_exponent
-        return {place: max(bits - power, coarsest) for place, power in self._reached.items()}
+        return {place: max(bits - power, coarsest) for place, power in self._reached.powers.items()}
 
     def exponent_for(self, x: Tensor, gamma: Fraction) -> int:
         """The scale k of a pass that starts from ``x``: for the stream's magnitude, at most GROWTH times that of x.
@@ -208,13 +202,14 @@ class StreamScale:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
                 self._start = start
-        reached, tight = dict(self._reached), scale.word.limit >> TIGHT_BITS
+        asked: dict[int, int] = {}
+        tight = scale.word.limit >> TIGHT_BITS
         bits = _bits_of(scale.word, scale.bits)
         for before, entry in itertools.pairwise(seen):
             wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
-                reached[entry.place] = max(bits - wanted, reached.get(entry.place, bits - wanted))
-        self._reached = self._finer_again(reached, seen, lambda magnitude: bits - scale.exponent_of(magnitude))
+                asked[entry.place] = max(bits - wanted, asked.get(entry.place, bits - wanted))
+        self._reached = self._reached.behind(seen, asked, lambda magnitude: bits - scale.exponent_of(magnitude))
         greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
         self._know_spread(greatest)
         if self._magnitude is not None and scale.capacity > 2 * self._magnitude:
@@ -252,22 +247,6 @@ class StreamScale:
         elif greatest > SPREAD_VARIES * self._spread_at:
             self.looks_for_spread = True
 
-    def _finer_again(
-        self, reached: dict[int, int], seen: Sequence[Seen], power_of: Callable[[float], int]
-    ) -> dict[int, int]:
-        """What was ``reached``, less at places where nothing has asked for it in this pass.
-
-        A scale holds from its place to the stream's end, or to the next one. So it goes by all values from there on.
-        """
-        greatest = 0.0
-        for entry in reversed(seen):
-            greatest = max(greatest, math.ldexp(entry.magnitude, -entry.exponent))
-            power = self._reached.get(entry.place)
-            needed = power_of(greatest) + KEPT_BITS
-            if power is not None and reached[entry.place] == power > needed:
-                reached[entry.place] = (power + needed) // 2
-        return reached
-
     def _widen(self, magnitude: float) -> None:
         if not self._told:
             self._told.append(magnitude)
@@ -289,11 +268,3 @@ def _is_magnitude(value: Any) -> bool:
 def _bits_of(word: Word, bits: int) -> int:
     """The bits for which scales are chosen, without regard to what passes that are not looked at keep free."""
     return full_bits(word) if bits >= full_bits(word) - UNSEEN_BITS else bits
-
-
-def _are_powers(pairs: Any, blocks: int) -> bool:
-    """Whether these are pairs of a place in a stream and a power of two."""
-    if not isinstance(pairs, Sequence):
-        return False
-    numbers = [list(pair) if isinstance(pair, Sequence) else [] for pair in pairs]
-    return all(len(pair) == 2 and all(type(n) is int for n in pair) and 0 <= pair[0] < blocks for pair in numbers)

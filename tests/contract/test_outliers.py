@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -99,3 +101,57 @@ def test_one_pass_of_huge_values_costs_no_precision_for_good(gamma: float, facto
         if handle is not None:
             handle.remove()
     assert max(errors[-4:]) <= 8 * errors[2]
+
+
+def passes_played_again(
+    net: nn.Module, huge: Callable[[int], bool], steps: int, caplog: pytest.LogCaptureFixture
+) -> list[int]:
+    """Which passes of a training, some of which have huge values in one block."""
+    found, x = [], tokens(1.0)
+    for step in range(steps):
+        handle = net[0][5].inner.register_forward_hook(lambda _, __, y: 1e4 * y) if huge(step) else None
+        caplog.clear()
+        gradient_of_others(net, x)
+        found += [step] if "played again" in caplog.text else []
+        if handle is not None:
+            handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("every", [2, 3, 10])
+def test_huge_values_that_keep_coming_have_few_passes_played_again(
+    every: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    net = mn.convert(nn.Sequential(nn.Sequential(*(PreNorm() for _ in range(12)))), tokens(1.0))
+    found = passes_played_again(net, lambda step: step % every == every - 1, 100, caplog)
+    assert found[0] == every - 1, "else this tests nothing"
+    assert len(found) <= 4
+
+
+def test_a_resumed_training_waits_as_long_before_scales_become_finer(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    net = mn.convert(nn.Sequential(nn.Sequential(*(PreNorm() for _ in range(12)))), tokens(1.0))
+    passes_played_again(net, lambda step: step % 10 == 9, 33, caplog)
+    state = json.loads(json.dumps(mn.training_state(net)))
+    fresh = copy.deepcopy(net)
+    mn.load_training_state(fresh, state)
+    for each in (net, fresh):
+        passes_played_again(each, lambda step: step == 6, 20, caplog)
+    assert mn.training_state(net) == mn.training_state(fresh)
+    (scale,) = (stream["scale"] for stream in state["streams"].values())
+    assert scale["wait"] > 0, "else this tests nothing"
+
+
+def test_a_state_of_before_waits_for_nothing() -> None:
+    net = mn.convert(nn.Sequential(nn.Sequential(*(PreNorm() for _ in range(12)))), tokens(1.0))
+    state = mn.training_state(net)
+    for stream in state["streams"].values():
+        for name in ("spread_at", "looks_for_spread", "wait", "calm", "refined"):
+            del stream["scale"][name]
+        stream["scale"]["reached"] = [[5, 20]]
+    mn.load_training_state(net, state)
+    for _ in range(2):
+        gradient_of_others(net, tokens(1.0))
+    (scale,) = (stream["scale"] for stream in mn.training_state(net)["streams"].values())
+    assert scale["reached"][0][1] < 20

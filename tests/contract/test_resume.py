@@ -143,6 +143,10 @@ def scale(**fields: Any) -> State:
         (scale(reached=[[4, 3]]), "pairs of a place among 4 blocks"),
         (scale(reached=[[1, 2.5]]), "pairs of a place"),
         (scale(reached={"1": 2}), "pairs of a place"),
+        (scale(calm=[[4, 3]]), "calm of a place"),
+        (scale(wait=-1), "wait must be a number of passes"),
+        (scale(refined=[7]), "refined hold places"),
+        (scale(refined=2), "refined hold places"),
     ],
     ids=str,
 )
