@@ -41,10 +41,13 @@ def check_averaged(name: str, block: nn.Module) -> None:
         return
     own = {id(found) for found in block.parameters() if isinstance(found, nn.Parameter) and found.requires_grad}
     # What it was told to ignore somebody else looks after.
-    if own and not wrapper.parameters_to_ignore and own.isdisjoint(map(id, wrapper._module_parameters)):
+    is_unknown = own and not wrapper.parameters_to_ignore and own.isdisjoint(map(id, wrapper._module_parameters))
+    # PyTorch keeps one for all threads, so that another one's model may come by; and a network may call others.
+    if is_unknown and any(inside is block for inside in wrapper.modules()):
         raise ConversionError(
             f"block {name!r} runs inside a DistributedDataParallel that was made without its parameters, so that their "
-            "gradients would not be averaged over the processes: the network inside was replaced by a converted copy. "
-            "Convert first and wrap the converted model; or momentumnet.convert(ddp.module, ..., inplace=True)"
+            "gradients would not be averaged over the processes: the network inside was replaced by a converted copy, "
+            "or these parameters (adapters?) are newer than the wrapper. Convert first, add what is to be added, and "
+            "wrap the converted model; or momentumnet.convert(ddp.module, ..., inplace=True)"
         )
     seen.add(block)

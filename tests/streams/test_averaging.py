@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,41 @@ def test_frozen_blocks_run() -> None:
     for parameter in converted[0].parameters():
         parameter.requires_grad_(False)
     wrapped(x).sum().backward()
+
+
+def test_another_model_that_runs_beside_the_wrapper_runs() -> None:
+    """PyTorch keeps the wrapper under way for all threads; and a network may call one that is none of its children."""
+    model, x = network()
+    converted = mn.convert(network()[0], x, gamma=1 / 8)
+    found: list[Any] = []
+
+    def other_thread() -> None:
+        try:
+            found.append(torch.autograd.grad(converted(x).sum(), list(converted.parameters())))
+        except ConversionError as error:
+            found.append(error)
+
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            thread = threading.Thread(target=other_thread)
+            thread.start()
+            thread.join()
+            return self.model(x) + converted(x)
+
+    DistributedDataParallel(Calls())(x).sum().backward()
+    assert not isinstance(found[0], ConversionError)
+
+
+def test_parameters_that_are_newer_than_the_wrapper_are_told_so() -> None:
+    """Adapters, for one."""
+    model, x = network()
+    converted = mn.convert(model, x, gamma=1 / 8)
+    converted[0].requires_grad_(False)
+    wrapped = DistributedDataParallel(converted)
+    converted[0].register_parameter("adapter", nn.Parameter(torch.zeros(4)))
+    with pytest.raises(ConversionError, match="newer than the wrapper"):
+        wrapped(x)
