@@ -246,6 +246,8 @@ class StreamScale:
             self._spread_at = greatest
         elif greatest > SPREAD_VARIES * self._spread_at:
             self.looks_for_spread = True
+        elif greatest:  # values are smaller again: what was seen among huge ones says nothing of outliers that come now
+            self._spread_at = min(self._spread_at, SPREAD_VARIES * greatest)
 
     def _widen(self, magnitude: float) -> None:
         if not self._told:
