@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.recompute.objects import Held, Values
+from momentumnet.streams.backward_hooks import backward_hooks_off
 from momentumnet.streams.written_parameters import parameters_put_back
 
 _DROPOUTS: set[Callable[..., Any]] = {
@@ -44,9 +44,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
 
-    Backward hooks of modules, of all modules there are, and of parameters are off meanwhile: they are for the gradients
-    of a training. PyTorch puts a function around a module that has some, behind which its input and output are other
-    tensors than its caller's.
+    Backward hooks are off meanwhile.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
@@ -57,18 +55,13 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     ]
     inside = Held(_attributes(module for module, _, _ in held), apart=model.parameters())
     values = Values(inside.tensors)
-    hooked = {parameter: parameter._backward_hooks for parameter in model.parameters() if parameter._backward_hooks}
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices), _generators_of_python_kept(), _hooks_of_all_modules_off():
+    with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
         try:
-            for module, _, _ in held:
-                module.__dict__.update({name: OrderedDict() for name in _OF_BACKWARD})
             for module in modules:
                 module.training = module.training and not eval_mode
-            for parameter in hooked:
-                parameter._backward_hooks = None
-            with parameters_put_back(model):
+            with backward_hooks_off(model), parameters_put_back(model):
                 yield
         finally:
             for module, attributes, tables in held:
@@ -79,8 +72,6 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
                     table.update(entries)
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
-            for parameter, hooks in hooked.items():
-                parameter._backward_hooks = hooks
             inside.put_back()
             values.put_back()
 
@@ -96,30 +87,11 @@ def _generators_of_python_kept() -> Iterator[None]:
         np.random.set_state(state_of_numpy)  # noqa: NPY002
 
 
-@contextmanager
-def _hooks_of_all_modules_off() -> Iterator[None]:
-    """Backward hooks that are registered once for all modules (profilers, monitors of gradients)."""
-    tables = [getattr(nn.modules.module, name) for name in _OF_BACKWARD_OF_ALL]
-    before = [dict(table) for table in tables]
-    try:
-        for table in tables:
-            table.clear()  # the very dict from which a handle removes its hook
-        yield
-    finally:
-        for table, hooks in zip(tables, before, strict=True):
-            added = dict(table)
-            table.clear()
-            table.update({**hooks, **added})
-
-
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
     """Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward."""
     return [value for name, value in module.__dict__.items() if name in _OF_MODULE and isinstance(value, dict)]
 
 
-# Hooks that a backward calls.
-_OF_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
-_OF_BACKWARD_OF_ALL = ("_global_backward_hooks", "_global_backward_pre_hooks")
 # What nn.Module keeps for itself: hooks, and the tables above.
 _OF_MODULE = frozenset(nn.Module().__dict__)
 

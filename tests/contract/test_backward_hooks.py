@@ -116,6 +116,49 @@ def test_hooks_of_parameters_are_off_meanwhile_and_on_again() -> None:
     assert seen == ["first", "second", "second"]
 
 
+class Hooking(nn.Module):
+    """Hooks its weight in each forward, as networks do that weigh a gradient by what they have just seen."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.inner, self.seen = nn.Linear(WIDTH, WIDTH), seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inner.weight.register_hook(lambda _: self.seen.append("gradient"))
+        self.inner.weight.register_post_accumulate_grad_hook(lambda _: self.seen.append("added"))
+        y: Tensor = x + self.inner(x)
+        return y
+
+
+def test_hooks_that_a_traced_forward_leaves_on_parameters_are_gone() -> None:
+    seen: list[str] = []
+    model = nn.Sequential(*(Hooking(seen) for _ in range(3))).double()
+    mn.find_streams(model, rows())
+    mn.plan(model, rows(), budget="least")
+    seen.clear()
+    model(rows()).sum().backward()
+    assert sorted(seen) == ["added"] * 3 + ["gradient"] * 3
+
+
+@pytest.mark.parametrize("name", ["register_module_full_backward_hook", "register_module_full_backward_pre_hook"])
+def test_hooks_of_all_modules_are_off_meanwhile_and_on_again(name: str) -> None:
+    """PyTorch's global ones, as profilers of gradients take them."""
+    model, x = Chain([ResidualMLP() for _ in range(6)]).double(), rows()
+    seen: list[nn.Module] = []
+    handle = getattr(nn.modules.module, name)(lambda module, *_: seen.append(module))
+    try:
+        assert len(mn.convert(model, x)(x)) == len(x)
+        assert mn.plan(model, x, gamma=1 / 8, budget="least").streams
+        assert not seen
+        model(x.requires_grad_()).sum().backward()
+        assert set(model.blocks) < set(seen)
+    finally:
+        handle.remove()
+    seen.clear()
+    model(x).sum().backward()
+    assert not seen
+
+
 def test_a_model_that_is_hooked_and_planned_again_computes_the_same() -> None:
     model, x = Chain([ResidualMLP() for _ in range(6)]).double(), rows(64)
     budget = mn.plan(model, x, gamma=1 / 8, budget="least").peak * 5 // 4
