@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import torch
 
@@ -43,12 +44,13 @@ def bytes_of(budget: int | str, device: torch.device = CPU) -> int | None:
         return budget
     text = budget if isinstance(budget, str) else ""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", text, re.IGNORECASE)
-    if found is None or not float(found[1]) or found[2].upper() not in _UNITS:
+    size = int(Fraction(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
+    if not size:
         raise ValueError(
             "budget must be a positive number of bytes, a text such as '4GiB' or '500MB', 'least' or 'device', got "
             f"{budget!r}"
         )
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return size
 
 
 def allowed(limit: int) -> int:

@@ -26,7 +26,15 @@ def test_gammas() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("512MiB", 512 * 2**20), ("4GB", 4 * 10**9), ("1.5GiB", 3 * 2**29), ("80 gb", 80 * 10**9), ("100B", 100)],
+    [
+        ("512MiB", 512 * 2**20),
+        ("4GB", 4 * 10**9),
+        ("1.5GiB", 3 * 2**29),
+        ("80 gb", 80 * 10**9),
+        ("100B", 100),
+        ("9007199254740993B", 9007199254740993),
+        pytest.param(f"{'9' * 400}B", int("9" * 400), id="400 digits"),
+    ],
 )
 def test_sizes_are_those_of_budgets_in_python(text: str, value: int) -> None:
     assert arguments.byte_count(text) == arguments.budget(text) == bytes_of(text) == value
@@ -70,6 +78,8 @@ def test_classifier_and_any_model() -> None:
         (arguments.byte_count, "2000", "has no unit; write for example 512MiB or 2GiB"),
         (arguments.byte_count, "4XB", "is no size"),
         (arguments.byte_count, "0MiB", "is no size"),
+        (arguments.byte_count, "0.5B", "is no size"),
+        (arguments.byte_count, "-4GB", "is no size"),
         (arguments.byte_count, "least", "is no size"),
         (arguments.budget, "leest", "is no size.*'least' or 'device'"),
         (arguments.positive, "1.5", "not an integer"),
