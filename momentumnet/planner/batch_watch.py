@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from momentumnet.core.collectives import processes
 from momentumnet.core.transforms import at_work
@@ -138,5 +139,7 @@ def autocast_of(device: torch.device) -> str | None:
 
 
 def parameter_bytes_of(model: nn.Module) -> int:
-    """Bytes of all parameters, those of every process."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    """Bytes of all parameters, those of every process; lazy ones have none before their first forward."""
+    return sum(
+        parameter.numel() * parameter.element_size() for parameter in model.parameters() if not is_lazy(parameter)
+    )

@@ -82,7 +82,7 @@ def test_hooks_are_on_again_behind_a_trace() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_hooks_of_all_modules_are_off_meanwhile_and_on_again(options: dict[str, Any]) -> None:
+def test_hooks_of_all_modules_are_off_in_each_kind_of_conversion(options: dict[str, Any]) -> None:
     seen: list[nn.Module] = []
     behind = nn.modules.module.register_module_full_backward_hook(lambda module, *_: seen.append(module))
     before = nn.modules.module.register_module_full_backward_pre_hook(lambda module, _: seen.append(module))

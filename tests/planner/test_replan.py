@@ -114,6 +114,15 @@ def test_a_plan_that_does_not_know_of_autocast_tells_nothing(caplog: pytest.LogC
     assert not caplog.text
 
 
+def test_a_network_with_parameters_that_are_still_to_come_follows_a_plan(caplog: pytest.LogCaptureFixture) -> None:
+    """Lazy ones have no size before their first forward."""
+    model = nn.Sequential(chain(), nn.Linear(4, 3))
+    plan = mn.plan(model, rows(16), gamma=GAMMA, budget="least")
+    net = mn.convert(nn.Sequential(chain(), nn.LazyLinear(3)), plan=plan)
+    assert net(rows(16)).shape == (16, 3)
+    assert not caplog.text
+
+
 class Normed(nn.Module):
     """In front a norm, whose running statistics autograd saves."""
 
