@@ -17,7 +17,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
-from momentumnet.planned import Ends, follow, replanning
+from momentumnet.planned import Ends, follow, replanning, take_roles
 from momentumnet.planning import (
     conversion_plan,
     gamma_without_budget,
@@ -25,14 +25,13 @@ from momentumnet.planning import (
     tell_of_gamma,
 )
 from momentumnet.planning_options import check_gradients, check_offload, check_options
-from momentumnet.recompute import own_checkpoints
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, is_converted, note_converted, streams_of
+from momentumnet.streams.converted import Role, is_converted, streams_of
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
-from momentumnet.streams.roles import apply, recomputed
+from momentumnet.streams.roles import recomputed
 from momentumnet.streams.wrapped import check_is_module
 
 if TYPE_CHECKING:
@@ -189,10 +188,7 @@ def convert(
     if plan is not None:
         follow(target, plan, ends, again).look(target, example_inputs)
     else:
-        apply(target, runners, roles, by_forward)
-        note_converted(target)
-        recomputing = [runner for runner in runners if runner.backward != "stored" and runner.gamma != 0]
-        own_checkpoints.warn_of_parents(target, {runner.name: runner.blocks for runner in recomputing})
+        take_roles(target, runners, roles, by_forward)
     model_config.note(target)
     if not inplace:
         optimizer_left_behind.watch(model, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from momentumnet.errors import ConversionError
 from momentumnet.planner.batch_watch import Again, BatchWatch, logger
 from momentumnet.planner.budget import LEAST
 from momentumnet.planning import step_plan
+from momentumnet.recompute import own_checkpoints
 from momentumnet.reversion import revert
-from momentumnet.streams.converted import converted_blocks, note_converted
+from momentumnet.streams.converted import Role, converted_blocks, note_converted
 from momentumnet.streams.roles import apply
 
 if TYPE_CHECKING:
@@ -70,10 +71,23 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
             "a residual stream), with no velocity; give gamma=, too, e.g. gamma=1/8, or leave initial_velocity out"
         )
     ends.begin(runners)
-    apply(model, runners, roles, plan.by_forward)
-    note_converted(model)
+    take_roles(model, runners, roles, plan.by_forward)
     watch.attach(model)
     return watch
+
+
+def take_roles(
+    model: nn.Module, runners: Sequence[MomentumStream], roles: Sequence[Role], by_forward: Collection[str]
+) -> None:
+    """Let the modules of the model, itself, have these roles, so that it is converted.
+
+    Warns of a module that checkpoints blocks which its stream recomputes.
+    """
+    apply(model, runners, roles, by_forward)
+    note_converted(model)
+    recomputing = [runner for runner in runners if runner.backward != "stored" and runner.gamma != 0]
+    recomputed = {runner.name: runner.blocks[: len(runner.blocks) - runner.kept] for runner in recomputing}
+    own_checkpoints.warn_of_parents(model, recomputed)
 
 
 def replanning(budget: int | str | None, options: Mapping[str, Any], plan: TrainingPlan, ends: Ends) -> Again:

@@ -42,6 +42,6 @@ def warn_of_parents(model: nn.Module, streams: Mapping[str, Iterable[str]]) -> N
                     f"{stream!r}, which are recomputed anyway: it saves no memory and costs one more forward. Leave it "
                     "out (model.set_grad_checkpointing(False))",
                     MomentumNetWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
                 return

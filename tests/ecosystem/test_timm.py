@@ -63,3 +63,15 @@ def test_checkpointing_that_saves_memory_is_not_warned_of() -> None:
     model.set_grad_checkpointing()
     mn.convert(model, images, gamma=0)
     mn.convert(model, images, backward="stored")
+
+
+def test_checkpointing_of_blocks_that_a_plan_recomputes_is_warned_of() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=6).train()
+    images = torch.randn(24, 3, 32, 32)
+    least = mn.plan(model, images, gamma=1 / 8, budget="least")
+    plenty = mn.plan(model, images, gamma=1 / 8, budget="1GiB")
+    model.set_grad_checkpointing()
+    with pytest.warns(MomentumNetWarning, match="'VisionTransformer', around blocks of stream") as warned:
+        mn.convert(model, plan=least)
+    assert len(warned) == 1
+    mn.convert(model, plan=plenty)  # keeps all
