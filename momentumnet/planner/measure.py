@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +14,11 @@ from torch.utils import _pytree as pytree
 
 from momentumnet.errors import ConversionError, MomentumNetError
 from momentumnet.listing import listed
-from momentumnet.memory import MemoryReport, measure_memory, memory_measured
+from momentumnet.memory import MemoryReport, measure_memory
+from momentumnet.planner.alone import differentiate, gradients_there, handed, leaf_of, without_history
+from momentumnet.planner.ending import Ending, ending_of, measured_behind, nth
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
-from momentumnet.planner.step_loss import floats_of, total_of
 from momentumnet.recompute import object_copies
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
 from momentumnet.recompute.own_gradients import is_about_hooks
@@ -31,21 +30,6 @@ from momentumnet.streams.trace import call_with_example
 # Timed runs of a unit, of which the quickest counts.
 REPEATS = 2
 Call = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Ending:
-    """The loss, behind the last unit.
-
-    Attributes:
-        cost: what it takes.
-        held: bytes of its own that it holds until backward.
-        work: bytes that the model's forward takes behind the last unit, above what is left of them when it returns.
-    """
-
-    cost: Cost
-    held: int
-    work: int
 
 
 class Measures:
@@ -77,7 +61,7 @@ class Measures:
             leaves: list[Tensor] = []
 
             def given(tensor: Tensor) -> Tensor:
-                leaf = _leaf(tensor)
+                leaf = leaf_of(tensor)
                 leaves.extend([leaf] if leaf.requires_grad else [])
                 # In a step it is no leaf, of which autocast would keep its cast. `view_as` may give a dimension of
                 # size 1 another stride, by which convolutions choose how they work.
@@ -96,7 +80,7 @@ class Measures:
 
     def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
         """The cost of what returns an output and the leaves that it came from."""
-        with torch.enable_grad(), saved_tensors_hooks(_without_history, _as_it_is):
+        with torch.enable_grad(), without_history():
             output, leaves = run()
             outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
             output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
@@ -105,7 +89,7 @@ class Measures:
 
             def both() -> Any:
                 output, leaves = run()
-                total = _handed(output)
+                total = handed(output)
                 del output  # in the step nobody holds it
                 torch.clear_autocast_cache()  # a backward stands behind autocast
                 return behind(total, [*leaves, *parameters])
@@ -114,7 +98,7 @@ class Measures:
                 run()
 
             kept = self.memory(run)
-            with _gradients_there(parameters) if self._present else nullcontext(_differentiate) as behind:
+            with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
                 whole = self.memory(both)
             casts = self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
@@ -136,15 +120,15 @@ class Measures:
     def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
         if self._hollow is not None:
             (output, leaves), seconds = self._hollow.seconds(run)
-            total = _handed(output)
-            both = self._hollow.seconds(lambda: _differentiate(total, [*leaves, *parameters]))
+            total = handed(output)
+            both = self._hollow.seconds(lambda: differentiate(total, [*leaves, *parameters]))
             return seconds, both[1]
         forward, backward = [], []
         for _ in range(REPEATS):
             start = now(self._device)
             output, leaves = run()
             middle = now(self._device)
-            _differentiate(_handed(output), [*leaves, *parameters])
+            differentiate(handed(output), [*leaves, *parameters])
             forward.append(middle - start)
             backward.append(now(self._device) - middle)
         return min(forward), min(backward)
@@ -182,7 +166,7 @@ def measured(
         try:
             return _measured(*given, saved_tensors_hooks(_nothing, _not_kept), present=present)
         except _NothingKeptError:
-            keeping = saved_tensors_hooks(_without_history, _as_it_is)
+            keeping = without_history()
             return _measured(*given, keeping, present=present)
 
 
@@ -232,10 +216,10 @@ def _measured(
             if names and hollow is None:
                 unit = names[-1]
                 calls = names.count(unit) * unit.count(unit[-1])
-                has_come = _nth(calls, lambda: not measuring and unit in costs)
-                behind = rest.enter_context(_behind(model.get_submodule(unit[-1]), has_come))
+                has_come = nth(calls, lambda: not measuring and unit in costs)
+                behind = rest.enter_context(measured_behind(model.get_submodule(unit[-1]), has_come))
             output = call_with_example(model, copied(example_inputs))
-        ending = _ending(measures, output, loss, behind)
+        ending = ending_of(measures, output, loss, behind)
     return [costs.get(unit, Cost()) for unit in names], ending
 
 
@@ -265,114 +249,12 @@ def _told(unit: tuple[str, ...]) -> Iterator[None]:
         raise
 
 
-def _nth(number: int, counts: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether one is asked for the nth time, of the times that count: a unit may run several times in a forward."""
-    times = itertools.count(1)
-    return lambda: counts() and next(times) == number
-
-
-@contextmanager
-def _behind(module: nn.Module, has_come: Callable[[], bool]) -> Iterator[list[list[MemoryReport]]]:
-    """Gets the report of what a forward does behind a call of the module, once that has come."""
-    found: list[list[MemoryReport]] = []
-    with ExitStack() as rest:
-
-        def leave(*_: object) -> None:
-            if not found and has_come():
-                rest.enter_context(saved_tensors_hooks(_without_history, _as_it_is))
-                found.append(rest.enter_context(memory_measured()))
-
-        rest.callback(module.register_forward_hook(leave).remove)
-        yield found
-
-
-def _ending(
-    measures: Measures, output: Any, loss: Callable[[Any], Tensor] | None, behind: Sequence[Sequence[MemoryReport]]
-) -> Ending:
-    own = measures.cost(lambda: _loss_run(output, loss), [])
-
-    def run() -> Tensor:
-        total, _ = _loss_run(output, loss)
-        return total
-
-    with torch.enable_grad(), saved_tensors_hooks(_without_history, _as_it_is):
-        work = sum(report.peak_bytes - report.saved_bytes for reports in behind for report in reports)
-        return Ending(own, measures.memory(run).saved_bytes, work)
-
-
-def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-    given = pytree.tree_map_only(Tensor, _leaf, output)
-    return total_of(given, loss), [leaf for leaf in floats_of(given) if leaf.requires_grad]
-
-
-def _without_history(tensor: Tensor) -> Tensor:
-    return tensor.detach()  # with its history it would keep itself alive
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def _nothing(_: object) -> Any:
     return None
 
 
 def _not_kept(_: object) -> Any:
     raise _NothingKeptError
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.requires_grad)
-
-
-class _Handed(torch.autograd.Function):
-    """Hands gradients to an output, as what comes behind a unit does: nobody else holds them."""
-
-    @staticmethod
-    def forward(ctx: Any, *outputs: Tensor) -> Tensor:
-        # What comes from behind lies in memory as a rule as what went there.
-        ctx.like = [torch.empty_like(leaf, device="meta") for leaf in outputs]
-        ctx.devices = [leaf.device for leaf in outputs]
-        return outputs[0].new_zeros((), dtype=torch.float32)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, ...]:
-        places = zip(ctx.like, ctx.devices, strict=True)
-        return tuple(torch.ones_like(like, device=device) for like, device in places)
-
-
-def _handed(output: Any) -> Tensor | None:
-    """Where the gradients of an output begin; None where there are none."""
-    outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
-    return _Handed.apply(*outputs) if outputs else None
-
-
-def _differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
-    return torch.autograd.grad(total, leaves, allow_unused=True) if total is not None and leaves else None
-
-
-@contextmanager
-def _gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor | None, Sequence[Tensor]], Any]]:
-    """Gets a backward that adds to gradients which parameters have meanwhile, as one behind another does."""
-    before = [parameter.grad for parameter in parameters]
-    hooks = [found for p in parameters if (found := p._post_accumulate_grad_hooks) is not None]
-    theirs = [dict(found) for found in hooks]
-
-    def added(total: Tensor | None, leaves: Sequence[Tensor]) -> None:
-        if total is not None and leaves:
-            torch.autograd.backward(total, inputs=leaves)
-
-    try:
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        for found in hooks:
-            found.clear()  # they are for training: one may step an optimizer
-        yield added
-    finally:
-        for found, own in zip(hooks, theirs, strict=True):
-            found.update(own)
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = gradient
 
 
 def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

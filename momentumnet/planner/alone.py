@@ -1,0 +1,82 @@
+"""A part of a step by itself: leaves in the place of what comes to it, and gradients in that of what stands behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from momentumnet.streams.nested import tensors_in
+
+
+def leaf_of(tensor: Tensor) -> Tensor:
+    """A tensor of the same values, from which a graph begins."""
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def without_history() -> saved_tensors_hooks:
+    """Inside, autograd saves tensors without the graph that they came from."""
+    return saved_tensors_hooks(_without_history, _as_it_is)
+
+
+def _without_history(tensor: Tensor) -> Tensor:
+    return tensor.detach()  # with its history it would keep itself alive
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _Handed(torch.autograd.Function):
+    """Hands gradients to an output, as what comes behind a unit does: nobody else holds them."""
+
+    @staticmethod
+    def forward(ctx: Any, *outputs: Tensor) -> Tensor:
+        # What comes from behind lies in memory as a rule as what went there.
+        ctx.like = [torch.empty_like(leaf, device="meta") for leaf in outputs]
+        ctx.devices = [leaf.device for leaf in outputs]
+        return outputs[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, ...]:
+        places = zip(ctx.like, ctx.devices, strict=True)
+        return tuple(torch.ones_like(like, device=device) for like, device in places)
+
+
+def handed(output: Any) -> Tensor | None:
+    """Where the gradients of an output begin; None where there are none."""
+    outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
+    return _Handed.apply(*outputs) if outputs else None
+
+
+def differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
+    """The gradients of the leaves, which nobody adds to any."""
+    return torch.autograd.grad(total, leaves, allow_unused=True) if total is not None and leaves else None
+
+
+@contextmanager
+def gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor | None, Sequence[Tensor]], Any]]:
+    """Gets a backward that adds to gradients which parameters have meanwhile, as one behind another does."""
+    before = [parameter.grad for parameter in parameters]
+    hooks = [found for p in parameters if (found := p._post_accumulate_grad_hooks) is not None]
+    theirs = [dict(found) for found in hooks]
+
+    def added(total: Tensor | None, leaves: Sequence[Tensor]) -> None:
+        if total is not None and leaves:
+            torch.autograd.backward(total, inputs=leaves)
+
+    try:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for found in hooks:
+            found.clear()  # they are for training: one may step an optimizer
+        yield added
+    finally:
+        for found, own in zip(hooks, theirs, strict=True):
+            found.update(own)
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
