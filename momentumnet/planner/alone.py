@@ -62,8 +62,6 @@ def differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
 def gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor | None, Sequence[Tensor]], Any]]:
     """Gets a backward that adds to gradients which parameters have meanwhile, as one behind another does."""
     before = [parameter.grad for parameter in parameters]
-    hooks = [found for p in parameters if (found := p._post_accumulate_grad_hooks) is not None]
-    theirs = [dict(found) for found in hooks]
 
     def added(total: Tensor | None, leaves: Sequence[Tensor]) -> None:
         if total is not None and leaves:
@@ -72,11 +70,7 @@ def gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor |
     try:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        for found in hooks:
-            found.clear()  # they are for training: one may step an optimizer
         yield added
     finally:
-        for found, own in zip(hooks, theirs, strict=True):
-            found.update(own)
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient

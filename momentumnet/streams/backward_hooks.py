@@ -41,6 +41,8 @@ def backward_hooks_off(model: nn.Module) -> Iterator[None]:
         for parameter, own in zip(parameters, hooks, strict=True):
             if own:
                 parameter._backward_hooks = None
+            if parameter._post_accumulate_grad_hooks:  # one may step an optimizer
+                parameter._post_accumulate_grad_hooks.clear()
         yield
     finally:
         for parameter, own, behind in zip(parameters, hooks, added, strict=True):
@@ -49,6 +51,7 @@ def backward_hooks_off(model: nn.Module) -> Iterator[None]:
             if parameter._post_accumulate_grad_hooks:
                 # In the dict that it has: PyTorch goes on to call those of one that is taken from it.
                 parameter._post_accumulate_grad_hooks.clear()
+            if behind:
                 parameter._post_accumulate_grad_hooks.update(behind)
         _global_ones_on()
 
