@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.streams.backward_hooks import backward_hooks_off
 from tests.models import WIDTH, Chain, ResidualMLP
 
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -157,6 +158,24 @@ def test_hooks_of_all_modules_are_off_meanwhile_and_on_again(name: str) -> None:
     seen.clear()
     model(x).sum().backward()
     assert not seen
+
+
+def test_hooks_of_all_modules_come_back_behind_the_last_who_wants_them_off() -> None:
+    """As where two threads look at a model each, and a third one hooks meanwhile."""
+    hooks = nn.modules.module._global_backward_hooks
+    register = nn.modules.module.register_module_full_backward_hook
+    before = register(lambda *_: None)
+    with backward_hooks_off(nn.Linear(1, 1)):
+        with backward_hooks_off(nn.Linear(1, 1)):
+            assert not hooks
+            meanwhile = register(lambda *_: None)
+        assert before.id not in hooks
+    try:
+        assert list(hooks) == [before.id, meanwhile.id]
+    finally:
+        before.remove()
+        meanwhile.remove()
+    assert not hooks
 
 
 def test_a_model_that_is_hooked_and_planned_again_computes_the_same() -> None:
