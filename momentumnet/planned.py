@@ -113,10 +113,10 @@ def _plan_again(
 ) -> None:
     """Convert the model anew; where nothing fits, by the least that there is, and where nothing can be planned not."""
     streams = _streams_of(model)
-    # What was said of them stays, after the plan, too: set_gamma, without which it would be another function that is
+    # What was said of each stays, after the plan, too: set_gamma, without which it would be another function that is
     # trained, and set_range_check.
-    gamma, learned = streams[0].gamma if streams else before.gamma, [stream.learned() for stream in streams]
-    range_check = streams[0].range_check if streams else None
+    said, learned = [(stream.gamma, stream.range_check) for stream in streams], [stream.learned() for stream in streams]
+    gamma = streams[0].gamma if streams else before.gamma
     # A plan at 0 has no streams, which a schedule would go on to change.
     options = {**options, "gamma": gamma or before.gamma}
     example = _as_example(model, args, kwargs)
@@ -128,10 +128,9 @@ def _plan_again(
         plan = found
     finally:
         follow(model, plan, ends, replanning(budget, options, plan, ends))
-        for stream in _streams_of(model):
-            stream.set_gamma(gamma)
-            if range_check is not None:
-                stream.set_range_check(range_check)
+        for stream, (own_gamma, range_check) in zip(_streams_of(model), said, strict=True):
+            stream.set_gamma(own_gamma)
+            stream.set_range_check(range_check)
         if plan is before:
             for stream, known in zip(_streams_of(model), learned, strict=True):
                 stream.load_learned(known)

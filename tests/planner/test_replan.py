@@ -114,6 +114,18 @@ def test_a_plan_that_does_not_know_of_autocast_tells_nothing(caplog: pytest.LogC
     assert not caplog.text
 
 
+def test_what_was_said_of_one_stream_is_its_own_behind_a_new_plan() -> None:
+    model = nn.Sequential(chain(), nn.Linear(4, WIDTH), nn.Sequential(*(ResidualMLP() for _ in range(3))))
+    net = mn.convert(model, rows(16), gamma=GAMMA, budget="1GiB", replan="auto")
+    mn.set_gamma(net[2], 0.5)
+    mn.set_range_check(net[2], "backward")
+    watch = [hook for hook in net._forward_pre_hooks.values() if isinstance(hook, batch_watch.BatchWatch)]
+    step(net, 64)
+    assert watch != [hook for hook in net._forward_pre_hooks.values() if isinstance(hook, batch_watch.BatchWatch)]
+    found = {(stream.gamma, stream.range_check) for stream in streams_of(net)}
+    assert found == {(Fraction(1, 8), "forward"), (Fraction(1, 2), "backward")}
+
+
 def test_a_network_with_parameters_that_are_still_to_come_follows_a_plan(caplog: pytest.LogCaptureFixture) -> None:
     """Lazy ones have no size before their first forward."""
     model = nn.Sequential(chain(), nn.Linear(4, 3))
