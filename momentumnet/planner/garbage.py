@@ -19,8 +19,8 @@ def full_collections_put_off() -> Iterator[None]:
     """Inside, and also used as a decorator, garbage is collected that is young; all other objects are not walked over.
 
     Traces and options are so many objects that Python walks over all there are, two or three times in a plan: as long
-    as several steps of a network of small blocks, in a process that has imported much. Cycles that a forward drops again
-    are young. Those of the model's own that live as long as a whole pass wait for the end of the plan, with the
+    as several steps of a network of small blocks, in a process that has imported much. Cycles that a forward drops
+    soon are young. Those of the model's own that live as long as a whole pass wait for the end of the plan, with the
     activations that they hold: those of each of its passes, where they were those of a few.
     """
     global _users, _thresholds
