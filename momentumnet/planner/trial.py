@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -38,7 +39,7 @@ def trial_of(
     if not plain or without_values(model, example_inputs) or processes() > 1:
         return None
 
-    def trial(plan: TrainingPlan) -> int | None:
+    def once(plan: TrainingPlan) -> int | None:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -63,6 +64,13 @@ def trial_of(
                 return there + measure_memory(step).peak_bytes
             except torch.OutOfMemoryError:
                 return None
+
+    def trial(plan: TrainingPlan) -> int | None:
+        found = once(plan)
+        if found is None:  # for want of memory, which garbage may hold while collections are put off
+            gc.collect()
+            found = once(plan)
+        return found
 
     return trial
 

@@ -57,7 +57,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     values = Values(inside.tensors)
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
+    with torch.random.fork_rng(devices=devices), _generators_of_python_kept(), _own_generators_kept(held):
         try:
             for module in modules:
                 module.training = module.training and not eval_mode
@@ -85,6 +85,18 @@ def _generators_of_python_kept() -> Iterator[None]:
     finally:
         random.setstate(state)
         np.random.set_state(state_of_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _own_generators_kept(held: Iterable[tuple[nn.Module, dict[str, Any], Any]]) -> Iterator[None]:
+    """Generators that stand on attributes: a plan draws from them more often than a conversion alone."""
+    own = [value for _, attributes, _ in held for value in attributes.values() if isinstance(value, torch.Generator)]
+    states = [generator.get_state() for generator in own]
+    try:
+        yield
+    finally:
+        for generator, state in zip(own, states, strict=True):
+            generator.set_state(state)
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +197,34 @@ def test_it_is_printed_and_saved(tmp_path: Path) -> None:
     assert ", measured" not in str(dataclasses.replace(plan, measured_peak=None))
     plan.save(tmp_path / "plan.json")
     assert mn.TrainingPlan.load(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_trial_that_lacks_memory_is_made_once_more_without_garbage(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full collections are put off while a step is planned."""
+    model, tries = chain(), 0
+    plan, true = mn.plan(model, rows(), budget="least"), trial.measure_memory
+    waiting = weakref.ref(Cycle())
+
+    def full(step: Callable[[], None]) -> mn.MemoryReport:
+        nonlocal tries
+        tries += 1
+        if tries <= failures:
+            raise torch.OutOfMemoryError("the device is full")
+        assert waiting() is None
+        return true(step)
+
+    monkeypatch.setattr(trial, "measure_memory", full)
+    tried = trial_of(model, rows(), None)
+    assert tried is not None
+    assert tried(plan) == (plan.measured_peak if failures == 1 else None)
+    assert tries == 2
+
+
+class Cycle:
+    """Waits for the garbage collector."""
+
+    def __init__(self) -> None:
+        self.itself = self

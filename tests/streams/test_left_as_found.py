@@ -183,3 +183,23 @@ def test_generators_of_python_and_numpy(way: Callable[[nn.Module, Tensor], objec
     np.random.seed(3)  # noqa: NPY002
     way(model, x)
     assert draws() == expected
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda model, x: find_streams(model, x),
+        lambda model, x: mn.convert(model, x),
+        lambda model, x: mn.plan(model, x, budget="least"),
+    ],
+    ids=["find_streams", "convert", "plan"],
+)
+def test_generators_on_attributes(way: Callable[[nn.Module, Tensor], object]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.layers(x * torch.rand((), generator=self.source))
+
+    model, x = Calls(forward, layers=chain(2)), tokens()
+    model.source = torch.Generator().manual_seed(3)
+    way(model, x)
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.rand(4, generator=model.source), expected)
