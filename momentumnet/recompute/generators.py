@@ -16,9 +16,8 @@ from torch import Tensor
 
 # Context of a replay that has nothing to put in place.
 AS_IT_IS = nullcontext()
-# The kinds of blocks that have drawn, on the CPU and on a device.
-_DRAWING: weakref.WeakSet[type] = weakref.WeakSet()
-_DRAWING_THERE: weakref.WeakSet[type] = weakref.WeakSet()
+# The kinds of blocks that have seeded a generator: one of them may leave it as it was, as another has left it so.
+_SEEDING: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 class Generators:
@@ -34,6 +33,7 @@ class Generators:
     def __init__(self, device: torch.device) -> None:
         self._device = device if device.type not in ("cpu", "meta") else None
         self.cpu: Tensor | None = torch.default_generator.get_state()
+        self._seed = torch.default_generator.initial_seed()
         self.accelerator: Tensor | tuple[int, int] | None = None
         if self._device is not None:
             self.accelerator = _state_of(self._device)
@@ -42,15 +42,17 @@ class Generators:
         """Drop each state that has not moved since: nothing was drawn from that generator.
 
         Args:
-            kind: of the block. Where one has drawn, another that leaves the generator as it was may have seeded it, as
-                the one before it did.
+            kind: of the block. Those of a kind that seeds keep them.
         """
-        if self.cpu is not None:
-            is_same = _same(self.cpu, torch.default_generator.get_state())
-            self.cpu = self.cpu if _draws(kind, _DRAWING, is_same=is_same) else None
-        if self._device is not None:
-            is_same = _same(self.accelerator, _state_of(self._device))
-            self.accelerator = self.accelerator if _draws(kind, _DRAWING_THERE, is_same=is_same) else None
+        there = None if self._device is None else _state_of(self._device)
+        if torch.default_generator.initial_seed() != self._seed or _seed_of(there) != _seed_of(self.accelerator):
+            _SEEDING.add(kind)
+        if kind in _SEEDING:
+            return
+        if self.cpu is not None and _same(self.cpu, torch.default_generator.get_state()):
+            self.cpu = None
+        if self._device is not None and _same(self.accelerator, there):
+            self.accelerator = None
 
     @property
     def used(self) -> bool:
@@ -85,12 +87,6 @@ class Generators:
             outside.set()
 
 
-def _draws(kind: type, known: weakref.WeakSet[type], *, is_same: bool) -> bool:
-    if not is_same:
-        known.add(kind)
-    return not is_same or kind in known
-
-
 def _state_of(device: torch.device) -> Tensor | tuple[int, int] | None:
     if device.type != "cuda":
         state: Tensor = torch.get_device_module(device).get_rng_state(device)
@@ -99,6 +95,11 @@ def _state_of(device: torch.device) -> Tensor | tuple[int, int] | None:
         return None
     generator = _cuda_generator(device)
     return generator.initial_seed(), generator.get_offset()
+
+
+def _seed_of(state: Tensor | tuple[int, int] | None) -> int | None:
+    """Of a CUDA generator; others keep theirs to themselves."""
+    return state[0] if isinstance(state, tuple) else None
 
 
 def _cuda_generator(device: torch.device) -> torch.Generator:

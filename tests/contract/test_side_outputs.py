@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, ResidualMLP
+from tests.tally import Tally
 
 
 def rows() -> Tensor:
@@ -147,6 +148,10 @@ class AuxInAList(Aux):
         self.kept[:] = [self.router(x).tanh().square().sum()]
         return ResidualMLP.forward(self, x)
 
+    @property
+    def aux(self) -> Tensor:
+        return self.kept[0]
+
 
 class AuxInANewList(Aux):
     """A new list in each call."""
@@ -160,11 +165,11 @@ class AuxInANewList(Aux):
         return self.kept[0]
 
 
-@pytest.mark.parametrize("kind", ["attribute", "list"])
+@pytest.mark.parametrize("kind", ["attribute", "list", "same list"])
 def test_a_tensor_on_an_attribute_after_a_recompute(kind: str) -> None:
     """The attribute holds what the forward has left there, whatever has been recomputed since."""
     torch.manual_seed(0)
-    block = {"attribute": Aux, "list": AuxInANewList}[kind]
+    block = {"attribute": Aux, "list": AuxInANewList, "same list": AuxInAList}[kind]
     model, gradients = nn.Sequential(*[block() for _ in range(3)]), []
     for backward in ("stored", "reversible"):
         net = mn.convert(model, rows(), backward=backward)
@@ -177,9 +182,11 @@ def test_a_tensor_on_an_attribute_after_a_recompute(kind: str) -> None:
 def test_a_tensor_in_a_list_after_a_recompute_is_named_as_such() -> None:
     torch.manual_seed(0)
     net = mn.convert(nn.Sequential(*[AuxInAList() for _ in range(3)]), rows())
+    for block in net:
+        block.kept = Tally(block.kept)  # a list that nobody puts back
     net(rows()).sum().backward(retain_graph=True)
     with pytest.raises(mn.ReconstructionError, match=r"block '\d'.*a list.*return x, aux.*backward='stored'"):
-        sum(block.kept[0] for block in net).backward()
+        sum(block.aux for block in net).backward()
 
 
 def test_a_tensor_on_an_attribute_in_the_first_backward() -> None:
