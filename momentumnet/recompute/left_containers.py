@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from momentumnet.recompute.objects import CONTAINERS, OF_MODULE
+
 _DICTS = (dict, OrderedDict, defaultdict)
-_CONTAINERS = frozenset({*_DICTS, list, deque, set, tuple})
 # More containers than this belong to the program around the network, as do larger dicts and sets, and deques.
 _MOST_CONTAINERS, _MOST_ENTRIES, _MOST_OF_A_DEQUE = 64, 1024, 1 << 16
 # Of a longer list, a record of all steps, the last entries are looked at.
 _LAST = 256
-# What nn.Module keeps for itself.
-_OF_MODULE = frozenset(nn.Module().__dict__)
 
 Place = tuple[int, str]
 
@@ -116,7 +115,7 @@ class Containers:
     def look_again(self, changes: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         """The next call looks anew if this one has put a container on an attribute: tables by now, and before."""
         for now, before in changes:
-            if any(type(value) in _CONTAINERS and before.get(name) is not value for name, value in now.items()):
+            if any(type(value) in CONTAINERS and before.get(name) is not value for name, value in now.items()):
                 _KNOWN.pop(self._block, None)
 
     @contextmanager
@@ -136,7 +135,7 @@ def _places(modules: Sequence[nn.Module]) -> list[Place]:
         (number, name)
         for number, module in enumerate(modules)
         for name, value in module.__dict__.items()
-        if name not in _OF_MODULE and type(value) in _CONTAINERS
+        if name not in OF_MODULE and type(value) in CONTAINERS
     ]
 
 
@@ -147,7 +146,7 @@ def _reached(values: Iterator[Any]) -> list[Any]:
     while waiting:
         value = waiting.pop()
         kind = type(value)
-        if kind not in _CONTAINERS or id(value) in found or (len(value) > _most_of(kind)):
+        if kind not in CONTAINERS or id(value) in found or (len(value) > _most_of(kind)):
             continue
         found[id(value)] = value
         if len(found) > _MOST_CONTAINERS:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.reports import is_hollow
 
-_CONTAINERS = (list, dict, set, tuple, deque, OrderedDict, defaultdict)
+CONTAINERS = frozenset({list, dict, set, tuple, deque, OrderedDict, defaultdict})
+# What nn.Module keeps on its attributes for itself.
+OF_MODULE = frozenset(nn.Module().__dict__)
 _STATES_OF_THE_LIBRARY = (types.SimpleNamespace, UserDict, UserList)
 _NO_STATES = (Tensor, nn.Module, type, enum.Enum, types.FunctionType, types.MethodType, types.ModuleType)
 # Objects of these packages are machinery (loggers, locks, generators, process groups), not a network's state.
@@ -51,7 +53,7 @@ def is_array(kind: type) -> bool:
 
 
 def _judged(kind: type) -> Copying:
-    if kind in _CONTAINERS or is_array(kind) or issubclass(kind, _STATES_OF_THE_LIBRARY):
+    if kind in CONTAINERS or is_array(kind) or issubclass(kind, _STATES_OF_THE_LIBRARY):
         return Copying.ITS_OWN
     if kind in SIMPLE or issubclass(kind, _NO_STATES) or kind.__module__.partition(".")[0] in _MACHINERY:
         return Copying.NONE

@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from momentumnet.arithmetic.reports import is_hollow
-from momentumnet.recompute.objects import Held, Values
+from momentumnet.recompute.objects import OF_MODULE, Held, Values
 from momentumnet.streams.backward_hooks import backward_hooks_off
 from momentumnet.streams.written_parameters import parameters_put_back
 
@@ -101,16 +101,12 @@ def _own_generators_kept(held: Iterable[tuple[nn.Module, dict[str, Any], Any]]) 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
     """Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward."""
-    return [value for name, value in module.__dict__.items() if name in _OF_MODULE and isinstance(value, dict)]
-
-
-# What nn.Module keeps for itself: hooks, and the tables above.
-_OF_MODULE = frozenset(nn.Module().__dict__)
+    return [value for name, value in module.__dict__.items() if name in OF_MODULE and isinstance(value, dict)]
 
 
 def _attributes(modules: Iterable[nn.Module]) -> Iterator[Any]:
     for module in modules:
-        yield from (value for name, value in module.__dict__.items() if name not in _OF_MODULE)
+        yield from (value for name, value in module.__dict__.items() if name not in OF_MODULE)
         yield from module._buffers.values()
 
 

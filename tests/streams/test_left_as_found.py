@@ -158,7 +158,7 @@ def test_weights_that_a_forward_rescales(*, training: bool) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
+each_way = pytest.mark.parametrize(
     "way",
     [
         lambda model, x: find_streams(model, x),
@@ -167,6 +167,9 @@ def test_weights_that_a_forward_rescales(*, training: bool) -> None:
     ],
     ids=["find_streams", "convert", "plan"],
 )
+
+
+@each_way
 def test_generators_of_python_and_numpy(way: Callable[[nn.Module, Tensor], object]) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         np.random.normal()  # noqa: NPY002 (of two numbers that it makes, one waits in the state)
@@ -185,15 +188,7 @@ def test_generators_of_python_and_numpy(way: Callable[[nn.Module, Tensor], objec
     assert draws() == expected
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        lambda model, x: find_streams(model, x),
-        lambda model, x: mn.convert(model, x),
-        lambda model, x: mn.plan(model, x, budget="least"),
-    ],
-    ids=["find_streams", "convert", "plan"],
-)
+@each_way
 def test_generators_on_attributes(way: Callable[[nn.Module, Tensor], object]) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.layers(x * torch.rand((), generator=self.source))
