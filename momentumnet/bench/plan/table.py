@@ -12,7 +12,7 @@ NOTE = (
     "One forward and backward pass in training mode, gradients of parameters included. Predicted: by the plan, before "
     "it is followed; measured: of the converted network, by measure_memory. 'least' has the least budget there is, "
     "'stored' so much that nothing is recomputed, 'middle' lies between. Held: between forward and backward. Planning: "
-    "the time of momentumnet.plan for the least budget, in training steps of the network as it is."
+    "the time of the plan for the least budget at one gamma, none tried out, in training steps of the network as it is."
 )
 
 
