@@ -17,6 +17,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
+from momentumnet.options import true_or_false
 from momentumnet.planned import Ends, follow, replanning, take_roles
 from momentumnet.planning import (
     conversion_plan,
@@ -146,6 +147,7 @@ def convert(
         Sander, Ablin, Blondel, Peyre: Momentum Residual Neural Networks, ICML 2021, arXiv 2102.07870, equation 4.
     """
     warn_of_kernels_left_behind()
+    true_or_false(inplace=inplace)
     check_is_module(model)
     if is_converted(model):
         raise ConversionError("the model is converted already; call momentumnet.revert on it first")

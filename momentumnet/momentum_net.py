@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.options import true_or_false
 from momentumnet.streams.by_hand import children_of
 from momentumnet.streams.roles import apply
 
@@ -39,7 +40,8 @@ class MomentumNet(nn.Module):
         >>> net(torch.randn(4, 16)).sum().backward()
 
     Raises:
-        ValueError: gamma outside [0, 1], or ``init_speed`` without ``init_function``.
+        ValueError: gamma outside [0, 1], ``init_speed`` without ``init_function``, or an option that is neither True
+            nor False.
         ConversionError: ``functions`` is empty or holds something that is no module.
 
     References:
@@ -56,6 +58,7 @@ class MomentumNet(nn.Module):
         is_residual: bool = True,
     ) -> None:
         super().__init__()
+        true_or_false(init_speed=init_speed, use_backprop=use_backprop, is_residual=is_residual)
         blocks = _modules(functions)
         if init_speed and init_function is None:
             raise ValueError("init_speed=True needs init_function, the module that makes the initial velocity from x")
@@ -141,6 +144,7 @@ def transform_to_momentumnet(
 
     Raises:
         ConversionError: a container does not exist or holds no block.
+        ValueError: an option has a value that it does not take.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -153,6 +157,7 @@ def transform_to_momentumnet(
         ...     transformer, sub_layers=["encoder.layers", "decoder.layers"], gamma=0.9, keep_first_layer=False
         ... )
     """
+    true_or_false(keep_first_layer=keep_first_layer, use_backprop=use_backprop, is_residual=is_residual)
     runners = []
     for path in sub_layers:
         blocks = children_of(model, path)[1 if keep_first_layer else 0 :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from momentumnet.core.settings import ARITHMETICS, BACKWARDS, check_choice
+from momentumnet.options import true_or_false
 from momentumnet.planner.budget import ANEW, GRADIENTS
 from momentumnet.streams.plan import AUTO
 
@@ -20,8 +21,7 @@ def check_options(others: str, spare: int, backward: str, arithmetic: str) -> No
 
 def check_offload(offload: bool, *, is_planned: bool) -> None:
     """Offloading is one of the choices of a plan."""
-    if not isinstance(offload, bool):
-        raise ValueError(f"offload must be True or False, got {offload!r}")
+    true_or_false(offload=offload)
     if offload and not is_planned:
         raise ValueError(
             "offload=True lets a plan move activations to host memory, and nothing is planned; give a budget, too, "

@@ -8,6 +8,7 @@ from torch import nn
 
 from momentumnet import model_config
 from momentumnet.errors import ConversionError
+from momentumnet.options import true_or_false
 from momentumnet.planner import batch_watch
 from momentumnet.streams.converted import is_converted, release_all
 from momentumnet.streams.copies import copy_of
@@ -24,6 +25,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
 
     Raises:
         ConversionError: the model holds no converted block.
+        ValueError: ``inplace`` is neither True nor False.
 
     Example:
         >>> import torch
@@ -32,6 +34,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         >>> model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
         >>> original = mn.revert(mn.convert(model, torch.randn(2, 5, 16)))
     """
+    true_or_false(inplace=inplace)
     target = model if inplace else copy_of(model)
     if not is_converted(target):
         raise ConversionError("the model holds no converted block; there is nothing to revert")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from momentumnet.loss.options import one_of, positive
+from momentumnet.options import one_of, positive
 
 _STEP_SIZES = {"sgd": 0.1, "adam": 1e-3}
 

@@ -18,7 +18,7 @@ from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.init.scalars import add_scalar
 from momentumnet.listing import listed
-from momentumnet.loss.options import one_of
+from momentumnet.options import one_of, true_or_false
 
 Mode = Literal["fan_in", "fan_out"]
 MODES: tuple[Mode, ...] = ("fan_in", "fan_out")
@@ -83,6 +83,7 @@ def fixup_(
         section 3, "Fixup initialization".
     """
     one_of("mode", mode, MODES)
+    true_or_false(remove_normalization=remove_normalization)
     present = normalisations_in(model)
     if present and not remove_normalization:
         raise ValueError(

@@ -25,7 +25,7 @@ from momentumnet.loss.derivatives import (
     norm,
     twice_differentiable,
 )
-from momentumnet.loss.options import positive, whole
+from momentumnet.options import positive, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 
 # Each scale's derivative is clipped to this before Adam sees it, as in the authors' code.
@@ -103,6 +103,7 @@ def gradinit_(
         Zhu, Ni, Xu, Kong, Huang, Goldstein: GradInit: Learning to initialize neural networks for stable and efficient
         training, NeurIPS 2021, arXiv 2102.08098, equation 1 and algorithm 1.
     """
+    true_or_false(checkpoint=checkpoint, progress=progress)
     rule = FirstStep.of(optimizer, step_size)
     for name, value in (("gradient_norm", gradient_norm), ("lr", lr), ("min_scale", min_scale)):
         positive(name, value)

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.report import InitReport, norms_of, scales_between
-from momentumnet.loss.options import one_of
+from momentumnet.options import is_finite, one_of, positive
 
 MODES = ("fan_in", "fan_out")
 DISTRIBUTIONS = ("normal", "uniform")
@@ -69,6 +69,8 @@ def kaiming_(
     """
     one_of("mode", mode, MODES)
     one_of("distribution", distribution, DISTRIBUTIONS)
+    if not is_finite(a):
+        raise ValueError(f"a must be a finite number, got {a!r}")
     if a and nonlinearity != "leaky_relu":
         raise ValueError(f"a={a} is the slope of leaky_relu and means nothing for nonlinearity={nonlinearity!r}")
     nn.init.calculate_gain(nonlinearity, a)  # type: ignore[arg-type]  # raises for one that it does not know
@@ -107,8 +109,7 @@ def xavier_(model: nn.Module, *, distribution: str = "uniform", gain: float = 1.
         0.14
     """
     one_of("distribution", distribution, DISTRIBUTIONS)
-    if not 0 < gain < float("inf"):
-        raise ValueError(f"gain must be a positive number, got {gain}")
+    positive("gain", gain)
     draw = nn.init.xavier_uniform_ if distribution == "uniform" else nn.init.xavier_normal_
     return _draw_all(model, "xavier", partial(draw, gain=gain))
 

@@ -20,7 +20,7 @@ from momentumnet.loss.derivatives import (
     norm,
     twice_differentiable,
 )
-from momentumnet.loss.options import positive, whole
+from momentumnet.options import is_finite, positive, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 
 
@@ -84,7 +84,8 @@ def metainit_(
     whole("steps", steps)
     positive("lr", lr)
     positive("eps", eps)
-    if not 0 <= momentum < 1:
+    true_or_false(progress=progress)
+    if not (is_finite(momentum) and 0 <= momentum < 1):
         raise ValueError(f"momentum must lie in [0, 1), got {momentum!r}")
     loss, data, before = ParametricLoss(model, loss_fn), endless(batches), norms_of(model)
     weights = [index for index, parameter in enumerate(loss.parameters) if parameter.dim() >= 2]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.listing import listed
+from momentumnet.options import true_or_false
 
 Direction = Mapping[str, Tensor]
 
@@ -35,7 +36,7 @@ def filter_normalised_direction(
         A tensor for each trainable parameter by its name, each parameter once.
 
     Raises:
-        ValueError: No parameter is trainable.
+        ValueError: No parameter is trainable, or ``vectors`` is neither True nor False.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -45,6 +46,7 @@ def filter_normalised_direction(
         >>> direction["bias"].tolist()
         [0.0, 0.0]
     """
+    true_or_false(vectors=vectors)
     generator = seeded(generator)
     trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:

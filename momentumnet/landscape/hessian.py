@@ -13,7 +13,7 @@ from momentumnet.landscape.lanczos import largest_eigenvalues
 from momentumnet.landscape.surface import measured
 from momentumnet.loss.batches import LossFunction
 from momentumnet.loss.derivatives import twice_differentiable
-from momentumnet.loss.options import positive, whole
+from momentumnet.options import positive, whole
 
 
 def hessian_top_eigenvalues(

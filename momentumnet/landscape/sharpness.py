@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from momentumnet.landscape.directions import seeded
 from momentumnet.landscape.surface import LossSurface, measured
 from momentumnet.loss.batches import LossFunction
-from momentumnet.loss.options import positive, whole
+from momentumnet.options import positive, true_or_false, whole
 
 
 def sharpness(
@@ -80,6 +80,7 @@ def sharpness(
         0.5
     """
     positive("rho", rho)
+    true_or_false(adaptive=adaptive)
     whole("steps", steps)
     whole("starts", starts)
     if adaptive:

@@ -14,7 +14,7 @@ from momentumnet.figures import new_figure
 from momentumnet.landscape.directions import Direction, filter_normalised_direction, parts_of, seeded
 from momentumnet.landscape.surface import LossSurface, measured
 from momentumnet.loss.batches import LossFunction
-from momentumnet.loss.options import positive, whole
+from momentumnet.options import positive, whole
 
 LEVELS = 20
 

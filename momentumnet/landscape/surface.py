@@ -20,8 +20,8 @@ from momentumnet.errors import MomentumNetError
 from momentumnet.listing import listed
 from momentumnet.loss.batches import LossFunction, pair
 from momentumnet.loss.derivatives import Gradient, ParametricLoss, Vectors
-from momentumnet.loss.options import whole
 from momentumnet.loss.samples import chunks
+from momentumnet.options import whole
 from momentumnet.recompute.generators import Generators
 from momentumnet.streams.converted import streams_of
 from momentumnet.streams.guard import left_as_found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from momentumnet.optim.displacement import Displacement, norms_of, total_norm
 from momentumnet.optim.two_step import TwoStepOptimizer
+from momentumnet.options import is_finite, true_or_false, whole
 from momentumnet.streams.block import ResidualStream
 
 
@@ -102,7 +104,8 @@ class SAM(TwoStepOptimizer):
             The mean loss of the batch in the first passes.
 
         Raises:
-            ValueError: ``m`` is less than one, or the tensors do not have one and the same number of samples.
+            ValueError: ``m`` is no whole number of at least one, or the tensors do not have one and the same number
+                of samples.
             StepOrderError: Called between `first_step` and `second_step`.
 
         Example:
@@ -143,8 +146,9 @@ class SAM(TwoStepOptimizer):
         return [(p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
 
     def _check_group(self, group: dict[str, Any]) -> None:
+        true_or_false(adaptive=group["adaptive"])
         for name in ("rho", "eta"):
-            if not (isinstance(group[name], (int, float)) and 0 <= group[name] < math.inf):
+            if not (isinstance(group[name], Real) and is_finite(group[name]) and group[name] >= 0):
                 raise ValueError(f"{name} must be a finite number, 0 or larger, got {group[name]!r}")
 
     def _resolve(self, blocks: Sequence[ResidualStream | Iterable[Tensor]]) -> list[list[Tensor]]:
@@ -194,8 +198,7 @@ class SAM(TwoStepOptimizer):
 
 
 def _samples(batch: tuple[Tensor, ...], m: int) -> int:
-    if m < 1:
-        raise ValueError(f"m must be 1 or larger, got {m}")
+    whole("m", m)
     counts = {len(tensor) for tensor in batch}
     if len(counts) != 1 or counts == {0}:
         raise ValueError(f"batch must be tensors with the same number of samples, got {sorted(counts)}")

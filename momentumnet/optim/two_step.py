@@ -18,6 +18,7 @@ from momentumnet.errors import StepOrderError
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.displacement import Displacement, displacements
 from momentumnet.optim.passes import RunningStatistics
+from momentumnet.options import true_or_false
 from momentumnet.recompute.generators import Generators
 
 
@@ -37,7 +38,8 @@ class TwoStepOptimizer(Optimizer, ABC):
         local: The first pass of `step` runs in ``model.no_sync()``.
 
     Raises:
-        ValueError: The base optimizer does not fit, or ``local`` without a `DistributedDataParallel` model.
+        ValueError: An option cannot be, the base optimizer does not fit, or ``local`` without a
+            `DistributedDataParallel` model.
     """
 
     evaluates_twice = True
@@ -54,6 +56,7 @@ class TwoStepOptimizer(Optimizer, ABC):
         same_random: bool = False,
         local: bool = False,
     ) -> None:
+        true_or_false(same_random=same_random, local=local)
         if local and not isinstance(model, DistributedDataParallel):
             raise ValueError(f"local=True needs model=, the DistributedDataParallel module; got {type(model).__name__}")
         base = base_optimizer_of(params, base_optimizer, own_options, base_options)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LinearLR, LRScheduler, SequentialLR
 
+from momentumnet.options import is_finite, whole
+
 
 def warmup(
     optimizer: Optimizer, steps: int, *, start: float | None = None, after: LRScheduler | None = None
@@ -32,8 +34,8 @@ def warmup(
         A scheduler of ``torch.optim.lr_scheduler``; ``state_dict`` and ``load_state_dict`` resume it and ``after``.
 
     Raises:
-        ValueError: ``steps`` is no positive integer, ``start`` not in (0, 1], or ``after`` belongs to another optimizer
-            or has been stepped already.
+        ValueError: ``steps`` is no whole number of at least 1, ``start`` not in (0, 1], or ``after`` belongs to another
+            optimizer or has been stepped already.
 
     Example:
         >>> import torch
@@ -47,10 +49,9 @@ def warmup(
         >>> rates
         [0.25, 0.5, 0.75, 1.0, 1.0]
     """
-    _check_steps(steps)
+    whole("steps", steps)
     factor = 1 / (steps + 1) if start is None else start
-    if not 0 < factor <= 1:
-        raise ValueError(f"start must be above 0 and at most 1, got {start}")
+    _check_factor("start", factor)
     _check_after(optimizer, after)
     return _followed(optimizer, LinearLR(optimizer, factor, total_iters=steps), steps, after)
 
@@ -88,16 +89,15 @@ def constant(optimizer: Optimizer, steps: int, *, factor: float = 1.0, after: LR
         >>> rates
         [1.0, 1.0, 1.0, 0.5]
     """
-    _check_steps(steps)
-    if not 0 < factor <= 1:
-        raise ValueError(f"factor must be above 0 and at most 1, got {factor}")
+    whole("steps", steps)
+    _check_factor("factor", factor)
     _check_after(optimizer, after)
     return _followed(optimizer, ConstantLR(optimizer, factor, total_iters=steps), steps, after)
 
 
-def _check_steps(steps: int) -> None:
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive integer, got {steps!r}")
+def _check_factor(name: str, factor: float) -> None:
+    if not (is_finite(factor) and 0 < factor <= 1):
+        raise ValueError(f"{name} must be above 0 and at most 1, got {factor!r}")
 
 
 def _check_after(optimizer: Optimizer, after: LRScheduler | None) -> None:

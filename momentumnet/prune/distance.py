@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from momentumnet.options import is_finite, whole
 from momentumnet.prune.masks import Masks
 from momentumnet.prune.scores import Shares, magnitude_masks
 
@@ -106,9 +107,8 @@ class EarlyBird:
         tolerance: float = 0.1,
         skip: Collection[str] = (),
     ) -> None:
-        if isinstance(window, bool) or not isinstance(window, int) or window < 2:
-            raise ValueError(f"window must be a whole number of at least 2, got {window!r}")
-        if not 0 < tolerance <= 1:
+        whole("window", window, least=2)
+        if not (is_finite(tolerance) and 0 < tolerance <= 1):
             raise ValueError(f"tolerance must be above 0 and at most 1, got {tolerance!r}")
         self._model, self._fraction, self._scope, self._skip = model, fraction, scope, skip
         self._seen = MaskWindow(window=window, tolerance=tolerance)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from momentumnet.options import is_finite, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import Masks, apply_masks
@@ -110,12 +111,12 @@ class LotteryTicket:
         seed: int = 0,
         folder: str | Path | None = None,
     ) -> None:
-        _check_whole("rounds", rounds, 1)
-        _check_whole("rewind_to", rewind_to, 0)
+        whole("rounds", rounds)
+        whole("rewind_to", rewind_to, least=0)
         for control in controls:
             if control not in CONTROLS:
                 raise ValueError(f"controls must be of {', '.join(map(repr, CONTROLS))}, got {control!r}")
-        if early_bird is not None and not 0 <= early_bird <= 1:
+        if early_bird is not None and not (is_finite(early_bird) and 0 <= early_bird <= 1):
             raise ValueError(f"early_bird must be a share of the weights between 0 and 1, got {early_bird!r}")
         self._model, self._train_fn = copy.deepcopy(model), train_fn
         self._fraction, self._scope, self._skip = fraction, scope, tuple(skip)
@@ -150,6 +151,7 @@ class LotteryTicket:
             ValueError: ``train_fn`` did not train the model that it was given, or made fewer than ``rewind_to`` steps.
             CheckpointError: A file in the folder is damaged.
         """
+        true_or_false(progress=progress)
         self._restore_first()
         done: list[TicketTraining] = []
         for number in steps_with_progress(self._rounds + 1, "lottery rounds", progress=progress):
@@ -179,6 +181,7 @@ class LotteryTicket:
         Raises:
             LookupError: It has not been trained.
         """
+        true_or_false(trained=trained)
         record = self._record(arm, number)
         return self._network(record["trained" if trained else "initial"], record["masks"] if number else None)
 
@@ -260,8 +263,3 @@ def _fingerprint(model: nn.Module) -> str:
     """What tells one architecture from another, whatever its weights."""
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in model.state_dict().items()]
     return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
-
-
-def _check_whole(name: str, value: int, smallest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise ValueError(f"{name} must be a whole number of at least {smallest}, got {value!r}")

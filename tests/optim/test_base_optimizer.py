@@ -55,6 +55,7 @@ def other() -> list[nn.Parameter]:
         (lambda params: SGD(params[:1], lr=0.1), {}, "got 2 in 1 groups, it has 1 in 1"),
         (lambda params: SGD(params, lr=0.1), {"momentum": 0.9}, r"options \['momentum'\] for a base optimizer that"),
         (lambda params: SGD(params, lr=0.1), {"rho": -1.0}, "rho must be a finite number, 0 or larger, got -1.0"),
+        (lambda params: SGD(params, lr=0.1), {"rho": True}, "rho must be a finite number, 0 or larger, got True"),
         (lambda params: SGD(params, lr=0.1), {"eta": "x"}, "eta must be"),
         (lambda params: SGD(params, lr=0.1), {"local": True}, "local=True needs model="),
         (lambda params: SGD(params, lr=0.1), {"blocks": []}, "blocks is empty"),
@@ -96,6 +97,12 @@ def test_a_step_without_closure_says_what_to_do(kind: type) -> None:
 
 def test_chunks_are_checked() -> None:
     optimizer = SAM(other(), SGD, lr=0.1)
-    for data, m in (((torch.ones(4), torch.ones(3)), 2), ((torch.ones(4),), 0), ((torch.ones(0),), 1), ((), 1)):
+    for data, m in (
+        ((torch.ones(4), torch.ones(3)), 2),
+        ((torch.ones(4),), 0),
+        ((torch.ones(4),), 2.0),
+        ((torch.ones(0),), 1),
+        ((), 1),
+    ):
         with pytest.raises(ValueError, match=r"must be"):
             optimizer.step_chunks(lambda *chunk: torch.zeros(()), *data, m=m)

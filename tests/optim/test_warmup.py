@@ -93,8 +93,10 @@ def test_resumed_by_state_dict(interrupted_after: int) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda o: warmup(o, 0), "steps must be a positive integer, got 0"),
-        (lambda o: constant(o, 1.5), "steps must be a positive integer, got 1.5"),
+        (lambda o: warmup(o, 0), "steps must be a whole number of at least 1, got 0"),
+        (lambda o: constant(o, 1.5), "steps must be a whole number of at least 1, got 1.5"),
+        (lambda o: constant(o, True), "steps must be a whole number of at least 1, got True"),
+        (lambda o: warmup(o, 2, start="0.1"), "start must be above 0 and at most 1, got '0.1'"),
         (lambda o: warmup(o, 2, start=0), "start must be above 0 and at most 1, got 0"),
         (lambda o: constant(o, 2, factor=2), "factor must be above 0 and at most 1, got 2"),
         (lambda o: warmup(o, 2, after=CosineAnnealingLR(sgd(), 2)), "of the same optimizer"),

@@ -276,6 +276,7 @@ def test_training_that_cannot_be_used(
         ({"structure": "channel"}, "needs example_inputs, with which the channels are found"),
         ({"controls": ["other"]}, "controls must be of 'reinitialised', 'random mask', got 'other'"),
         ({"early_bird": 2.0}, "early_bird must be a share"),
+        ({"early_bird": "0.1"}, "early_bird must be a share"),
         ({"skip": ["nothing"]}, "nothing"),
     ],
 )

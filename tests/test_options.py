@@ -1,0 +1,118 @@
+"""Switches of public functions: text, numbers and None are refused, which would count as true or false in silence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+import momentumnet as mn
+from momentumnet import init, landscape, optim, prune
+from momentumnet.options import is_finite, positive
+from momentumnet.prune import LotteryTicket, TrainingLog
+
+INPUTS = torch.ones(2, 5, 8)
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+
+
+def loss(output: Any, target: Any) -> torch.Tensor:
+    return output.square().mean()
+
+
+def train(model: nn.Module, log: TrainingLog) -> None:
+    raise AssertionError("trained in spite of an option that cannot be")
+
+
+def lottery() -> LotteryTicket:
+    return LotteryTicket(nn.Linear(4, 4), train, rounds=1)
+
+
+BATCHES = [(INPUTS, INPUTS)]
+# Each public function that has switches, on arguments that do.
+CALLS: dict[str, Callable[..., Any]] = {
+    "convert": lambda **option: mn.convert(encoder(), INPUTS, budget="1MiB", **option),
+    "plan": lambda **option: mn.plan(encoder(), INPUTS, budget="1MiB", **option),
+    "largest_batch": lambda **option: mn.largest_batch(
+        encoder(), lambda n: INPUTS[:1].repeat(n, 1, 1), 2**20, **option
+    ),
+    "revert": lambda **option: mn.revert(mn.convert(encoder(), INPUTS), **option),
+    "MomentumNet": partial(mn.MomentumNet, [nn.Linear(4, 4)], 0.9, init_function=nn.Linear(4, 4)),
+    "transform_to_momentumnet": lambda **option: mn.transform_to_momentumnet(encoder(), ["layers"], **option),
+    "optim.SAM": lambda **option: optim.SAM(encoder().parameters(), SGD, lr=0.1, **option),
+    "optim.Extragradient": lambda **option: optim.Extragradient(encoder().parameters(), SGD, lr=0.1, **option),
+    "init.fixup_": lambda **option: init.fixup_(encoder(), INPUTS, **option),
+    "init.tfixup_": lambda **option: init.tfixup_(encoder(), **option),
+    "init.metainit_": lambda **option: init.metainit_(encoder(), loss, BATCHES, steps=1, **option),
+    "init.gradinit_": lambda **option: init.gradinit_(encoder(), loss, BATCHES, steps=1, **option),
+    "landscape.sharpness": lambda **option: landscape.sharpness(encoder(), loss, BATCHES[0], **option),
+    "landscape.filter_normalised_direction": lambda **o: landscape.filter_normalised_direction(encoder(), **o),
+    "prune.LotteryTicket.run": lambda **option: lottery().run(**option),
+    "prune.LotteryTicket.ticket": lambda **option: lottery().ticket(0, **option),
+}
+
+
+def public() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """All public functions, classes and their methods, by their names below the package."""
+    for room, prefix in ((mn, ""), (init, "init."), (landscape, "landscape."), (optim, "optim."), (prune, "prune.")):
+        for name in room.__all__:
+            found = getattr(room, name)
+            if inspect.isclass(found):
+                yield from (
+                    (f"{prefix}{name}.{method}", function)
+                    for method, function in vars(found).items()
+                    if inspect.isfunction(function) and not method.startswith("_")
+                )
+            if inspect.isfunction(found) or (inspect.isclass(found) and "__init__" in vars(found)):
+                yield f"{prefix}{name}", found
+
+
+def switches() -> list[tuple[str, str]]:
+    found = []
+    for name, function in public():
+        if inspect.isclass(function) and hasattr(function, "__dataclass_fields__"):
+            continue  # made by the package
+        parameters = inspect.signature(function).parameters.values()
+        found += [(name, parameter.name) for parameter in parameters if parameter.annotation in (bool, "bool")]
+    return [(name, option) for name, option in found if option != "prepend"]  # PyTorch's own hooks
+
+
+@pytest.mark.parametrize("value", ["no", 0, None])
+@pytest.mark.parametrize(("name", "option"), switches())
+def test_a_switch_is_true_or_false(name: str, option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be True or False, got {value!r}"):
+        CALLS[name](**{option: value})
+
+
+def test_all_have_been_found() -> None:
+    assert CALLS.keys() == {name for name, _ in switches()}
+
+
+def test_a_model_is_not_converted_in_place_for_a_word() -> None:
+    model = encoder()
+    with pytest.raises(ValueError, match="inplace"):
+        mn.convert(model, INPUTS, inplace="no")  # type: ignore[arg-type]
+    with pytest.raises(mn.ConversionError, match="nothing to revert"):
+        mn.revert(model)
+
+
+def test_a_group_of_sam_says_true_or_false_itself() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(2))], "adaptive": "no"}]
+    with pytest.raises(ValueError, match="adaptive must be True or False, got 'no'"):
+        optim.SAM(groups, SGD, lr=0.1)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True, float("nan"), float("inf"), 10**400, torch.ones(2), [1.0], 1j])
+def test_what_is_no_finite_number(value: Any) -> None:
+    assert not is_finite(value)
+    with pytest.raises(ValueError, match="rho must be a finite number above 0"):
+        positive("rho", value)
