@@ -12,7 +12,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.attention import stacked_in
 from momentumnet.init.branches import Anatomy, dissected
-from momentumnet.init.matrices import biases_of, matrices_of
+from momentumnet.init.matrices import biases_of, maps_of
 from momentumnet.init.normalisation import normalisations_in, remove_normalisations
 from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
@@ -104,7 +104,8 @@ def fixup_(
             weights = {name: weight for name, weight in anatomy.weights().items() if weight not in looked_up}
         for name, weight in weights.items():
             if weight.requires_grad:
-                for matrix in matrices_of(weight, stacks.get(name, 1)):
+                owner, _, own = name.rpartition(".")
+                for matrix in maps_of(model.get_submodule(owner), own, weight, stacked=stacks.get(name, 1)):
                     _draw(matrix, factors.get(name, 1.0), mode, generator)
                 for bias in biases_of(model, name):
                     bias.zero_()

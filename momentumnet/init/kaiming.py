@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from momentumnet.init.attempt import all_or_nothing
+from momentumnet.init.matrices import maps_of, zero_padding
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.options import is_finite, one_of, positive
 
 MODES = ("fan_in", "fan_out")
 DISTRIBUTIONS = ("normal", "uniform")
-# Of recurrent and attention layers: the parameters that stack several maps, and the attribute with one map's rows.
-_STACKED = {"weight_ih": "hidden_size", "weight_hh": "hidden_size", "in_proj_weight": "embed_dim"}
 
 _Owner = tuple[nn.Module, str]
 
@@ -38,10 +39,11 @@ def kaiming_(
 
     * Each parameter of two or more dimensions that requires a gradient; one that several modules share is drawn once.
     * The fans are those of one linear map: of each gate of a recurrent layer, of queries, keys and values separately,
-      of each group of a grouped convolution. A transposed convolution's weight is read the other way round.
+      of each group of a grouped convolution, of each matrix in a stack of three dimensions (experts; as (out, in)).
+      The weights of a transposed convolution and of transformers' ``Conv1D`` are read the other way round.
     * Left alone: normalisation layers, tables of embeddings (one row is looked up, nothing is summed, so there is no
-      fan; unless a linear layer shares the table), and tensors whose entries are all the same number other than 0,
-      which are multipliers such as ConvNeXt's layer scale.
+      fan; unless a linear layer shares the table, whose rows for padding are zero then), and tensors whose entries are
+      all the same number other than 0, which are multipliers such as ConvNeXt's layer scale.
 
     Biases are the parameters with "bias" in their name beside such a weight in the same module.
 
@@ -123,28 +125,35 @@ def _draw_all(model: nn.Module, method: str, draw: Callable[[Tensor], object]) -
     with all_or_nothing(model):
         before = norms_of(model)
         for weight, (module, name) in weights.items():
-            for linear_map in _maps(module, name, weight.detach()):
+            for linear_map in maps_of(module, name, weight):
                 draw(linear_map)
         for module in {id(module): module for module, _ in weights.values()}.values():
             for name, parameter in module.named_parameters(recurse=False):
                 if "bias" in name and parameter.requires_grad:
                     nn.init.zeros_(parameter)
+        zero_padding(model, weights)
         return InitReport(method, scales_between(before, norms_of(model)))
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Owner]]:
     """Each parameter to be drawn, with a module that multiplies by it; a shared one comes several times."""
     for path, module in model.named_modules():
-        if parametrize.is_parametrized(module):
+        if parametrize.is_parametrized(module) or any(map(_computes_a_weight, module._forward_pre_hooks.values())):
             raise ValueError(
                 f"{path or type(model).__name__} has a parametrized weight, which cannot be drawn directly; use "
-                "torch.nn.utils.parametrize.remove_parametrizations first and parametrize it again afterwards"
+                "torch.nn.utils.parametrize.remove_parametrizations (remove_weight_norm, remove_spectral_norm) first "
+                "and parametrize it again afterwards"
             )
         if _is_left_alone(module):
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if _is_weight(name, parameter):
                 yield parameter, (module, name)
+
+
+def _computes_a_weight(hook: object) -> bool:
+    """Whether a hook is weight or spectral norm as PyTorch had them before there were parametrizations."""
+    return isinstance(hook, (WeightNorm, SpectralNorm))
 
 
 def _is_left_alone(module: nn.Module) -> bool:
@@ -158,16 +167,3 @@ def _is_weight(name: str, parameter: nn.Parameter) -> bool:
     first = parameter.detach().flatten()[0]
     multiplier = parameter.numel() > 1 and bool(first) and bool((parameter.detach() == first).all())
     return not multiplier
-
-
-def _maps(module: nn.Module, name: str, weight: Tensor) -> Sequence[Tensor]:
-    """The linear maps that a weight consists of, as views of shape (out, in, ...)."""
-    for prefix, attribute in _STACKED.items():
-        rows = getattr(module, attribute, None)
-        if name.startswith(prefix) and isinstance(rows, int):
-            return weight.split(rows)
-    groups = getattr(module, "groups", 1)
-    if not isinstance(groups, int) or groups < 1 or len(weight) % groups:
-        groups = 1  # a module of somebody else's, who calls something else so
-    maps = weight.chunk(groups)
-    return [part.transpose(0, 1) for part in maps] if getattr(module, "transposed", False) is True else maps

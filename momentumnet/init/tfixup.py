@@ -13,7 +13,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.attention import attention_of, is_causal
 from momentumnet.init.branches import Anatomy, BlockGraph, dissected
-from momentumnet.init.matrices import biases_of, matrices_of
+from momentumnet.init.matrices import biases_of, maps_of, zero_padding
 from momentumnet.init.normalisation import is_normalisation, normalisations_in, remove_normalisations
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.options import true_or_false
@@ -227,11 +227,10 @@ def _apply(model: nn.Module, plan: _Plan, generator: torch.Generator | None) -> 
             frozen.append(name)
         elif name in plan.embeddings:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator).mul_(factors[name])
-            padding = getattr(model.get_submodule(name.rpartition(".")[0]), "padding_idx", None)
-            if padding is not None:
-                parameter[padding].zero_()
+            zero_padding(model, [parameter])
         else:
-            matrices = matrices_of(parameter, plan.stacks.get(name, 1))
+            owner, _, own = name.rpartition(".")
+            matrices = maps_of(model.get_submodule(owner), own, parameter, stacked=plan.stacks.get(name, 1))
             for matrix in matrices:
                 nn.init.xavier_uniform_(matrix, generator=generator)
             for matrix in matrices[-1:] if name in plan.stacks else matrices:

@@ -92,6 +92,30 @@ def test_scales_are_those_of_the_paper(
     assert (model.fc.bias == 0).all()
 
 
+class UpAndDown(nn.Module):
+    """A branch whose layers are no dense ones: a convolution of each channel, and a transposed one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, groups=channels)
+        self.up = nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1)
+        self.last = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.up(self.down(x).relu()).relu())
+
+
+@pytest.mark.parametrize(("mode", "down", "up"), [("fan_in", 9, 96 * 16), ("fan_out", 2 * 9, 48 * 16)])
+def test_fans_are_those_of_one_map(mode: str, down: int, up: int) -> None:
+    """L is 4 and m 3. A channel is made from one channel, and makes two; a transposed kernel has its inputs first."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), *[UpAndDown(48) for _ in range(4)])
+    fixup_(model, images(), mode=mode)  # type: ignore[arg-type]
+    for block in model[1:]:
+        assert float(block.down.weight.detach().std()) == pytest.approx(4 ** (-1 / 4) * math.sqrt(2 / down), rel=0.08)
+        assert float(block.up.weight.detach().std()) == pytest.approx(4 ** (-1 / 4) * math.sqrt(2 / up), rel=0.03)
+
+
 def test_cifar_resnet_counts_blocks_with_shortcuts_without_parameters() -> None:
     model = CifarResNet(20)
     report = fixed(model)

@@ -13,6 +13,25 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.init import InitReport, kaiming_, xavier_
 
+
+class Experts(nn.Module):
+    """Matrices of (out, in) in one parameter."""
+
+    def __init__(self, count: int, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, outputs, inputs))
+
+
+class Conv1D(nn.Module):
+    """As transformers has it for GPT-2: y = x W + b, W of (in, out), and the name nf for the outputs."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.ones(nf))
+
+
 # Layer, and what one of its linear maps has: inputs, outputs (times the kernel's pixels), and its maps.
 Maps = Callable[[nn.Module], list[Tensor]]
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int, Maps]] = {
@@ -28,6 +47,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int, Maps]] = {
     ),
     "lstm": (lambda: nn.LSTM(150, 100), 150, 100, lambda m: list(m.weight_ih_l0.chunk(4))),
     "gru cell": (lambda: nn.GRUCell(150, 100), 150, 100, lambda m: list(m.weight_ih.chunk(3))),
+    "experts": (lambda: Experts(6, 200, 300), 300, 200, lambda m: list(m.weight)),
+    "transformers' Conv1D": (lambda: Conv1D(500, 300), 300, 500, lambda m: [m.weight]),
     "attention": (lambda: nn.MultiheadAttention(200, 4), 200, 200, lambda m: list(m.in_proj_weight.chunk(3))),
 }
 
@@ -127,6 +148,24 @@ def test_shared_weight_is_drawn_once_and_as_the_linear_layers_one() -> None:
 
     assert torch.equal(draw(tied=True), draw(tied=False))
     assert float(draw(tied=True).std()) == pytest.approx(math.sqrt(2 / 128), rel=0.03)
+
+
+@pytest.mark.parametrize("initialise", [kaiming_, xavier_])
+def test_rows_of_padding_in_a_shared_table_are_zero(initialise: Callable[[nn.Module], InitReport]) -> None:
+    words, head = nn.Embedding(9, 4, padding_idx=3), nn.Linear(4, 9, bias=False)
+    words.weight = head.weight
+    initialise(nn.ModuleDict({"head": head, "words": words}))
+    assert torch.equal(head.weight.any(1), torch.arange(9) != 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated in favor of:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_a_hook_computes_are_refused(norm: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), norm(nn.Linear(4, 4)))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="1 has a parametrized weight"):
+        kaiming_(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("initialise", [kaiming_, xavier_])

@@ -201,11 +201,14 @@ def test_values_and_outputs_are_told_by_what_they_do(
 class LanguageModel(nn.Module):
     """Embeddings and a causal stack of PyTorch's encoder layers: a decoder all the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, head_first: bool = False) -> None:
         super().__init__()
+        if head_first:
+            self.head = nn.Linear(WIDTH, 2000, bias=False)
         self.words, self.positions = nn.Embedding(2000, WIDTH, padding_idx=0), nn.Embedding(6, WIDTH)
         self.encoder = encoder()
-        self.head = nn.Linear(WIDTH, 2000, bias=False)
+        if not head_first:
+            self.head = nn.Linear(WIDTH, 2000, bias=False)
         self.head.weight = self.words.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -214,8 +217,9 @@ class LanguageModel(nn.Module):
         return self.head(self.encoder(x, mask=mask))
 
 
-def test_embeddings_are_gaussian() -> None:
-    model, tokens = LanguageModel(), torch.randint(2000, (2, 6))
+@pytest.mark.parametrize("head_first", [False, True])
+def test_embeddings_are_gaussian(head_first: bool) -> None:
+    model, tokens = LanguageModel(head_first=head_first), torch.randint(2000, (2, 6))
     tfixup_(model, tokens)
     deviation = WIDTH ** (-1 / 2) * (9 * 4) ** (-1 / 4)
     words = model.words.weight.detach()
