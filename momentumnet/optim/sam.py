@@ -206,9 +206,12 @@ def _samples(batch: tuple[Tensor, ...], m: int) -> int:
 
 
 def _norms(move: Displacement) -> Sequence[Tensor]:
-    """The norm of T g for each point. Adaptive: in the points' memory, which holds T g afterwards."""
+    """The norm of T g for each point. Adaptive, in float32 and above: in the points' memory, which holds T g then."""
     if not move.group["adaptive"]:
         return norms_of(move.gradients)
+    if _is_half(move):
+        pairs = zip(move.origins, move.gradients, strict=True)
+        return [torch.linalg.vector_norm(_scale(move, w).mul_(g)) for w, g in pairs]
     torch._foreach_abs_(move.points)
     torch._foreach_add_(move.points, move.group["eta"])
     torch._foreach_mul_(move.points, move.gradients)
@@ -219,6 +222,9 @@ def _climb(move: Displacement, factor: float) -> None:
     """points = origins + factor T^2 g, in the memory of the points."""
     if move.group.get("maximize", False):
         factor = -factor
+    if _is_half(move):
+        _climb_in_float(move, factor)
+        return
     if not move.group["adaptive"]:
         torch._foreach_add_(move.points, move.gradients, alpha=factor)
         return
@@ -229,3 +235,21 @@ def _climb(move: Displacement, factor: float) -> None:
     torch._foreach_mul_(move.points, move.gradients)
     torch._foreach_mul_(move.points, factor)
     torch._foreach_add_(move.points, move.origins)
+
+
+def _climb_in_float(move: Displacement, factor: float) -> None:
+    """The same in float32, a tensor at a time, and rounded once: float16 holds neither the factor nor T^2 g."""
+    for point, origin, gradient in zip(move.points, move.origins, move.gradients, strict=True):
+        step = gradient.float().mul_(factor)
+        if move.group["adaptive"]:
+            step.mul_(_scale(move, origin).square_())
+        point.copy_(step.add_(origin))
+
+
+def _scale(move: Displacement, weight: Tensor) -> Tensor:
+    """T of adaptive SAM, a new tensor in float32."""
+    return weight.float().abs_().add_(move.group["eta"])
+
+
+def _is_half(move: Displacement) -> bool:
+    return move.points[0].dtype.itemsize < 4

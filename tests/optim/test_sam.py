@@ -182,6 +182,21 @@ def test_half_precision_gradients_do_not_overflow_their_norm(adaptive: bool) -> 
     assert torch.equal(w, torch.full_like(w, 1.25))
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-7, 1e-5, 1e-2, 1e2])
+def test_half_precision_rounds_the_perturbed_point_once(dtype: torch.dtype, size: float, adaptive: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = nn.Parameter((0.05 * torch.randn(20, generator=generator)).to(dtype))
+    w.grad = (size * torch.randn(20, generator=generator)).to(dtype)
+    before, g = w.detach().double(), w.grad.double()
+    scale = before.abs() + 0.01 if adaptive else torch.ones(20, dtype=torch.float64)
+    expected = before + 0.5 * scale**2 * g / (scale * g).norm()
+    assert SAM([w], SGD, rho=0.5, adaptive=adaptive, lr=0.1).first_step()
+    half_a_bit = torch.finfo(dtype).eps / 2 * expected.abs() + 2.0**-25
+    assert ((w.detach().double() - expected).abs() <= 1.01 * half_a_bit).all()
+
+
 def test_a_group_of_radius_zero_is_as_frozen_in_the_perturbation() -> None:
     a, b = (torch.tensor([2.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
     optimizer = SAM([{"params": [a]}, {"params": [b], "rho": 0.0}], SGD, rho=0.5, lr=0.1)
