@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from momentumnet.loss.derivatives import as_real
 from momentumnet.options import one_of, positive
 
 _STEP_SIZES = {"sgd": 0.1, "adam": 1e-3}
@@ -49,8 +50,14 @@ class FirstStep:
 
     def __call__(self, gradient: Sequence[Tensor]) -> list[Tensor]:
         """A[g]."""
-        return list(gradient) if self.optimizer == "sgd" else [torch.sign(g) for g in gradient]
+        return list(gradient) if self.optimizer == "sgd" else [_signs(g) for g in gradient]
 
     def norm_derivative(self, gradient: Sequence[Tensor], size: float) -> list[Tensor]:
         """The derivative of ||g||_p, which is ``size``, with respect to g."""
-        return [g / size for g in gradient] if self.order == 2 else [torch.sign(g) for g in gradient]
+        return [g / size for g in gradient] if self.order == 2 else [_signs(g) for g in gradient]
+
+
+def _signs(gradient: Tensor) -> Tensor:
+    """By real numbers, as Adam takes complex parameters."""
+    signs = torch.sign(as_real(gradient))
+    return torch.view_as_complex(signs) if gradient.is_complex() else signs

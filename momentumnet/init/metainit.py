@@ -15,6 +15,7 @@ from momentumnet.loss.batches import Batch, LossFunction, endless
 from momentumnet.loss.derivatives import (
     ParametricLoss,
     Vectors,
+    as_real,
     gradient_of,
     inner_products,
     norm,
@@ -148,13 +149,13 @@ def differentiable_quotient(loss: ParametricLoss, theta: Vectors, batch: Batch, 
     """The gradient quotient with its graph, and the gradient."""
     gradient = gradient_of(loss(theta, batch), theta, create_graph=True)
     # H g is the gradient of |g|^2 / 2.
-    half_square = torch.stack([g.square().sum().to(theta[0].device) for g in gradient]).sum() / 2
+    half_square = torch.stack([as_real(g).square().sum().to(theta[0].device) for g in gradient]).sum() / 2
     curved = gradient_of(half_square, theta, create_graph=True)
     terms = []
-    for g, hg in zip(gradient, curved, strict=True):
+    for g, hg in zip(map(as_real, gradient), map(as_real, curved), strict=True):
         sign = torch.where(g.detach() >= 0, 1.0, -1.0).to(g.dtype)
         terms.append(((g - hg) / (g + eps * sign) - 1).abs().sum().to(theta[0].device))
-    count = sum(tensor.numel() for tensor in theta)
+    count = sum(as_real(tensor).numel() for tensor in theta)
     return torch.stack(terms).sum() / count, [g.detach() for g in gradient]
 
 

@@ -185,16 +185,21 @@ def _refuse_own_parameters(module: nn.Module, _: object) -> None:
             )
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, of which its gradient is the one by each; a real one as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def norm(vectors: Sequence[Tensor], order: int) -> float:
     """The 1- or 2-norm of all entries together."""
-    norms = [torch.linalg.vector_norm(vector.detach(), order).to(vectors[0].device) for vector in vectors]
+    norms = [torch.linalg.vector_norm(as_real(vector.detach()), order).to(vectors[0].device) for vector in vectors]
     return float(torch.linalg.vector_norm(torch.stack(norms), order))
 
 
 def inner_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """``<left_i, right_i>`` for each i, in float64 on the CPU."""
     device = left[0].device
-    sums = [(a.detach() * b.detach()).sum().to(device) for a, b in zip(left, right, strict=True)]
+    sums = [(as_real(a.detach()) * as_real(b.detach())).sum().to(device) for a, b in zip(left, right, strict=True)]
     return torch.stack(sums).cpu().double()
 
 

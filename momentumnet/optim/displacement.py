@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from momentumnet.loss.derivatives import as_real
+
 
 class Displacement:
     """The parameters of one group, device and dtype that have a gradient, as lists for ``torch._foreach_*``.
@@ -41,8 +43,8 @@ class Displacement:
             rows, whole = tuple(gradient.indices()), point
             point, gradient = whole[rows], gradient.values()
             self._rows.append((whole, rows, point))
-        self.points.append(_as_real(point))
-        self.gradients.append(_as_real(gradient))
+        self.points.append(as_real(point))
+        self.gradients.append(as_real(gradient))
 
     def keep(self) -> None:
         """Copy the points, so that they can be written to and put back."""
@@ -96,7 +98,3 @@ def total_norm(norms: Sequence[Tensor]) -> float:
 
 def _is_sharded(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor")  # a DTensor, as FSDP2 makes parameters; some builds of torch have none
-
-
-def _as_real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -26,7 +26,8 @@ def prunable(model: nn.Module, *, skip: Collection[str] = ()) -> dict[str, nn.Pa
 
     - those of embeddings (a table that is looked up, not a matrix that is applied; an output layer that shares the
       table counts as embedding) and of norms,
-    - those with "bias" or "embed" in their own name (attention's ``bias_k``, ``pos_embed``),
+    - those with "bias" or "embed" in their own name (attention's ``bias_k``, ``pos_embed``), and ``weight_g`` of
+      ``torch.nn.utils.weight_norm``, the norms of the rows of ``weight_v``,
     - those that have no "weight" in their name and are only broadcast: their first dimension, or all but one, is 1
       (class tokens, layer scales).
 
@@ -70,6 +71,8 @@ def _is_weight(place: Place) -> bool:
     if isinstance(parameter, UninitializedParameter):
         raise ValueError(f"parameter {place.name!r} has no shape yet (a lazy module); run the model once first")
     if parameter.dim() < 2 or isinstance(place.module, _NOT_PRUNABLE) or "bias" in place.own or "embed" in place.own:
+        return False
+    if place.own.endswith("_g") and hasattr(place.module, f"{place.own[:-2]}_v"):
         return False
     return "weight" in place.own or (parameter.shape[0] > 1 and sum(size > 1 for size in parameter.shape) > 1)
 

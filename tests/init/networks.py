@@ -18,6 +18,23 @@ CLASSES = 4
 Batches = list[tuple[Any, Tensor]]
 
 
+class Spectral(nn.Module):
+    """A matrix of complex numbers, or of the same pairs of real ones, and a layer behind it."""
+
+    def __init__(self, *, paired: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        pairs = torch.randn(5, 6, 2, generator=generator, dtype=torch.float64)
+        self.weight = nn.Parameter(pairs if paired else torch.view_as_complex(pairs))
+        self.head = nn.Linear(6, CLASSES, dtype=torch.float64)
+        nn.init.normal_(self.head.weight, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.weight.is_complex() else torch.view_as_complex(self.weight)
+        return self.head((x.to(weight.dtype) @ weight).abs().tanh())
+
+
 class Recurrent(nn.Module):
     """Embedding with a padding index, LSTM, classifier; called with keywords."""
 

@@ -19,8 +19,10 @@ from momentumnet.init.first_step import FirstStep
 from momentumnet.init.gradinit import after_first_step
 from momentumnet.loss.derivatives import Gradient, ParametricLoss, inner_products, norm, twice_differentiable
 from tests.init.networks import (
+    CLASSES,
     NETWORKS,
     Batches,
+    Spectral,
     assert_unchanged,
     converted,
     fails_in_call,
@@ -346,3 +348,18 @@ def test_second_derivatives_of_attention_need_no_choice_of_the_user() -> None:
         theta = loss.leaves()
         gradient = Gradient(loss, theta, batches[0], products=True)
         assert all(torch.isfinite(p).all() for p in gradient.times(gradient.value))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("gamma", [NEVER_MET, ALWAYS_MET])
+def test_complex_parameters_count_as_pairs_of_real_ones(optimizer: str, gamma: float) -> None:
+    batches = [(torch.randn(8, 5, dtype=torch.float64), torch.randint(CLASSES, (8,))) for _ in range(3)]
+    reports = [
+        gradinit_(
+            Spectral(paired=paired), F.cross_entropy, batches, optimizer=optimizer, gradient_norm=gamma, lr=0.05,
+            steps=6, progress=False,
+        )
+        for paired in (False, True)
+    ]  # fmt: skip
+    assert scales_of(reports[0]) == pytest.approx(scales_of(reports[1]), rel=1e-9)
+    assert reports[0].gradient_norms == pytest.approx(reports[1].gradient_norms, rel=1e-9)

@@ -14,7 +14,17 @@ from momentumnet.init import gradient_quotient, metainit_
 from momentumnet.init.composite_norms import composite_norms
 from momentumnet.init.metainit import differentiable_quotient
 from momentumnet.loss.derivatives import ParametricLoss, gradient_of
-from tests.init.networks import NETWORKS, assert_unchanged, converted, fails_in_call, network, small, state_of
+from tests.init.networks import (
+    CLASSES,
+    NETWORKS,
+    Spectral,
+    assert_unchanged,
+    converted,
+    fails_in_call,
+    network,
+    small,
+    state_of,
+)
 from tests.models import ResidualMLP
 
 EPS = 1e-5
@@ -185,3 +195,13 @@ def test_nothing_to_learn() -> None:
         metainit_(model.requires_grad_(False), F.cross_entropy, batches)
     with pytest.raises(ValueError, match=r"must return a scalar, got a tensor of shape \(6,\)"):
         gradient_quotient(small()[0], lambda output, target: output.sum(1), batches[0])
+
+
+def test_complex_parameters_count_as_pairs_of_real_ones() -> None:
+    batches = [(torch.randn(8, 5, dtype=torch.float64), torch.randint(CLASSES, (8,))) for _ in range(3)]
+    reports = [
+        metainit_(Spectral(paired=paired), F.cross_entropy, batches, steps=4, progress=False)
+        for paired in (False, True)
+    ]
+    assert reports[0].losses == pytest.approx(reports[1].losses, rel=1e-9)
+    assert dict(reports[0].scales) == pytest.approx(dict(reports[1].scales), rel=1e-9)

@@ -41,6 +41,11 @@ def test_prunable_are_the_matrices() -> None:
     assert list(prunable(other)) == ["0.weight", "1.weight_ih", "1.weight_hh", "3.weight"]
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated in favor of:FutureWarning")
+def test_norms_of_rows_are_not_pruned() -> None:
+    assert list(prunable(nn.utils.weight_norm(nn.Linear(4, 3)))) == ["weight_v"]
+
+
 def test_prunable_skips_parameters_and_modules_by_any_of_their_names() -> None:
     net = Tied()
     assert not prunable(net, skip=["second"])
