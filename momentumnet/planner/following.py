@@ -7,6 +7,7 @@ from torch import nn
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
+from momentumnet.planner.soundness import check
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.containers import differences
@@ -25,8 +26,14 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
             f"plan= takes a momentumnet.TrainingPlan, which momentumnet.plan(..., budget=...) makes, got a "
             f"{type(plan).__name__}"
         )
+    try:
+        check(plan)
+    except ValueError as error:
+        raise ConversionError(f"the plan cannot be followed: {error}; plan again") from error
     there = {name for name, _ in model.named_modules()}
-    missing = [name for unit in plan.units for name in unit.names if name not in there]
+    named = [name for unit in plan.units for name in unit.names] + [name for s in plan.streams for name in s.blocks]
+    named += [*plan.by_forward, *(path for path, _ in plan.containers)]
+    missing = [name for name in dict.fromkeys(named) if name not in there]
     faults = [f"{type(model).__name__} has no module {quoted(missing)}"] if missing else []
     faults = faults or differences(model, dict(plan.containers))
     if faults:

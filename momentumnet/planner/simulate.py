@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
 from momentumnet.planner.profile import Key, Profile, StreamProfile
 
+PHASES = ("forward", "loss", "recompute", "backward")
+
 
 @dataclass(slots=True)  # not frozen, which takes longer: a search makes hundreds of thousands
 class Moment:
-    """The most bytes at once while a unit runs: ``phase`` is "forward", "loss", "recompute" or "backward".
+    """The most bytes at once while a unit runs; ``phase`` is one of `PHASES`.
 
     The loss counts as the unit behind the last.
     """

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from momentumnet.core.offload import Offload
 from momentumnet.core.packed import Companion
@@ -17,7 +16,9 @@ from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.choice import KEPT, Way
 from momentumnet.planner.methods import PlannedMethod
+from momentumnet.planner.plain_data import value_of
 from momentumnet.planner.simulate import Moment
+from momentumnet.planner.soundness import check
 
 VERSION = 4
 
@@ -56,16 +57,6 @@ class PlannedStream:
     start_magnitude: float
     spread: float
     companions: tuple[Companion, ...] = ()
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> PlannedStream:
-        """The stream that `dataclasses.asdict` has told of, as JSON gives it back."""
-        companions = tuple(
-            Companion(**{name: tuple(value) for name, value in companion.items()})
-            for companion in found.get("companions", ())
-        )
-        places = {name: tuple(found[name]) for name in ("blocks", "arguments")}
-        return cls(**{**found, **places, "companions": companions})
 
 
 @dataclass(frozen=True)
@@ -183,26 +174,13 @@ class TrainingPlan:
         if version != VERSION:
             raise ConversionError(f"{path} holds a plan of version {version}, this is version {VERSION}; plan again")
         try:
-            return cls._from_json(found)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            plan: TrainingPlan = value_of(cls, found, "plan")
+            check(plan)
+        except ValueError as error:
             raise ConversionError(
-                f"{path} holds a plan that this version of momentumnet cannot read ({error}); plan again"
+                f"{path} holds a plan that this version of momentumnet cannot follow: {error}; plan again"
             ) from error
-
-    @classmethod
-    def _from_json(cls, found: dict[str, Any]) -> TrainingPlan:
-        return cls(
-            units=tuple(PlannedUnit(**{**unit, "names": tuple(unit["names"])}) for unit in found.pop("units")),
-            streams=tuple(map(PlannedStream.from_json, found.pop("streams"))),
-            gamma=Fraction(found.pop("gamma")),
-            by_forward=tuple(found.pop("by_forward", ())),
-            containers=tuple((path, size) for path, size in found.pop("containers")),
-            moments=_moments(found.pop("moments")),
-            methods=tuple(
-                PlannedMethod(method["name"], _moments(method["moments"])) for method in found.pop("methods")
-            ),
-            **found,
-        )
+        return plan
 
     def plot(self, path: str | Path) -> None:
         """Draw the choices, and the bytes over the step beside other methods' and the budget; needs matplotlib."""
@@ -251,10 +229,6 @@ def _alike(units: Sequence[PlannedUnit]) -> Iterator[list[PlannedUnit]]:
         run.append(unit)
     if run:
         yield run
-
-
-def _moments(found: Sequence[dict[str, Any]]) -> tuple[Moment, ...]:
-    return tuple(Moment(**moment) for moment in found)
 
 
 def _milliseconds(seconds: float) -> str:
