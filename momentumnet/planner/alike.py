@@ -24,6 +24,6 @@ def kinds_of(profile: Profile) -> tuple[int, ...]:
             for key in unit.saved | unit.entry | profile.glue_at(place)
         )
         flow = profile.flow
-        gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place))
+        gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place), flow.summed(place))
         found.append(numbers.setdefault((unit.cost, unit.alone, tuple(storages), gradients), len(numbers)))
     return tuple(found)

@@ -58,6 +58,14 @@ def differentiate(total: Tensor | None, leaves: Sequence[Tensor]) -> Any:
     return torch.autograd.grad(total, leaves, allow_unused=True) if total is not None and leaves else None
 
 
+def gradient_bytes(gradient: Tensor | None) -> int:
+    """Bytes of a gradient; of a sparse one of its values, as its indices are those that the forward was given."""
+    if gradient is None:
+        return 0
+    values = gradient._values() if gradient.is_sparse else gradient
+    return values.numel() * values.element_size()
+
+
 @contextmanager
 def gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor | None, Sequence[Tensor]], Any]]:
     """Gets a backward that adds to gradients which parameters have meanwhile, as one behind another does."""

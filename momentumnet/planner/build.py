@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -19,7 +19,7 @@ from momentumnet.core.resolution import Resolution, resolution_for
 from momentumnet.core.rest import output_piece
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
-from momentumnet.planner.flow import Flow, flow_of
+from momentumnet.planner.flow import flow_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured, now
 from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
@@ -58,10 +58,11 @@ def profiles_of(
     forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
     device = device_of(model, example_inputs)
-    names = [stage.names for stage in stages]
-    costs, ending = measured(model, example_inputs, names, loss, device, trace.by_forward, present=present)
     calls = _calls_of(trace, stages)
     sizes = {key: 0 if key in trace.given else storage.nbytes() for key, storage in trace.storages.items()}
+    names, kinds = [stage.names for stage in stages], [_kind(own, sizes) for own in calls]
+    costs, ending = measured(model, example_inputs, names, loss, device, trace.by_forward, kinds=kinds, present=present)
+    flow = flow_of(trace.returned, [(own[0].first, own[-1].behind) for own in calls], present=present)
     handed = _handed_first(calls, sizes, trace.given)
     units = [
         Unit(
@@ -70,13 +71,11 @@ def profiles_of(
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
             _entry(own[0], sizes, number) | handed[number],
             own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
-            cost,
+            cost.leaving(flow.of_unit(number)),
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
-    hollow, within = without_values(model, example_inputs), _parameters_of(model, stages)
-    flow = _flow(trace, calls, within)
-    there = sum(p.numel() * p.element_size() for p in within if p.requires_grad) + sum(flow.parameters)
+    hollow = without_values(model, example_inputs)
     profiles = []
     for gamma in gammas:
         known = dict(sizes)
@@ -91,9 +90,9 @@ def profiles_of(
             loss_held=ending.held,
             behind=ending.work,
             outputs=_outputs(trace, known),
-            flow=flow.added() if present else flow,
+            flow=flow,
             estimated=hollow,
-            present=there if present else 0,
+            present=sum(flow.parameters) if present else 0,
         )
         profiles.append(profile)
     return profiles
@@ -159,33 +158,34 @@ def _outputs(trace: Trace, sizes: dict[Key, int]) -> frozenset[Key]:
     return frozenset(own.get(key, key) for key in storages)
 
 
-def _parameters_of(model: nn.Module, stages: Sequence[Stage]) -> list[nn.Parameter]:
-    """Those of all units, each once."""
-    modules = [model.get_submodule(name) for stage in stages for name in stage.names]
-    return list({id(parameter): parameter for module in modules for parameter in module.parameters()}.values())
-
-
-def _flow(trace: Trace, calls: Sequence[Sequence[Call]], within: Sequence[Tensor]) -> Flow:
-    """Gradients between the units, which have these parameters."""
-    return flow_of(trace.returned, [(own[0].first, own[-1].behind) for own in calls], within)
+def _kind(own: Sequence[Call], sizes: Mapping[Key, int]) -> object:
+    """What tells calls of the same make, on arguments of the same shapes, apart: what they return and keep."""
+    return tuple(
+        (
+            None if call.output is None else (call.output.shape, call.output.dtype),
+            tuple(sorted(sizes[key] for inner in call.walk() for key in inner.saved)),
+        )
+        for call in own
+    )
 
 
 def _calls_of(trace: Trace, stages: Sequence[Stage]) -> list[list[Call]]:
-    """The calls of each stage: the first ones of these names.
+    """The calls of each stage: of a block that a stream calls several times one after the other.
 
     Raises:
         ConversionError: there is none.
     """
-    by_name: dict[str, Call] = {}
+    by_name: dict[str, list[Call]] = {}
     for call in trace.root.walk():
-        by_name.setdefault(call.name, call)
+        by_name.setdefault(call.name, []).append(call)
     missing = [name for stage in stages for name in stage.names if name not in by_name]
     if missing:
         raise ConversionError(
             f"{quoted(missing)} was not called in a pass in training mode: blocks dropped at "
             "random have no plan. Plan with model.eval(), or with layer drop turned off, or convert without a budget"
         )
-    return [[by_name[name] for name in stage.names] for stage in stages]
+    times = Counter(name for stage in stages for name in stage.names)
+    return [[by_name[name].pop(0) if times[name] > 1 else by_name[name][0] for name in stage.names] for stage in stages]
 
 
 def _handed_first(calls: Sequence[Sequence[Call]], sizes: dict[Key, int], given: Set[Key]) -> list[frozenset[Key]]:

@@ -27,28 +27,40 @@ class Flow:
     Attributes:
         waiting: of those that pass by on the way to earlier places.
         work: the most at once in code outside of all units, without those of its parameters.
-        parameters: of that code's parameters.
-        are_left: whether these are there from then on; else they are added to those that were there before, and go.
+        parameters: of parameters, each where backward comes to it first.
+        left: of those by how much more are there from then on. Where what a step makes is added to gradients that were
+            there before, that is none, but for parameters that backward comes to at several places: theirs wait.
+        sums: of those that backward comes to again: the further gradient, and its sum with the one that waits.
     """
 
     waiting: tuple[int, ...] = ()
     work: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()
-    are_left: bool = True
+    left: tuple[int, ...] = ()
+    sums: tuple[int, ...] = ()
 
     def in_front(self, unit: int) -> int:
         """Bytes at once in the code in front of a unit, and of its parameters' gradients."""
         if not self.work:
             return 0
-        return self.waiting[2 * unit] + self.work[2 * unit] + self.parameters[2 * unit]
+        place = 2 * unit
+        return self.waiting[place] + max(self.work[place] + self.parameters[place], self.sums[place])
 
     def around(self, unit: int) -> int:
         """Bytes that wait while a unit runs."""
         return self.waiting[2 * unit + 1] if self.waiting else 0
 
+    def of_unit(self, unit: int) -> int:
+        """Bytes of gradients that parameters are left with by a unit."""
+        return self.left[2 * unit + 1] if self.left else 0
+
+    def summed(self, unit: int) -> int:
+        """Bytes at once where gradients of a unit's parameters are added to others of theirs."""
+        return self.around(unit) + self.sums[2 * unit + 1] if self.sums else 0
+
     def of_parameters(self, unit: int) -> int:
         """Bytes of gradients that parameters in the code in front of a unit are left with."""
-        return self.parameters[2 * unit] if self.parameters and self.are_left else 0
+        return self.left[2 * unit] if self.left else 0
 
     def scaled(self, share: float) -> Flow:
         """At so large a share of the batch: what parameters get stays."""
@@ -60,22 +72,17 @@ class Flow:
         work = tuple(changed(size) if at == place else size for at, size in enumerate(self.work))
         return replace(self, work=work)
 
-    def added(self) -> Flow:
-        """Where gradients of parameters are added to those that are there, and nothing is left."""
-        return replace(self, are_left=False)
 
-
-def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], within: Sequence[Tensor]) -> Flow:
+def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], *, present: bool = False) -> Flow:
     """The flow of gradients from what a model returned.
 
     Args:
         returned: the tensors.
         ranges: for each unit the number of its first node, and that behind its last.
-        within: parameters that units have.
+        present: whether gradients of parameters are there before.
     """
     starts = [start for start, _ in ranges]
-    count = 2 * len(ranges) + 1
-    ways = _Ways(count, {id(parameter) for parameter in within})
+    ways = _Ways(2 * len(ranges) + 1)
 
     def place(node: Node) -> int:
         number = node._sequence_nr()
@@ -84,42 +91,52 @@ def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], withi
 
     for node in _nodes(returned):
         ways.pass_through(node, place(node), [(behind, place(behind)) for behind in _behind(node)])
-    return ways.flow()
+    return ways.flow(present=present)
 
 
 class _Ways:
     """What has been seen of the ways that gradients take."""
 
-    def __init__(self, count: int, elsewhere: set[int]) -> None:
-        self._count, self._elsewhere = count, elsewhere
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._longest: dict[Any, tuple[int, int, int]] = {}
-        self._work = [0] * count
-        self._parameters: dict[int, tuple[int, int]] = {}
+        self._handed: dict[Any, tuple[int, int]] = {}  # by node its place, and bytes of the gradients that it makes
+        self._whole: dict[Any, int] = {}  # by node, bytes of the gradient that it gets a piece of
+        self._parameters: dict[int, dict[int, int]] = {}  # by parameter and place, bytes of its gradient
 
     def pass_through(self, node: Node, place: int, behind: Sequence[tuple[Node, int]]) -> None:
         """A node takes gradients and hands gradients to those behind it."""
-        handed = sum(_bytes(other) for other, _ in behind)
-        if not place % 2:
-            self._work[place] = max(self._work[place], _bytes(node) + handed)
-        for parameter in _parameters(node):
-            if id(parameter) not in self._elsewhere:
-                last = max(place, self._parameters.get(id(parameter), (0, 0))[0])
-                self._parameters[id(parameter)] = last, parameter.numel() * parameter.element_size()
         shared = "CatBackward" in node.name()  # it hands out pieces of one gradient, which lives as long as any of them
+        self._handed[node] = place, 0 if shared else sum(_bytes(other) for other, _ in behind)
+        for parameter in _parameters(node):
+            whole = parameter.numel() * parameter.element_size()
+            # A sparse gradient is made of what comes to the node.
+            size = min(whole, _bytes(node)) if getattr(node, "_saved_sparse", False) else whole
+            self._parameters.setdefault(id(parameter), {})[place] = size
         for other, until in behind:
             key = node if shared else other
             size = _bytes(node) if shared else _bytes(other)
+            self._whole[other] = max(size, self._whole.get(other, 0))
             before = self._longest.get(key, (place, until, size))
             self._longest[key] = max(place, before[0]), min(until, before[1]), size
 
-    def flow(self) -> Flow:
-        waiting, parameters = [0] * self._count, [0] * self._count
+    def flow(self, *, present: bool) -> Flow:
+        waiting, work, parameters, left, sums = ([0] * self._count for _ in range(5))
         for start, until, size in self._longest.values():
             for place in range(until + 1, start):
                 waiting[place] += size
-        for place, size in self._parameters.values():
-            parameters[place] += size
-        return Flow(tuple(waiting), tuple(self._work), tuple(parameters))
+        for sizes in self._parameters.values():
+            first, *others = sorted(sizes, reverse=True)
+            size = max(sizes.values())
+            parameters[first] += size
+            left[first] += size if others or not present else 0
+            left[min(sizes)] -= size if others and present else 0
+            for place in others:
+                sums[place] = max(sums[place], sizes[place] + size)
+        for node, (place, handed) in self._handed.items():
+            work[place] = max(work[place], self._whole.get(node, _bytes(node)) + handed)
+        work[1::2] = [0] * len(work[1::2])  # units are measured by themselves
+        return Flow(*map(tuple, (waiting, work, parameters, left, sums)))
 
 
 def _nodes(returned: Sequence[Tensor]) -> Iterator[Node]:

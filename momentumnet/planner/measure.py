@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from momentumnet.errors import ConversionError, MomentumNetError
 from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport, measure_memory
-from momentumnet.planner.alone import differentiate, gradients_there, handed, leaf_of, without_history
+from momentumnet.planner.alone import differentiate, gradient_bytes, gradients_there, handed, leaf_of, without_history
 from momentumnet.planner.ending import Ending, ending_of, measured_behind, nth
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
@@ -46,9 +46,9 @@ class Measures:
         self.memory = measure_memory if hollow is None else hollow.memory
         self._known: dict[Any, Cost] = {}
 
-    def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
-        """The cost of the modules, called one after the other."""
-        make = _make(modules, args, kwargs)
+    def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], kind: object) -> Cost:
+        """The cost of the modules, called one after the other; ``kind`` tells of those of one make, too."""
+        make = kind, _make(modules, args, kwargs)
         if make not in self._known:
             self._known[make] = self._measure(modules, args, kwargs)
         return self._known[make]
@@ -87,12 +87,16 @@ class Measures:
             del output, outputs, leaves
             forward, backward = self._seconds(run, parameters)
 
+            made = [0]
+
             def both() -> Any:
                 output, leaves = run()
                 total = handed(output)
                 del output  # in the step nobody holds it
                 torch.clear_autocast_cache()  # a backward stands behind autocast
-                return behind(total, [*leaves, *parameters])
+                gradients = behind(total, [*leaves, *parameters])
+                made.extend(map(gradient_bytes, (gradients or ())[len(leaves) :]))
+                return gradients
 
             def cast() -> None:
                 run()
@@ -104,7 +108,7 @@ class Measures:
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
         with torch.no_grad():
             free = self.memory(run)
-        sizes = [parameter.numel() * parameter.element_size() for parameter in parameters]
+        there = [parameter.numel() * parameter.element_size() for parameter in parameters if self._present]
         return Cost(
             forward_seconds=forward,
             backward_seconds=backward,
@@ -112,9 +116,9 @@ class Measures:
             forward_peak=kept.peak_bytes,
             backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
             output_bytes=output_bytes,
-            parameter_bytes=0 if self._present else sum(sizes),
+            parameter_bytes=sum(made),
             cast_bytes=cast_bytes,
-            added_bytes=max(sizes, default=0) if self._present else 0,
+            added_bytes=max(there, default=0),
         )
 
     def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
@@ -153,15 +157,18 @@ def measured(
     device: torch.device,
     by_forward: Collection[str] = (),
     *,
+    kinds: Sequence[object] | None = None,
     present: bool = False,
 ) -> tuple[list[Cost], Ending]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
     The model runs once, in its own mode, without keeping what backward would need (but where it takes a gradient in its
     forward), and is left as it was found. ``by_forward`` are names of modules whose ``forward`` is called, and not they
-    themselves, and ``present`` whether gradients of parameters are there before.
+    themselves, ``kinds`` tell units of one make apart, and ``present`` whether gradients of parameters are there
+    before.
     """
-    given = (model, example_inputs, units, loss, device)
+    names = [tuple(unit) for unit in units]
+    given = (model, example_inputs, names, loss, device, dict(zip(names, kinds or [None] * len(names), strict=True)))
     with forwards_as_calls(map(model.get_submodule, by_forward)):
         try:
             return _measured(*given, saved_tensors_hooks(_nothing, _not_kept), present=present)
@@ -173,14 +180,14 @@ def measured(
 def _measured(
     model: nn.Module,
     example_inputs: Any,
-    units: Sequence[Sequence[str]],
+    names: Sequence[tuple[str, ...]],
     loss: Callable[[Any], Tensor] | None,
     device: torch.device,
+    kinds: Mapping[tuple[str, ...], object],
     keeping: saved_tensors_hooks,
     *,
     present: bool,
 ) -> tuple[list[Cost], Ending]:
-    names = [tuple(unit) for unit in units]
     costs: dict[tuple[str, ...], Cost] = {}
     first = {unit[0]: unit for unit in names}
     measuring = False
@@ -193,7 +200,7 @@ def _measured(
             if not measuring and unit not in costs:
                 measuring = True
                 with _told(unit):
-                    costs[unit] = measures.of(modules, args, kwargs)
+                    costs[unit] = measures.of(modules, args, kwargs, kinds[unit])
                 measuring = False
 
         return hook

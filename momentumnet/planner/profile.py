@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
@@ -34,7 +34,7 @@ class Cost:
         output_bytes: of what it returns, and so of the gradient that comes to it.
         parameter_bytes: of the gradients that it leaves; none where they are there before, and are added to.
         cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
-        added_bytes: of the largest gradient of a parameter that is added to one that is there before, and goes.
+        added_bytes: at most, of gradients of parameters that are added to those that are there before, and go.
     """
 
     forward_seconds: float = 0.0
@@ -46,6 +46,11 @@ class Cost:
     parameter_bytes: int = 0
     cast_bytes: int = 0
     added_bytes: int = 0
+
+    def leaving(self, count: int) -> Cost:
+        """The cost where by so many bytes more gradients of parameters are left; others are added, and go."""
+        added = max(self.added_bytes, self.parameter_bytes - max(0, count))
+        return replace(self, parameter_bytes=count, added_bytes=added)
 
 
 @dataclass(frozen=True)

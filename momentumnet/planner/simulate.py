@@ -244,6 +244,7 @@ class Simulation:
         self.held.remove(unit.saved)
         if self._keeps_input(index):
             self.held.remove(unit.entry)
+        self.note("backward", index, self.profile.flow.summed(index))
         self.gradients += unit.cost.parameter_bytes
         self.note("backward", index, self.profile.flow.in_front(index))
         self.gradients += self.profile.flow.of_parameters(index)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from momentumnet.core.collectives import processes
 from momentumnet.memory import measure_memory
+from momentumnet.planner.alone import gradient_bytes
 from momentumnet.planner.build import device_of
 from momentumnet.planner.following import from_plan
 from momentumnet.planner.hollow import without_values
@@ -58,9 +59,7 @@ def trial_of(
                 step()  # in the first one streams learn their scales
                 if not present:
                     net.zero_grad(set_to_none=True)
-                gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
-                there = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
-                del gradients
+                there = sum(gradient_bytes(parameter.grad) for parameter in net.parameters())
                 return there + measure_memory(step).peak_bytes
             except torch.OutOfMemoryError:
                 return None

@@ -51,7 +51,9 @@ def test_the_parts_make_up_the_peak(seed: int) -> None:
         profile,
         glue=((0, frozenset({outside})), *profile.glue),
         sizes={**profile.sizes, outside: 50},
-        flow=Flow(waiting=(3,) * places, work=(40,) * places, parameters=(2,) * places),
+        flow=Flow(
+            waiting=(3,) * places, work=(40,) * places, parameters=(2,) * places, left=(2,) * places, sums=(0,) * places
+        ),
     )
     for choices in list(all_choices(profile))[:200]:
         fullest = fullest_moment(profile, choices)

@@ -50,7 +50,7 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
         if rng.random() < 0.3:
             glue.append((index, frozenset({key()})))
     places = 2 * len(units) + 1
-    flow = Flow(*(tuple(rng.choice((0, 0, rng.randint(1, 50))) for _ in range(places)) for _ in range(3)))
+    flow = Flow(*(tuple(rng.choice((0, 0, rng.randint(1, 50))) for _ in range(places)) for _ in range(5)))
     stream = StreamProfile(
         "stream",
         rng.randint(1, 60),

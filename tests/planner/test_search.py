@@ -85,7 +85,7 @@ def repeating_profile(seed: int) -> Profile:
         if differs == "glue":
             glue.append((index, frozenset({key(30)})))
     waiting = tuple(50 * (place == 2 * odd + 1 and what == "waiting") for place in range(2 * count + 1))
-    flow = Flow(waiting, (0,) * len(waiting), (0,) * len(waiting))
+    flow = Flow(waiting, *[(0,) * len(waiting)] * 4)
     returned = frozenset({outputs[odd if what == "returned" else -1]})
     return Profile(tuple(units), tuple(glue), sizes, (), Cost(0, 0, 1, 2, 3, 1, 0), outputs=returned, flow=flow)
 
