@@ -55,5 +55,6 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
                 final_velocity=final_velocity,
             )
         )
-    again = recomputed([name for unit in units for name in unit.names] for units in plan.recomputed)
+    # A module that runs several times has one role.
+    again = recomputed(dict.fromkeys(tuple(name for unit in units for name in unit.names) for units in plan.recomputed))
     return runners, [*again, *offloaded(plan.in_host_memory)]

@@ -215,6 +215,26 @@ class Profile:
             stop += 1
         return stop
 
+    def end_of_repeated(self, start: int) -> int | None:
+        """Behind the last of the units that begin here of which modules run again and again; None if none does.
+
+        Outside of momentum streams, where a module comes in one way in all of its calls.
+        """
+        return self._repeated.get(start)
+
+    @cached_property
+    def _repeated(self) -> dict[int, int]:
+        first: dict[str, int] = {}
+        found: list[tuple[int, int]] = []
+        for index, unit in enumerate(self.units):
+            start = min((first.setdefault(name, index) for name in unit.names), default=index)
+            if self.is_momentum(index) or start == index:
+                continue
+            while found and found[-1][1] > start:  # the ranges of several modules meet
+                start = min(start, found.pop()[0])
+            found.append((start, index + 1))
+        return dict(found)
+
     def bytes_of(self, keys: frozenset[Key]) -> int:
         """Bytes of storages."""
         return sum(self.sizes[key] for key in keys)

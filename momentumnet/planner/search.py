@@ -87,13 +87,23 @@ class Options:
                     for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
                         yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
             return
+        stop = self.profile.end_of_repeated(start)
+        if stop is not None:
+            yield (Choice(start, stop, Way.STORED),)
+            yield tuple(Choice(index, index + 1, Way.CHECKPOINTED) for index in range(start, stop))
+            return
         yield (Choice(start, start + 1, Way.STORED),)
         if self.profile.link is not None and start + 1 < len(units) and self.profile.moved(start):
             yield (Choice(start, start + 1, Way.OFFLOADED),)
         for end in range(start + 1, min(len(units), start + LONGEST_SEGMENT) + 1):
-            if end > start + 1 and (not units[end - 1].alone or self.profile.is_momentum(end - 1)):
+            if end > start + 1 and not self._goes_on(end - 1):
                 break
             yield (Choice(start, end, Way.CHECKPOINTED),)
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether a unit can be recomputed together with those in front of it."""
+        in_one_way = self.profile.is_momentum(index) or self.profile.end_of_repeated(index) is not None
+        return self.profile.units[index].alone and not in_one_way
 
     def _tails(self, middle: int, stop: int) -> Iterator[tuple[Choice, ...]]:
         """Choices for the last blocks of a stream, which are kept; of these the first ones may be offloaded."""
@@ -111,8 +121,9 @@ class Options:
         start, stop = choices[0].start, choices[-1].stop
         key: object = (choices, front)
         if not self.profile.is_momentum(start) and self.profile.link is None:
-            # One choice for units whose kinds tell all.
-            key = (choices[0].way, front, self._kinds[start - 1 if front is Front.STORED else start : stop])
+            # Units whose kinds tell all, and as many of them by each choice.
+            kinds = self._kinds[start - 1 if front is Front.STORED else start : stop]
+            key = (choices[0].way, len(choices), front, kinds)
         taken = self._taken[key] = self._taken.get(key) or taken_by(self.profile, choices, front)
         need = max(
             taken.forward + self.profile.casts_before[start], taken.backward + self.profile.gradients_behind[stop]

@@ -71,6 +71,11 @@ def _faults_outside(units: Sequence[PlannedUnit], momentum: dict[str, PlannedStr
             yield f"units[{at}] is reversible, and no stream's block: nothing gives its input again"
         if unit.way == Way.OFFLOADED.value and at + 1 == len(units):
             yield f"units[{at}] is offloaded, and no unit runs behind it"
+    ways: dict[str, str] = {}
+    for unit in units:
+        for name in unit.names if unit.stream not in momentum else ():
+            if ways.setdefault(name, unit.way) != unit.way:
+                yield f"module {name!r} is {ways[name]} in one call, and {unit.way} in another one"
     places: dict[int, list[int]] = {}
     for at, unit in enumerate(units):
         if unit.way == Way.CHECKPOINTED.value and unit.stream not in momentum:
