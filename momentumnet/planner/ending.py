@@ -15,7 +15,9 @@ from torch.utils import _pytree as pytree
 from momentumnet.memory import MemoryReport, memory_measured
 from momentumnet.planner.alone import leaf_of, without_history
 from momentumnet.planner.profile import Cost
-from momentumnet.planner.step_loss import floats_of, total_of
+from momentumnet.planner.step_loss import total_of
+from momentumnet.recompute import object_copies
+from momentumnet.streams.nested import tensors_inside
 
 if TYPE_CHECKING:
     from momentumnet.planner.measure import Measures
@@ -73,5 +75,5 @@ def ending_of(
 
 
 def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-    given = pytree.tree_map_only(Tensor, leaf_of, output)
-    return total_of(given, loss), [leaf for leaf in floats_of(given) if leaf.requires_grad]
+    given = pytree.tree_map(lambda leaf: object_copies.copied(leaf, leaf_of), output)
+    return total_of(given, loss), [leaf for leaf in tensors_inside(given) if leaf.requires_grad]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, is_grad_enabled, stack
-from torch.utils import _pytree as pytree
 
 from momentumnet.errors import ConversionError
+from momentumnet.streams.nested import tensors_inside
 
 Loss = Callable[[Any], Tensor]
 _ASKED = "loss must be a function of the model's output that gives a tensor of one element, with its gradient"
@@ -37,7 +37,7 @@ def total_of(output: Any, loss: Loss | None) -> Tensor:
         raise ValueError(f"{_ASKED}; got {found} from {'the output itself' if loss is None else 'it'}")
     if total.requires_grad or not is_grad_enabled():  # a run that measures what is needed without gradients
         return total
-    if loss is not None and any(leaf.requires_grad for leaf in floats_of(output)):
+    if loss is not None and any(leaf.requires_grad for leaf in tensors_inside(output)):
         raise ValueError(f"{_ASKED}; what it gives has none (detach, no_grad, or an argmax on the way?)")
     raise ConversionError(
         "no step can be planned: what the model returns has no gradient. Its forward runs under no_grad or detaches "
@@ -61,4 +61,4 @@ def loss_of(output: Any) -> Tensor:
 
 def floats_of(output: Any) -> Iterator[Tensor]:
     """The floating-point tensors in what a model returns."""
-    return (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return (leaf for leaf in tensors_inside(output) if leaf.is_floating_point())

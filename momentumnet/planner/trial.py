@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import operator
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -34,10 +35,11 @@ def trial_of(
 ) -> Trial | None:
     """How plans for this step are tried out, gradients ``present`` before or not; None where they cannot be.
 
-    Not without values, where parameters are no plain ones, and in several processes, which would have to try as often.
+    Not without values, where parameters are no plain ones or the model cannot be copied (it holds a lock, or what an
+    earlier forward computed), and in several processes, which would have to try as often.
     """
     plain = all(type(parameter) is nn.Parameter for parameter in model.parameters())
-    if not plain or without_values(model, example_inputs) or processes() > 1:
+    if not plain or not _can_be_copied(model) or without_values(model, example_inputs) or processes() > 1:
         return None
 
     def once(plan: TrainingPlan) -> int | None:
@@ -59,6 +61,8 @@ def trial_of(
                 step()  # in the first one streams learn their scales
                 if not present:
                     net.zero_grad(set_to_none=True)
+                    for leaf in filter(operator.attrgetter("is_leaf"), tensors_in(example)):
+                        leaf.grad = None
                 there = sum(gradient_bytes(parameter.grad) for parameter in net.parameters())
                 return there + measure_memory(step).peak_bytes
             except torch.OutOfMemoryError:
@@ -84,6 +88,14 @@ def remembered(trial: Trial) -> Trial:
         return known[plan.units]
 
     return tried
+
+
+def _can_be_copied(model: nn.Module) -> bool:
+    try:
+        copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
+        return False
+    return True
 
 
 def _following(model: nn.Module, plan: TrainingPlan) -> nn.Module:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from momentumnet.recompute import object_copies
 
@@ -44,8 +45,22 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
+def tensors_inside(value: Any) -> list[torch.Tensor]:
+    """The tensors in what a model returns: also in objects of a class of its own, as a dataclass, each once."""
+    found: dict[int, torch.Tensor] = {}
+
+    def seen(tensor: torch.Tensor) -> torch.Tensor:
+        return found.setdefault(id(tensor), tensor)
+
+    for leaf in pytree.tree_leaves(value):
+        object_copies.copied(leaf, seen)
+    return list(found.values())
+
+
 def copied(value: Any) -> Any:
     """The same nested value with every tensor cloned, so that the model cannot write into what the caller has.
+
+    One that takes a gradient takes it in the copy, too.
 
     Objects (a key-value cache) are copied with their tensors, too, as far as `object_copies.copied` copies them.
     """
@@ -61,4 +76,20 @@ def copied(value: Any) -> Any:
 
 
 def _cloned(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().clone()
+    clone = tensor.detach().clone()
+    if not tensor.requires_grad:
+        return clone
+    clone.requires_grad_()
+    return clone if tensor.is_leaf else _Own.apply(clone)
+
+
+class _Own(torch.autograd.Function):
+    """Makes a tensor no leaf, over the same memory, so that it may be overwritten as what others have computed."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.data
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad

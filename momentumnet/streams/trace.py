@@ -19,7 +19,7 @@ from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.forwards import forwards_as_calls, uncalled_siblings
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.lifted_hooks import lifted_for_transforms
-from momentumnet.streams.nested import copied, tensors_in
+from momentumnet.streams.nested import copied, tensors_in, tensors_inside
 from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unseen
 from momentumnet.streams.training_norms import batches_measured
 
@@ -121,7 +121,7 @@ def _record(
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
-        recorder.trace.returned = list(tensors_in(output))
+        recorder.trace.returned = tensors_inside(output)
     return recorder
 
 
