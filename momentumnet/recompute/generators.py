@@ -7,7 +7,6 @@ offset; of the CPU's the bytes of its state.
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -16,8 +15,17 @@ from torch import Tensor
 
 # Context of a replay that has nothing to put in place.
 AS_IT_IS = nullcontext()
-# The kinds of blocks that have seeded a generator: one of them may leave it as it was, as another has left it so.
-_SEEDING: weakref.WeakSet[type] = weakref.WeakSet()
+# Bytes at either end of the CPU generator's state that tell it from others: seed, position, and words of each round.
+_TELLING = 64
+
+_State = Tensor | tuple[int, int] | None
+_Told = bytes | tuple[int, int] | None
+
+
+class _Known:
+    """Whether a call has moved a generator. Another one that leaves it as it was may have seeded it then, likewise."""
+
+    is_moved = False
 
 
 class Generators:
@@ -33,26 +41,25 @@ class Generators:
     def __init__(self, device: torch.device) -> None:
         self._device = device if device.type not in ("cpu", "meta") else None
         self.cpu: Tensor | None = torch.default_generator.get_state()
-        self._seed = torch.default_generator.initial_seed()
-        self.accelerator: Tensor | tuple[int, int] | None = None
+        self.accelerator: _State = None
         if self._device is not None:
             self.accelerator = _state_of(self._device)
+        self._left: tuple[_Told, _Told] | None = None  # what a call has left, if it is what it has found
 
-    def forget_unused(self, kind: type) -> None:
-        """Drop each state that has not moved since: nothing was drawn from that generator.
-
-        Args:
-            kind: of the block. Those of a kind that seeds keep them.
-        """
-        there = None if self._device is None else _state_of(self._device)
-        if torch.default_generator.initial_seed() != self._seed or _seed_of(there) != _seed_of(self.accelerator):
-            _SEEDING.add(kind)
-        if kind in _SEEDING:
-            return
-        if self.cpu is not None and _same(self.cpu, torch.default_generator.get_state()):
+    def forget_unused(self) -> None:
+        """The call has ended: drop each state that is the same, as nothing was drawn from that generator."""
+        here, there = torch.default_generator.get_state(), self._there()
+        stays_here, stays_there = _same(self.cpu, here), _same(self.accelerator, there)
+        _Known.is_moved |= not (stays_here and stays_there)
+        if stays_here:
             self.cpu = None
-        if self._device is not None and _same(self.accelerator, there):
+        if stays_there:
             self.accelerator = None
+        if not self.used:
+            self._left = _told(here), _told(there)
+
+    def _there(self) -> _State:
+        return None if self._device is None else _state_of(self._device)
 
     @property
     def used(self) -> bool:
@@ -75,7 +82,23 @@ class Generators:
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context that runs with these states, then puts the generators back where they were."""
-        return self._replayed() if self.used else AS_IT_IS
+        if self.used:
+            return self._replayed()
+        return self._watched(self._left) if _Known.is_moved and self._left is not None else AS_IT_IS
+
+    @contextmanager
+    def _watched(self, left: tuple[_Told, _Told]) -> Iterator[None]:
+        """Of a call that has drawn nothing, or has seeded them as another one before it.
+
+        Where it seeds, they end where it has left them, wherever they were. What another thread draws meanwhile stays.
+        """
+        outside = Generators(self._device or torch.device("cpu"))
+        try:
+            yield
+        finally:
+            now = _told(torch.default_generator.get_state()), _told(self._there())
+            if now == left and now != (_told(outside.cpu), _told(outside.accelerator)):
+                outside.set()
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
@@ -87,7 +110,7 @@ class Generators:
             outside.set()
 
 
-def _state_of(device: torch.device) -> Tensor | tuple[int, int] | None:
+def _state_of(device: torch.device) -> _State:
     if device.type != "cuda":
         state: Tensor = torch.get_device_module(device).get_rng_state(device)
         return state
@@ -97,9 +120,12 @@ def _state_of(device: torch.device) -> Tensor | tuple[int, int] | None:
     return generator.initial_seed(), generator.get_offset()
 
 
-def _seed_of(state: Tensor | tuple[int, int] | None) -> int | None:
-    """Of a CUDA generator; others keep theirs to themselves."""
-    return state[0] if isinstance(state, tuple) else None
+def _told(state: _State) -> _Told:
+    """What tells the state of a generator, in few bytes."""
+    if not isinstance(state, Tensor):
+        return state
+    start, size = state.data_ptr(), min(state.nbytes, _TELLING)
+    return ctypes.string_at(start, size) + ctypes.string_at(start + state.nbytes - size, size)
 
 
 def _cuda_generator(device: torch.device) -> torch.Generator:
@@ -109,7 +135,7 @@ def _cuda_generator(device: torch.device) -> torch.Generator:
     return generator
 
 
-def _same(before: Tensor | tuple[int, int] | None, after: Tensor | tuple[int, int] | None) -> bool:
+def _same(before: _State, after: _State) -> bool:
     if isinstance(before, Tensor) and isinstance(after, Tensor):
         return bytes_on_host(before) == bytes_on_host(after)
     return before == after

@@ -110,7 +110,7 @@ class BlockCall:
             if is_about_hooks(error):
                 raise taking_a_gradient(self.name) from error
             raise
-        self._generators.forget_unused(type(self._module))
+        self._generators.forget_unused()
         self._buffers.forget_unchanged()
         self._statistics.forget(self._buffers.norms_read)
         self._attributes.forget_unchanged()

@@ -196,6 +196,28 @@ def test_a_block_that_seeds_the_generator_does_so_in_forward_alone(backward: str
         assert torch.equal(torch.get_rng_state(), state)
 
 
+class SeedingToo(Seeding):
+    """Another class that seeds as the first one does."""
+
+
+@pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
+@pytest.mark.parametrize("kinds", [(Seeding, Seeding), (Seeding, SeedingToo)], ids=["one class", "two classes"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_blocks_that_seed_alike_do_so_in_forward_alone(
+    backward: str, kinds: tuple[type[nn.Module], ...], seed: int
+) -> None:
+    """The second block leaves the generator where it finds it; with seed 1, the first one leaves the user's seed."""
+    x = torch.randn(4, WIDTH)
+    net = mn.convert(nn.Sequential(*[kind() for kind in kinds]), x, backward=backward)
+    torch.manual_seed(seed)
+    for _ in range(2):
+        loss = loss_of(net(x))
+        torch.rand(2)
+        state = torch.get_rng_state()
+        loss.backward()
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("backward", ["reversible", "checkpointed"])
 def test_blocks_that_draw_nothing_keep_no_state_beside_some_of_their_class_that_do(backward: str) -> None:
     """A state of the CPU's generator takes 5056 bytes."""
