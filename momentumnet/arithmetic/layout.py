@@ -43,6 +43,11 @@ class Layout:
         return value.as_strided((self.shape.numel(),), (1,))
 
 
+def is_dense(value: Tensor) -> bool:
+    """Whether its elements lie side by side in memory, each once; a nested tensor's do in its parts."""
+    return value.is_nested or Layout.of(value).stride == value.stride()
+
+
 def lying_as(value: Tensor, stride: tuple[int, ...] | None) -> Tensor:
     """``value``, in memory as these strides say, made dense; as it is where they are None."""
     if stride is None or value.stride() == stride:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.layout import is_dense
 from momentumnet.core import ends, reversible, transforms
 from momentumnet.core.carried import same_shape
 from momentumnet.core.checkpoint import Checkpoint
@@ -183,7 +184,8 @@ class MomentumStream(StreamSettings):
         if lent is not None:
             args, kwargs, run.own = lent.args, lent.kwargs, lent.names
         entered = x
-        if tape.length == 0 and isinstance(tape.state, ExactState):
+        if tape.length == 0 and (isinstance(tape.state, ExactState) or (tape.recording and not is_dense(x))):
+            # Floats, too, where x is a part of a larger tensor, or repeats one: what comes back of it is dense.
             entered = reversible.enter(x, tape)
         elif tape.length == 0 and x.is_inference():
             entered = tape.state.position(x.dtype)

@@ -46,6 +46,17 @@ class Turned(nn.Module):
         return (along + self.layer(along).tanh()).transpose(0, 1)
 
 
+class Added(nn.Module):
+    """Works on its input as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x).tanh()
+
+
 BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (lambda: EncoderBlock(2, 6, 12, 0.0, 0.0), (3, 5, 6)),
     "convnext": (lambda: CNBlock(6, 1.0, 0.0), (3, 6, 4, 5)),
@@ -160,6 +171,30 @@ def test_the_first_block_may_rely_on_the_layout_of_the_start(options: dict[str, 
         found.append(torch.autograd.grad(net(x).square().sum(), [x, *net.parameters()]))
     for expected, recomputed in zip(*found, strict=True):
         assert (recomputed - expected).norm() <= 1e-4 * expected.norm()
+
+
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "repeated": lambda x: x[:1].expand(3, -1, -1),
+    "without its first token": lambda x: x[:, 1:],
+    "every second": lambda x: x[::2],
+    "of half its width": lambda x: x.repeat(1, 1, 2)[..., 3:9],
+}
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.5}, {"coupling": "bdia"}])
+@pytest.mark.parametrize("start", STARTS)
+def test_floats_start_from_a_part_of_a_tensor_that_needs_a_gradient(start: str, options: dict[str, Any]) -> None:
+    """A layer copies it to see its rows as a matrix; what the inverse gives back of it is a matrix already."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(*(Added() for _ in range(DEPTH))), torch.randn(3, 5, 6, requires_grad=True)
+    gradients = []
+    for backward in ("stored", "reversible"):
+        converted = mn.convert(net, streams=[""], arithmetic="float", backward=backward, **options)
+        torch.manual_seed(1)
+        output = converted(STARTS[start](x))
+        gradients.append(torch.autograd.grad(output.square().sum(), [x, *converted.parameters()]))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", [Momentum(Fraction(1, 2)), mn.Dr2Net(beta=1 / 2)], ids=["momentum", "dr2net"])
