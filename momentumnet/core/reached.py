@@ -4,6 +4,10 @@ What one outlier has asked for is not to cost precision for good: where nothing 
 back half of the bits that are too many. But a pass that needs them again is played again. So where one did, passes wait
 before they take bits back, twice as long each time: outliers that keep coming have no more than one pass in MOST_CALM
 played again.
+
+That goes for outliers beside which the usual values still have a scale that tells them apart. One that would leave them
+too few bits (``spare``) is played again each time it comes, and nothing is kept of it, unless the next pass asks for
+as much: values that have grown for good.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from momentumnet.core.watch import Seen
 
@@ -21,6 +25,13 @@ KEPT_BITS = 2
 # first, and at most.
 FIRST_CALM = 4
 MOST_CALM = 64
+
+
+class Asked(NamedTuple):
+    """What a pass has asked for at a place, and the power of the scale that it came there with."""
+
+    power: int
+    present: int
 
 
 @dataclass(frozen=True)
@@ -33,24 +44,35 @@ class Reached:
         wait: passes in a row without need for a scale, behind which it becomes finer.
         calm: by place, how many there have been.
         refined: the places that have become finer since a scale had to be taken anew.
+        once: by place, what the last pass alone has asked for, of which nothing is kept yet; None where no pass has
+            told anything.
     """
 
     powers: Mapping[int, int] = field(default_factory=dict)
     wait: int = 0
     calm: Mapping[int, int] = field(default_factory=dict)
     refined: frozenset[int] = frozenset()
+    once: Mapping[int, int] | None = None
 
-    def behind(self, seen: Sequence[Seen], asked: Mapping[int, int], power_of: Callable[[float], int]) -> Reached:
+    def behind(
+        self,
+        seen: Sequence[Seen],
+        asked: Mapping[int, Asked],
+        power_of: Callable[[float], int],
+        spare: float,
+    ) -> Reached:
         """What holds behind a pass.
 
-        A scale holds from its place to the stream's end, or to the next one. So it goes by all values from there on.
+        A scale holds from its place to the stream's end, or to the next one. So it goes by the values in between.
 
         Args:
             seen: what its steps have reported.
-            asked: by place, the powers that it has asked for.
+            asked: by place, what it has asked for.
             power_of: the power that a magnitude asks for.
+            spare: bits by which a scale may be too coarse.
         """
-        powers = {**self.powers, **{place: max(power, self.powers.get(place, power)) for place, power in asked.items()}}
+        kept, once = self._kept(asked, spare)
+        powers = {**self.powers, **{place: max(power, self.powers.get(place, power)) for place, power in kept.items()}}
         wait, refined = self.wait, self.refined
         if any(power > self.powers.get(place, power) for place, power in powers.items() if place in refined):
             wait, refined = min(max(2 * wait, FIRST_CALM), MOST_CALM), frozenset()
@@ -58,13 +80,26 @@ class Reached:
         for entry in reversed(seen):
             place, greatest = entry.place, max(greatest, math.ldexp(entry.magnitude, -entry.exponent))
             needed = power_of(greatest) + KEPT_BITS
-            if place not in self.powers or not powers[place] == self.powers[place] > needed:
+            if place in powers:
+                greatest = 0.0
+            if place in once or place not in self.powers or not powers[place] == self.powers[place] > needed:
                 calm.pop(place, None)
+            elif powers[place] - needed > spare:
+                powers[place], refined = needed, refined | {place}
             elif calm.get(place, 0) < wait:
                 calm[place] = calm.get(place, 0) + 1
             else:
                 powers[place], refined = (powers[place] + needed) // 2, refined | {place}
-        return Reached(powers, wait, calm, refined)
+        return Reached(powers, wait, calm, refined, once)
+
+    def _kept(self, asked: Mapping[int, Asked], spare: float) -> tuple[dict[int, int], dict[int, int]]:
+        """By place, the powers of which a scale is kept, and those that have to be asked for once more."""
+        kept: dict[int, int] = {}
+        once: dict[int, int] = {}
+        for place, (power, present) in asked.items():
+            known = max(present, self.powers.get(place, present), (self.once or {}).get(place, present))
+            (once if self.once is not None and power - known > spare else kept)[place] = power
+        return kept, once
 
     def state(self) -> dict[str, Any]:
         """What passes have asked for, as numbers: pairs of place and power, or number of passes."""
@@ -73,6 +108,7 @@ class Reached:
             "wait": self.wait,
             "calm": [[place, passes] for place, passes in sorted(self.calm.items())],
             "refined": sorted(self.refined),
+            "once": None if self.once is None else [[place, power] for place, power in sorted(self.once.items())],
         }
 
     @classmethod
@@ -82,17 +118,17 @@ class Reached:
         Raises:
             ValueError: it is something else; in words.
         """
-        reached, calm = state["reached"], state.get("calm", [])
+        reached, calm, once = state["reached"], state.get("calm", []), state.get("once")
         wait, refined = state.get("wait", 0), state.get("refined", [])
-        if not _are_pairs(reached, blocks) or not _are_pairs(calm, blocks):
+        if not all(_are_pairs(pairs, blocks) for pairs in (reached, calm, once or [])):
             raise ValueError(
-                f"reached must hold pairs of a place among {blocks} blocks and a power of two, and calm of a place and "
-                f"a number of passes, got {reached!r} and {calm!r}"
+                f"reached and once must hold pairs of a place among {blocks} blocks and a power of two, and calm of a "
+                f"place and a number of passes, got {reached!r}, {once!r} and {calm!r}"
             )
         are_places = isinstance(refined, Sequence) and _are_pairs([[place, 0] for place in refined], blocks)
         if type(wait) is not int or not 0 <= wait <= MOST_CALM or not are_places:
             raise ValueError(f"wait must be a number of passes and refined hold places, got {wait!r} and {refined!r}")
-        return cls(dict(reached), wait, dict(calm), frozenset(refined))
+        return cls(dict(reached), wait, dict(calm), frozenset(refined), None if once is None else dict(once))
 
 
 def _are_pairs(pairs: Any, blocks: int) -> bool:

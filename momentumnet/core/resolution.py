@@ -27,6 +27,8 @@ NARROW_BLOCKS = 8
 NARROW_GAMMA = Fraction(1, 2)
 # Bits that a typical value needs: what is lost with fewer would be seen beside the rounding of the floats themselves.
 TYPICAL_BITS = {torch.float32: 22, torch.float16: 13, torch.bfloat16: 10, torch.float64: 0}
+# Bits that it has at least where the scale is that of a pass of larger values before.
+LEAST_BITS = {torch.float32: 12, torch.float16: 10, torch.bfloat16: 8, torch.float64: 12}
 # Fewest bits for the largest magnitude in half-precision streams: x and v take two bytes each at rest then.
 HALF_BITS = 14
 # Most bits for the largest magnitude where the word has 24: two are free above then, as in float32 streams that use
@@ -66,13 +68,22 @@ def resolution_for(dtype: torch.dtype, blocks: int, gamma: Fraction, spread: flo
         if is_short and spread_bits + NARROW_TYPICAL_BITS <= NARROW_BITS:
             return Resolution(INT32, NARROW_BITS)
     else:
-        # What a branch adds to v is resolved 1/(1-gamma) times more coarsely than x.
-        needed += 0 if gamma == 1 else -math.log2(1 - gamma)
+        needed += _bits_of_branches(gamma)
         if needed <= NARROW_BITS:
             bits = max(HALF_BITS, math.ceil(needed))
             return Resolution(INT24 if bits <= JOINT_BITS and has_short_store(gamma) else INT32, bits)
     word = INT32 if needed <= full_bits(INT32) else INT64
     return Resolution(word, full_bits(word))
+
+
+def spare_bits(bits: int, dtype: torch.dtype, gamma: Fraction, spread: float = 1.0) -> float:
+    """By how many of the ``bits`` for the largest magnitude a scale may be too coarse; else as `resolution_for`."""
+    return bits - math.log2(max(spread, 1.0)) - LEAST_BITS[dtype] - _bits_of_branches(gamma)
+
+
+def _bits_of_branches(gamma: Fraction) -> float:
+    """What a branch adds to v is resolved 1/(1-gamma) times more coarsely than x."""
+    return 0 if gamma == 1 else -math.log2(1 - gamma)
 
 
 def spread_of(value: Tensor, largest: float) -> float:

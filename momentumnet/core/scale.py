@@ -17,8 +17,8 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.range import Range
-from momentumnet.core.reached import Reached
-from momentumnet.core.resolution import Resolution, extent_of, resolution_for, spread_among, spread_of
+from momentumnet.core.reached import Asked, Reached
+from momentumnet.core.resolution import Resolution, extent_of, resolution_for, spare_bits, spread_among, spread_of
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
 
@@ -102,7 +102,8 @@ class StreamScale:
             CheckpointError: it is no such state, or that of a stream with fewer or more blocks.
         """
         fields = self.state().keys()
-        later = {"spread_at", "looks_for_spread", "wait", "calm", "refined"}  # states of before have none of them
+        # States of before have none of these.
+        later = {*Reached().state().keys(), "spread_at", "looks_for_spread"} - {"reached"}
         if not isinstance(state, Mapping) or {*state, *later} != {*fields}:
             raise CheckpointError(f"stream {self._name!r}: expected a mapping of {', '.join(fields)}, got {state!r}")
         measured = [state.get(name) for name in ("magnitude", "start", "spread", "spread_at")]
@@ -180,6 +181,7 @@ class StreamScale:
         largest: tuple[float, float] | None = None,
         *,
         gamma: Fraction,
+        dtype: torch.dtype,
         from_start: bool = True,
     ) -> None:
         """Keep what the steps of a pass have reported for the passes to come.
@@ -189,6 +191,7 @@ class StreamScale:
             scale: the one at the end of the pass; None of floats, which teach nothing.
             largest: the largest x and v there; None where they are not known.
             gamma: of the pass.
+            dtype: of its tensors.
             from_start: whether it began with the stream's first tensor.
         """
         if scale is None or not seen:
@@ -202,14 +205,16 @@ class StreamScale:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
                 self._start = start
-        asked: dict[int, int] = {}
+        asked: dict[int, Asked] = {}
         tight = scale.word.limit >> TIGHT_BITS
         bits = _bits_of(scale.word, scale.bits)
         for before, entry in itertools.pairwise(seen):
             wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
-                asked[entry.place] = max(bits - wanted, asked.get(entry.place, bits - wanted))
-        self._reached = self._reached.behind(seen, asked, lambda magnitude: bits - scale.exponent_of(magnitude))
+                found = Asked(bits - wanted, bits - before.exponent)
+                asked[entry.place] = max(found, asked.get(entry.place, found))
+        spare = spare_bits(scale.bits, dtype, gamma, self._spread or 1.0)
+        self._reached = self._reached.behind(seen, asked, lambda magnitude: bits - scale.exponent_of(magnitude), spare)
         greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
         self._know_spread(greatest)
         if self._magnitude is not None and scale.capacity > 2 * self._magnitude:

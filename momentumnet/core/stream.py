@@ -302,7 +302,7 @@ class MomentumStream(StreamSettings):
         tape.keeps_inputs = mode.keeps_inputs
         tape.in_company, tape.late, tape.unseen = mode.in_company, mode.late, UnseenRests(expected)
         if isinstance(state, ExactState) or not mode.careful:
-            learn = functools.partial(self._scale.learn, gamma=coupling.gamma, from_start=from_start)
+            learn = functools.partial(self._scale.learn, gamma=coupling.gamma, dtype=x.dtype, from_start=from_start)
             begin = functools.partial(self._state, v=v, coupling=coupling, plan=plan, careful=True)
             start = None if mode.careful or mode.late else x
             tape.watch = Watch(state, _nothing_learnt if recomputing() else learn, start, begin, v)

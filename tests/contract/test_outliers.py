@@ -116,6 +116,66 @@ def test_one_pass_of_huge_values_costs_no_precision_for_good(gamma: float, facto
     assert max(errors[-4:]) <= 8 * errors[2]
 
 
+class Spiking(nn.Module):
+    """x + tanh(layer(x)), times ``factor``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.factor = nn.Linear(WIDTH, WIDTH), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x).tanh() * self.factor
+
+
+def errors_beside_spikes(
+    dtype: torch.dtype, gamma: float, factor: float, is_huge: Callable[[int], bool], *, last: float = 1.0
+) -> list[float]:
+    """Of the gradients of usual passes, over those of the same rule in floats with stored activations."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Spiking() for _ in range(6))).to(dtype)
+    floats = {"arithmetic": "float", "backward": "stored", "gamma": gamma, "streams": [""]}
+    exact, plain = mn.convert(copy.deepcopy(model).double(), **floats), mn.convert(model, **floats)
+    net, errors = mn.convert(model, streams=[""], gamma=gamma), []
+    for step in range(40):
+        x = torch.randn(8, WIDTH).to(dtype)
+        found = []
+        for each in (exact, plain, net):
+            each[2].factor, each[-1].factor = factor if is_huge(step) else 1.0, last
+            each.zero_grad(set_to_none=True)
+            each(x.double() if each is exact else x).double().div(last).sin().sum().backward()
+            found.append(torch.cat([parameter.grad.double().flatten() for parameter in each[:3].parameters()]))
+        if not is_huge(step):
+            errors.append(float((found[2] - found[0]).norm() / (found[1] - found[0]).norm()))
+    return errors
+
+
+@pytest.mark.parametrize("every", [10, 40], ids=["again and again", "once"])
+@pytest.mark.parametrize("factor", [1e3, 1e4, 1e5])
+@pytest.mark.parametrize("gamma", [1 / 8, 9 / 10])
+def test_half_types_keep_their_precision_beside_passes_of_huge_values(gamma: float, factor: float, every: int) -> None:
+    """In the scale of these, usual values would have a bit or two, or none."""
+    errors = errors_beside_spikes(torch.bfloat16, gamma, factor, lambda step: step % every == 5)
+    assert max(errors) <= 4
+
+
+def test_an_early_scale_becomes_finer_in_front_of_a_later_one() -> None:
+    """A scale holds to the next place that has one: the last block, whose values are large in every pass."""
+    errors = errors_beside_spikes(torch.bfloat16, 1 / 8, 1e4, lambda step: step in (5, 6), last=1e4)
+    before, behind = errors[:5], errors[-10:]
+    assert max(behind) <= 2 * max(before)
+
+
+def test_values_that_have_grown_for_good_are_played_again_twice(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    net, x, found = mn.convert(nn.Sequential(*(Spiking() for _ in range(6))), streams=[""]), torch.randn(8, WIDTH), []
+    for step in range(12):
+        net[2].factor = 1e5 if step > 2 else 1.0
+        caplog.clear()
+        net(x).sum().backward()
+        found += [step] if "played again" in caplog.text else []
+    assert found == [3, 4]
+
+
 def passes_played_again(
     net: nn.Module, huge: Callable[[int], bool], steps: int, caplog: pytest.LogCaptureFixture
 ) -> list[int]:
@@ -160,7 +220,7 @@ def test_a_state_of_before_waits_for_nothing() -> None:
     net = mn.convert(nn.Sequential(nn.Sequential(*(PreNorm() for _ in range(12)))), tokens(1.0))
     state = mn.training_state(net)
     for stream in state["streams"].values():
-        for name in ("spread_at", "looks_for_spread", "wait", "calm", "refined"):
+        for name in ("spread_at", "looks_for_spread", "wait", "calm", "refined", "once"):
             del stream["scale"][name]
         stream["scale"]["reached"] = [[5, 20]]
     mn.load_training_state(net, state)
