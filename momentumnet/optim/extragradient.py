@@ -22,7 +22,8 @@ class Extragradient(TwoStepOptimizer):
 
     The look-ahead is a plain gradient step with the group's learning rate, whatever the base optimizer is. With SGD
     without momentum this is Korpelevich's method. All else is as in `momentumnet.optim.SAM`: ``step(closure)``,
-    ``first_step`` and ``second_step``, one extra copy of the parameters, statistics counted once.
+    ``first_step`` and ``second_step``, one extra copy of the parameters, statistics counted once. With a gradient
+    scaler, unscale before ``first_step``: the look-ahead is as long as the gradient.
 
     Args:
         params: Parameters or groups, as for any optimizer.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -186,8 +187,20 @@ class TwoStepOptimizer(Optimizer, ABC):
             self.base_optimizer.step()
         elif self._finite:
             scaler.step(self.base_optimizer)
+        else:
+            self._tell_of_overflow(scaler)
         self._opt_called = True  # private: by it schedulers tell that there was a step, and warn if there was none
         self._advance()
+
+    @torch.no_grad()
+    def _tell_of_overflow(self, scaler: GradScaler) -> None:
+        """Of the first pass, which the scaler has not seen unless it has unscaled it: by gradients that are no use."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(math.inf)
+        with suppress(RuntimeError):  # it has unscaled them already, and then it knows of this optimizer
+            scaler.unscale_(self.base_optimizer)
 
     @torch.no_grad()
     def _begin(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 import momentumnet as mn
@@ -127,6 +127,21 @@ def test_an_overflow_in_either_pass_skips_the_step(kind: type, overflows: tuple[
     assert not optimizer.state
     scaled_step(optimizer, scaler, lambda _: loss_of(net, x, y))
     assert not torch.equal(net[0].weight, before[0])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_hears_of_a_first_pass_that_it_has_not_unscaled(fused: bool) -> None:
+    """The direction of SAM does not depend on the scale, so that loops leave the first ``unscale_`` out."""
+    net, (x, y) = network(torch.float32), batch(torch.float32)
+    optimizer, scaler = SAM(net.parameters(), AdamW, fused=fused), GradScaler("cpu", init_scale=2.0**12)
+    before = values(net)
+    for factor, step in ((math.inf, optimizer.first_step), (1, lambda: optimizer.second_step(scaler))):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(net, x, y) * factor).backward()
+        step()
+    scaler.update()
+    assert scaler.get_scale() == 2.0**11
+    assert all(torch.equal(p, w) for p, w in zip(net.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("kind", [SAM, Extragradient])
