@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -185,12 +186,21 @@ class TwoStepOptimizer(Optimizer, ABC):
     def _base_step(self, scaler: GradScaler | None = None) -> None:
         if scaler is None or not scaler.is_enabled():
             self.base_optimizer.step()
-        elif self._finite:
+        elif self._finite_everywhere():
             scaler.step(self.base_optimizer)
         else:
             self._tell_of_overflow(scaler)
         self._opt_called = True  # private: by it schedulers tell that there was a step, and warn if there was none
         self._advance()
+
+    def _finite_everywhere(self) -> bool:
+        """Whether no process has met an overflow in its first pass, of which the others know nothing in ``no_sync``."""
+        if not isinstance(self._model, DistributedDataParallel):
+            return self._finite
+        device = next(p.device for group in self.param_groups for p in group["params"])
+        finite = torch.tensor(float(self._finite), device=device)
+        dist.all_reduce(finite, dist.ReduceOp.MIN, self._model.process_group)
+        return bool(finite)
 
     @torch.no_grad()
     def _tell_of_overflow(self, scaler: GradScaler) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
@@ -76,7 +77,29 @@ def sharded(net: nn.Module, x: Tensor) -> None:
         optimizer.step(closure_of(optimizer, lambda: loss(net, x)))
 
 
+def overflowing(rank: int) -> dict[str, Any]:
+    """A step whose first pass, which nobody else hears of, overflows in the second process; and one that does not."""
+    net, x = build("local_by_hand").float(), data("converted").chunk(PROCESSES)[rank]
+    ddp, scaler = DistributedDataParallel(net), GradScaler("cpu", init_scale=2.0**12)
+    optimizer = SAM(net.parameters(), SGD, rho=RHO, lr=LR, model=ddp)
+    scales = []
+    for factor in (1 if rank == 0 else float("inf"), 1):
+        optimizer.zero_grad()
+        with ddp.no_sync():
+            scaler.scale(loss(ddp, x) * factor).backward()
+        optimizer.first_step()
+        optimizer.zero_grad()
+        scaler.scale(loss(ddp, x)).backward()
+        optimizer.second_step(scaler)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        if len(scales) == 1:
+            unmoved = all(map(torch.equal, net.parameters(), build("local_by_hand").float().parameters()))
+    return {"scales": scales, "unmoved": unmoved, "parameters": [p.detach() for p in net.parameters()]}
+
+
 def worker(rank: int, folder: Path) -> None:
+    torch.save(overflowing(rank), folder / f"overflow-{rank}.pt")
     for mode in MODES:
         net, x = build(mode), data(mode).chunk(PROCESSES)[rank]
         if mode == "converted":
@@ -125,6 +148,14 @@ def test_two_processes_follow_the_formula_and_stay_together(mode: str, folder: P
         assert torch.equal(first[name], second[name])
         change = parameter.detach() - start[name].detach()
         assert (first[name] - parameter).norm() <= tolerance * change.norm(), name
+
+
+def test_an_overflow_in_one_process_skips_the_step_of_all(folder: Path) -> None:
+    first, second = (torch.load(folder / f"overflow-{rank}.pt") for rank in range(2))
+    assert first["scales"] == second["scales"] == [2.0**11, 2.0**11]
+    assert first["unmoved"]
+    assert second["unmoved"]
+    assert all(map(torch.equal, first["parameters"], second["parameters"]))
 
 
 def test_local_and_synchronised_perturbations_differ(folder: Path) -> None:
