@@ -84,7 +84,9 @@ def norms_of(tensors: list[Tensor]) -> Sequence[Tensor]:
     wide = torch.promote_types(tensors[0].dtype, torch.float32)  # squares of half precision soon overflow
     if tensors[0].dtype == wide:
         return torch._foreach_norm(tensors)
-    return torch._foreach_norm(tensors, 2, dtype=wide)  # sharded tensors know no dtype here, so only where it is needed
+    if any(_is_sharded(tensor) for tensor in tensors):  # which know no dtype here
+        return [torch.linalg.vector_norm(tensor.to(wide)) for tensor in tensors]
+    return torch._foreach_norm(tensors, 2, dtype=wide)
 
 
 def total_norm(norms: Sequence[Tensor]) -> float:

@@ -98,7 +98,27 @@ def overflowing(rank: int) -> dict[str, Any]:
     return {"scales": scales, "unmoved": unmoved, "parameters": [p.detach() for p in net.parameters()]}
 
 
+def sharded_in_half() -> list[dict[str, list[Tensor]]]:
+    """Points that SAM and adaptive SAM go to from a sharded network in bfloat16, and that they go to whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    points = []
+    for adaptive in (False, True):
+        found = []
+        for shard in (False, True):
+            net = build("sharded").bfloat16()
+            if shard:
+                fully_shard(net, mesh=init_device_mesh("cpu", (2,)))
+            loss(net, data("sharded").bfloat16()).backward()
+            SAM(net.parameters(), SGD, rho=RHO, adaptive=adaptive, lr=LR).first_step()
+            found.append([p.full_tensor() if shard else p.detach() for p in net.parameters()])
+        points.append({"whole": found[0], "sharded": found[1]})
+    return points
+
+
 def worker(rank: int, folder: Path) -> None:
+    torch.save(sharded_in_half(), folder / f"half-{rank}.pt")
     torch.save(overflowing(rank), folder / f"overflow-{rank}.pt")
     for mode in MODES:
         net, x = build(mode), data(mode).chunk(PROCESSES)[rank]
@@ -156,6 +176,12 @@ def test_an_overflow_in_one_process_skips_the_step_of_all(folder: Path) -> None:
     assert first["unmoved"]
     assert second["unmoved"]
     assert all(map(torch.equal, first["parameters"], second["parameters"]))
+
+
+def test_sharded_parameters_of_half_precision_move_as_whole_ones(folder: Path) -> None:
+    for points in torch.load(folder / "half-0.pt"):
+        for whole, sharded in zip(points["whole"], points["sharded"], strict=True):
+            torch.testing.assert_close(sharded, whole, rtol=2**-7, atol=2**-9)  # gradients are averages, rounded anew
 
 
 def test_local_and_synchronised_perturbations_differ(folder: Path) -> None:
