@@ -93,11 +93,15 @@ class Generators:
         Where it seeds, they end where it has left them, wherever they were. What another thread draws meanwhile stays.
         """
         outside = Generators(self._device or torch.device("cpu"))
+        found = _told(outside.cpu), _told(outside.accelerator)
+        # No tensor while the call needs the most memory.
+        host, outside.cpu = bytearray(b"" if outside.cpu is None else bytes_on_host(outside.cpu)), None
         try:
             yield
         finally:
             now = _told(torch.default_generator.get_state()), _told(self._there())
-            if now == left and now != (_told(outside.cpu), _told(outside.accelerator)):
+            if now == left and now != found:
+                outside.cpu = torch.frombuffer(host, dtype=torch.uint8)
                 outside.set()
 
     @contextmanager
