@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.options import true_or_false
-from momentumnet.streams.by_hand import children_of
+from momentumnet.streams.by_hand import check_paths, children_of
 from momentumnet.streams.roles import apply
 
 
@@ -158,6 +158,7 @@ def transform_to_momentumnet(
         ... )
     """
     true_or_false(keep_first_layer=keep_first_layer, use_backprop=use_backprop, is_residual=is_residual)
+    check_paths("sub_layers", sub_layers)
     runners = []
     for path in sub_layers:
         blocks = children_of(model, path)[1 if keep_first_layer else 0 :]

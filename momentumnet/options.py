@@ -1,9 +1,11 @@
-"""Checks of options: what several functions demand of a switch, a number or a word."""
+"""Checks of options: what several functions demand of a switch, a number, a word or a generator."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
+
+import torch
 
 
 def true_or_false(**options: bool) -> None:
@@ -11,6 +13,21 @@ def true_or_false(**options: bool) -> None:
     for name, value in options.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    """Raises ValueError for a seed, or anything else, in the place of a generator."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator or None, got {generator!r}; make one of a seed by "
+            "torch.Generator().manual_seed(seed)"
+        )
+
+
+def check_names(name: str, value: Collection[str]) -> None:
+    """Raises ValueError for anything but several names; a text is a collection of letters."""
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise ValueError(f"{name} must be a collection of names, got {value!r}")
 
 
 def positive(name: str, value: float) -> None:

@@ -54,6 +54,8 @@ class ReversibleSequential(nn.Module):
         strange = [type(function).__name__ for function in functions if not isinstance(function, nn.Module)]
         if strange or not functions:
             raise ConversionError(f"ReversibleSequential takes modules, one or more, got {strange or 'none'}")
+        if isinstance(split_dim, bool) or not isinstance(split_dim, int):
+            raise ValueError(f"split_dim must be a dimension, e.g. -1, got {split_dim!r}")
         for index, function in enumerate(functions):
             self.add_module(str(index), function)
         self.split_dim = split_dim

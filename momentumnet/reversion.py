@@ -12,6 +12,7 @@ from momentumnet.options import true_or_false
 from momentumnet.planner import batch_watch
 from momentumnet.streams.converted import is_converted, release_all
 from momentumnet.streams.copies import copy_of
+from momentumnet.streams.wrapped import check_is_module
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,6 +36,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         >>> original = mn.revert(mn.convert(model, torch.randn(2, 5, 16)))
     """
     true_or_false(inplace=inplace)
+    check_is_module(model)
     target = model if inplace else copy_of(model)
     if not is_converted(target):
         raise ConversionError("the model holds no converted block; there is nothing to revert")

@@ -116,3 +116,62 @@ def test_what_is_no_finite_number(value: Any) -> None:
     assert not is_finite(value)
     with pytest.raises(ValueError, match="rho must be a finite number above 0"):
         positive("rho", value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: landscape.sharpness(encoder(), loss, BATCHES[0], generator=0),  # type: ignore[arg-type]
+        lambda: init.fixup_(encoder(), INPUTS, generator=0),  # type: ignore[arg-type]
+        lambda: init.tfixup_(encoder(), generator=0),  # type: ignore[arg-type]
+        lambda: prune.random_masks(encoder(), fraction=0.5, generator=0),  # type: ignore[arg-type]
+        lambda: prune.shuffled_masks({}, generator=0),  # type: ignore[arg-type]
+    ],
+)
+def test_a_seed_is_no_generator(call: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"generator must be a torch.Generator or None, got 0; make one"):
+        call()
+
+
+NAMES: Any = (name for name in ["layers.0"])  # gone once it has been looked at
+
+
+@pytest.mark.parametrize("names", ["layers", NAMES, None])
+def test_names_are_several(names: Any) -> None:
+    """Of a generator nothing would have been left out: it was at its end when the weights were looked at."""
+    with pytest.raises(ValueError, match="skip must be a collection of names"):
+        prune.prunable(encoder(), skip=names)
+    with pytest.raises(ValueError, match="skip must be a collection of names"):
+        LotteryTicket(nn.Linear(4, 4), train, skip=names)
+    with pytest.raises(ValueError, match="controls must be a collection of names"):
+        LotteryTicket(nn.Linear(4, 4), train, controls=names)
+    with pytest.raises(mn.ConversionError, match=r"sub_layers is .*; expected a non-empty sequence of container paths"):
+        mn.transform_to_momentumnet(encoder(), names)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mn.convert(encoder(), streams="layers"), "streams is 'layers'; expected a non-empty sequence"),
+        (lambda: mn.transform_to_momentumnet(encoder(), []), r"sub_layers is \[\]; expected a non-empty sequence"),
+        (lambda: mn.revert("encoder"), "model is of type str; expected an nn.Module"),
+    ],
+)
+def test_what_is_not_converted(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(mn.ConversionError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mn.ReversibleSequential(nn.Linear(2, 2), split_dim="1"), "split_dim must be a dimension"),  # type: ignore[arg-type]
+        (lambda: mn.ReversibleSequential(nn.Linear(2, 2), split_dim=True), "split_dim must be a dimension"),
+        (lambda: optim.SAM(encoder().parameters(), SGD, lr=0.1, model="x"), "model must be the network"),  # type: ignore[arg-type]
+        (lambda: LotteryTicket(nn.Linear(4, 4), train, seed="1"), "seed must be a whole number, got '1'"),  # type: ignore[arg-type]
+        (lambda: optim.warmup(SGD(encoder().parameters()), 3, after="cosine"), "after must be a scheduler"),  # type: ignore[arg-type]
+    ],
+)
+def test_other_options(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

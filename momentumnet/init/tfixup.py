@@ -16,7 +16,7 @@ from momentumnet.init.branches import Anatomy, BlockGraph, dissected
 from momentumnet.init.matrices import biases_of, maps_of, zero_padding
 from momentumnet.init.normalisation import is_normalisation, normalisations_in, remove_normalisations
 from momentumnet.init.report import InitReport, norms_of, scales_between
-from momentumnet.options import true_or_false
+from momentumnet.options import check_generator, true_or_false
 from momentumnet.streams.select import Judge
 
 _EMBEDDINGS = ("Embedding", "EmbeddingBag")
@@ -103,7 +103,7 @@ def tfixup_(
     Raises:
         ConversionError: no transformer layer was found, or the projections of one cannot be told apart (the message
             names it). The model is as it was.
-        ValueError: ``remove_normalization`` is neither True nor False.
+        ValueError: an option has a value that it does not take.
 
     Example:
         >>> from torch import nn
@@ -118,6 +118,7 @@ def tfixup_(
         119, the three rules of "T-Fixup".
     """
     true_or_false(remove_normalization=remove_normalization)
+    check_generator(generator)
     with all_or_nothing(model):
         before = norms_of(model)
         plan = _plan_of_layers(model) if example_inputs is None else _plan_of_model(model, example_inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.listing import listed
-from momentumnet.options import true_or_false
+from momentumnet.options import check_generator, true_or_false
 
 Direction = Mapping[str, Tensor]
 
@@ -66,6 +66,7 @@ def _scaled(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 def seeded(generator: torch.Generator | None) -> torch.Generator:
     """The generator, or a new one with seed 0: results can be repeated, and the global generator stays where it is."""
+    check_generator(generator)
     return torch.Generator().manual_seed(0) if generator is None else generator
 
 

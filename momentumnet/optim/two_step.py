@@ -59,6 +59,8 @@ class TwoStepOptimizer(Optimizer, ABC):
         local: bool = False,
     ) -> None:
         true_or_false(same_random=same_random, local=local)
+        if model is not None and not isinstance(model, nn.Module):
+            raise ValueError(f"model must be the network, an nn.Module, or None, got {type(model).__name__}")
         if local and not isinstance(model, DistributedDataParallel):
             raise ValueError(f"local=True needs model=, the DistributedDataParallel module; got {type(model).__name__}")
         base = base_optimizer_of(params, base_optimizer, own_options, base_options)

@@ -103,6 +103,8 @@ def _check_factor(name: str, factor: float) -> None:
 def _check_after(optimizer: Optimizer, after: LRScheduler | None) -> None:
     if after is None:
         return
+    if not isinstance(after, LRScheduler):
+        raise ValueError(f"after must be a scheduler of torch.optim.lr_scheduler, or None, got {after!r}")
     if after.optimizer is not optimizer:
         raise ValueError("after must be a scheduler of the same optimizer")
     if after.last_epoch != 0:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from momentumnet.options import is_finite, true_or_false, whole
+from momentumnet.options import check_names, is_finite, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import Masks, apply_masks
@@ -113,6 +113,10 @@ class LotteryTicket:
     ) -> None:
         whole("rounds", rounds)
         whole("rewind_to", rewind_to, least=0)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed must be a whole number, got {seed!r}")
+        check_names("skip", skip)
+        check_names("controls", controls)
         for control in controls:
             if control not in CONTROLS:
                 raise ValueError(f"controls must be of {', '.join(map(repr, CONTROLS))}, got {control!r}")

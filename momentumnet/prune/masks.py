@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 
+from momentumnet.options import check_names
 from momentumnet.prune.parametrization import lift, liftable, put
 from momentumnet.prune.places import Place, check_whole, places, places_by_name
 
@@ -48,8 +49,7 @@ def prunable(model: nn.Module, *, skip: Collection[str] = ()) -> dict[str, nn.Pa
         >>> list(prunable(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1)), skip=["2"]))
         ['0.weight']
     """
-    if isinstance(skip, str):
-        raise ValueError(f"skip must be a collection of names, got the string {skip!r}; pass [{skip!r}]")
+    check_names("skip", skip)
     found = places_by_name(model)
     known = {place.name for group in found.values() for place in group} | {name for name, _ in model.named_modules()}
     unknown = sorted(set(skip) - known)

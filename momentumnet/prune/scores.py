@@ -11,6 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from momentumnet.options import check_generator
 from momentumnet.prune.masks import Masks, masks_of, prunable
 from momentumnet.prune.places import check_whole
 
@@ -56,6 +57,7 @@ def random_scores(model: nn.Module, *, generator: torch.Generator | None, skip: 
         >>> scores["weight"].shape
         torch.Size([3, 2])
     """
+    check_generator(generator)
     device = torch.device("cpu") if generator is None else generator.device
     return {
         name: torch.rand(parameter.shape, generator=generator, device=device, dtype=torch.float32).to(parameter.device)
@@ -162,6 +164,7 @@ def shuffled_masks(masks: Mapping[str, Tensor], *, generator: torch.Generator | 
         >>> int(shuffled_masks(masks, generator=torch.Generator().manual_seed(0))["w"].sum())
         1
     """
+    check_generator(generator)
     device = torch.device("cpu") if generator is None else generator.device
     shuffled = {}
     for name, mask in masks.items():

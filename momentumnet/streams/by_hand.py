@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -15,9 +15,19 @@ def named_by_hand(streams: Sequence[str] | None, others: str) -> Sequence[str]:
         raise ConversionError(
             "convert needs example_inputs to find the residual streams, or streams=[...] that names their containers"
         )
+    check_paths("streams", streams)
     if others == "checkpoint":
         raise ConversionError("others='checkpoint' needs example_inputs, to see which modules lie outside the streams")
     return streams
+
+
+def check_paths(option: str, paths: Sequence[str]) -> None:
+    """Raises `ConversionError` for anything but several names; a text is a sequence of letters."""
+    several = isinstance(paths, Collection) and not isinstance(paths, str) and len(paths) > 0
+    if not (several and all(isinstance(path, str) for path in paths)):
+        raise ConversionError(
+            f"{option} is {paths!r}; expected a non-empty sequence of container paths such as ['layer3']"
+        )
 
 
 def children_of(model: nn.Module, path: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.by_hand import check_paths
 from momentumnet.streams.calls import Call, Endpoint, Trace
 from momentumnet.streams.companions import Companions, companions_of, spread_with
 from momentumnet.streams.converted import roles_laid_aside
@@ -257,10 +258,7 @@ def _below(name: str, path: str) -> bool:
 def _checked_names(model: nn.Module, streams: Sequence[str] | None) -> list[str] | None:
     if streams is None:
         return None
-    if isinstance(streams, str) or not all(isinstance(name, str) for name in streams) or not streams:
-        raise ConversionError(
-            f"streams is {streams!r}; expected a non-empty sequence of container paths such as ['layer3'], or None"
-        )
+    check_paths("streams", streams)
     existing = {name for name, _ in model.named_modules()}
     for name in streams:
         if name not in existing:
