@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.composite_norms import composite_norms
-from momentumnet.init.report import InitReport, norms_of, scales_between
+from momentumnet.init.report import InitReport, norm_of, norms_of, scales_between
 from momentumnet.loss.batches import Batch, LossFunction, endless
 from momentumnet.loss.derivatives import (
     ParametricLoss,
@@ -45,7 +45,8 @@ def metainit_(
 
     Vectors (biases, norm layers' weights), frozen parameters and buffers stay as they are, and so does the training
     mode. The paper sets biases to zero and runs in eval mode, on noise with random labels: batches of that kind do as
-    well as real ones. A norm that a step takes below zero turns its tensor's sign around, as in the paper's code.
+    well as real ones. In half precision the quotient is mostly rounding where gradients are small: initialise in
+    float32, and cast then. A norm that a step takes below zero turns its tensor's sign around, as in the paper's code.
 
     Args:
         model: any module whose output the loss function takes; converted networks too. Dropout draws from the global
@@ -89,7 +90,9 @@ def metainit_(
     if not (is_finite(momentum) and 0 <= momentum < 1):
         raise ValueError(f"momentum must lie in [0, 1), got {momentum!r}")
     loss, data, before = ParametricLoss(model, loss_fn), endless(batches), norms_of(model)
-    weights = [index for index, parameter in enumerate(loss.parameters) if parameter.dim() >= 2]
+    weights = {
+        index: ScaledWeight(parameter) for index, parameter in enumerate(loss.parameters) if parameter.dim() >= 2
+    }
     if not weights:
         raise ValueError("no trainable parameter has two dimensions or more, so MetaInit has no norm to learn")
     velocities = dict.fromkeys(weights, 0.0)
@@ -103,9 +106,9 @@ def metainit_(
             gradient_norms.append(norm(gradient, 2))
             _check(step, quotients[-1], slopes)
             signs = slopes.sign().tolist()
-            for index in weights:
+            for index, weight in weights.items():
                 velocities[index] = momentum * velocities[index] - lr * signs[index]
-                _set_norm(loss.parameters[index], velocities[index])
+                weight.change_norm(velocities[index])
     return InitReport("metainit", scales_between(before, norms_of(model)), tuple(quotients), tuple(gradient_norms))
 
 
@@ -159,11 +162,19 @@ def differentiable_quotient(loss: ParametricLoss, theta: Vectors, batch: Batch, 
     return torch.stack(terms).sum() / count, [g.detach() for g in gradient]
 
 
-def _set_norm(parameter: nn.Parameter, change: float) -> None:
-    with torch.no_grad():
-        size = float(parameter.norm())
-        if size:  # a tensor of zeros has no direction to keep
-            parameter.mul_((size + change) / size)
+class ScaledWeight:
+    """A weight as a norm times the tensor that it was, so that half precision is rounded once and not in each step."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self._parameter, self._initial = parameter, parameter.detach().clone()
+        self._size = self._norm = float(norm_of(parameter))
+
+    def change_norm(self, change: float) -> None:
+        if not self._norm:  # a tensor of zeros has no direction to keep
+            return
+        self._norm = math.copysign(1.0, self._norm) * (abs(self._norm) + change)
+        with torch.no_grad():
+            self._parameter.copy_(self._initial * (self._norm / self._size))
 
 
 def _check(step: int, quotient: float, slopes: Tensor) -> None:

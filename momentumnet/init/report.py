@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from momentumnet.figures import new_figure
+from momentumnet.loss.derivatives import as_real
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,13 @@ class InitReport:
 
 def norms_of(model: nn.Module) -> dict[str, Tensor]:
     """The norm of each parameter by name, on its device."""
-    return {name: parameter.detach().norm() for name, parameter in model.named_parameters()}
+    return {name: norm_of(parameter) for name, parameter in model.named_parameters()}
+
+
+def norm_of(parameter: Tensor) -> Tensor:
+    """The norm, of half precision in float32."""
+    value = as_real(parameter.detach())
+    return torch.linalg.vector_norm(value, dtype=torch.promote_types(value.dtype, torch.float32))
 
 
 def scales_between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from momentumnet.options import check_names, is_finite, true_or_false, whole
 from momentumnet.progress import steps_with_progress
@@ -265,5 +265,6 @@ def _name(arm: str, number: int) -> str:
 
 def _fingerprint(model: nn.Module) -> str:
     """What tells one architecture from another, whatever its weights."""
-    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in model.state_dict().items()]
+    tensors = [(name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor)]
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
     return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]

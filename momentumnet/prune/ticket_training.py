@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from numbers import Real
@@ -110,4 +111,7 @@ def train(
 
 def on_cpu(state: State) -> State:
     """A copy of a state dict that later steps do not change."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    return {
+        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in state.items()  # a module's extra state is anything
+    }

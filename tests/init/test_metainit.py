@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from momentumnet.init import gradient_quotient, metainit_
 from momentumnet.init.composite_norms import composite_norms
-from momentumnet.init.metainit import differentiable_quotient
+from momentumnet.init.metainit import ScaledWeight, differentiable_quotient
 from momentumnet.loss.derivatives import ParametricLoss, gradient_of
 from tests.init.networks import (
     CLASSES,
@@ -88,6 +88,20 @@ def test_derivative_by_norms_against_finite_differences() -> None:
         weight = theta[index].detach()
         slope = float((derivative[index] * weight).sum() / weight.norm())
         assert slope == pytest.approx(slope_by_differences(model, index, batches[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("change", "steps", "norm"), [(-0.01, 400, 28.0), (-0.75, 43, -0.25), (-0.75, 44, 0.5)])
+def test_small_changes_of_a_norm_add_up(dtype: torch.dtype, change: float, steps: int, norm: float) -> None:
+    """A 3000th is below half a bit of bfloat16. Below zero the sign turns, and the norm grows again."""
+    parameter = nn.Parameter(torch.randn(32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    direction = parameter.detach() / parameter.detach().norm()
+    parameter.data = (32 * direction).to(dtype)
+    weight = ScaledWeight(parameter)
+    for _ in range(steps):
+        weight.change_norm(change)
+    tolerance = max(32 * torch.finfo(dtype).eps, 1e-10)
+    assert (parameter.detach().double() - norm * direction).norm() <= tolerance
 
 
 def test_two_steps_by_hand() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -303,3 +304,37 @@ def test_round_that_was_not_trained() -> None:
 def test_accuracy_must_be_a_number(value: Any) -> None:
     with pytest.raises(ValueError, match="an accuracy must be a finite number"):
         TrainingLog().accuracy(value)
+
+
+class Counting(nn.Linear):
+    """A layer whose state dict holds what is no tensor."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+def test_extra_state_of_modules_is_rewound(tmp_path: Path) -> None:
+    seen = []
+
+    def train_counting(model: nn.Module, log: TrainingLog) -> None:
+        seen.append(model.calls)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(log.start_step, 3):
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).square().mean().backward()
+            optimizer.step()
+            log.step()
+
+    lottery = LotteryTicket(Counting(4, 4), train_counting, rounds=2, rewind_to=1, folder=tmp_path)
+    lottery.run()
+    assert seen == [0, 1, 1]
+    assert lottery.ticket(2).calls == 3
