@@ -50,7 +50,9 @@ def sharpness(
 
     Measured in the mode that the model is in: call ``model.eval()`` before for the network that is used in the end. The
     model is left as it was, bit for bit, also if ``loss_fn`` raises. Costs ``steps + 1`` gradients for each start, and
-    the memory of a gradient and of about five further vectors of the parameters' size.
+    the memory of a gradient and of about five further vectors of the parameters' size. Parameters of half precision are
+    rounded to it at each point, which takes small moves of large weights away (12 % less in a network of 500,000 in
+    bfloat16 at rho 0.05): measure a copy in float32.
 
     Args:
         model: Any module, converted or not.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
 
 from momentumnet.options import check_names
 from momentumnet.prune.parametrization import lift, liftable, put
@@ -43,7 +44,8 @@ def prunable(model: nn.Module, *, skip: Collection[str] = ()) -> dict[str, nn.Pa
         Dotted name in the bare model -> parameter, in the order of ``named_parameters()``.
 
     Raises:
-        ValueError: ``skip`` names what the model does not have, or a parameter has no shape yet (lazy modules).
+        ValueError: ``skip`` names what the model does not have, a parameter has no shape yet (lazy modules), or the
+            model is pruned by ``torch.nn.utils.prune`` already.
 
     Example:
         >>> list(prunable(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1)), skip=["2"]))
@@ -70,6 +72,11 @@ def _is_weight(place: Place) -> bool:
     parameter = place.parameter
     if isinstance(parameter, UninitializedParameter):
         raise ValueError(f"parameter {place.name!r} has no shape yet (a lazy module); run the model once first")
+    if any(isinstance(hook, BasePruningMethod) for hook in place.module._forward_pre_hooks.values()):
+        raise ValueError(
+            f"{place.name!r} is pruned by torch.nn.utils.prune, whose masks would count for nothing here; call "
+            "torch.nn.utils.prune.remove first, and give the mask to momentumnet.prune.apply_masks to keep it"
+        )
     if parameter.dim() < 2 or isinstance(place.module, _NOT_PRUNABLE) or "bias" in place.own or "embed" in place.own:
         return False
     if place.own.endswith("_g") and hasattr(place.module, f"{place.own[:-2]}_v"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.prune import l1_unstructured, remove
 
 from momentumnet.prune import apply_masks, masks_of, prunable, remove_masks, sparsity
 from momentumnet.prune.parametrization import Mask
@@ -62,6 +63,16 @@ def test_prunable_skips_parameters_and_modules_by_any_of_their_names() -> None:
 def test_prunable_refuses_unknown_names(skip: list[str] | str) -> None:
     with pytest.raises(ValueError, match="skip"):
         prunable(Tied(), skip=skip)
+
+
+def test_prunable_refuses_the_masks_of_pytorch() -> None:
+    """Weights under them have values, by which they would count as kept."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    l1_unstructured(net[0], "weight", amount=8)
+    with pytest.raises(ValueError, match=r"'0\..*' is pruned by torch.nn.utils.prune"):
+        prunable(net)
+    remove(net[0], "weight")
+    assert list(prunable(net)) == ["0.weight", "1.weight"]
 
 
 def test_prunable_refuses_parameters_without_a_shape() -> None:
