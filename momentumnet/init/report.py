@@ -77,9 +77,9 @@ def norms_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def norm_of(parameter: Tensor) -> Tensor:
-    """The norm, of half precision in float32."""
+    """The norm, of half precision and of integers in float32."""
     value = as_real(parameter.detach())
-    return torch.linalg.vector_norm(value, dtype=torch.promote_types(value.dtype, torch.float32))
+    return torch.linalg.vector_norm(value.to(torch.promote_types(value.dtype, torch.float32)))
 
 
 def scales_between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:

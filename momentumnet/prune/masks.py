@@ -30,6 +30,7 @@ def prunable(model: nn.Module, *, skip: Collection[str] = ()) -> dict[str, nn.Pa
       table counts as embedding) and of norms,
     - those with "bias" or "embed" in their own name (attention's ``bias_k``, ``pos_embed``), and ``weight_g`` of
       ``torch.nn.utils.weight_norm``, the norms of the rows of ``weight_v``,
+    - those of integers (quantised weights, which have no gradient),
     - those that have no "weight" in their name and are only broadcast: their first dimension, or all but one, is 1
       (class tokens, layer scales).
 
@@ -77,6 +78,8 @@ def _is_weight(place: Place) -> bool:
             f"{place.name!r} is pruned by torch.nn.utils.prune, whose masks would count for nothing here; call "
             "torch.nn.utils.prune.remove first, and give the mask to momentumnet.prune.apply_masks to keep it"
         )
+    if not (parameter.is_floating_point() or parameter.is_complex()):
+        return False
     if parameter.dim() < 2 or isinstance(place.module, _NOT_PRUNABLE) or "bias" in place.own or "embed" in place.own:
         return False
     if place.own.endswith("_g") and hasattr(place.module, f"{place.own[:-2]}_v"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.progress import steps_with_progress
@@ -46,3 +47,18 @@ def test_steps() -> None:
     assert (
         list(steps_with_progress(3, "", progress=True)) == list(steps_with_progress(3, "", progress=False)) == [0, 1, 2]
     )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.tensor([[3, -4]], dtype=torch.int8),
+        torch.tensor([3 - 4j]),
+        torch.full((25,), 1e4, dtype=torch.float16),  # its square is beyond float16
+        torch.full((4097,), 2.0**-6, dtype=torch.bfloat16),
+    ],
+)
+def test_norms_of_any_type(values: Tensor) -> None:
+    model = nn.ParameterDict({"weight": nn.Parameter(values, requires_grad=False)})
+    expected = float(values.to(torch.complex128).abs().square().sum().sqrt())
+    assert float(norms_of(model)["weight"]) == pytest.approx(expected, rel=1e-6)

@@ -42,6 +42,12 @@ def test_prunable_are_the_matrices() -> None:
     assert list(prunable(other)) == ["0.weight", "1.weight_ih", "1.weight_hh", "3.weight"]
 
 
+def test_quantised_weights_are_not_pruned() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[0].weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    assert list(prunable(net)) == ["1.weight"]
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated in favor of:FutureWarning")
 def test_norms_of_rows_are_not_pruned() -> None:
     assert list(prunable(nn.utils.weight_norm(nn.Linear(4, 3)))) == ["weight_v"]
