@@ -104,7 +104,9 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     parametrized module can; its state dict can: it has the parameters under ``parametrizations.<name>.original``, and
     the masks (`dense_state_dict` gives the keys without masks). A mask costs a byte a weight, and each use of the
     weight a copy of it. ``module.weight`` is a result now: to set weights, write to the parameters
-    (``model.parameters()``), as optimizers do.
+    (``model.parameters()``), as optimizers do. A masked parameter comes behind the others of its module in that order,
+    by which PyTorch loads the state of an optimizer: make the optimizer on the same side of this call, before or
+    behind it, as the one that was saved.
 
     Args:
         model: Any module.
