@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral
 
 import torch
 
@@ -54,5 +55,10 @@ def one_of(name: str, value: str, known: Collection[str]) -> None:
 
 def whole(name: str, value: int, *, least: int = 1) -> None:
     """Raises ValueError unless the value is a whole number, not below the least."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_whole(value) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether the value is a whole number, of Python or of NumPy; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

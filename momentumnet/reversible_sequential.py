@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from momentumnet.core.two_streams import TwoStreams
 from momentumnet.errors import ConversionError
+from momentumnet.options import is_whole
 
 
 class ReversibleSequential(nn.Module):
@@ -54,7 +55,7 @@ class ReversibleSequential(nn.Module):
         strange = [type(function).__name__ for function in functions if not isinstance(function, nn.Module)]
         if strange or not functions:
             raise ConversionError(f"ReversibleSequential takes modules, one or more, got {strange or 'none'}")
-        if isinstance(split_dim, bool) or not isinstance(split_dim, int):
+        if not is_whole(split_dim):
             raise ValueError(f"split_dim must be a dimension, e.g. -1, got {split_dim!r}")
         for index, function in enumerate(functions):
             self.add_module(str(index), function)

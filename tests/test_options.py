@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.optim import SGD
 
 import momentumnet as mn
 from momentumnet import init, landscape, optim, prune
-from momentumnet.options import is_finite, positive
+from momentumnet.options import is_finite, is_whole, positive, whole
 from momentumnet.prune import LotteryTicket, TrainingLog
 
 INPUTS = torch.ones(2, 5, 8)
@@ -175,3 +176,21 @@ def test_what_is_not_converted(call: Callable[[], Any], message: str) -> None:
 def test_other_options(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [True, 2.0, "2", None, torch.tensor(2)])
+def test_what_is_no_whole_number(value: Any) -> None:
+    assert not is_whole(value)
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
+        whole("steps", value)
+
+
+def test_numbers_of_numpy() -> None:
+    whole("steps", np.int64(3))
+    positive("rho", np.float32(0.1))
+    weight = nn.Parameter(torch.ones(2))
+    sam = optim.SAM([weight], SGD, lr=0.1, rho=np.float32(0.5), adaptive=True, eta=np.float32(0.0))
+    weight.grad = torch.ones(2)
+    assert sam.first_step()
+    assert torch.allclose(weight, torch.full((2,), 1 + 0.5 / 2**0.5))
+    assert type(sam.param_groups[0]["rho"]) is float

@@ -150,6 +150,7 @@ class SAM(TwoStepOptimizer):
         for name in ("rho", "eta"):
             if not (isinstance(group[name], Real) and is_finite(group[name]) and group[name] >= 0):
                 raise ValueError(f"{name} must be a finite number, 0 or larger, got {group[name]!r}")
+            group[name] = float(group[name])  # as state dicts are loaded, and as PyTorch's operations take it
 
     def _resolve(self, blocks: Sequence[ResidualStream | Iterable[Tensor]]) -> list[list[Tensor]]:
         mine = {p for group in self.param_groups for p in group["params"]}

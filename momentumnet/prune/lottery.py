@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.options import check_names, is_finite, true_or_false, whole
+from momentumnet.options import check_names, is_finite, is_whole, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import Masks, apply_masks
@@ -113,7 +113,7 @@ class LotteryTicket:
     ) -> None:
         whole("rounds", rounds)
         whole("rewind_to", rewind_to, least=0)
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        if not is_whole(seed):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
         check_names("skip", skip)
         check_names("controls", controls)
@@ -124,7 +124,7 @@ class LotteryTicket:
             raise ValueError(f"early_bird must be a share of the weights between 0 and 1, got {early_bird!r}")
         self._model, self._train_fn = copy.deepcopy(model), train_fn
         self._fraction, self._scope, self._skip = fraction, scope, tuple(skip)
-        self._rounds, self._rewind_to, self._early_bird, self._seed = rounds, rewind_to, early_bird, seed
+        self._rounds, self._rewind_to, self._early_bird, self._seed = rounds, rewind_to, early_bird, int(seed)
         self._controls, self._reinitialise = tuple(dict.fromkeys(controls)), reinitialise or reset_parameters
         self._structure: Structure = structure_of(structure, self._model, example_inputs, self._skip)
         self._dense_masks = self._next_masks(self._model, None, fraction=0.0)
@@ -136,7 +136,7 @@ class LotteryTicket:
             "structure": structure,
             "skip": ", ".join(self._skip),
             "early_bird": None if early_bird is None else f"{early_bird}, {rounds} rounds",
-            "seed": seed,
+            "seed": self._seed,
             "network": _fingerprint(self._model),
         }
         self._trainings = Trainings(None if folder is None else Path(folder), settings)
