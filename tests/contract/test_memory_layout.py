@@ -197,6 +197,21 @@ def test_floats_start_from_a_part_of_a_tensor_that_needs_a_gradient(start: str, 
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("arithmetic", ["exact", "float"])
+def test_halves_of_the_last_dimension(arithmetic: str) -> None:
+    torch.manual_seed(0)
+    functions = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3)]
+    x = torch.randn(3, 5, 12, requires_grad=True)
+    net = mn.ReversibleSequential(*functions, split_dim=-1, arithmetic=arithmetic)
+    first, second = x.chunk(2, -1)
+    first = first + functions[0](second)
+    second = second + functions[1](first)
+    first = first + functions[2](second)
+    expected = torch.autograd.grad(first.square().sum() + second.square().sum(), list(net.parameters()))
+    found = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rule", [Momentum(Fraction(1, 2)), mn.Dr2Net(beta=1 / 2)], ids=["momentum", "dr2net"])
 def test_a_state_of_floats_goes_back_on_its_own_device(rule: Coupling) -> None:
     """PyTorch makes tensors on the CPU where no device is named; "meta" stands for any other."""
