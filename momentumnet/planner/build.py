@@ -60,7 +60,7 @@ def profiles_of(
     device = device_of(model, example_inputs)
     calls = _calls_of(trace, stages)
     sizes = {key: 0 if key in trace.given else storage.nbytes() for key, storage in trace.storages.items()}
-    known = any(tensor.requires_grad for tensor in trace.returned)  # not in an output of a class that hides them
+    shown = any(tensor.requires_grad for tensor in trace.returned)  # not in an output of a class that hides them
     names, kinds = [stage.names for stage in stages], [_kind(own, sizes) for own in calls]
     costs, ending = measured(model, example_inputs, names, loss, device, trace.by_forward, kinds=kinds, present=present)
     flow = flow_of(trace.returned, [(own[0].first, own[-1].behind) for own in calls], present=present)
@@ -72,7 +72,7 @@ def profiles_of(
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
             _entry(own[0], sizes, number) | handed[number],
             own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
-            cost.leaving(flow.of_unit(number)) if known else cost,
+            cost.leaving(flow.of_unit(number)) if shown else cost,
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]

@@ -48,7 +48,7 @@ class Lent:
             return
         copies: dict[int, Any] = {}
         for name, value in (*((type(arg).__name__, arg) for arg in args), *kwargs.items()):
-            if id(value) not in copies and _is_cache(name, value):
+            if id(value) not in copies and is_cache(name, value):
                 copies[id(value)] = self._copy(block, name, value)
         if copies:
             named = named_arguments(args, kwargs).items()
@@ -81,7 +81,8 @@ class Lent:
                 )
 
 
-def _is_cache(name: str, value: Any) -> bool:
+def is_cache(name: str, value: Any) -> bool:
+    """Whether an object that has this name is a key-value cache."""
     if isinstance(value, (list, dict, tuple)) or is_array(type(value)) or not has_state(value):
         return False
     return any(part in name for part in _NAMES) or "cache" in type(value).__name__.lower()

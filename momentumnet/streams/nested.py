@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from momentumnet.recompute import object_copies
+from momentumnet.recompute.caches import is_cache
 
 
 def floating(value: Any) -> bool:
@@ -46,14 +47,18 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def tensors_inside(value: Any) -> list[torch.Tensor]:
-    """The tensors in what a model returns: also in objects of a class of its own, as a dataclass, each once."""
+    """The tensors in what a model returns: also in objects of a class of its own, as a dataclass, each once.
+
+    But for key-value caches, which a converted network does not fill.
+    """
     found: dict[int, torch.Tensor] = {}
 
     def seen(tensor: torch.Tensor) -> torch.Tensor:
         return found.setdefault(id(tensor), tensor)
 
     for leaf in pytree.tree_leaves(value):
-        object_copies.copied(leaf, seen)
+        if not is_cache("", leaf):
+            object_copies.copied(leaf, seen)
     return list(found.values())
 
 
