@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
@@ -47,12 +47,10 @@ def _faults(plan: TrainingPlan) -> Iterator[str]:
             yield f"units[{at}].names is empty"
     if not min(plan.seconds, plan.least_seconds, plan.stored_seconds):
         yield "a step takes more than 0 seconds"
-    momentum = {stream.path: stream for stream in plan.streams}
-    if len(momentum) < len(plan.streams):
-        yield "two streams have one path"
+    momentum = {stream.path for stream in plan.streams}
     yield from _faults_outside(plan.units, momentum)
     for stream in plan.streams:
-        yield from _faults_of_stream(stream, [unit for unit in plan.units if unit.stream == stream.path])
+        yield from _faults_of_stream(stream, plan.units_of(stream))
     for moment in (*plan.moments, *(moment for method in plan.methods for moment in method.moments)):
         yield from _not_one_of("the phase of a moment", moment.phase, PHASES)
     for method in plan.methods:
@@ -64,7 +62,7 @@ def _not_one_of(what: str, found: str, allowed: Sequence[str]) -> Iterator[str]:
         yield f"{what} has to be one of {', '.join(map(repr, allowed))}, and is {found!r}"
 
 
-def _faults_outside(units: Sequence[PlannedUnit], momentum: dict[str, PlannedStream]) -> Iterator[str]:
+def _faults_outside(units: Sequence[PlannedUnit], momentum: Set[str]) -> Iterator[str]:
     for at, unit in enumerate(units):
         is_block = unit.stream in momentum
         if unit.way == Way.REVERSIBLE.value and not is_block:

@@ -123,9 +123,14 @@ class TrainingPlan:
     parameter_bytes: int = 0
     autocast: str | None = None
 
+    def units_of(self, stream: PlannedStream) -> list[PlannedUnit]:
+        """The blocks of a stream; several streams have one path where a container holds them."""
+        blocks = set(stream.blocks)
+        return [unit for unit in self.units if unit.stream == stream.path and blocks.issuperset(unit.names)]
+
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
-        ways = [unit.way for unit in self.units if unit.stream == stream.path]
+        ways = [unit.way for unit in self.units_of(stream)]
         kept = sum(Way(way) in KEPT for way in ways)
         return (ways[0] if kept < len(ways) else Way.REVERSIBLE.value), kept
 
