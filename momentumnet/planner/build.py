@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
+from itertools import compress
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from momentumnet.core.resolution import Resolution, resolution_for
 from momentumnet.core.rest import output_piece
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
+from momentumnet.planner.ending import Ending
 from momentumnet.planner.flow import flow_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured, now
@@ -63,7 +65,7 @@ def profiles_of(
     shown = any(tensor.requires_grad for tensor in trace.returned)  # not in an output of a class that hides them
     names, kinds = [stage.names for stage in stages], [_kind(own, sizes) for own in calls]
     costs, ending = measured(model, example_inputs, names, loss, device, trace.by_forward, kinds=kinds, present=present)
-    flow = flow_of(trace.returned, [(own[0].first, own[-1].behind) for own in calls], present=present)
+    flow = flow_of(_with_gradient(trace, ending), [(own[0].first, own[-1].behind) for own in calls], present=present)
     handed = _handed_first(calls, sizes, trace.given)
     units = [
         Unit(
@@ -72,7 +74,7 @@ def profiles_of(
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
             _entry(own[0], sizes, number) | handed[number],
             own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
-            cost.leaving(flow.of_unit(number)) if shown else cost,
+            cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
@@ -97,6 +99,13 @@ def profiles_of(
         )
         profiles.append(profile)
     return profiles
+
+
+def _with_gradient(trace: Trace, ending: Ending) -> list[Tensor]:
+    """What the model returns, as far as the loss hands it a gradient; all of it where that is not known."""
+    if len(ending.reached) != len(trace.returned):
+        return trace.returned
+    return list(compress(trace.returned, ending.reached))
 
 
 def device_of(model: nn.Module, example_inputs: Any) -> torch.device:

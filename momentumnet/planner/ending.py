@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from momentumnet.memory import MemoryReport, memory_measured
-from momentumnet.planner.alone import leaf_of, without_history
+from momentumnet.planner.alone import differentiate, leaf_of, without_history
 from momentumnet.planner.profile import Cost
 from momentumnet.planner.step_loss import total_of
 from momentumnet.recompute import object_copies
@@ -31,11 +31,13 @@ class Ending:
         cost: what it takes.
         held: bytes of its own that it holds until backward.
         work: bytes that the model's forward takes behind the last unit, above what is left of them when it returns.
+        reached: of the tensors in the output, in order, whether the loss hands a gradient to them.
     """
 
     cost: Cost
     held: int
     work: int
+    reached: tuple[bool, ...] = ()
 
 
 def nth(number: int, counts: Callable[[], bool]) -> Callable[[], bool]:
@@ -63,17 +65,29 @@ def ending_of(
     measures: Measures, output: Any, loss: Callable[[Any], Tensor] | None, behind: Sequence[Sequence[MemoryReport]]
 ) -> Ending:
     """The loss of an output, and what was measured in the forward behind the last unit."""
-    own = measures.cost(lambda: _loss_run(output, loss), [])
+    own = measures.cost(lambda: _loss_run(output, loss)[:2], [])
 
     def run() -> Tensor:
-        total, _ = _loss_run(output, loss)
-        return total
+        return _loss_run(output, loss)[0]
 
     with torch.enable_grad(), without_history():
         work = sum(report.peak_bytes - report.saved_bytes for reports in behind for report in reports)
-        return Ending(own, measures.memory(run).saved_bytes, work)
+        return Ending(own, measures.memory(run).saved_bytes, work, _reached(output, loss))
 
 
-def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-    given = pytree.tree_map(lambda leaf: object_copies.copied(leaf, leaf_of), output)
-    return total_of(given, loss), [leaf for leaf in tensors_inside(given) if leaf.requires_grad]
+def _reached(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[bool, ...]:
+    total, leaves, made = _loss_run(output, loss)
+    gradients = dict(zip(map(id, leaves), differentiate(total, leaves) or (), strict=False))
+    return tuple(gradients.get(id(made[id(tensor)])) is not None for tensor in tensors_inside(output))
+
+
+def _loss_run(output: Any, loss: Callable[[Any], Tensor] | None) -> tuple[Tensor, list[Tensor], dict[int, Tensor]]:
+    """The loss, the leaves that it came from, and what stands in the output's tensors' place, by their identity."""
+    made: dict[int, Tensor] = {}
+
+    def of(tensor: Tensor) -> Tensor:
+        return made.setdefault(id(tensor), leaf_of(tensor))
+
+    given = pytree.tree_map(lambda leaf: object_copies.copied(leaf, of), output)
+    total = total_of(given, loss)
+    return total, [leaf for leaf in made.values() if leaf.requires_grad], made

@@ -31,6 +31,7 @@ class Flow:
         left: of those by how much more are there from then on. Where what a step makes is added to gradients that were
             there before, that is none, but for parameters that backward comes to at several places: theirs wait.
         sums: of those that backward comes to again: the further gradient, and its sum with the one that waits.
+        reached: whether backward comes there: not to heads whose output the loss does not use.
     """
 
     waiting: tuple[int, ...] = ()
@@ -38,6 +39,7 @@ class Flow:
     parameters: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
     sums: tuple[int, ...] = ()
+    reached: tuple[bool, ...] = ()
 
     def in_front(self, unit: int) -> int:
         """Bytes at once in the code in front of a unit, and of its parameters' gradients."""
@@ -125,18 +127,21 @@ class _Ways:
         for start, until, size in self._longest.values():
             for place in range(until + 1, start):
                 waiting[place] += size
-        for sizes in self._parameters.values():
-            first, *others = sorted(sizes, reverse=True)
-            size = max(sizes.values())
+        for by_place in self._parameters.values():
+            first, *others = sorted(by_place, reverse=True)
+            size = max(by_place.values())
             parameters[first] += size
             left[first] += size if others or not present else 0
-            left[min(sizes)] -= size if others and present else 0
+            left[min(by_place)] -= size if others and present else 0
             for place in others:
-                sums[place] = max(sums[place], sizes[place] + size)
+                sums[place] = max(sums[place], by_place[place] + size)
         for node, (place, handed) in self._handed.items():
             work[place] = max(work[place], self._whole.get(node, _bytes(node)) + handed)
         work[1::2] = [0] * len(work[1::2])  # units are measured by themselves
-        return Flow(*map(tuple, (waiting, work, parameters, left, sums)))
+        places = {place for place, _ in self._handed.values()}
+        reached = tuple(place in places for place in range(self._count))
+        sizes = {"waiting": waiting, "work": work, "parameters": parameters, "left": left, "sums": sums}
+        return Flow(reached=reached, **{name: tuple(found) for name, found in sizes.items()})
 
 
 def _nodes(returned: Sequence[Tensor]) -> Iterator[Node]:

@@ -35,6 +35,7 @@ class Cost:
         parameter_bytes: of the gradients that it leaves; none where they are there before, and are added to.
         cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
         added_bytes: at most, of gradients of parameters that are added to those that are there before, and go.
+        has_backward: whether the loss hands it a gradient; else it is never recomputed.
     """
 
     forward_seconds: float = 0.0
@@ -46,9 +47,13 @@ class Cost:
     parameter_bytes: int = 0
     cast_bytes: int = 0
     added_bytes: int = 0
+    has_backward: bool = True
 
-    def leaving(self, count: int) -> Cost:
+    def leaving(self, count: int, *, has_backward: bool) -> Cost:
         """The cost where by so many bytes more gradients of parameters are left; others are added, and go."""
+        if not has_backward:
+            alone = replace(self, parameter_bytes=0, added_bytes=0, has_backward=False)
+            return replace(alone, backward_seconds=0.0, backward_peak=0)
         added = max(self.added_bytes, self.parameter_bytes - max(0, count))
         return replace(self, parameter_bytes=count, added_bytes=added)
 

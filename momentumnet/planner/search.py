@@ -103,7 +103,8 @@ class Options:
     def _goes_on(self, index: int) -> bool:
         """Whether a unit can be recomputed together with those in front of it."""
         in_one_way = self.profile.is_momentum(index) or self.profile.end_of_repeated(index) is not None
-        return self.profile.units[index].alone and not in_one_way
+        unit = self.profile.units[index]
+        return unit.alone and unit.cost.has_backward and not in_one_way
 
     def _tails(self, middle: int, stop: int) -> Iterator[tuple[Choice, ...]]:
         """Choices for the last blocks of a stream, which are kept; of these the first ones may be offloaded."""
@@ -158,6 +159,8 @@ class Options:
             return 0.0
         seconds = 0.0
         for unit in self.profile.units[choice.start : choice.stop]:
+            if not unit.cost.has_backward:
+                continue
             seconds += unit.cost.forward_seconds
             if choice.way is Way.REVERSIBLE and unit.stream is not None:
                 seconds += self.profile.streams[unit.stream].undo_seconds

@@ -241,7 +241,8 @@ class Simulation:
         if choice.way not in KEPT:
             self._recompute(index, choice, extra + unit.cost.output_bytes)
         self.note("backward", index, extra + unit.cost.backward_peak)
-        self.held.remove(unit.saved)
+        if unit.cost.has_backward:  # else the model's output keeps what is there, and nothing is recomputed
+            self.held.remove(unit.saved)
         if self._keeps_input(index):
             self.held.remove(unit.entry)
         self.note("backward", index, self.profile.flow.summed(index))
@@ -270,5 +271,7 @@ class Simulation:
         if together and index != choice.stop - 1:
             return
         for at in range(choice.start if together else index, index + 1):
+            if not self.units[at].cost.has_backward:
+                continue
             self.note("recompute", at, extra + self.units[at].cost.forward_peak)
             self.held.add(self.units[at].saved)

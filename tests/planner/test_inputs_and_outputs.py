@@ -107,6 +107,33 @@ def test_an_output_of_a_class_of_its_own() -> None:
     assert plan.peak == pytest.approx(mn.measure_memory(step).peak_bytes, rel=0.01)
 
 
+class TwoHeads(nn.Module):
+    """The second head is for another task than the one that is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.first = blocks(), nn.Linear(WIDTH, 4)
+        self.second = nn.Sequential(nn.Linear(WIDTH, 2000), nn.Tanh(), nn.Linear(2000, 200))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.body(x)
+        return self.first(x), self.second(x)
+
+
+def of_the_first(output: tuple[Tensor, Tensor]) -> Tensor:
+    return squared(output[0])
+
+
+def test_an_output_that_the_loss_does_not_use_leaves_no_gradients() -> None:
+    model, x = TwoHeads(), torch.randn(WIDTH, WIDTH)
+    plan = mn.plan(model, x, budget="least", gamma=0, loss=of_the_first)
+    assert plan.peak == pytest.approx(plan.measured_peak, rel=0.1)
+    stored = mn.plan(model, x, budget=plan.stored_peak * 11 // 10, gamma=0, loss=of_the_first)
+    assert {unit.way for unit in stored.units} == {"stored"}
+    assert stored.peak == pytest.approx(stored.measured_peak, rel=0.1)
+    assert stored.peak < mn.plan(model, x, budget=1 << 30, gamma=0).peak
+
+
 class Locked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
