@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from momentumnet.recompute import own_checkpoints
 from momentumnet.reversion import revert
 from momentumnet.streams.converted import Role, converted_blocks, note_converted
 from momentumnet.streams.roles import apply
+from momentumnet.streams.trace import Arguments
 
 if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
@@ -119,7 +119,7 @@ def _plan_again(
     gamma = streams[0].gamma if streams else before.gamma
     # A plan at 0 has no streams, which a schedule would go on to change.
     options = {**options, "gamma": gamma or before.gamma}
-    example = _as_example(model, args, kwargs)
+    example = Arguments(args, kwargs)
     revert(model, inplace=True)
     plan = before
     try:
@@ -168,10 +168,3 @@ def _streams_of(model: nn.Module) -> list[MomentumStream]:
     """The streams that conversion has made: others, such as those of a `MomentumNet` in the model, are none of it."""
     runners = {id(role.runner): role.runner for _, role in converted_blocks(model)}
     return [runner for runner in runners.values() if isinstance(runner, MomentumStream)]
-
-
-def _as_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The arguments of a call as example inputs."""
-    if not kwargs:
-        return args
-    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments) if args else kwargs

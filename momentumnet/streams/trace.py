@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,13 +24,20 @@ from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unsee
 from momentumnet.streams.training_norms import batches_measured
 
 
+class Arguments(NamedTuple):
+    """Example inputs of both kinds, as a call has been given them."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
     """Calls ``model`` with ``example_inputs`` and returns what it returns.
 
     Args:
         model: The module to call.
         example_inputs: A tensor or a list (one positional argument), a tuple (the positional arguments) or a
-            mapping (the keyword arguments).
+            mapping (the keyword arguments); or `Arguments`.
 
     Raises:
         ConversionError: ``example_inputs`` is something else.
@@ -39,6 +46,8 @@ def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
         >>> call_with_example(nn.Linear(2, 3), torch.zeros(1, 2)).shape
         torch.Size([1, 3])
     """
+    if isinstance(example_inputs, Arguments):
+        return model(*example_inputs.args, **example_inputs.kwargs)
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)
     if isinstance(example_inputs, tuple):

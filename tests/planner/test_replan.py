@@ -287,6 +287,21 @@ def test_arguments_by_name_and_by_position() -> None:
         assert ways(net)[1] < 6
 
 
+def test_arguments_that_have_no_name_or_any() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = chain()
+
+        def forward(self, x: Tensor, /, *others: Tensor, scale: float = 1.0, **options: object) -> Tensor:
+            assert not options, options
+            return (self.chain(x) + sum(other.mean() for other in others)) * scale
+
+    net = mn.convert(Sum(), (rows(4), rows(4)), gamma=GAMMA, budget=BUDGET, replan="auto")
+    net(rows(64), rows(64), rows(64), scale=2.0).sum().backward()
+    assert ways(net)[1] < 6
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_copies_plan_themselves_again(copied: Callable[[nn.Module], nn.Module]) -> None:
     original = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
