@@ -141,20 +141,24 @@ class MeasuredStep:
     def _least_tried(self, trial: Trial) -> TrainingPlan:
         """Of the choices that are predicted to take the least, or nearly so, those that were measured to.
 
-        Where the least takes what was predicted of it, no other is tried.
+        Where the least takes what was predicted of it, no other is tried; where it takes more, also those that are
+        predicted to take less than that.
         """
         smallest, fewest = self.least
         found = [fewest, *same_way(self.options.profile).values()]
         plans = {plan.units: plan for plan in (self._with(choices, None, smallest) for choices in found)}
-        near = [plan for plan in plans.values() if plan.peak <= (1 + NEAR) * smallest]
-        tried = []
-        for plan in near:
+        first, *others = plans.values()
+        tried: list[TrainingPlan] = []
+        for plan in (first, *sorted(others, key=lambda plan: plan.peak)):
+            taken = [found.measured_peak for found in tried if found.measured_peak is not None]
+            if plan.peak > (1 + NEAR) * smallest and plan.peak >= min(taken, default=0):
+                break
             peak = trial(plan)
             if peak is not None:
                 tried.append(replace(plan, measured_peak=peak))
-            if plan is near[0] and peak is not None and abs(peak - plan.peak) <= EXACT * plan.peak:
+            if plan is first and peak is not None and abs(peak - plan.peak) <= EXACT * plan.peak:
                 break
-        return min(tried, key=lambda plan: (plan.measured_peak, plan.seconds), default=near[0])
+        return min(tried, key=lambda plan: (plan.measured_peak, plan.seconds), default=first)
 
     @cached_property
     def methods(self) -> tuple[PlannedMethod, ...]:

@@ -52,6 +52,19 @@ def test_what_recomputes_each_block_is_among_those_tried(off: float) -> None:
     assert {unit.way for unit in found.units} == {"checkpointed"}
 
 
+def test_what_is_predicted_to_take_less_than_the_least_was_measured_to_is_tried() -> None:
+    """What a recompute takes beside its activations counts in a network so small that it takes as much."""
+    step = measured(chain())
+
+    def trial(plan: TrainingPlan) -> int:
+        stored = all(unit.way == "stored" for unit in plan.units)
+        return plan.peak if stored else 2 * plan.stored_peak
+
+    found = step.plan(None, trial=trial)
+    assert {unit.way for unit in found.units} == {"stored"}
+    assert found.measured_peak == found.stored_peak
+
+
 @pytest.mark.parametrize("off", [-0.004, 0.004])
 def test_where_the_least_takes_what_was_predicted_no_other_is_tried(off: float) -> None:
     step, tried = measured(chain()), list[TrainingPlan]()
