@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
-from momentumnet.recompute.generators import bytes_on_host
 from momentumnet.recompute.left_containers import Containers
+from momentumnet.recompute.left_values import is_plain_tensor, is_written
 from momentumnet.recompute.objects import parts
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
@@ -52,12 +52,8 @@ class _Plain(NamedTuple):
 
     @property
     def is_written(self) -> bool:
-        """Whether it has been written to; on the CPU also where the counter does not tell."""
-        if self.tensor._version != self.counter:
-            return True
-        if type(self.value) is not Tensor or not self.tensor.is_cpu or self.tensor.layout != torch.strided:
-            return False  # a copy under FakeTensorMode is no Tensor
-        return self.tensor.is_contiguous() and bytes_on_host(self.tensor) != bytes_on_host(self.value)
+        """Whether it has been written to."""
+        return is_written(self.tensor, self.counter, self.value)
 
 
 class _Standing:
@@ -134,7 +130,6 @@ class Attributes:
 
     def put_back(self) -> None:
         """As if the first run had not been."""
-        self._containers.put_back()
         for table, seen, new in self._changed:
             for name in new:
                 table.pop(name, None)
@@ -145,6 +140,7 @@ class Attributes:
                 # Tensors of their own: the recompute may save them for backward, and must not see them written to.
                 clone = clones.setdefault(id(plain.tensor), plain.value.clone())
                 vars(self._modules[plain.place])[plain.name] = clone
+        self._containers.put_back(clones)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
@@ -171,7 +167,7 @@ class Attributes:
             _Plain(place, name, value, value._version, value.clone() if keep else None)
             for place, module in enumerate(self._modules)
             for name, value in vars(module).items()
-            if _is_plain_tensor(value)
+            if is_plain_tensor(value)
             for is_small in (value.numel() <= COPIED_ANYWAY and (value.is_cpu or self._is_first),)
             for keep in (is_small or (place, name) in self._written,)
         ]
@@ -187,10 +183,6 @@ def _holds_no_graph(value: Any) -> bool:
     found = list(islice(parts([value]), _MOST_PARTS))
     tensors = [part for part, contents in found if contents is None]
     return len(found) < _MOST_PARTS and all(tensor.grad_fn is None and not tensor.is_inference() for tensor in tensors)
-
-
-def _is_plain_tensor(value: Any) -> bool:
-    return type(value) is Tensor and not value.requires_grad and not value.is_inference()
 
 
 def _are_layers(table: Table) -> bool:

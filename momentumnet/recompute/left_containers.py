@@ -1,29 +1,43 @@
-"""Lists, dicts, sets and deques on attributes of modules that a call changes: records, counters, states by name.
+"""Containers on attributes of modules that a call changes: records, counters, states by name; and what is in them.
 
 A recompute begins with what the call began with, and leaves its own entries behind as little as `left_attributes` its
-attributes: a record has one entry for each forward. Which containers there are is looked for in a block's first call,
-and again where its modules have got or lost an attribute since.
+attributes: a record has one entry for each forward. So it is of tensors in them, of arrays and of generators, there or
+on attributes themselves (`left_values`). Which of them there are is looked for in a block's first call, and again where
+its modules have got or lost an attribute since.
 """
 
 from __future__ import annotations
 
+import enum
+import functools
 import math
 import operator
 import weakref
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
-from momentumnet.recompute.objects import CONTAINERS, OF_MODULE
+from momentumnet.recompute.left_values import Held, HeldTensor, Look, held, may_be_held
+from momentumnet.recompute.objects import (
+    CONTAINERS,
+    OF_MODULE,
+    Contents,
+    contents_of,
+    is_container,
+    put,
+)
 
-_DICTS = (dict, OrderedDict, defaultdict)
-# More containers than this belong to the program around the network, as do larger dicts and sets, and deques.
+_DICTS = (dict, OrderedDict, defaultdict, Counter)
+# No more containers than this are looked at, those on attributes first, nor so many tensors in them. Larger dicts and
+# sets, and deques, belong to the program around the network.
 _MOST_CONTAINERS, _MOST_ENTRIES, _MOST_OF_A_DEQUE = 64, 1024, 1 << 16
 # Of a longer list, a record of all steps, the last entries are looked at.
 _LAST = 256
+
+_NUMBERS = frozenset({int, float, bool, str, type(None)})
 
 Place = tuple[int, str]
 
@@ -37,6 +51,9 @@ class _Known(NamedTuple):
 
 # By block.
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
+# Blocks that write to tensors in containers, large ones or on a GPU, as far as it has been seen.
+_WRITING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+Replace = Callable[[Any], Any]
 
 
 class _Entries(NamedTuple):
@@ -66,16 +83,48 @@ class _Entries(NamedTuple):
             return all(map(operator.is_, now, self.values))
         return all(map(operator.is_, now, self.keys)) and all(map(operator.is_, now.values(), self.values))
 
-    def put_back(self) -> None:
-        """Have it hold them again."""
-        if type(self.container) is list:
-            self.container[self.start :] = self.values
-        elif type(self.container) is deque:
-            self.container.clear()
-            self.container.extend(self.values)
+    def put_back(self, replace: Replace) -> None:
+        """Have it hold them again, but for what stands in the place of some."""
+        container, values = self.container, [replace(value) for value in self.values]
+        if type(container) is list:
+            container[self.start :] = values
+            return
+        container.clear()
+        if type(container) in _DICTS:
+            for key, value in zip(self.keys, values, strict=True):
+                container[key] = value
+        elif type(container) is deque:
+            container.extend(values)
         else:
-            self.container.clear()
-            self.container.update(zip(self.keys, self.values, strict=True) if self.keys else self.values)
+            container.update(values)
+
+
+class _Whole(NamedTuple):
+    """A container of a class of its own, which may have attributes, too."""
+
+    container: Any
+    contents: Contents
+
+    @property
+    def values(self) -> list[Any]:
+        """All that it holds."""
+        return list(self.contents.values())
+
+    @property
+    def is_as(self) -> bool:
+        """Whether it holds the same objects still."""
+        return self.contents.is_same(contents_of(self.container))
+
+    def put_back(self, replace: Replace) -> None:
+        """Have it hold them again, but for what stands in the place of some."""
+        put(self.container, self.contents.replaced(replace))
+
+
+class _Seen(NamedTuple):
+    """Containers, and what they or attributes hold that may be written to."""
+
+    containers: list[_Entries | _Whole]
+    values: list[Held]
 
 
 class Containers:
@@ -89,33 +138,60 @@ class Containers:
     def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
         self._block, self._modules = block, modules
         self._before = self._now()
-        self._changed: list[_Entries] = []
+        self._changed: list[_Entries | _Whole] = []
+        self._written: list[Held] = []
+        self._tuples: list[Place] = []
 
-    def _now(self) -> list[_Entries]:
+    def _now(self) -> _Seen:
         sizes = [len(module.__dict__) for module in self._modules]
         known = _KNOWN.get(self._block)
+        look = Look.ALL if self._block in _WRITING else Look.FIRST if known is None else Look.SMALL
         if known is None or known.sizes != sizes:
             known = _KNOWN[self._block] = _Known(sizes, _places(self._modules))
         if not known.places:
-            return []
-        held = (vars(self._modules[number]).get(name) for number, name in known.places)
-        return [_Entries.of(container) for container in _reached(held)]
+            return _Seen([], [])
+        values = (vars(self._modules[number]).get(name) for number, name in known.places)
+        return _seen(values, look)
 
     def forget_unchanged(self, may_be_kept: Callable[[Any], bool]) -> None:
         """The first run has ended: of those that it has changed, what they held is kept, if it may be."""
-        changed = [entries for entries in self._before if not entries.is_as]
-        self._changed = [entries for entries in changed if may_be_kept(entries.values)]
-        self._before = []
+        containers, values = self._before
+        self._before = _Seen([], [])
+        self._written = [value for value in values if value.is_changed]
+        tensors = {id(value.held): value for value in self._written if isinstance(value, HeldTensor)}
+        if any(value.value is None or not value.held.is_cpu for value in tensors.values()):
+            _WRITING.add(self._block)
+        changed = [seen for seen in containers if not seen.is_as or (tensors and _holds(seen.values, tensors))]
+        self._changed = [seen for seen in changed if may_be_kept(seen.values)]
+        if tensors:
+            self._tuples = [
+                (number, name)
+                for number, name in _KNOWN[self._block].places
+                if isinstance(value := vars(self._modules[number]).get(name), tuple) and _holds(value, tensors)
+            ]
 
-    def put_back(self) -> None:
-        """As if the first run had not been."""
-        for entries in self._changed:
-            entries.put_back()
+    def put_back(self, clones: dict[int, Tensor]) -> None:
+        """As if the first run had not been.
+
+        Args:
+            clones: by the identity of a tensor, the one that stands in its place; others are added.
+        """
+        for value in self._written:
+            if not isinstance(value, HeldTensor):
+                value.put_back()
+            elif value.value is not None and id(value.held) not in clones:
+                clones[id(value.held)] = value.value.clone()
+        replace = functools.partial(_replaced, clones=clones)
+        for seen in self._changed:
+            seen.put_back(replace)
+        for number, name in self._tuples:
+            attributes = vars(self._modules[number])
+            attributes[name] = replace(attributes[name])
 
     def look_again(self, changes: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         """The next call looks anew if this one has put a container on an attribute: tables by now, and before."""
         for now, before in changes:
-            if any(type(value) in CONTAINERS and before.get(name) is not value for name, value in now.items()):
+            if any(_is_kept(type(value)) and before.get(name) is not value for name, value in now.items()):
                 _KNOWN.pop(self._block, None)
 
     @contextmanager
@@ -125,9 +201,57 @@ class Containers:
         try:
             yield
         finally:
-            for entries in before:
-                if not entries.is_as:
-                    entries.put_back()
+            for seen in before.containers:
+                if not seen.is_as:
+                    seen.put_back(_itself)
+            for value in before.values:
+                if value.is_changed:
+                    value.put_back()
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _replaced(value: Any, clones: dict[int, Tensor]) -> Any:
+    """What stands in the place of a value: a clone of a tensor; a tuple of such ones, if it holds one."""
+    if not isinstance(value, tuple):
+        return clones.get(id(value), value)
+    items = [_replaced(item, clones) for item in value]
+    if all(map(operator.is_, items, value)):
+        return value
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+
+def _holds(values: Iterable[Any], tensors: Container[int]) -> bool:
+    """Whether one of the tensors is among the values, or in tuples there."""
+    return any(_holds(value, tensors) if isinstance(value, tuple) else id(value) in tensors for value in values)
+
+
+class _What(enum.Enum):
+    """What an object is to a look at containers."""
+
+    NOTHING = enum.auto()
+    CONTAINER = enum.auto()
+    VALUE = enum.auto()  # that may be written to
+
+
+_WHAT: dict[type, _What] = {}
+
+
+def _what(kind: type) -> _What:
+    """What an object of this class is."""
+    found = _WHAT.get(kind)
+    if found is None:
+        is_one = is_container(kind)
+        found = _What.CONTAINER if is_one else _What.VALUE if may_be_held(kind) else _What.NOTHING
+        _WHAT[kind] = found
+    return found
+
+
+def _is_kept(kind: type) -> bool:
+    """Whether an attribute of this class is looked at; `left_attributes` has tensors that are attributes themselves."""
+    return kind is not Tensor and _what(kind) is not _What.NOTHING
 
 
 def _places(modules: Sequence[nn.Module]) -> list[Place]:
@@ -135,25 +259,39 @@ def _places(modules: Sequence[nn.Module]) -> list[Place]:
         (number, name)
         for number, module in enumerate(modules)
         for name, value in module.__dict__.items()
-        if name not in OF_MODULE and type(value) in CONTAINERS
+        if name not in OF_MODULE and _is_kept(type(value))
     ]
 
 
-def _reached(values: Iterator[Any]) -> list[Any]:
-    """The containers, and those in them; none of so many or so large ones that they are no state of a block."""
-    found: dict[int, Any] = {}
-    waiting = list(values)
+def _seen(values: Iterator[Any], look: Look) -> _Seen:
+    """The containers among the values, and those in them, the outer ones first; and what else is in them."""
+    containers: list[_Entries | _Whole] = []
+    others: list[Held] = []
+    known: set[int] = set()
+    waiting = deque(values)
     while waiting:
-        value = waiting.pop()
+        value = waiting.popleft()
         kind = type(value)
-        if kind not in CONTAINERS or id(value) in found or (len(value) > _most_of(kind)):
+        what = _what(kind)
+        if what is _What.NOTHING or id(value) in known:
             continue
-        found[id(value)] = value
-        if len(found) > _MOST_CONTAINERS:
-            return []
-        if len(value) <= _MOST_ENTRIES:
-            waiting.extend(value.values() if kind in _DICTS else value)
-    return [value for value in found.values() if type(value) is not tuple]
+        if what is _What.VALUE:
+            if len(others) < _MOST_CONTAINERS and (found := held(value, look)) is not None:
+                known.add(id(value))
+                others.append(found)
+        elif len(known) - len(others) < _MOST_CONTAINERS and _size(value) <= _most_of(kind):
+            known.add(id(value))
+            seen = _Entries.of(value) if kind in CONTAINERS else _Whole(value, contents_of(value))
+            if kind is not tuple:
+                containers.append(seen)
+            # A record is mostly one of numbers: their classes alone are looked at.
+            if _size(value) <= _MOST_ENTRIES and not set(map(type, seen.values)) <= _NUMBERS:
+                waiting.extend(seen.values)
+    return _Seen(containers, others)
+
+
+def _size(container: Any) -> int:
+    return len(container) if hasattr(container, "__len__") else 0
 
 
 def _most_of(kind: type) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 import types
-from collections import OrderedDict, UserDict, UserList, defaultdict, deque
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.reports import is_hollow
 
-CONTAINERS = frozenset({list, dict, set, tuple, deque, OrderedDict, defaultdict})
+CONTAINERS = frozenset({list, dict, set, tuple, deque, OrderedDict, defaultdict, Counter})
 # What nn.Module keeps on its attributes for itself.
 OF_MODULE = frozenset(nn.Module().__dict__)
 _STATES_OF_THE_LIBRARY = (types.SimpleNamespace, UserDict, UserList)
@@ -45,6 +45,14 @@ def copying_of(kind: type) -> Copying:
     if kind not in _COPYING:
         _COPYING[kind] = _judged(kind)
     return _COPYING[kind]
+
+
+def is_container(kind: type) -> bool:
+    """Whether it is a class of containers that hold state, maybe of the network's own, or of the library's."""
+    if kind in CONTAINERS:
+        return True
+    holds = issubclass(kind, (list, dict, set, tuple, deque)) or issubclass(kind, _STATES_OF_THE_LIBRARY)
+    return holds and copying_of(kind) is not Copying.NONE
 
 
 def is_array(kind: type) -> bool:

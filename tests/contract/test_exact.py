@@ -96,10 +96,10 @@ class Undetermined(ResidualMLP):
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator = torch.Generator().manual_seed(0)
+        self.generators = Tally([torch.Generator().manual_seed(0)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 0.1 * torch.randn(x.shape, generator=self.generator)
+        return super().forward(x) + 0.1 * torch.randn(x.shape, generator=self.generators[0])
 
 
 class Shuffling(ResidualMLP):

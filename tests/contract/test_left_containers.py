@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,6 +114,34 @@ class Emptied(Keeping):
         return 0.1 * found
 
 
+class Of(list[float]):
+    """A list with a total of its own, which refuses what is no number."""
+
+    total = 0.0
+
+    def append(self, entry: float) -> None:
+        super().append(float(entry))
+        self.total += entry
+
+
+class Own(Keeping):
+    """Containers of classes of their own, of the library's, and in an object that has fields alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.state = Of(), Counter[str]()
+        self.last = UserDict(calls=0)
+        self.pair = SimpleNamespace(calls=0, means=[])
+
+    def kept(self, y: Tensor) -> float:
+        self.seen.append(float(y.mean()))
+        self.state.update(["calls", "means"])
+        self.last["calls"] += 1
+        self.pair.calls += 1
+        self.pair.means.append(float(y.mean()))
+        return self.seen.total + sum(self.state.values()) + self.last["calls"] + self.pair.calls
+
+
 class Block(nn.Module):
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
@@ -122,7 +151,7 @@ class Block(nn.Module):
         return x + self.branch(x)
 
 
-KINDS: tuple[type[Keeping], ...] = (Recorded, Counted, Lately, InATuple, Long, Emptied)
+KINDS: tuple[type[Keeping], ...] = (Recorded, Counted, Lately, InATuple, Long, Emptied, Own)
 OPTIONS: tuple[dict[str, Any], ...] = ({}, {"backward": "checkpointed"}, {"others": "checkpoint"})
 
 
@@ -156,6 +185,26 @@ def test_what_is_kept_is_seen_and_changed_as_with_stored_activations(
     (expected, kept), (ours, ours_kept) = found
     assert all(map(torch.equal, ours, expected))
     assert repr(ours_kept) == repr(kept)
+
+
+class Paired(Keeping):
+    """A record of pairs, each of which is a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[float, float]] = []
+
+    def kept(self, y: Tensor) -> float:
+        self.seen.append((float(y.mean()), float(y.std())))
+        return 0.01 * len(self.seen)
+
+
+def test_a_record_of_more_containers_than_are_looked_at() -> None:
+    model, x = network(Paired)
+    net = mn.convert(model, x)
+    for step in range(80):
+        net(x).sum().backward()
+        assert all(len(seen) == step + 1 for seen in kept_in(net))
 
 
 class Collecting(nn.Module):

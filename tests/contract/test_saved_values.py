@@ -52,7 +52,8 @@ class WrittenByIndex(Counting):
     def branch(self, f: Tensor, count: int) -> Tensor:
         table = self.table.pop() if count % 2 == 0 else torch.zeros(4, *f.shape)
         table = table.index_copy(0, self.index((count - 1) % 2), f[None])
-        self.table[:] = [table.detach()]  # the same list: another one would be put back
+        self.table.clear()
+        self.table.append(table.detach())  # to the same object: another one would be put back
         return table[0]
 
     def index(self, place: int) -> Tensor:

@@ -1,0 +1,165 @@
+"""What blocks keep and write in place: tensors in containers, NumPy's arrays, and random generators of their own.
+
+Tensors get a stand-in for the time of a recompute, which may save it for backward. Arrays and generators are put back
+where they are: nobody differentiates through them.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from momentumnet.recompute.buffer_values import COPIED_ANYWAY
+from momentumnet.recompute.generators import bytes_on_host
+from momentumnet.recompute.objects import is_array
+
+
+def is_written(tensor: Tensor, counter: int, value: Tensor | None) -> bool:
+    """Whether a tensor has been written to since; on the CPU also where its counter does not tell.
+
+    Args:
+        tensor: which.
+        counter: its in-place counter then.
+        value: a copy of then, if there is one.
+    """
+    if tensor._version != counter:
+        return True
+    if type(value) is not Tensor or not tensor.is_cpu or tensor.layout != torch.strided:
+        return False  # a copy under FakeTensorMode is no Tensor
+    return tensor.is_contiguous() and bytes_on_host(tensor) != bytes_on_host(value)
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether it is a tensor that no gradient is asked of, and that counts what is written to it."""
+    return type(value) is Tensor and not value.requires_grad and not value.is_inference()
+
+
+class Look(enum.Enum):
+    """Which tensors are copied: small ones in a block's first call, in the others those of them on the CPU; or all."""
+
+    FIRST = enum.auto()
+    SMALL = enum.auto()
+    ALL = enum.auto()
+
+
+class HeldTensor(NamedTuple):
+    """A tensor in a container, its counter, and a copy, or None of a large one."""
+
+    held: Tensor
+    counter: int
+    value: Tensor | None
+
+    @classmethod
+    def of(cls, tensor: Tensor, look: Look) -> HeldTensor:
+        """With a copy, where it may be needed: on a GPU each is a launch, and the counter tells."""
+        is_small = tensor.numel() <= COPIED_ANYWAY and (tensor.is_cpu or look is Look.FIRST)
+        is_kept = is_small or look is Look.ALL
+        return cls(tensor, tensor._version, tensor.clone() if is_kept else None)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it has been written to since."""
+        return is_written(self.held, self.counter, self.value)
+
+    def put_back(self) -> None:
+        """Have it hold what it held."""
+        if self.value is not None:
+            self.held.data.copy_(self.value)  # through .data: graphs that saved it stay valid
+
+
+class HeldArray(NamedTuple):
+    """An array of NumPy's, and a copy."""
+
+    held: Any
+    value: Any
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it has been written to since."""
+        return bool(self.held.tobytes() != self.value.tobytes())
+
+    def put_back(self) -> None:
+        """Have it hold what it held."""
+        self.held[...] = self.value
+
+
+class HeldGenerator(NamedTuple):
+    """A random generator, its state, and what tells that from others."""
+
+    held: Any
+    state: Any
+    told: bytes
+
+    @classmethod
+    def of(cls, generator: Any) -> HeldGenerator:
+        """As it stands."""
+        state = _ways(type(generator))[0](generator)
+        return cls(generator, state, _told(state))
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it has drawn since, or has been seeded."""
+        return _told(_ways(type(self.held))[0](self.held)) != self.told
+
+    def put_back(self) -> None:
+        """Have it stand where it stood."""
+        _ways(type(self.held))[1](self.held, self.state)
+
+
+Held = HeldTensor | HeldArray | HeldGenerator
+
+
+def held(value: Any, look: Look) -> Held | None:
+    """What keeps the value of ``value``; None of what is none of these, or cannot be kept."""
+    if is_plain_tensor(value):
+        return HeldTensor.of(value, look)
+    if is_array(type(value)):
+        is_kept = value.flags.writeable and not value.dtype.hasobject and value.size <= COPIED_ANYWAY
+        return HeldArray(value, value.copy()) if is_kept else None
+    is_generator = _ways(type(value)) is not _NONE
+    return HeldGenerator.of(value) if is_generator and not _is_recorded(value) else None
+
+
+def may_be_held(kind: type) -> bool:
+    """Whether `held` may keep the value of an object of this class."""
+    return kind is Tensor or is_array(kind) or _ways(kind) is not _NONE
+
+
+def _is_recorded(generator: Any) -> bool:
+    """Whether CUDA records a graph, while which its generators cannot be looked at."""
+    on_gpu = isinstance(generator, torch.Generator) and generator.device.type == "cuda"
+    return on_gpu and torch.cuda.is_current_stream_capturing()
+
+
+def _told(state: Any) -> bytes:
+    return bytes_on_host(state) if isinstance(state, Tensor) else pickle.dumps(state)
+
+
+_Ways = tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]
+
+
+def _nothing(*_: Any) -> None:
+    """Of no generator."""
+
+
+_NONE: _Ways = (_nothing, _nothing)
+
+
+def _ways(kind: type) -> _Ways:
+    """How a generator of this class is asked for its state, and given one."""
+    if issubclass(kind, torch.Generator):
+        return kind.get_state, kind.set_state
+    if issubclass(kind, random.Random) and not issubclass(kind, random.SystemRandom):
+        return kind.getstate, kind.setstate
+    if kind.__module__.startswith("numpy.random"):
+        if kind.__name__ == "Generator":
+            return lambda own: own.bit_generator.state, lambda own, state: setattr(own.bit_generator, "state", state)
+        if kind.__name__ == "RandomState":
+            return lambda own: own.get_state(legacy=False), lambda own, state: own.set_state(state)
+    return _NONE
