@@ -35,17 +35,26 @@ def note(model: nn.Module) -> None:
     description = describe(base_of(model)) if streams_of(model) else None
     earlier = getattr(config, NAME, None)
     if earlier is not None and function_of(earlier) != function_of(description):
-        warnings.warn(
-            f"the config of this {type(model).__name__} says that its weights were trained as another Momentum ResNet "
-            f"({_in_words(earlier)}; now {_in_words(description)}), so it computes something else. "
-            "momentumnet.convert(model, like=model.config.momentumnet) makes the one that was trained",
-            MomentumNetWarning,
-            stacklevel=3,
+        warn_of_another(
+            f"the config of this {type(model).__name__}",
+            earlier,
+            description,
+            advice="momentumnet.convert(model, like=model.config.momentumnet) makes the one that was trained",
         )
     if description is None:
         forget(model)
     else:
         setattr(config, NAME, description)
+
+
+def warn_of_another(source: str, trained: Any, now: Any, *, advice: str) -> None:
+    """Tell that ``source`` describes weights that were trained as another function than the model computes now."""
+    warnings.warn(
+        f"{source} says that its weights were trained as another Momentum ResNet ({_in_words(trained)}; now "
+        f"{_in_words(now)}), so it computes something else. {advice}",
+        MomentumNetWarning,
+        stacklevel=4,
+    )
 
 
 def renew(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.errors import ConversionError
-from momentumnet.model_config import function_of
+from momentumnet.model_config import function_of, warn_of_another
 from momentumnet.planner.budget import PRESENT
 from momentumnet.planning import plan
 from momentumnet.resume import load_training_state, training_state
@@ -96,9 +96,15 @@ class MomentumConversion(Callback):
         if _KEY not in checkpoint:
             return
         saved = checkpoint[_KEY]["description"]
-        if self._options.get("gamma") is None and function_of(describe(pl_module)) != function_of(saved):
-            with _apart_from_its_trainer(pl_module):
-                convert(revert(pl_module, inplace=True), like=saved, inplace=True)
+        found = describe(pl_module)
+        if function_of(found) != function_of(saved):
+            asked = [name for name in _OF_THE_RULE if self._options.get(name) is not None]
+            if asked:
+                advice = f"Leave out {' and '.join(asked)} of MomentumConversion to go on with the one that was trained"
+                warn_of_another("the checkpoint", saved, found, advice=advice)
+            else:
+                with _apart_from_its_trainer(pl_module):
+                    convert(revert(pl_module, inplace=True), like=saved, inplace=True)
         load_training_state(pl_module, checkpoint[_KEY]["streams"])
 
     def _convert(self, module: LightningModule, accumulates: bool) -> None:
@@ -123,6 +129,7 @@ class MomentumConversion(Callback):
             convert(module, plan=made, inplace=True, **kept)
 
 
+_OF_THE_RULE = ("gamma", "coupling")  # options by which a user says what moves the streams
 _BESIDE_A_PLAN = frozenset({"final_velocity", "initial_velocity"})
 # Options of `convert` that `plan` does not have.
 _NOT_OF_A_PLAN = frozenset({"replan", "coupling"})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.errors import ConversionError
+from momentumnet.errors import ConversionError, MomentumNetWarning
 from tests.models import WIDTH, Chain, ResidualMLP
 
 pytest.importorskip("lightning", reason="pip install 'momentumnet[lightning]'")
@@ -205,6 +205,18 @@ def test_a_resumed_fit_keeps_the_function_that_its_plan_chose(
     conversion = MomentumConversion(data()[:4], gamma=gammas[0], budget="1MiB")
     fit(whole, tmp_path, conversion, max_epochs=4, enable_checkpointing=False)
     assert_equal(modules[-1], whole)
+
+
+@pytest.mark.parametrize("asked", [{"gamma": 0.9}, {"coupling": "bdia"}], ids=["gamma", "coupling"])
+def test_another_function_that_is_asked_for_is_kept_and_told(asked: dict[str, Any], tmp_path: Path) -> None:
+    """A coupling that was asked for gave way to the checkpoint's, and another gamma was trained, without a word."""
+    keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    fit(Regression(), tmp_path, MomentumConversion(data()[:4]), keep, max_epochs=1)
+    wanted = mn.convert(Regression(), data()[:4], **asked)
+    module = Regression()
+    with pytest.warns(MomentumNetWarning, match="trained as another Momentum ResNet .*gamma 1/8; now .*"):
+        fit(module, tmp_path, MomentumConversion(data()[:4], **asked), max_epochs=2, resume=str(tmp_path / "last.ckpt"))
+    assert mn.describe(module)["streams"] == mn.describe(wanted)["streams"]
 
 
 def test_the_peak_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
