@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.predictions import NONE, predicted
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, floating, tensors_in
 from momentumnet.streams.trace import call_with_example
@@ -154,7 +155,8 @@ class _Measured:
         name, first = next(iter(before.items()))
         dimension = _class_dimension(name, first, self.class_dim)
         if dimension is not None:
-            same = first.argmax(dimension) == after[name].to(first.device).argmax(dimension)
+            found = predicted(first, dimension)
+            same = (found == predicted(after[name].to(first.device), dimension)) & (found != NONE)
             self.agreeing += int(same.sum())
             self.predictions += same.numel()
 

@@ -205,6 +205,19 @@ def test_infinite_scores_that_both_give_are_no_difference() -> None:
     assert str(broken).startswith("another function: outputs are not finite")
 
 
+def test_nan_agrees_with_no_prediction() -> None:
+    """``argmax`` takes NaN for the largest, so that outputs of NaN were "nearly the same function"."""
+    sure = nn.Linear(3, 2)
+    nn.init.constant_(sure.weight, 0)
+    with torch.no_grad():
+        sure.bias.copy_(torch.tensor([1.0, 0.0]))
+    broken = copy.deepcopy(sure)
+    nn.init.constant_(broken.bias, math.nan)
+    for before in (sure, copy.deepcopy(broken)):
+        found = mn.compare_outputs(before, broken, [torch.randn(4, 3)])
+        assert (found.agreeing, found.predictions, found.nearly_same) == (0, 4, False)
+
+
 def test_a_transformer_is_compared_off_its_fused_path() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from momentumnet import whole_file
+from momentumnet.cli.json_values import in_json
 from momentumnet.cli.report import Report
 from momentumnet.finetuning.comparison import Comparison, Outcome
 from momentumnet.finetuning.trained import WEIGHTS
@@ -34,7 +35,7 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
         "output": str(folder),
         "networks": {name: outcome.values() for name, outcome in outcomes.items()},
     }
-    whole_file.write_json(folder / "report.json", values)
+    whole_file.write_json(folder / "report.json", in_json(values))
     report.result(values)
 
 

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UsageError: The folder holds no run, or the images cannot be used.
+        CommandError: The network puts out NaN.
     """
     from momentumnet.cli.confusion_plot import plot_confusion
     from momentumnet.cli.report import Report
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
         batches = images.batches(images.validation, options.batch_size)
         task = progress.add_task("evaluating", total=len(batches), images=options.batch_size)
         for outputs, labels in predictions(network, batches, device):
+            trained.check_outputs(outputs)
             _count(counts, labels, outputs.argmax(dim=1))
             progress.advance(task)
     values = {

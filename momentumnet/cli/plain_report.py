@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from momentumnet.cli.json_values import in_json
 from momentumnet.cli.table_layout import Layout, Rows, blocks, extent, layout, wrapped
 
 Made = TypeVar("Made", bound="PlainReport")
@@ -91,7 +92,7 @@ class PlainReport:
     def result(self, values: Mapping[str, Any]) -> None:
         """Prints the result as one JSON object, if JSON was asked for."""
         if self._as_json:
-            json.dump(values, sys.stdout, indent=2)
+            json.dump(in_json(values), sys.stdout, indent=2)
             sys.stdout.write("\n")
 
 

@@ -55,13 +55,16 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UsageError: The folder holds no run, or a file no image.
+        CommandError: The network puts out NaN.
     """
     report, trained = PlainReport.of(options), Trained.read(options.run_folder)
     device = chosen_device(options)
     network, broken = trained.network(device), list[str]()
     for files, images in _batches(trained, options, broken):
         with torch.no_grad():
-            probabilities = logits(network(images.to(device))).float().softmax(dim=1).cpu()
+            outputs = logits(network(images.to(device))).float()
+        trained.check_outputs(outputs)
+        probabilities = outputs.softmax(dim=1).cpu()
         for file, row in zip(files, probabilities.tolist(), strict=True):
             _show(report, file, row, trained.classes, as_json=options.json)
     if broken:

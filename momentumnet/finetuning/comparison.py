@@ -200,6 +200,12 @@ class Comparison:
             f"{name}, epoch {counter}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}, {duration(seconds)}, "
             f"{images / epoch.seconds:.0f} images/s" + (f", {duration(left)} left" if left else "")
         )
+        before = trainer.done[-2:-1]
+        if not epoch.is_finite and all(earlier.is_finite for earlier in before):
+            self.narrator.line(
+                f"warning: {name}, epoch {counter}: the loss is not finite, so the training has diverged. Start anew, "
+                "for example with a smaller --lr"
+            )
 
 
 def _forward_backward(images: Tensor, labels: Tensor, network: nn.Module) -> None:

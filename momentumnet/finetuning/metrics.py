@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,6 +33,11 @@ class Epoch:
     validation_loss: float
     lr: float
     seconds: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether both losses are."""
+        return math.isfinite(self.loss) and math.isfinite(self.validation_loss)
 
 
 def write_metrics(path: Path, epochs: Mapping[str, Sequence[Epoch]], peaks: Mapping[str, int]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import list_models
 
 from momentumnet import whole_file
-from momentumnet.command_errors import UsageError
+from momentumnet.command_errors import CommandError, UsageError
 from momentumnet.conversion import convert
 from momentumnet.description import describe
 from momentumnet.errors import CheckpointError, ConversionError
@@ -114,6 +114,18 @@ class Trained:
             found["conversion"],
             found["settings"],
         )
+
+    def check_outputs(self, outputs: Tensor) -> None:
+        """Sees that the network's outputs name a class.
+
+        Raises:
+            CommandError: One is NaN: whatever class were taken for the largest would look like an answer.
+        """
+        if outputs.isnan().any():
+            raise CommandError(
+                f"the network of {self.folder} puts out NaN: its training has diverged, or its weights are not finite. "
+                f"{self.folder}/metrics.csv may show since when; train it anew, for example with a smaller --lr"
+            )
 
     def stock(self) -> nn.Module:
         """The unconverted network with the weights of the run.

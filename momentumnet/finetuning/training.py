@@ -19,6 +19,7 @@ from momentumnet.finetuning.metrics import Epoch
 from momentumnet.finetuning.own_classifiers import logits
 from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe
+from momentumnet.predictions import predicted
 from momentumnet.resume import training_state
 
 
@@ -190,7 +191,7 @@ class Trainer:
                         loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
                     self._scaler.scale(loss / len(group)).backward()
                 losses.append(loss.detach())
-                right.append((outputs.detach().argmax(dim=1) == labels).sum())
+                right.append((predicted(outputs.detach()) == labels).sum())
             found.append(torch.stack(right).sum())
             return torch.stack(losses).mean()
 
@@ -214,7 +215,7 @@ def evaluate(
     right = total = 0
     loss = 0.0
     for outputs, labels in predictions(model, data.batches(data.validation, batch_size, processes=processes), device):
-        right += int((outputs.argmax(dim=1) == labels).sum())
+        right += int((predicted(outputs) == labels).sum())
         loss += float(F.cross_entropy(outputs, labels, reduction="sum"))
         total += len(labels)
     place = device if processes.count > 1 else "cpu"

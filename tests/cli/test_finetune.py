@@ -332,6 +332,25 @@ def test_without_network_and_without_naming_any_weights_are_random_and_a_line_sa
     assert lines[1].startswith("mobilenet_v3_small (weights: none) on digits: 1437 training")
 
 
+def test_a_training_that_diverged_says_so(finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its accuracy was the share of the first class, which ``--save best`` may take for the best one."""
+
+    def diverged(self: Trainer, epoch: int, advance: Callable[[], object]) -> float:
+        torch.nn.init.constant_(self.model.get_parameter("classifier.3.bias"), torch.nan)
+        self._right, self._seen = 0, 1
+        return float("nan")
+
+    monkeypatch.setattr(Trainer, "_train", diverged)
+    done = finetune("--epochs", "2", "--output", "out", "--json")
+    assert done.status == 0
+    assert done.err.count("the loss is not finite, so the training has diverged") == 1
+    for text in (done.out, Path("out/report.json").read_text()):
+        epochs = json.loads(text, parse_constant=pytest.fail)["networks"]["momentum"]["epochs"]
+        assert [(epoch["loss"], epoch["validation_loss"], epoch["accuracy"]) for epoch in epochs] == [
+            (None, None, 0)
+        ] * 2
+
+
 def test_metrics_have_a_row_an_epoch(finetune: Callable[..., Any]) -> None:
     assert finetune("--epochs", "2", "--output", "out").status == 0
     with Path("out", "metrics.csv").open() as file:

@@ -137,3 +137,14 @@ def test_other_classes_are_refused(command: Callable[..., Any], stock: nn.Module
     done = command("evaluate", "run")
     assert done.status == 2
     assert "holds other classes than run was trained on: dark, grey are in one of them only" in done.err
+
+
+@pytest.mark.parametrize("asked", [("evaluate", "run"), ("predict", "run", "photos/val/dark/0.png", "--json")])
+def test_nan_is_no_class(asked: tuple[str, ...], command: Callable[..., Any], stock: nn.Module, photos: Path) -> None:
+    """The first class was given for every image, with an accuracy, or with a probability of NaN."""
+    nn.init.constant_(stock.classifier[-1].bias, torch.nan)
+    leave_a_run(stock, photos, gamma="0")
+    finished = command(*asked)
+    assert finished.status == 1
+    assert finished.out == ""
+    assert "puts out NaN: its training has diverged" in finished.err
