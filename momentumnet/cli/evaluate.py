@@ -75,6 +75,8 @@ def run(options: argparse.Namespace) -> None:
     )
     images = data.validation_of(source, trained.preprocessing, say=report.line, reading=reading)
     _check_classes(trained, images)
+    if options.data is None:
+        _check_held_out(trained, images)
     device = chosen_device(options)
     network = trained.network(device)
     counts = torch.zeros(len(trained.classes), len(trained.classes), dtype=torch.int64)
@@ -106,6 +108,14 @@ def _check_classes(trained: Trained, images: ImageData) -> None:
         raise UsageError(
             f"{images.name} holds other classes than {trained.folder} was trained on: {listed(different)} "
             f"{'are' if len(different) > 1 else 'is'} in one of them only"
+        )
+
+
+def _check_held_out(trained: Trained, images: ImageData) -> None:
+    if trained.settings.get("held_out", images.held_out) != images.held_out:
+        raise UsageError(
+            f"files have come to {images.name} or gone since {trained.folder} held a part of them out, so that some of "
+            "its training images would be evaluated; put the folder back as it was, or name other images by --data"
         )
 
 

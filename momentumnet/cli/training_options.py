@@ -200,6 +200,7 @@ def settings(
         "augment": options.augment,
         "workers": options.workers,
         "validation": options.validation,
+        **({"held_out": images.held_out} if images.held_out else {}),
         "skip_broken": options.skip_broken,
         "compile": options.compile,
     }

@@ -35,7 +35,10 @@ DIGITS_LARGEST, DIGITS_MEAN, DIGITS_STD = 16, 4.9, 6.0
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with their classes, in a training and a validation part (map-style data sets that know their length)."""
+    """Images with their classes, in a training and a validation part (map-style data sets that know their length).
+
+    ``held_out`` says which images of a folder the validation part is, where it is a share of them.
+    """
 
     name: str
     train: Any
@@ -43,6 +46,7 @@ class ImageData:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     workers: int
+    held_out: str | None = None
 
     @property
     def classes(self) -> int:
@@ -218,9 +222,9 @@ def _folder(root: Path, image_size: int, say: Callable[[str], None], reading: Re
         different = sorted(set(train.classes) ^ set(validation.classes))
         raise UsageError(f"{root}/train and {root}/val hold different classes: {', '.join(different)}")
     image_folder.warn_of_few(train, say)
-    if reading.validation is not None:
-        image_folder.split(train, validation, reading.validation)
-    return ImageData(str(root), train, validation, tuple(train.classes), preprocessing, workers=reading.file_workers)
+    share, names = reading.validation, tuple(train.classes)
+    held_out = None if share is None else image_folder.split(train, validation, share)
+    return ImageData(str(root), train, validation, names, preprocessing, reading.file_workers, held_out)
 
 
 def _places(root: Path, reading: Reading) -> tuple[Path, Path]:

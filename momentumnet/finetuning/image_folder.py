@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +80,7 @@ def warn_of_few(images: ImageFolder, say: Callable[[str], None]) -> None:
         say(f"warning: {images.root} holds a single image of {', '.join(single)}: accuracy means little there")
 
 
-def split(train: ImageFolder, validation: ImageFolder, share: float) -> None:
+def split(train: ImageFolder, validation: ImageFolder, share: float) -> str:
     """Holds a share of each class out: leaves the others in ``train``, and only them in ``validation``.
 
     Args:
@@ -86,8 +88,11 @@ def split(train: ImageFolder, validation: ImageFolder, share: float) -> None:
         validation: The same, with the transform of validation.
         share: From 0 to 1; of each class at least one image stays on either side, where there are two.
 
-    The same files are always held out, whatever the run's seed: or else what one run has trained on would be what
-    another one, or ``evaluate``, validates on.
+    Of the same files the same ones are always held out, whatever the run's seed: or else what one run has trained on
+    would be what another one, or ``evaluate``, validates on.
+
+    Returns:
+        How many are held out, and the start of the SHA-256 of their names: another one where files have come or gone.
     """
     generator = torch.Generator().manual_seed(0)
     held_out: set[int] = set()
@@ -99,3 +104,5 @@ def split(train: ImageFolder, validation: ImageFolder, share: float) -> None:
         samples = [sample for index, sample in enumerate(images.samples) if (index in held_out) == inside]
         images.samples = images.imgs = samples
         images.targets = [label for _, label in samples]
+    names = [Path(path).relative_to(validation.root).as_posix() for path, _ in validation.samples]
+    return f"{len(names)} files, {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"

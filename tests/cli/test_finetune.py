@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -349,6 +350,24 @@ def test_a_training_that_diverged_says_so(finetune: Callable[..., Any], monkeypa
         assert [(epoch["loss"], epoch["validation_loss"], epoch["accuracy"]) for epoch in epochs] == [
             (None, None, 0)
         ] * 2
+
+
+def test_images_that_were_trained_on_are_not_validated_on(
+    finetune: Callable[..., Any], command: Callable[..., Any]
+) -> None:
+    """A file more, and another part of the folder was held out: `evaluate` and ``--resume`` went on in silence."""
+    asked = ("--data", "photos/train", "--validation", "0.25", "--output", "out", "--epochs")
+    assert finetune(*asked, "1").status == 0
+    assert command("evaluate", "out").status == 0
+    shutil.copy("photos/train/dark/0.png", "photos/train/dark/00.png")
+    evaluated, resumed = command("evaluate", "out"), finetune(*asked, "2", "--resume")
+    assert (evaluated.status, resumed.status) == (2, 2)
+    assert "some of its training images would be evaluated" in evaluated.err
+    assert "held_out 4 files, " in resumed.err
+    assert command("evaluate", "out", "--data", "photos").status == 0
+    Path("photos/train/dark/00.png").unlink()
+    assert command("evaluate", "out").status == 0
+    assert finetune(*asked, "2", "--resume").status == 0
 
 
 def test_metrics_have_a_row_an_epoch(finetune: Callable[..., Any]) -> None:
