@@ -31,6 +31,7 @@ from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
 from momentumnet.finetuning.trained import CONFIG, Trained
+from momentumnet.listing import listed
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.free_memory import free_bytes
@@ -157,8 +158,8 @@ def _run(
     if options.freeze is not None:
         report.remark(f"{len(freeze(model, options.freeze))} modules with parameters do not learn")
     model.to(device)
-    if options.gamma is None and options.resume:
-        options = argparse.Namespace(**{**vars(options), "gamma": _gamma_of(folder)})
+    if options.resume and (folder / CONFIG).is_file():
+        options = _going_on(options, Trained.read(folder), images)
     converted = _converted(model, images, options, recipe, device, together)
     if options.overwrite and together.is_first:  # not before: a mistyped option would have cost the run that is there
         run_folder.clear(folder)
@@ -228,9 +229,19 @@ def _converted(
     return convert(model, like=description) if network is None else network
 
 
-def _gamma_of(folder: Path) -> Fraction | None:
-    """The momentum factor of the run in a folder, if there is one: a network that is resumed keeps its function."""
-    return Fraction(Trained.read(folder).settings["gamma"]) if (folder / CONFIG).is_file() else None
+def _going_on(options: argparse.Namespace, earlier: Trained, images: ImageData) -> argparse.Namespace:
+    """The options of a run that is resumed: its network keeps its function, and its outputs their classes.
+
+    Raises:
+        UsageError: The images have other classes now, which the outputs would be taken for.
+    """
+    if images.class_names != earlier.classes:
+        raise UsageError(
+            f"{images.name} has other classes than {earlier.folder} was trained on: {listed(list(earlier.classes))} "
+            f"there, {listed(list(images.class_names))} now; put the folder back as it was, or start without --resume"
+        )
+    gamma = Fraction(earlier.settings["gamma"]) if options.gamma is None else options.gamma
+    return argparse.Namespace(**{**vars(options), "gamma": gamma})
 
 
 def _check_room(image_size: int, batch_size: int) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from momentumnet import checkpoint_file
 from momentumnet.command_errors import UsageError
 from momentumnet.errors import CheckpointError
+from momentumnet.listing import listed
 from momentumnet.resume import load_training_state
 
 
@@ -40,13 +41,26 @@ def load(path: Path, settings: Mapping[str, object], *, say: Callable[[str], Non
     return content
 
 
-def check(path: Path, settings: Mapping[str, object]) -> None:
-    """Sees that `load` will read a checkpoint, or that none was written yet; nothing is changed.
+def check(path: Path, settings: Mapping[str, object], model: nn.Module) -> None:
+    """Sees that `load` will read a checkpoint that fits a model, or that none was written yet; nothing is changed.
 
     Raises:
-        UsageError: as `load` does.
+        UsageError: as `load` does, or the model has other weights than the one that was trained.
     """
-    _last_good(path, settings, say=lambda line: None)
+    content, _ = _last_good(path, settings, say=lambda line: None)
+    if content is None:
+        return
+    there, now = (
+        {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+        for state in (content["model"], model.state_dict())
+    )
+    different = [
+        f"{name} {there.get(name, 'not')} there, {now.get(name, 'not')} now"
+        for name in {**there, **now}
+        if there.get(name) != now.get(name)
+    ]
+    if different:
+        raise _unusable(f"{path} is of a network with other weights: {listed(different, 3)}")
 
 
 def _last_good(

@@ -114,7 +114,7 @@ class Comparison:
             )
         if resume:  # what config.json says of the weights in the folder stays true if the run cannot go on
             for name in trained:
-                checkpoint.check(self._checkpoint_of(name), self.settings)
+                checkpoint.check(self._checkpoint_of(name), self.settings, self.networks[name])
         if self.processes.is_first:
             network, classes = self.networks[MOMENTUM], self.images.class_names
             preprocessing = self.images.preprocessing

@@ -370,6 +370,23 @@ def test_images_that_were_trained_on_are_not_validated_on(
     assert finetune(*asked, "2", "--resume").status == 0
 
 
+@pytest.mark.parametrize("change", ["renamed", "added"])
+def test_a_run_is_not_resumed_with_other_classes(
+    change: str, finetune: Callable[..., Any], command: Callable[..., Any]
+) -> None:
+    """With another name outputs were trained on as other classes; with one more it ended in an error of PyTorch."""
+    assert finetune("--epochs", "1", "--output", "out").status == 0
+    for part in (Path("photos/train"), Path("photos/val")):
+        if change == "renamed":
+            (part / "bright").rename(part / "light")
+        else:
+            shutil.copytree(part / "bright", part / "light")
+    resumed = finetune("--epochs", "2", "--output", "out", "--resume")
+    assert resumed.status == 2
+    assert "has other classes than out was trained on: bright, dark there, " in resumed.err
+    assert whole_file.read_json(Path("out/config.json"))["classes"] == ["bright", "dark"]
+
+
 def test_metrics_have_a_row_an_epoch(finetune: Callable[..., Any]) -> None:
     assert finetune("--epochs", "2", "--output", "out").status == 0
     with Path("out", "metrics.csv").open() as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,19 @@ def test_a_run_is_made_and_used(command: Callable[..., Any], photos: Path, tmp_p
 
     again = command("finetune", "--model", name, "--data", str(photos), *OPTIONS, "--weights", "stock.pt")
     assert again.status == 0, again.err
+
+
+def test_a_network_with_other_weights_is_not_resumed(command: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    """It ended in an error of PyTorch, behind a ``config.json`` that said what the weights there are not."""
+    asked = ("finetune", "mine:network", "--data", str(photos), *OPTIONS, "--workers", "0", "--output", "out")
+    assert command(*asked).status == 0
+    before = Path("out/config.json").read_bytes()
+    (tmp_path / "mine.py").write_text(MINE.replace("range(3)", "range(4)"))
+    sys.modules.pop("mine")
+    resumed = command(*asked, "--epochs", "2", "--resume")
+    assert resumed.status == 2
+    assert "is of a network with other weights: blocks.3.inner.0.weight not there, (4, 4, 3, 3) now, " in resumed.err
+    assert Path("out/config.json").read_bytes() == before
 
 
 def test_weights_of_a_checkpoint_are_those_that_are_trained(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from momentumnet import checkpoint_file
 from momentumnet.command_errors import UsageError
@@ -95,14 +96,19 @@ def test_none_where_none_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_what_would_be_refused_is_known_before(path: Path, damaged: bool) -> None:
-    checkpoint.check(path, SETTINGS)
-    checkpoint.check(path.with_name("none.pt"), SETTINGS)
-    checkpoint.save(path, SETTINGS, {"epoch": 2})
+def test_what_would_be_refused_is_known_before(tmp_path: Path, damaged: bool) -> None:
+    path, model = tmp_path / "checkpoint.pt", nn.Linear(2, 3)
+    checkpoint.check(path, SETTINGS, model)
+    for epoch in (1, 2):
+        checkpoint.save(path, SETTINGS, {"model": model.state_dict(), "epoch": epoch})
     if damaged:
         path.write_bytes(path.read_bytes()[:-9])
     files = {file: file.read_bytes() for file in path.parent.iterdir()}
-    checkpoint.check(path, SETTINGS)
+    checkpoint.check(path, SETTINGS, model)
     with pytest.raises(UsageError, match=r"lr 0\.1 there, 0\.2 now\); start without --resume"):
-        checkpoint.check(path, {**SETTINGS, "lr": 0.2})
+        checkpoint.check(path, {**SETTINGS, "lr": 0.2}, model)
+    with pytest.raises(UsageError, match=r"other weights: weight \(3, 2\) there, \(5, 2\) now, bias .*; start without"):
+        checkpoint.check(path, SETTINGS, nn.Linear(2, 5))
+    with pytest.raises(UsageError, match=r"bias \(3,\) there, not now"):
+        checkpoint.check(path, SETTINGS, nn.Linear(2, 3, bias=False))
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == files
