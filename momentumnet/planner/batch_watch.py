@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from momentumnet.core.collectives import processes
 from momentumnet.core.transforms import at_work
 from momentumnet.memory import format_bytes
+from momentumnet.streams.averaging import check_averaged, is_averaging
 from momentumnet.streams.converted import is_laid_aside
 from momentumnet.streams.nested import tensors_in
 
@@ -43,6 +44,8 @@ class BatchWatch:
         """
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_laid_aside() or at_work() is not None:
             return
+        if is_averaging():  # also where all is stored, so that no block looks
+            check_averaged(type(model).__name__, model)
         self._look_at_autocast(model, (args, kwargs))
         if not self._is_larger((args, kwargs)):
             return

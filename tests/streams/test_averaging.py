@@ -39,7 +39,9 @@ def network() -> tuple[nn.Sequential, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "options", [{"gamma": 1 / 8}, {"gamma": 1 / 8, "backward": "stored"}, {"budget": "least"}], ids=str
+    "options",
+    [{"gamma": 1 / 8}, {"gamma": 1 / 8, "backward": "stored"}, {"budget": "least"}, {"budget": 1 << 40}],
+    ids=str,
 )
 def test_a_converted_copy_in_the_place_of_the_network_inside_is_refused(options: dict[str, Any]) -> None:
     model, x = network()
