@@ -292,10 +292,10 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "extra": Adding,
     "by position": ByPosition,
     "appending": Appending,
+    "own generator": OwnNoise,
 }
 # Not to be made again: refused.
 HOSTILE: dict[str, Callable[[], Operation]] = {
-    "own generator": OwnNoise,
     "python generator": PythonNoise,
     "counting": Counting,
     "changing extra": ChangingExtra,
