@@ -65,7 +65,10 @@ def test_a_first_training_step_teaches_nothing_of_the_magnitude(
     with caplog.at_level("INFO", logger="momentumnet"):
         net.train()(images).square().mean().backward()
     assert not caplog.records
-    assert mn.training_state(net) == before
+    learned = mn.training_state(net)
+    for stream in learned["streams"].values():
+        stream["scale"]["once"] = None  # there has been a pass, which has asked for nothing
+    assert learned == before
 
 
 @pytest.mark.parametrize(
