@@ -14,6 +14,8 @@ from momentumnet.errors import CheckpointError
 from momentumnet.listing import listed
 from momentumnet.resume import load_training_state
 
+_NEWER = frozenset({"held_out"})
+
 
 def save(path: Path, settings: Mapping[str, object], content: Mapping[str, Any]) -> None:
     """Writes a checkpoint; the one before it is kept beside it.
@@ -88,8 +90,12 @@ def _last_good(
 
 
 def _as_far_as(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a checkpoint, with those of now where a run may go on with others: more epochs."""
-    return {**saved, "epochs": max(saved["epochs"], settings["epochs"])} if "epochs" in settings else dict(saved)
+    """The settings of a checkpoint, with those of now where a run may go on with others: more epochs.
+
+    And with those that earlier versions did not write down, if it has not: which files were held out.
+    """
+    found = {**{name: settings[name] for name in _NEWER & settings.keys()}, **saved}
+    return {**found, "epochs": max(saved["epochs"], settings["epochs"])} if "epochs" in settings else found
 
 
 def load_streams(path: Path, model: nn.Module, state: Mapping[str, Any]) -> None:

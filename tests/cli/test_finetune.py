@@ -387,6 +387,16 @@ def test_a_run_is_not_resumed_with_other_classes(
     assert whole_file.read_json(Path("out/config.json"))["classes"] == ["bright", "dark"]
 
 
+def test_a_run_that_did_not_write_down_what_was_held_out_goes_on(finetune: Callable[..., Any]) -> None:
+    """Earlier versions did not: ``--resume`` refused their runs, for a setting that is none of the user's."""
+    asked = ("--data", "photos/train", "--validation", "0.25", "--output", "out", "--epochs")
+    assert finetune(*asked, "1").status == 0
+    content = checkpoint_file.read(Path("out", "checkpoint-momentum.pt"))
+    settings = {name: value for name, value in content.pop("settings").items() if name != "held_out"}
+    checkpoint_file.save(Path("out", "checkpoint-momentum.pt"), settings, content)
+    assert finetune(*asked, "2", "--resume").status == 0
+
+
 def test_metrics_have_a_row_an_epoch(finetune: Callable[..., Any]) -> None:
     assert finetune("--epochs", "2", "--output", "out").status == 0
     with Path("out", "metrics.csv").open() as file:
