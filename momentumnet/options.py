@@ -6,13 +6,14 @@ import math
 from collections.abc import Collection
 from numbers import Integral
 
+import numpy as np
 import torch
 
 
 def true_or_false(**options: bool) -> None:
-    """Raises ValueError unless each of the options is True or False: text, such as "no", would count as true."""
+    """Raises ValueError unless each option is True or False, also of NumPy: text, as "no", would count as true."""
     for name, value in options.items():
-        if not isinstance(value, bool):
+        if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
@@ -39,7 +40,7 @@ def positive(name: str, value: float) -> None:
 
 def is_finite(value: object) -> bool:
     """Whether the value is a finite number, of any kind that Python takes for one; True and False are none."""
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return False
     try:
         return math.isfinite(value)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 import momentumnet as mn
 from momentumnet import init, landscape, optim, prune
-from momentumnet.options import is_finite, is_whole, positive, whole
+from momentumnet.options import is_finite, is_whole, positive, true_or_false, whole
 from momentumnet.prune import LotteryTicket, TrainingLog
 
 INPUTS = torch.ones(2, 5, 8)
@@ -194,3 +194,10 @@ def test_numbers_of_numpy() -> None:
     assert sam.first_step()
     assert torch.allclose(weight, torch.full((2,), 1 + 0.5 / 2**0.5))
     assert type(sam.param_groups[0]["rho"]) is float
+
+
+def test_switches_of_numpy() -> None:
+    true_or_false(inplace=np.bool_(True))
+    weight = nn.Parameter(torch.ones(2))
+    sam = optim.SAM([weight], SGD, lr=0.1, adaptive=np.bool_(True))
+    assert type(sam.param_groups[0]["adaptive"]) is bool

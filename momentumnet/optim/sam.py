@@ -147,6 +147,7 @@ class SAM(TwoStepOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         true_or_false(adaptive=group["adaptive"])
+        group["adaptive"] = bool(group["adaptive"])
         for name in ("rho", "eta"):
             if not (isinstance(group[name], Real) and is_finite(group[name]) and group[name] >= 0):
                 raise ValueError(f"{name} must be a finite number, 0 or larger, got {group[name]!r}")
