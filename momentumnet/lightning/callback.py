@@ -57,6 +57,7 @@ class MomentumConversion(Callback):
         if unknown:
             raise TypeError(f"MomentumConversion takes the options of momentumnet.convert; not {', '.join(unknown)}")
         self._example, self._options = example_inputs, options
+        self._trained: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert, or have it done as soon as ``configure_model`` has made the layers."""
@@ -81,6 +82,10 @@ class MomentumConversion(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Compare with a checkpoint: by now a schedule of gamma that is resumed has set it."""
+        self._compare(pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the peak of the epoch."""
         peak = _peak_bytes(pl_module.device)
@@ -98,14 +103,26 @@ class MomentumConversion(Callback):
         saved = checkpoint[_KEY]["description"]
         found = describe(pl_module)
         if function_of(found) != function_of(saved):
-            asked = [name for name in _OF_THE_RULE if self._options.get(name) is not None]
-            if asked:
-                advice = f"Leave out {' and '.join(asked)} of MomentumConversion to go on with the one that was trained"
-                warn_of_another("the checkpoint", saved, found, advice=advice)
+            if self._asked():
+                self._trained = saved
+                if not trainer.training:  # no step comes
+                    self._compare(pl_module)
             else:
                 with _apart_from_its_trainer(pl_module):
                     convert(revert(pl_module, inplace=True), like=saved, inplace=True)
         load_training_state(pl_module, checkpoint[_KEY]["streams"])
+
+    def _asked(self) -> list[str]:
+        return [name for name in _OF_THE_RULE if self._options.get(name) is not None]
+
+    def _compare(self, module: LightningModule) -> None:
+        """Warn, once, where the module computes something else than the one of the checkpoint."""
+        trained, self._trained = self._trained, None
+        found = describe(module) if trained is not None else None
+        if function_of(found) != function_of(trained):
+            asked = " and ".join(self._asked())
+            advice = f"Leave out {asked} of MomentumConversion to go on with the one that was trained"
+            warn_of_another("the checkpoint", trained, found, advice=advice)
 
     def _convert(self, module: LightningModule, accumulates: bool) -> None:
         if is_converted(module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,35 @@ def test_a_resumed_fit_keeps_the_function_that_its_plan_chose(
     conversion = MomentumConversion(data()[:4], gamma=gammas[0], budget="1MiB")
     fit(whole, tmp_path, conversion, max_epochs=4, enable_checkpointing=False)
     assert_equal(modules[-1], whole)
+
+
+class Scheduled(Regression):
+    """Goes on with its own schedule of gamma."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.left = checkpoint["schedule"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["schedule"] = self.schedule.state_dict()
+
+    def on_train_start(self) -> None:
+        self.schedule = mn.schedule_gamma(self, 100, 1 / 8, 1 / 2)
+        if hasattr(self, "left"):
+            self.schedule.load_state_dict(self.left)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.schedule.step()
+
+
+def test_a_schedule_of_gamma_that_goes_on_is_no_other_function(tmp_path: Path) -> None:
+    """Its first gamma was compared with that of the checkpoint, and told as an error of the user's."""
+    asked = {"gamma": 1 / 8}
+    keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    fit(Scheduled(), tmp_path, MomentumConversion(data()[:4], **asked), keep, max_epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MomentumNetWarning)
+        module, conversion = Scheduled(), MomentumConversion(data()[:4], **asked)
+        fit(module, tmp_path, conversion, max_epochs=2, resume=str(tmp_path / "last.ckpt"))
 
 
 @pytest.mark.parametrize("asked", [{"gamma": 0.9}, {"coupling": "bdia"}], ids=["gamma", "coupling"])
