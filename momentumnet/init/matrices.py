@@ -29,7 +29,7 @@ def maps_of(module: nn.Module, name: str, weight: Tensor, *, stacked: int = 1) -
         ValueError: it is no multiple of so many.
     """
     weight = weight.detach()
-    if _number(module, "nf") == weight.shape[-1] and weight.dim() == 2:
+    if _is_conv1d(module) and weight.dim() == 2:
         weight = weight.t()
     if stacked > 1:
         return _parts_of(weight, stacked)
@@ -75,6 +75,11 @@ def _parts_of(weight: Tensor, count: int) -> list[Tensor]:
 def _is_one_kernel(module: nn.Module) -> bool:
     """Whether three dimensions are those of a convolution, or of a bilinear map."""
     return isinstance(module, nn.Bilinear) or any(hasattr(module, name) for name in _OF_CONVOLUTIONS)
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is transformers' linear one, whose weight is (in, out)."""
+    return hasattr(module, "nf") and any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
 
 
 def _number(module: nn.Module, attribute: str) -> int:

@@ -239,3 +239,19 @@ def test_unusable_arguments(call: Callable[[nn.Module], object], message: str) -
         call(model)
     if "parametrized" not in message:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Features(nn.Module):
+    """A layer of somebody else's, whose ``nf`` is how many numbers it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nf = 400
+        self.weight = nn.Parameter(torch.randn(25, 400))
+
+
+def test_an_attribute_of_conv1d_makes_none() -> None:
+    """The weight was drawn by the fan of its other side, 4 times too large."""
+    layer = Features()
+    kaiming_(layer)
+    assert layer.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05)
