@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from momentumnet.core.watch import Seen
 
@@ -25,13 +25,6 @@ KEPT_BITS = 2
 # first, and at most.
 FIRST_CALM = 4
 MOST_CALM = 64
-
-
-class Asked(NamedTuple):
-    """What a pass has asked for at a place, and the power of the scale that it came there with."""
-
-    power: int
-    present: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,8 @@ class Reached:
     def behind(
         self,
         seen: Sequence[Seen],
-        asked: Mapping[int, Asked],
+        asked: Mapping[int, int],
+        came_with: int,
         power_of: Callable[[float], int],
         spare: float,
     ) -> Reached:
@@ -67,11 +61,12 @@ class Reached:
 
         Args:
             seen: what its steps have reported.
-            asked: by place, what it has asked for.
+            asked: by place, the powers that it has asked for.
+            came_with: the power of the scale that it began with.
             power_of: the power that a magnitude asks for.
             spare: bits by which a scale may be too coarse.
         """
-        kept, once = self._kept(asked, spare)
+        kept, once = self._kept(asked, came_with, spare)
         powers = {**self.powers, **{place: max(power, self.powers.get(place, power)) for place, power in kept.items()}}
         wait, refined = self.wait, self.refined
         if any(power > self.powers.get(place, power) for place, power in powers.items() if place in refined):
@@ -92,12 +87,17 @@ class Reached:
                 powers[place], refined = (powers[place] + needed) // 2, refined | {place}
         return Reached(powers, wait, calm, refined, once)
 
-    def _kept(self, asked: Mapping[int, Asked], spare: float) -> tuple[dict[int, int], dict[int, int]]:
-        """By place, the powers of which a scale is kept, and those that have to be asked for once more."""
+    def _kept(self, asked: Mapping[int, int], came_with: int, spare: float) -> tuple[dict[int, int], dict[int, int]]:
+        """By place, the powers of which a scale is kept, and those that have to be asked for once more.
+
+        What is asked for in front of a place counts for it as little as what is asked for there: values that grow over
+        several blocks ask in several.
+        """
         kept: dict[int, int] = {}
         once: dict[int, int] = {}
-        for place, (power, present) in asked.items():
-            known = max(present, self.powers.get(place, present), (self.once or {}).get(place, present))
+        for place, power in asked.items():
+            earlier = [known for at, known in self.powers.items() if at <= place]
+            known = max(came_with, (self.once or {}).get(place, came_with), *earlier)
             (once if self.once is not None and power - known > spare else kept)[place] = power
         return kept, once
 

@@ -17,7 +17,7 @@ from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent, full
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.range import Range
-from momentumnet.core.reached import Asked, Reached
+from momentumnet.core.reached import Reached
 from momentumnet.core.resolution import Resolution, extent_of, resolution_for, spare_bits, spread_among, spread_of
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
@@ -205,16 +205,18 @@ class StreamScale:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
                 self._start = start
-        asked: dict[int, Asked] = {}
+        asked: dict[int, int] = {}
         tight = scale.word.limit >> TIGHT_BITS
         bits = _bits_of(scale.word, scale.bits)
         for before, entry in itertools.pairwise(seen):
             wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
             if entry.magnitude >= tight or entry.exponent < before.exponent:
-                found = Asked(bits - wanted, bits - before.exponent)
-                asked[entry.place] = max(found, asked.get(entry.place, found))
+                asked[entry.place] = max(bits - wanted, asked.get(entry.place, bits - wanted))
         spare = spare_bits(scale.bits, dtype, gamma, self._spread or 1.0)
-        self._reached = self._reached.behind(seen, asked, lambda magnitude: bits - scale.exponent_of(magnitude), spare)
+        came_with = bits - seen[0].exponent
+        self._reached = self._reached.behind(
+            seen, asked, came_with, lambda magnitude: bits - scale.exponent_of(magnitude), spare
+        )
         greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
         self._know_spread(greatest)
         if self._magnitude is not None and scale.capacity > 2 * self._magnitude:

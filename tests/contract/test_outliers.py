@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -128,7 +128,12 @@ class Spiking(nn.Module):
 
 
 def errors_beside_spikes(
-    dtype: torch.dtype, gamma: float, factor: float, is_huge: Callable[[int], bool], *, last: float = 1.0
+    dtype: torch.dtype,
+    gamma: float,
+    factor: float | Sequence[float],
+    is_huge: Callable[[int], bool],
+    *,
+    last: float = 1.0,
 ) -> list[float]:
     """Of the gradients of usual passes, over those of the same rule in floats with stored activations."""
     torch.manual_seed(0)
@@ -140,7 +145,10 @@ def errors_beside_spikes(
         x = torch.randn(8, WIDTH).to(dtype)
         found = []
         for each in (exact, plain, net):
-            each[2].factor, each[-1].factor = factor if is_huge(step) else 1.0, last
+            factors = [factor] if isinstance(factor, float) else factor
+            for number, own in enumerate(factors, start=2):
+                each[number].factor = own if is_huge(step) else 1.0
+            each[-1].factor = last
             each.zero_grad(set_to_none=True)
             each(x.double() if each is exact else x).double().div(last).sin().sum().backward()
             found.append(torch.cat([parameter.grad.double().flatten() for parameter in each[:3].parameters()]))
@@ -155,6 +163,12 @@ def errors_beside_spikes(
 def test_half_types_keep_their_precision_beside_passes_of_huge_values(gamma: float, factor: float, every: int) -> None:
     """In the scale of these, usual values would have a bit or two, or none."""
     errors = errors_beside_spikes(torch.bfloat16, gamma, factor, lambda step: step % every == 5)
+    assert max(errors) <= 4
+
+
+def test_values_that_grow_over_several_blocks_leave_no_scale_behind() -> None:
+    """Each block asks for a scale that is little coarser than what the one before it has asked for."""
+    errors = errors_beside_spikes(torch.float16, 9 / 10, [3e3, 1e4], lambda step: step % 10 == 5)
     assert max(errors) <= 4
 
 
