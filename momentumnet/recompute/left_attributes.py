@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.left_containers import Containers
-from momentumnet.recompute.left_values import is_plain_tensor, is_written
+from momentumnet.recompute.left_values import is_plain_tensor, is_written, stand_ins
 from momentumnet.recompute.objects import parts
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
@@ -134,12 +134,11 @@ class Attributes:
             for name in new:
                 table.pop(name, None)
             table.update(seen)
-        clones: dict[int, Tensor] = {}
-        for plain in self._plain:
-            if plain.value is not None:
-                # Tensors of their own: the recompute may save them for backward, and must not see them written to.
-                clone = clones.setdefault(id(plain.tensor), plain.value.clone())
-                vars(self._modules[plain.place])[plain.name] = clone
+        written = [(plain, plain.value) for plain in self._plain if plain.value is not None]
+        # Tensors of their own: the recompute may save them for backward, and must not see them written to.
+        clones = stand_ins([*((plain.tensor, value) for plain, value in written), *self._containers.written])
+        for plain, _ in written:
+            vars(self._modules[plain.place])[plain.name] = clones[id(plain.tensor)]
         self._containers.put_back(clones)
 
     @contextmanager

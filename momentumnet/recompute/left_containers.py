@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from momentumnet.recompute.left_values import Held, HeldTensor, Look, held, may_be_held
+from momentumnet.recompute.left_values import (
+    Held,
+    HeldTensor,
+    InBuffer,
+    Kind,
+    Look,
+    held,
+    in_buffers,
+    kind_of,
+    may_be_held,
+)
 from momentumnet.recompute.objects import (
     CONTAINERS,
     OF_MODULE,
@@ -28,6 +38,8 @@ from momentumnet.recompute.objects import (
     contents_of,
     is_container,
     put,
+    size_of,
+    tuple_like,
 )
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
@@ -51,8 +63,8 @@ class _Known(NamedTuple):
 
 # By block.
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
-# Blocks that write to tensors in containers, large ones or on a GPU, as far as it has been seen.
-_WRITING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+# By block, the kinds of tensors in containers, large ones or on a GPU, that it writes to, as far as it has been seen.
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[Kind]] = weakref.WeakKeyDictionary()
 Replace = Callable[[Any], Any]
 
 
@@ -140,53 +152,66 @@ class Containers:
         self._before = self._now()
         self._changed: list[_Entries | _Whole] = []
         self._written: list[Held] = []
+        self._in_buffers: list[InBuffer] = []
         self._tuples: list[Place] = []
 
     def _now(self) -> _Seen:
         sizes = [len(module.__dict__) for module in self._modules]
         known = _KNOWN.get(self._block)
-        look = Look.ALL if self._block in _WRITING else Look.FIRST if known is None else Look.SMALL
+        look = Look.FIRST if known is None else Look.LATER
         if known is None or known.sizes != sizes:
             known = _KNOWN[self._block] = _Known(sizes, _places(self._modules))
+        self._places = known.places
         if not known.places:
             return _Seen([], [])
         values = (vars(self._modules[number]).get(name) for number, name in known.places)
-        return _seen(values, look)
+        return _seen(values, look, _WRITTEN.get(self._block, ()))
 
     def forget_unchanged(self, may_be_kept: Callable[[Any], bool]) -> None:
         """The first run has ended: of those that it has changed, what they held is kept, if it may be."""
         containers, values = self._before
         self._before = _Seen([], [])
-        self._written = [value for value in values if value.is_changed]
-        tensors = {id(value.held): value for value in self._written if isinstance(value, HeldTensor)}
-        if any(value.value is None or not value.held.is_cpu for value in tensors.values()):
-            _WRITING.add(self._block)
+        written = [value for value in values if value.is_changed]
+        tensors = {id(value.held): value for value in written if isinstance(value, HeldTensor)}
+        kinds = {kind_of(value.held) for value in tensors.values() if value.value is None or not value.held.is_cpu}
+        if kinds:
+            _WRITTEN.setdefault(self._block, set()).update(kinds)
+        others = in_buffers(written, self._modules) if written else {}
+        self._written = [value for number, value in enumerate(written) if number not in others]
+        self._in_buffers = [place for place in others.values() if place is not None]
         changed = [seen for seen in containers if not seen.is_as or (tensors and _holds(seen.values, tensors))]
         self._changed = [seen for seen in changed if may_be_kept(seen.values)]
         if tensors:
             self._tuples = [
                 (number, name)
-                for number, name in _KNOWN[self._block].places
+                for number, name in self._places
                 if isinstance(value := vars(self._modules[number]).get(name), tuple) and _holds(value, tensors)
             ]
+
+    @property
+    def written(self) -> list[tuple[Tensor, Tensor]]:
+        """Tensors that the first run has written to, and what they held before."""
+        tensors = [value for value in self._written if isinstance(value, HeldTensor)]
+        return [(tensor.held, tensor.value) for tensor in tensors if tensor.value is not None]
 
     def put_back(self, clones: dict[int, Tensor]) -> None:
         """As if the first run had not been.
 
         Args:
-            clones: by the identity of a tensor, the one that stands in its place; others are added.
+            clones: by the identity of a tensor, the one that stands in its place.
         """
         for value in self._written:
             if not isinstance(value, HeldTensor):
                 value.put_back()
-            elif value.value is not None and id(value.held) not in clones:
-                clones[id(value.held)] = value.value.clone()
+        buffers = [(id(place.held), place.stand_in) for place in self._in_buffers]
+        clones = {**clones, **{key: tensor for key, tensor in buffers if tensor is not None}}
         replace = functools.partial(_replaced, clones=clones)
         for seen in self._changed:
             seen.put_back(replace)
         for number, name in self._tuples:
             attributes = vars(self._modules[number])
-            attributes[name] = replace(attributes[name])
+            if name in attributes:
+                attributes[name] = replace(attributes[name])
 
     def look_again(self, changes: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         """The next call looks anew if this one has put a container on an attribute: tables by now, and before."""
@@ -220,7 +245,7 @@ def _replaced(value: Any, clones: dict[int, Tensor]) -> Any:
     items = [_replaced(item, clones) for item in value]
     if all(map(operator.is_, items, value)):
         return value
-    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return tuple_like(value, items)
 
 
 def _holds(values: Iterable[Any], tensors: Container[int]) -> bool:
@@ -263,7 +288,7 @@ def _places(modules: Sequence[nn.Module]) -> list[Place]:
     ]
 
 
-def _seen(values: Iterator[Any], look: Look) -> _Seen:
+def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:
     """The containers among the values, and those in them, the outer ones first; and what else is in them."""
     containers: list[_Entries | _Whole] = []
     others: list[Held] = []
@@ -276,22 +301,23 @@ def _seen(values: Iterator[Any], look: Look) -> _Seen:
         if what is _What.NOTHING or id(value) in known:
             continue
         if what is _What.VALUE:
-            if len(others) < _MOST_CONTAINERS and (found := held(value, look)) is not None:
+            if len(others) < _MOST_CONTAINERS and (found := held(value, look, written)) is not None:
                 known.add(id(value))
                 others.append(found)
-        elif len(known) - len(others) < _MOST_CONTAINERS and _size(value) <= _most_of(kind):
+            continue
+        is_usual = kind in CONTAINERS
+        size = len(value) if is_usual else size_of(value)
+        # Those of numbers, as the options of a convolution are, can neither change nor hold what can.
+        is_fixed = kind is tuple and size <= _MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))
+        if not is_fixed and len(known) - len(others) < _MOST_CONTAINERS and size <= _most_of(kind):
             known.add(id(value))
-            seen = _Entries.of(value) if kind in CONTAINERS else _Whole(value, contents_of(value))
+            seen = _Entries.of(value) if is_usual else _Whole(value, contents_of(value))
             if kind is not tuple:
                 containers.append(seen)
             # A record is mostly one of numbers: their classes alone are looked at.
-            if _size(value) <= _MOST_ENTRIES and not set(map(type, seen.values)) <= _NUMBERS:
+            if size <= _MOST_ENTRIES and not _NUMBERS.issuperset(map(type, seen.values)):
                 waiting.extend(seen.values)
     return _Seen(containers, others)
-
-
-def _size(container: Any) -> int:
-    return len(container) if hasattr(container, "__len__") else 0
 
 
 def _most_of(kind: type) -> float:

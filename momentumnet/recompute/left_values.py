@@ -9,15 +9,15 @@ from __future__ import annotations
 import enum
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.generators import bytes_on_host
-from momentumnet.recompute.objects import is_array
+from momentumnet.recompute.objects import is_array, repeats
 
 
 def is_written(tensor: Tensor, counter: int, value: Tensor | None) -> bool:
@@ -40,12 +40,19 @@ def is_plain_tensor(value: Any) -> bool:
     return type(value) is Tensor and not value.requires_grad and not value.is_inference()
 
 
+Kind = tuple[torch.Size, torch.dtype]
+
+
+def kind_of(tensor: Tensor) -> Kind:
+    """What a tensor that a call makes anew has in common with those that its other calls have made there."""
+    return tensor.shape, tensor.dtype
+
+
 class Look(enum.Enum):
-    """Which tensors are copied: small ones in a block's first call, in the others those of them on the CPU; or all."""
+    """Which tensors are copied: small ones in a block's first call, in the others those of them on the CPU."""
 
     FIRST = enum.auto()
-    SMALL = enum.auto()
-    ALL = enum.auto()
+    LATER = enum.auto()
 
 
 class HeldTensor(NamedTuple):
@@ -56,10 +63,16 @@ class HeldTensor(NamedTuple):
     value: Tensor | None
 
     @classmethod
-    def of(cls, tensor: Tensor, look: Look) -> HeldTensor:
-        """With a copy, where it may be needed: on a GPU each is a launch, and the counter tells."""
+    def of(cls, tensor: Tensor, look: Look, written: Container[Kind]) -> HeldTensor:
+        """With a copy, where it may be needed: on a GPU each is a launch, and the counter tells.
+
+        Args:
+            tensor: which.
+            look: at what.
+            written: the kinds of tensors that are copied in any case.
+        """
         is_small = tensor.numel() <= COPIED_ANYWAY and (tensor.is_cpu or look is Look.FIRST)
-        is_kept = is_small or look is Look.ALL
+        is_kept = is_small or kind_of(tensor) in written
         return cls(tensor, tensor._version, tensor.clone() if is_kept else None)
 
     @property
@@ -70,7 +83,7 @@ class HeldTensor(NamedTuple):
     def put_back(self) -> None:
         """Have it hold what it held."""
         if self.value is not None:
-            self.held.data.copy_(self.value)  # through .data: graphs that saved it stay valid
+            _given(self.held, self.value)
 
 
 class HeldArray(NamedTuple):
@@ -115,10 +128,10 @@ class HeldGenerator(NamedTuple):
 Held = HeldTensor | HeldArray | HeldGenerator
 
 
-def held(value: Any, look: Look) -> Held | None:
+def held(value: Any, look: Look, written: Container[Kind]) -> Held | None:
     """What keeps the value of ``value``; None of what is none of these, or cannot be kept."""
     if is_plain_tensor(value):
-        return HeldTensor.of(value, look)
+        return HeldTensor.of(value, look, written)
     if is_array(type(value)):
         is_kept = value.flags.writeable and not value.dtype.hasobject and value.size <= COPIED_ANYWAY
         return HeldArray(value, value.copy()) if is_kept else None
@@ -163,3 +176,78 @@ def _ways(kind: type) -> _Ways:
         if kind.__name__ == "RandomState":
             return lambda own: own.get_state(legacy=False), lambda own, state: own.set_state(state)
     return _NONE
+
+
+class InBuffer(NamedTuple):
+    """A tensor in a container that lies in a buffer's memory, and where that buffer stands."""
+
+    held: Tensor
+    buffers: dict[str, Tensor | None]
+    name: str
+    offset: int
+
+    @property
+    def stand_in(self) -> Tensor | None:
+        """The same place in the tensor that stands for the buffer now; None where the buffer itself does."""
+        buffer, held = self.buffers.get(self.name), self.held
+        if buffer is None or _memory_of(buffer) == _memory_of(held):
+            return None
+        offset = buffer.storage_offset() + held.storage_offset() - self.offset
+        return buffer.as_strided(held.shape, held.stride(), offset)
+
+
+def in_buffers(written: Sequence[Held], modules: Iterable[nn.Module]) -> dict[int, InBuffer | None]:
+    """Those, by their number, that lie in the memory of a buffer, whose values are kept as those of the buffer.
+
+    Of an array, whose memory a buffer has, nothing is known but that.
+    """
+    found: dict[int, InBuffer | None] = {}
+    for module in modules:
+        for name, buffer in module._buffers.items():
+            if type(buffer) is not Tensor or buffer.layout != torch.strided or not buffer.is_contiguous():
+                continue
+            for number, value in enumerate(written):
+                if isinstance(value, HeldArray) and buffer.is_cpu:
+                    if 0 <= value.held.ctypes.data - buffer.data_ptr() < buffer.nbytes:
+                        found[number] = None
+                elif isinstance(value, HeldTensor) and _lies_in(value.held, buffer):
+                    found[number] = InBuffer(value.held, module._buffers, name, buffer.storage_offset())
+    return found
+
+
+def _lies_in(tensor: Tensor, buffer: Tensor) -> bool:
+    is_whole = buffer.nbytes == buffer.untyped_storage().nbytes()
+    return is_whole and tensor.dtype == buffer.dtype and _memory_of(tensor) == _memory_of(buffer)
+
+
+def stand_ins(written: Iterable[tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
+    """By the identity of a tensor, another one with the value that is given beside it.
+
+    Those that share memory share it again.
+    """
+    together: dict[int, dict[int, tuple[Tensor, Tensor]]] = {}
+    for tensor, value in written:
+        together.setdefault(_memory_of(tensor), {})[id(tensor)] = tensor, value
+    found: dict[int, Tensor] = {}
+    for sharing in together.values():
+        memory = None
+        for key, (tensor, value) in sharing.items():
+            if len(sharing) == 1:
+                found[key] = value.clone()
+                continue
+            memory = tensor.untyped_storage().clone() if memory is None else memory
+            place = value.new_empty(0).set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
+            found[key] = _given(place, value)
+    return found
+
+
+def _memory_of(tensor: Tensor) -> int:
+    """What tells its memory from that of others; a sparse tensor shares none."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+
+
+def _given(place: Tensor, value: Tensor) -> Tensor:
+    """The tensor with this value; an expanded one has it from what it lies in."""
+    if not repeats(place):
+        place.data.copy_(value)  # through .data: graphs that saved it stay valid
+    return place

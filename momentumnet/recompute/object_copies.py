@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentumnet.recompute.objects import SIMPLE, Copying, contents_of, copying_of, is_array, put
+from momentumnet.recompute.objects import SIMPLE, Copying, contents_of, copying_of, is_array, put, tuple_like
 
 # What reaches more objects than this is no state of a network but a part of the program around it.
 _LARGEST = 20_000
@@ -96,7 +96,7 @@ class _Copies:
     def _as_its_class_does(self, value: Any) -> Any:
         if isinstance(value, tuple):
             items = [self.of(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+            return tuple_like(value, items)
         try:
             made = copy.copy(value)
         except RecursionError:  # it is not the object that refuses

@@ -111,16 +111,18 @@ def _is(one: object, other: object) -> bool:
 
 
 def contents_of(owner: Any) -> Contents:
-    """What an object or a container holds now."""
+    """What an object or a container holds now. Past its own methods, which may load, count or show something else."""
     attributes = dict(vars(owner)) if hasattr(owner, "__dict__") else {}
     for name in _slots(type(owner)):
         if hasattr(owner, name):
             attributes[name] = getattr(owner, name)
+    table = _table(owner)
+    if table is None:
+        return Contents(attributes, None)
     if isinstance(owner, dict):
-        return Contents(attributes, dict(_table(owner).items(owner)))
-    if isinstance(owner, (list, deque, tuple)):
-        return Contents(attributes, list(owner))
-    return Contents(attributes, set(owner) if isinstance(owner, set) else None)
+        return Contents(attributes, dict(table.items(owner)))
+    items = table.__iter__(owner)
+    return Contents(attributes, set(items) if isinstance(owner, set) else list(items))
 
 
 def put(owner: Any, contents: Contents) -> None:
@@ -134,22 +136,45 @@ def put(owner: Any, contents: Contents) -> None:
             object.__setattr__(owner, name, contents.attributes[name])
         elif hasattr(owner, name):
             object.__delattr__(owner, name)
+    table = _table(owner)
+    if table is None or table is tuple:
+        return
+    table.clear(owner)
     if isinstance(owner, dict):
-        table = _table(owner)
-        table.clear(owner)
         for key, value in contents.items.items():  # type: ignore[union-attr]
             table.__setitem__(owner, key, value)
-    elif isinstance(owner, (list, deque)):
-        owner.clear()
-        owner.extend(contents.items)  # type: ignore[arg-type]
-    elif isinstance(owner, set):
-        owner.clear()
-        owner.update(contents.items or ())
+    else:
+        (table.update if table is set else table.extend)(owner, contents.items or ())
 
 
-def _table(owner: dict[Any, Any]) -> type[dict[Any, Any]]:
-    """The class whose methods know all of the entries, and do nothing more."""
-    return OrderedDict if isinstance(owner, OrderedDict) else dict
+def size_of(container: Any) -> int:
+    """How many items a container holds; one of the library's classes has them in an attribute."""
+    table = _table(container)
+    return 0 if table is None else int(table.__len__(container))
+
+
+def tuple_like(value: tuple[Any, ...], items: list[Any]) -> Any:
+    """A tuple of the class of ``value`` with these items, whatever that class takes to be made."""
+    try:
+        made: Any = tuple.__new__(type(value), items)
+    except TypeError:  # of a class that is written in C
+        return tuple(items)
+    if hasattr(made, "__dict__"):
+        vars(made).update(vars(value))
+    return made
+
+
+def _table(owner: Any) -> Any:
+    """The class whose methods know all of the items, and do nothing more; None of what is no container."""
+    return next((table for table in _TABLES if isinstance(owner, table)), None)
+
+
+_TABLES = (OrderedDict, dict, list, tuple, deque, set)
+
+
+def repeats(tensor: Tensor) -> bool:
+    """Whether it is expanded: written to where its elements lie, not itself."""
+    return tensor.layout == torch.strided and torch._debug_has_internal_overlap(tensor) == 1
 
 
 def _slots(kind: type) -> list[str]:
@@ -247,5 +272,6 @@ class Values:
             with torch.no_grad():
                 if tensor.shape != values.shape:  # a buffer that takes its size from the first call
                     tensor.resize_(values.shape)
-                tensor.copy_(values)
+                if not repeats(tensor):
+                    tensor.copy_(values)
             torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
