@@ -211,7 +211,7 @@ def in_buffers(written: Sequence[Held], modules: Iterable[nn.Module]) -> dict[in
                     if 0 <= value.held.ctypes.data - buffer.data_ptr() < buffer.nbytes:
                         found[number] = None
                 elif isinstance(value, HeldTensor) and _lies_in(value.held, buffer):
-                    found[number] = InBuffer(value.held, module._buffers, name, buffer.storage_offset())
+                    found[number] = InBuffer(value.held, module._buffers, name, int(buffer.storage_offset()))
     return found
 
 
