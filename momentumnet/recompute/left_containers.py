@@ -13,13 +13,14 @@ import functools
 import math
 import operator
 import weakref
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from momentumnet.recompute.entries import MOST_ENTRIES, Entries, Whole
 from momentumnet.recompute.left_values import (
     Held,
     HeldTensor,
@@ -34,20 +35,15 @@ from momentumnet.recompute.left_values import (
 from momentumnet.recompute.objects import (
     CONTAINERS,
     OF_MODULE,
-    Contents,
     contents_of,
     is_container,
-    put,
     size_of,
     tuple_like,
 )
 
-_DICTS = (dict, OrderedDict, defaultdict, Counter)
 # No more containers than this are looked at, those on attributes first, nor so many tensors in them. Larger dicts and
 # sets, and deques, belong to the program around the network.
-_MOST_CONTAINERS, _MOST_ENTRIES, _MOST_OF_A_DEQUE = 64, 1024, 1 << 16
-# Of a longer list, a record of all steps, the last entries are looked at.
-_LAST = 256
+_MOST_CONTAINERS, _MOST_OF_A_DEQUE = 64, 1 << 16
 
 _NUMBERS = frozenset({int, float, bool, str, type(None)})
 
@@ -65,77 +61,12 @@ class _Known(NamedTuple):
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 # By block, the kinds of tensors in containers, large ones or on a GPU, that it writes to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[Kind]] = weakref.WeakKeyDictionary()
-Replace = Callable[[Any], Any]
-
-
-class _Entries(NamedTuple):
-    """A container, and what it holds: values, beside them the keys of a dict, in front of them other ones of a list."""
-
-    container: Any
-    keys: list[Any]
-    values: list[Any]
-    start: int = 0
-
-    @classmethod
-    def of(cls, container: Any) -> _Entries:
-        if type(container) in _DICTS:
-            return cls(container, list(container.keys()), list(container.values()))
-        if type(container) is list and len(container) > _MOST_ENTRIES:
-            start = len(container) - _LAST
-            return cls(container, [], container[start:], start)
-        return cls(container, [], list(container))
-
-    @property
-    def is_as(self) -> bool:
-        """Whether it holds the same objects still."""
-        if len(self.container) != self.start + len(self.values):
-            return False
-        now = self.container[self.start :] if self.start else self.container
-        if type(self.container) not in _DICTS:
-            return all(map(operator.is_, now, self.values))
-        return all(map(operator.is_, now, self.keys)) and all(map(operator.is_, now.values(), self.values))
-
-    def put_back(self, replace: Replace) -> None:
-        """Have it hold them again, but for what stands in the place of some."""
-        container, values = self.container, [replace(value) for value in self.values]
-        if type(container) is list:
-            container[self.start :] = values
-            return
-        container.clear()
-        if type(container) in _DICTS:
-            for key, value in zip(self.keys, values, strict=True):
-                container[key] = value
-        elif type(container) is deque:
-            container.extend(values)
-        else:
-            container.update(values)
-
-
-class _Whole(NamedTuple):
-    """A container of a class of its own, which may have attributes, too."""
-
-    container: Any
-    contents: Contents
-
-    @property
-    def values(self) -> list[Any]:
-        """All that it holds."""
-        return list(self.contents.values())
-
-    @property
-    def is_as(self) -> bool:
-        """Whether it holds the same objects still."""
-        return self.contents.is_same(contents_of(self.container))
-
-    def put_back(self, replace: Replace) -> None:
-        """Have it hold them again, but for what stands in the place of some."""
-        put(self.container, self.contents.replaced(replace))
 
 
 class _Seen(NamedTuple):
     """Containers, and what they or attributes hold that may be written to."""
 
-    containers: list[_Entries | _Whole]
+    containers: list[Entries | Whole]
     values: list[Held]
 
 
@@ -150,7 +81,7 @@ class Containers:
     def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
         self._block, self._modules = block, modules
         self._before = self._now()
-        self._changed: list[_Entries | _Whole] = []
+        self._changed: list[Entries | Whole] = []
         self._written: list[Held] = []
         self._in_buffers: list[InBuffer] = []
         self._tuples: list[Place] = []
@@ -290,7 +221,7 @@ def _places(modules: Sequence[nn.Module]) -> list[Place]:
 
 def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:
     """The containers among the values, and those in them, the outer ones first; and what else is in them."""
-    containers: list[_Entries | _Whole] = []
+    containers: list[Entries | Whole] = []
     others: list[Held] = []
     known: set[int] = set()
     waiting = deque(values)
@@ -308,14 +239,14 @@ def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:
         is_usual = kind in CONTAINERS
         size = len(value) if is_usual else size_of(value)
         # Those of numbers, as the options of a convolution are, can neither change nor hold what can.
-        is_fixed = kind is tuple and size <= _MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))
+        is_fixed = kind is tuple and size <= MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))
         if not is_fixed and len(known) - len(others) < _MOST_CONTAINERS and size <= _most_of(kind):
             known.add(id(value))
-            seen = _Entries.of(value) if is_usual else _Whole(value, contents_of(value))
+            seen = Entries.of(value) if is_usual else Whole(value, contents_of(value))
             if kind is not tuple:
                 containers.append(seen)
             # A record is mostly one of numbers: their classes alone are looked at.
-            if size <= _MOST_ENTRIES and not _NUMBERS.issuperset(map(type, seen.values)):
+            if size <= MOST_ENTRIES and not _NUMBERS.issuperset(map(type, seen.values)):
                 waiting.extend(seen.values)
     return _Seen(containers, others)
 
@@ -324,4 +255,4 @@ def _most_of(kind: type) -> float:
     """Entries of a container of this class."""
     if kind is list:
         return math.inf
-    return _MOST_OF_A_DEQUE if kind is deque else _MOST_ENTRIES
+    return _MOST_OF_A_DEQUE if kind is deque else MOST_ENTRIES

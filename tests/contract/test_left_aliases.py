@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from tests.contract.test_left_containers import OPTIONS, Keeping, network
-from tests.contract.test_left_values import Standing
+from tests.contract.test_left_containers import OPTIONS, Keeping, assert_as_stored, network
+from tests.contract.test_left_values import Standing, standing_in
 
 
 class BufferInAList(Standing):
@@ -167,17 +167,7 @@ class OwnWays(Standing):
 def test_what_is_shared_is_seen_and_written_as_with_stored_activations(
     kind: type[Standing], options: dict[str, Any]
 ) -> None:
-    found = []
-    for given in ({"backward": "stored"}, options):
-        model, x = network(kind)
-        net = mn.convert(model, x, gamma=1 / 8, inplace=True, **given)
-        for _ in range(3):
-            net(x).square().sum().backward()
-        standing = [module.standing() for module in net.modules() if isinstance(module, Standing)]
-        found.append(([parameter.grad for parameter in net.parameters()], standing))
-    (expected, stands), (ours, our_stands) = found
-    assert all(map(torch.equal, ours, expected))
-    assert our_stands == stands
+    assert_as_stored(kind, options, standing_in, twice=False)
 
 
 class Options(Keeping):

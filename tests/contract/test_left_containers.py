@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,22 +170,32 @@ def kept_in(net: nn.Module) -> list[Any]:
     ]
 
 
+def assert_as_stored(
+    kind: type[nn.Module], options: dict[str, Any], standing: Callable[[nn.Module], Any], *, twice: bool = True
+) -> None:
+    """Gradients, and what stands in the network behind its steps; ``twice``: of two forwards and two backwards each."""
+    found = []
+    for given in ({"backward": "stored"}, options):
+        model, x = network(kind)
+        net = mn.convert(model, x, gamma=1 / 8, inplace=True, **given)
+        for _ in range(3):
+            loss = net(x).square().sum()
+            if twice:
+                loss = loss + net(2 * x).square().sum()
+                loss.backward(retain_graph=True)
+            loss.backward()
+        found.append(([parameter.grad for parameter in net.parameters()], standing(net)))
+    (expected, stands), (ours, our_stands) = found
+    assert all(map(torch.equal, ours, expected))
+    assert our_stands == stands
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_what_is_kept_is_seen_and_changed_as_with_stored_activations(
     kind: type[Keeping], options: dict[str, Any]
 ) -> None:
-    found = []
-    for given in ({"backward": "stored"}, options):
-        model, x = network(kind)
-        net = mn.convert(model, x, gamma=1 / 8, **given)
-        for _ in range(3):
-            loss = net(x).square().sum() + net(2 * x).square().sum()
-            loss.backward()
-        found.append(([parameter.grad for parameter in net.parameters()], kept_in(net)))
-    (expected, kept), (ours, ours_kept) = found
-    assert all(map(torch.equal, ours, expected))
-    assert repr(ours_kept) == repr(kept)
+    assert_as_stored(kind, options, lambda net: repr(kept_in(net)))
 
 
 class Paired(Keeping):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.test_left_containers import OPTIONS, WIDTH, Block, Keeping, network
+from tests.contract.test_left_containers import OPTIONS, WIDTH, Block, Keeping, assert_as_stored, network
 
 
 class Standing(Keeping):
@@ -90,24 +90,16 @@ class Drawing(Standing):
         return [self.generator.get_state().tolist(), own.getstate(), new.bit_generator.state, repr(old.get_state())]
 
 
+def standing_in(net: nn.Module) -> list[Any]:
+    return [module.standing() for module in net.modules() if isinstance(module, Standing)]
+
+
 @pytest.mark.parametrize("kind", [Averaged, ByName, InArrays, Drawing])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_what_is_written_is_seen_and_written_as_with_stored_activations(
     kind: type[Standing], options: dict[str, Any]
 ) -> None:
-    found = []
-    for given in ({"backward": "stored"}, options):
-        model, x = network(kind)
-        net = mn.convert(model, x, gamma=1 / 8, **given)
-        for _ in range(3):
-            loss = net(x).square().sum() + net(2 * x).square().sum()
-            loss.backward(retain_graph=True)
-            loss.backward()
-        standing = [module.standing() for module in net.modules() if isinstance(module, Standing)]
-        found.append(([parameter.grad for parameter in net.parameters()], standing))
-    (expected, stands), (ours, our_stands) = found
-    assert all(map(torch.equal, ours, expected))
-    assert our_stands == stands
+    assert_as_stored(kind, options, standing_in)
 
 
 def test_a_pass_that_is_played_again_writes_once() -> None:
