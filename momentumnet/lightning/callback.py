@@ -118,7 +118,9 @@ class MomentumConversion(Callback):
     def _compare(self, module: LightningModule) -> None:
         """Warn, once, where the module computes something else than the one of the checkpoint."""
         trained, self._trained = self._trained, None
-        found = describe(module) if trained is not None else None
+        if trained is None:
+            return
+        found = describe(module)
         if function_of(found) != function_of(trained):
             asked = " and ".join(self._asked())
             advice = f"Leave out {asked} of MomentumConversion to go on with the one that was trained"
