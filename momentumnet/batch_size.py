@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.settings import ARITHMETICS, check_choice
+from momentumnet.core.settings import ARITHMETICS
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
+from momentumnet.options import one_of
 from momentumnet.planner.budget import ANEW
 from momentumnet.planning import gammas_within_budget, step_plan
 from momentumnet.planning_options import check_gradients, check_offload
@@ -79,7 +80,7 @@ def largest_batch(
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
 
-    check_choice("arithmetic", arithmetic, ARITHMETICS)
+    one_of("arithmetic", arithmetic, ARITHMETICS)
     check_offload(offload, is_planned=True)
     check_gradients(gradients, is_planned=True)
     given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}

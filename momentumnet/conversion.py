@@ -17,7 +17,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
-from momentumnet.options import true_or_false
+from momentumnet.options import one_of, true_or_false
 from momentumnet.planned import Ends, follow, replanning, take_roles
 from momentumnet.planning import (
     conversion_plan,
@@ -299,8 +299,7 @@ def streams_that_take(model: nn.Module, *gammas: float | Fraction) -> list[Momen
 
 
 def _check_replan(replan: str, *, is_planned: bool) -> None:
-    if replan not in REPLANS:
-        raise ValueError(f"replan must be one of {', '.join(map(repr, REPLANS))}, got {replan!r}")
+    one_of("replan", replan, REPLANS)
     if replan != "never" and not is_planned:
         raise ValueError("replan='auto' plans again, and nothing is planned; give a budget, too, e.g. budget='4GiB'")
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from momentumnet import model_config
-from momentumnet.core.settings import FINAL_VELOCITIES, check_choice
+from momentumnet.core.settings import FINAL_VELOCITIES
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
+from momentumnet.options import one_of
 from momentumnet.planner.batch_watch import Again, BatchWatch, logger
 from momentumnet.planner.budget import LEAST
 from momentumnet.planning import step_plan
@@ -38,7 +39,7 @@ class Ends:
     initial_velocity: str | nn.Module | None
 
     def __post_init__(self) -> None:
-        check_choice("final_velocity", self.final_velocity, FINAL_VELOCITIES)
+        one_of("final_velocity", self.final_velocity, FINAL_VELOCITIES)
         if self.initial_velocity not in (None, "branch") and not isinstance(self.initial_velocity, nn.Module):
             raise ValueError(f"initial_velocity must be None, 'branch' or an nn.Module, got {self.initial_velocity!r}")
 

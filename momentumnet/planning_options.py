@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from momentumnet.core.settings import ARITHMETICS, BACKWARDS, check_choice
-from momentumnet.options import true_or_false
+from momentumnet.core.settings import ARITHMETICS, BACKWARDS
+from momentumnet.options import one_of, true_or_false
 from momentumnet.planner.budget import ANEW, GRADIENTS
 from momentumnet.streams.plan import AUTO
 
@@ -12,9 +12,9 @@ OTHERS = ("keep", "checkpoint")
 
 def check_options(others: str, spare: int, backward: str, arithmetic: str) -> None:
     """These options have values that they take: also where what would look at them, a stream, is never made."""
-    check_choice("others", others, OTHERS)
-    check_choice("backward", backward, (AUTO, *BACKWARDS))
-    check_choice("arithmetic", arithmetic, ARITHMETICS)
+    one_of("others", others, OTHERS)
+    one_of("backward", backward, (AUTO, *BACKWARDS))
+    one_of("arithmetic", arithmetic, ARITHMETICS)
     if isinstance(spare, bool) or not isinstance(spare, int) or spare < 0:
         raise ValueError(f"spare must be a number of bytes, 0 or more, got {spare!r}")
 
@@ -31,8 +31,7 @@ def check_offload(offload: bool, *, is_planned: bool) -> None:
 
 def check_gradients(gradients: str, *, is_planned: bool) -> None:
     """Gradients are there before, or not, and count in a plan."""
-    if gradients not in GRADIENTS:
-        raise ValueError(f"gradients must be one of {', '.join(map(repr, GRADIENTS))}, got {gradients!r}")
+    one_of("gradients", gradients, GRADIENTS)
     if gradients != ANEW and not is_planned:
         raise ValueError(
             f"gradients={gradients!r} says what a plan counts, and nothing is planned; give a budget, too, e.g. "

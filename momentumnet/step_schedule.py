@@ -18,6 +18,7 @@ from torch import nn
 
 from momentumnet.arithmetic.fixed_point import MAX_DENOMINATOR, has_short_store
 from momentumnet.errors import CheckpointError
+from momentumnet.options import one_of
 
 # The share of the way from start to end that is covered when ``share`` of the steps are done.
 SHAPES: dict[str, Callable[[Fraction, Fraction, Fraction], float | Fraction]] = {
@@ -43,8 +44,7 @@ class StepSchedule(ABC):
     """In messages: a schedule of what it is."""
 
     def __init__(self, model: nn.Module, optimizer_steps: int, shape: str) -> None:
-        if shape not in SHAPES:
-            raise ValueError(f"shape must be one of {', '.join(map(repr, SHAPES))}, got {shape!r}")
+        one_of("shape", shape, SHAPES)
         if type(optimizer_steps) is not int or optimizer_steps < 1:
             raise ValueError(f"optimizer_steps must be a positive integer, got {optimizer_steps!r}")
         self.model, self.optimizer_steps, self.shape, self.steps_done = model, optimizer_steps, shape, 0

@@ -14,6 +14,7 @@ from torch import nn
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.packed import Companion
 from momentumnet.errors import MomentumNetWarning
+from momentumnet.options import one_of
 
 logger = logging.getLogger("momentumnet")
 
@@ -62,9 +63,9 @@ class StreamSettings:
         arguments: Sequence[int | str] | None = None,
         companions: Sequence[Companion] = (),
     ) -> None:
-        check_choice("arithmetic", arithmetic, ARITHMETICS)
-        check_choice("backward", backward, BACKWARDS)
-        check_choice("final_velocity", final_velocity, FINAL_VELOCITIES)
+        one_of("arithmetic", arithmetic, ARITHMETICS)
+        one_of("backward", backward, BACKWARDS)
+        one_of("final_velocity", final_velocity, FINAL_VELOCITIES)
         self.name, self.blocks = name, blocks
         self.arithmetic, self.backward = arithmetic, backward
         self.branch_first, self.final_velocity = branch_first, final_velocity
@@ -78,7 +79,7 @@ class StreamSettings:
 
     def set_range_check(self, when: str) -> None:
         """When it is looked whether the values of a pass fit their scale, from the next pass on."""
-        check_choice("when", when, RANGE_CHECKS)
+        one_of("when", when, RANGE_CHECKS)
         self.range_check = when
 
     def checked_gamma(self, gamma: float | Fraction) -> Fraction:
@@ -130,9 +131,3 @@ class StreamSettings:
 
     def _rule_in_words(self, gamma: Fraction) -> str:
         return f"at gamma={float(gamma):.4g}"
-
-
-def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    """The option has one of the values that it takes."""
-    if value not in allowed:
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

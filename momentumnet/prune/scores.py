@@ -11,7 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from momentumnet.options import check_generator
+from momentumnet.options import check_generator, one_of
 from momentumnet.prune.masks import Masks, masks_of, prunable
 from momentumnet.prune.places import check_whole
 
@@ -100,8 +100,7 @@ def lowest_masks(
         >>> lowest_masks({"w": torch.tensor([3.0, 1.0, 2.0, 1.0])}, fraction=0.5)
         {'w': tensor([ True, False,  True, False])}
     """
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(map(repr, SCOPES))}, got {scope!r}")
+    one_of("scope", scope, SCOPES)
     _check_scores(scores)
     kept = _kept(scores, previous)
     if scope == "global":

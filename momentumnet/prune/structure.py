@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from momentumnet.options import one_of
 from momentumnet.prune.blocks import BlockStructure
 from momentumnet.prune.channels import ChannelStructure
 from momentumnet.prune.masks import Masks
@@ -42,8 +43,7 @@ def structure_of(name: str, model: nn.Module, example_inputs: Any, skip: Collect
     Raises:
         ValueError: There is none of this name, or an argument does not go with it.
     """
-    if name not in STRUCTURES:
-        raise ValueError(f"structure must be one of {', '.join(map(repr, STRUCTURES))}, got {name!r}")
+    one_of("structure", name, STRUCTURES)
     if name == "weight":
         return WeightStructure()
     if example_inputs is None:
