@@ -39,7 +39,12 @@ def trial_of(
     earlier forward computed), and in several processes, which would have to try as often.
     """
     plain = all(type(parameter) is nn.Parameter for parameter in model.parameters())
-    if not plain or not _can_be_copied(model) or without_values(model, example_inputs) or processes() > 1:
+    if not plain or without_values(model, example_inputs) or processes() > 1:
+        return None
+    try:
+        with torch.inference_mode(False):
+            copies = [_copy_of(model)]  # for the first trial
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
         return None
 
     def once(plan: TrainingPlan) -> int | None:
@@ -47,7 +52,8 @@ def trial_of(
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
-            net, example = _following(model, plan), copied(example_inputs)
+            net = _following(copies.pop() if copies else _copy_of(model), plan)
+            example = copied(example_inputs)
             autocast = Autocast(device_of(model, example_inputs))
             stack.enter_context(autocast.suspended())
 
@@ -90,18 +96,14 @@ def remembered(trial: Trial) -> Trial:
     return tried
 
 
-def _can_be_copied(model: nn.Module) -> bool:
-    try:
-        copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
-        return False
-    return True
-
-
-def _following(model: nn.Module, plan: TrainingPlan) -> nn.Module:
-    """A converted copy, whose parameters share the model's memory and have gradients of their own."""
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A copy whose parameters share the model's memory and have gradients of their own."""
     own = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()}
-    net = copy.deepcopy(model, dict(own))
+    return copy.deepcopy(model, dict(own))
+
+
+def _following(net: nn.Module, plan: TrainingPlan) -> nn.Module:
+    """The network, converted in its place."""
     runners, roles = from_plan(net, plan, "drop" if plan.gamma == 1 else "flush")
     apply(net, runners, roles, plan.by_forward)
     return net

@@ -53,11 +53,13 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
         for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    inside = Held(_attributes(module for module, _, _ in held), apart=model.parameters())
+    parameters = list(model.parameters())
+    own = [value for _, attributes, _ in held for name, value in attributes.items() if name not in OF_MODULE]
+    inside = Held([*own, *(buffer for module, _, _ in held for buffer in module._buffers.values())], apart=parameters)
     values = Values(inside.tensors)
-    tensors = [*model.parameters(), *model.buffers(), *inputs]
+    tensors = [*parameters, *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices), _generators_of_python_kept(), _own_generators_kept(held):
+    with torch.random.fork_rng(devices=devices), _generators_of_python_kept(), _own_generators_kept(own):
         try:
             for module in modules:
                 module.training = module.training and not eval_mode
@@ -68,8 +70,9 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
                 for table, entries in tables:
-                    table.clear()
-                    table.update(entries)
+                    if table or entries:  # of most modules, most have never held a thing
+                        table.clear()
+                        table.update(entries)
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
             inside.put_back()
@@ -88,9 +91,9 @@ def _generators_of_python_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _own_generators_kept(held: Iterable[tuple[nn.Module, dict[str, Any], Any]]) -> Iterator[None]:
+def _own_generators_kept(attributes: Iterable[Any]) -> Iterator[None]:
     """Generators that stand on attributes: a plan draws from them more often than a conversion alone."""
-    own = [value for _, attributes, _ in held for value in attributes.values() if isinstance(value, torch.Generator)]
+    own = [value for value in attributes if issubclass(type(value), torch.Generator)]
     states = [generator.get_state() for generator in own]
     try:
         yield
@@ -99,15 +102,13 @@ def _own_generators_kept(held: Iterable[tuple[nn.Module, dict[str, Any], Any]]) 
             generator.set_state(state)
 
 
+# Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward.
+_TABLES = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, dict))
+
+
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
-    """Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward."""
-    return [value for name, value in module.__dict__.items() if name in OF_MODULE and isinstance(value, dict)]
-
-
-def _attributes(modules: Iterable[nn.Module]) -> Iterator[Any]:
-    for module in modules:
-        yield from (value for name, value in module.__dict__.items() if name not in OF_MODULE)
-        yield from module._buffers.values()
+    own = module.__dict__
+    return [own[name] for name in _TABLES if name in own]
 
 
 class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager, named as one)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,23 +16,64 @@ from momentumnet.recompute.objects import Values
 from momentumnet.streams.calls import storage_key
 from momentumnet.streams.nested import tensors_in
 
+# Up to so many bytes all parameters are copied in front: that takes less time than a look at every function.
+COPIED_IN_FRONT = 1 << 24
 
-class parameters_put_back(TorchFunctionMode):  # noqa: N801 (a context manager, named as one)
+
+@contextmanager
+def parameters_put_back(model: nn.Module) -> Iterator[None]:
     """Gives parameters that are written inside, in place or by ``.data =``, what they were at the end.
 
-    Each is copied right before the first function that writes it: a copy of all would be as large as the model. Buffers
-    have their memory again, too; their values are another's affair.
+    Those of a larger model are each copied right before the first function that writes it: a copy of all would be as
+    large as the model. Buffers have their memory again, too; their values are another's affair.
     """
+    parameters = list(model.parameters())
+    # What another tensor's memory is assigned to is found and put back by an alias of what it was.
+    with _disable_current_modes():  # under which the alias of a tensor on the meta device would be a fake one
+        aliases = [(tensor, tensor.detach()) for tensor in (*parameters, *model.buffers())]
+    counters = [(parameter, parameter._version) for parameter in parameters if not parameter.is_inference()]
+    own = [alias for _, alias in aliases[: len(parameters)]]
+    watch = None if _is_small(own) else CopiedWhenWritten(own)
+    copies = Copies(own) if watch is None else watch
+    try:
+        with watch or nullcontext():
+            yield
+    finally:
+        with _disable_current_modes():
+            for tensor, alias in aliases:
+                if _place(tensor) != _place(alias):
+                    tensor.data = alias
+        copies.put_back()
+        for parameter, counter in counters:
+            if parameter._version != counter:
+                torch._C._autograd._unsafe_set_version_counter((parameter,), (counter,))
 
-    def __init__(self, model: nn.Module) -> None:
+
+def _is_small(tensors: Sequence[Tensor]) -> bool:
+    plain = all(type(tensor) is Tensor and tensor.layout == torch.strided for tensor in tensors)
+    return plain and sum(tensor.nbytes for tensor in tensors) <= COPIED_IN_FRONT
+
+
+class Copies:
+    """Copies of tensors, taken at once."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._values = Values(tensors)
+
+    def put_back(self) -> None:
+        """The tensors have the values of then."""
+        self._values.put_back()
+
+
+class CopiedWhenWritten(TorchFunctionMode):
+    """Copies of those tensors that functions inside write, taken right before the first one."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        parameters = list(model.parameters())
-        # What another tensor's memory is assigned to is found and put back by an alias of what it was.
-        with _disable_current_modes():  # under which the alias of a tensor on the meta device would be a fake one
-            self._aliases = [(tensor, tensor.detach()) for tensor in (*parameters, *model.buffers())]
-        self._unwritten = {storage_key(alias): alias for _, alias in self._aliases[: len(parameters)]}
+        self._unwritten: dict[int | None, list[Tensor]] = {}
+        for tensor in tensors:
+            self._unwritten.setdefault(storage_key(tensor), []).append(tensor)
         self._unwritten.pop(None, None)
-        self._counters = [(parameter, parameter._version) for parameter in parameters if not parameter.is_inference()]
         self._written: list[Values] = []
 
     def __torch_function__(
@@ -52,20 +94,13 @@ class parameters_put_back(TorchFunctionMode):  # noqa: N801 (a context manager, 
     def _keep(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # it has no storage to look at
-                alias = self._unwritten.pop(storage_key(tensor), None)
-                self._written += [] if alias is None else [Values([alias])]
+                sharing = self._unwritten.pop(storage_key(tensor), None)
+                self._written += [] if sharing is None else [Values(sharing)]
 
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        with _disable_current_modes():
-            for tensor, alias in self._aliases:
-                if _place(tensor) != _place(alias):
-                    tensor.data = alias
+    def put_back(self) -> None:
+        """The tensors have the values of then."""
         for values in self._written:
             values.put_back()
-        for parameter, counter in self._counters:
-            if parameter._version != counter:
-                torch._C._autograd._unsafe_set_version_counter((parameter,), (counter,))
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -190,6 +192,24 @@ def test_where_nothing_can_be_tried_a_margin_is_left(monkeypatch: pytest.MonkeyP
     budget = mn.plan(chain(), rows(), budget="least").peak
     with pytest.raises(mn.ConversionError, match="no choice fits"):
         mn.plan(chain(), rows(), budget=budget)
+
+
+def test_each_trial_has_a_copy_of_its_own() -> None:
+    class Counting(Chain):
+        copies = 0
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Chain:
+            Counting.copies += 1
+            return copy.deepcopy(Chain(list(self.blocks)), memo)
+
+    model = Counting([Wide() for _ in range(4)])
+    plan = mn.plan(model, rows(), budget="least")
+    Counting.copies = 0
+    with torch.inference_mode():
+        tried = trial_of(model, rows(), None)
+    assert tried is not None
+    assert Counting.copies == 1
+    assert [tried(plan), tried(plan), Counting.copies] == [plan.measured_peak, plan.measured_peak, 2]
 
 
 def test_it_is_printed_and_saved(tmp_path: Path) -> None:

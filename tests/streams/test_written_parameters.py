@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import momentumnet as mn
+from momentumnet.streams import written_parameters
 from momentumnet.streams.guard import left_as_found
 from tests.streams.nets import WIDTH, chain
 
@@ -109,6 +110,13 @@ def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
     ]
 
 
+@pytest.fixture(params=[0, written_parameters.COPIED_IN_FRONT], ids=["copied_when_written", "copied_in_front"])
+def most(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models count as small, or not."""
+    monkeypatch.setattr(written_parameters, "COPIED_IN_FRONT", request.param)
+
+
+@pytest.mark.usefixtures("most")
 @pytest.mark.parametrize("way", WAYS, ids=["find_streams", "convert", "plan", "convert_for_a_budget"])
 @pytest.mark.parametrize("move", MOVES)
 def test_parameters_are_as_they_were(
@@ -120,9 +128,32 @@ def test_parameters_are_as_they_were(
     assert state_of(model) == before
 
 
+@pytest.mark.usefixtures("most")
+def test_parameters_that_share_their_memory() -> None:
+    class Recurrent(nn.Module):
+        """Two parameters that are parts of one tensor, as an LSTM's are on a GPU."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            both = torch.randn(2 * WIDTH, WIDTH)
+            self.first, self.second = nn.Parameter(both[:WIDTH]), nn.Parameter(both[WIDTH:])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for weight in (self.first, self.second):
+                with torch.no_grad():
+                    weight.mul_(0.5)
+            return x @ (self.first + self.second)
+
+    model = nn.Sequential(chain(3), Recurrent())
+    before = state_of(model)
+    mn.find_streams(model, torch.randn(8, WIDTH))
+    assert state_of(model) == before
+
+
 def test_what_is_not_written_is_not_copied() -> None:
-    model = nn.Sequential(network(in_place), nn.Linear(1000, 1000))
-    large = 4 * 1000 * 1000
+    model = nn.Sequential(network(in_place), nn.Linear(3000, 3000))
+    large = 4 * 3000 * 3000
+    assert large > written_parameters.COPIED_IN_FRONT
 
     def guarded() -> None:
         with left_as_found(model, [], eval_mode=False):
@@ -131,6 +162,7 @@ def test_what_is_not_written_is_not_copied() -> None:
     assert mn.measure_memory(guarded).peak_bytes < large / 10
 
 
+@pytest.mark.usefixtures("most")
 def test_without_values() -> None:
     with torch.device("meta"):
         model = network(in_place)
@@ -139,6 +171,7 @@ def test_without_values() -> None:
     assert [(name, type(p), p.device, p.shape, p._version) for name, p in model.named_parameters()] == before
 
 
+@pytest.mark.usefixtures("most")
 @pytest.mark.parametrize("move", [in_place, assigned, of_another_size])
 def test_fake_tensors(move: Callable[[Branch], None]) -> None:
     with FakeTensorMode():
