@@ -143,7 +143,7 @@ class SAM(TwoStepOptimizer):
         return loss
 
     def _gradients(self) -> list[tuple[Tensor, Tensor]]:
-        return [(p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return [(p, p.grad) for p in self._parameters() if p.grad is not None]
 
     def _check_group(self, group: dict[str, Any]) -> None:
         true_or_false(adaptive=group["adaptive"])
@@ -154,7 +154,7 @@ class SAM(TwoStepOptimizer):
             group[name] = float(group[name])  # as state dicts are loaded, and as PyTorch's operations take it
 
     def _resolve(self, blocks: Sequence[ResidualStream | Iterable[Tensor]]) -> list[list[Tensor]]:
-        mine = {p for group in self.param_groups for p in group["params"]}
+        mine = set(self._parameters())
         resolved = []
         for number, block in enumerate(blocks):
             if isinstance(block, ResidualStream):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
@@ -73,6 +73,7 @@ class TwoStepOptimizer(Optimizer, ABC):
         self._displaced: list[Displacement] | None = None
         self._statistics: RunningStatistics | None = None
         self._finite = True
+        self._overflow_hooks: list[RemovableHandle] = []
         for group in self.param_groups:
             self._check_group(group)
 
@@ -128,6 +129,8 @@ class TwoStepOptimizer(Optimizer, ABC):
                 "torch.set_rng_state, run the first pass in ddp.no_sync(), and leave both options out"
             )
         self._begin()
+        if not self._finite and self._joins:
+            self._overflow_hooks = [p.register_hook(_no_number) for p in self._parameters() if p.requires_grad]
         return self._finite
 
     def second_step(self, scaler: GradScaler | None = None) -> None:
@@ -152,6 +155,8 @@ class TwoStepOptimizer(Optimizer, ABC):
                 for move in self._displaced:
                     move.put_back()
             self._displaced = None
+        while self._overflow_hooks:
+            self._overflow_hooks.pop().remove()
         if self._statistics is not None:
             self._statistics.put_back()
             self._statistics = None
@@ -164,7 +169,7 @@ class TwoStepOptimizer(Optimizer, ABC):
 
         If ``second`` raises anything, an interrupt included, the parameters are back at ``w``.
         """
-        devices = {p.device for group in self.param_groups for p in group["params"]} if self._same_random else ()
+        devices = {p.device for p in self._parameters()} if self._same_random else ()
         generators = [Generators(device) for device in devices]
         with torch.enable_grad(), self._unsynchronised():
             result = first()
@@ -195,24 +200,34 @@ class TwoStepOptimizer(Optimizer, ABC):
         self._opt_called = True  # private: by it schedulers tell that there was a step, and warn if there was none
         self._advance()
 
+    @property
+    def _joins(self) -> bool:
+        """Whether processes of ``model`` may have come to their end (``join``), and shadow its own collectives alone.
+
+        There an overflow in a first pass, of which the others know nothing in ``no_sync``, goes with the gradients of
+        the second one, which are made no numbers.
+        """
+        return isinstance(self._model, DistributedDataParallel) and self._model._join_config.enable  # no public way
+
     def _finite_everywhere(self) -> bool:
         """Whether no process has met an overflow in its first pass, of which the others know nothing in ``no_sync``."""
-        if not isinstance(self._model, DistributedDataParallel):
+        if not isinstance(self._model, DistributedDataParallel) or self._joins:
             return self._finite
-        device = next(p.device for group in self.param_groups for p in group["params"])
-        finite = torch.tensor(float(self._finite), device=device)
+        finite = torch.tensor(float(self._finite), device=next(self._parameters()).device)
         dist.all_reduce(finite, dist.ReduceOp.MIN, self._model.process_group)
         return bool(finite)
 
     @torch.no_grad()
     def _tell_of_overflow(self, scaler: GradScaler) -> None:
         """Of the first pass, which the scaler has not seen unless it has unscaled it: by gradients that are no use."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(math.inf)
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(math.inf)
         with suppress(RuntimeError):  # it has unscaled them already, and then it knows of this optimizer
             scaler.unscale_(self.base_optimizer)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (parameter for group in self.param_groups for parameter in group["params"])
 
     @torch.no_grad()
     def _begin(self) -> None:
@@ -293,5 +308,9 @@ class TwoStepOptimizer(Optimizer, ABC):
 
 _LASTING = (
     *("defaults", "base_optimizer", "_own_options", "_model", "_same_random", "_local", "_blocks"),
-    *("_displaced", "_statistics", "_finite"),
+    *("_displaced", "_statistics", "_finite", "_overflow_hooks"),
 )
+
+
+def _no_number(gradient: Tensor) -> Tensor:
+    return gradient * math.inf

@@ -98,6 +98,28 @@ def overflowing(rank: int) -> dict[str, Any]:
     return {"scales": scales, "unmoved": unmoved, "parameters": [p.detach() for p in net.parameters()]}
 
 
+def overflowing_unevenly(rank: int) -> dict[str, Any]:
+    """The first process makes three steps, the second two: overflows in the second's first one, in the first's last."""
+    net, x = build("local_by_hand").float(), data("converted").chunk(PROCESSES)[rank]
+    ddp, scaler = DistributedDataParallel(net), GradScaler("cpu", init_scale=2.0**12)
+    optimizer = SAM(net.parameters(), SGD, rho=RHO, lr=LR, model=ddp)
+    scales, moved = [], []
+    with ddp.join():
+        for overflows in ((False, False, True), (True, False))[rank]:
+            before = [p.detach().clone() for p in net.parameters()]
+            optimizer.zero_grad()
+            with ddp.no_sync():
+                scaler.scale(loss(ddp, x) * (float("inf") if overflows else 1)).backward()
+            optimizer.first_step()
+            optimizer.zero_grad()
+            scaler.scale(loss(ddp, x)).backward()
+            optimizer.second_step(scaler)
+            scaler.update()
+            scales.append(scaler.get_scale())
+            moved.append(not all(map(torch.equal, net.parameters(), before)))
+    return {"scales": scales, "moved": moved, "parameters": [p.detach() for p in net.parameters()]}
+
+
 def sharded_in_half() -> list[dict[str, list[Tensor]]]:
     """Points that SAM and adaptive SAM go to from a sharded network in bfloat16, and that they go to whole."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -120,6 +142,7 @@ def sharded_in_half() -> list[dict[str, list[Tensor]]]:
 def worker(rank: int, folder: Path) -> None:
     torch.save(sharded_in_half(), folder / f"half-{rank}.pt")
     torch.save(overflowing(rank), folder / f"overflow-{rank}.pt")
+    torch.save(overflowing_unevenly(rank), folder / f"uneven-{rank}.pt")
     for mode in MODES:
         net, x = build(mode), data(mode).chunk(PROCESSES)[rank]
         if mode == "converted":
@@ -175,6 +198,15 @@ def test_an_overflow_in_one_process_skips_the_step_of_all(folder: Path) -> None:
     assert first["scales"] == second["scales"] == [2.0**11, 2.0**11]
     assert first["unmoved"]
     assert second["unmoved"]
+    assert all(map(torch.equal, first["parameters"], second["parameters"]))
+
+
+def test_it_does_so_where_one_process_has_ended(folder: Path) -> None:
+    """``join`` shadows the collectives of the model alone: one of the optimizer's own was taken for one of these."""
+    first, second = (torch.load(folder / f"uneven-{rank}.pt") for rank in range(2))
+    assert (first["moved"], second["moved"]) == ([False, True, False], [False, True])
+    assert first["scales"] == [2.0**11, 2.0**11, 2.0**10]
+    assert second["scales"] == [2.0**11, 2.0**11]
     assert all(map(torch.equal, first["parameters"], second["parameters"]))
 
 
