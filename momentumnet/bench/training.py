@@ -21,6 +21,7 @@ from momentumnet.bench.cifar_networks import build
 from momentumnet.bench.images import ImageData
 from momentumnet.bench.recipe import CLIP, Recipe, is_normalised
 from momentumnet.errors import MomentumNetError
+from momentumnet.predictions import predicted
 
 TEST_BATCH = 250
 # Orders of the images: a seed has as many epochs, and from the middle on rounds of its initialisation.
@@ -158,7 +159,7 @@ class Course(TrainingCourse[ImageData]):
 def accuracy(model: nn.Module, data: ImageData, device: torch.device) -> float:
     """Of the test images (%), in eval mode."""
     model.eval()
-    right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in data.test_batches(TEST_BATCH))
+    right = sum(int((predicted(model(x.to(device))).cpu() == y).sum()) for x, y in data.test_batches(TEST_BATCH))
     return 100 * right / len(data.y_test)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from momentumnet.bench.paper.blocks import TanhBlock, flow
 from momentumnet.bench.paper.flows import DRAWN, MOMENTUM, RESNET, FlowExperiment
 from momentumnet.bench.results import Row
+from momentumnet.predictions import predicted
 
 INNER, SPACING, WIDTH = 1.5, 1.5, 0.6  # radius of the first ring, from one ring to the next, and of the band itself
 TEST_POINTS = 500  # in each ring
@@ -57,7 +58,7 @@ class Rings(FlowExperiment):
         """Accuracy on points that were not trained on (%)."""
         x, wanted = self._samples([torch.Generator().manual_seed(2 * DRAWN + seed) for seed in seeds], TEST_POINTS)
         frames = flow(block, x, self.depth, gamma)
-        accuracies = 100 * (frames[-1].argmax(2) == wanted).float().mean(1)
+        accuracies = 100 * (predicted(frames[-1], 2) == wanted).float().mean(1)
         steep = self.steepness(block, frames)
         return [
             {"accuracy": float(accuracy), "steepness": slope} for accuracy, slope in zip(accuracies, steep, strict=True)

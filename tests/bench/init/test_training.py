@@ -12,6 +12,7 @@ from momentumnet.bench.images import load_digits
 from momentumnet.bench.init import training as init_training
 from momentumnet.bench.init.methods import METHODS
 from momentumnet.bench.init.training import Recipe, Training
+from momentumnet.bench.training import accuracy
 from momentumnet.init import InitReport
 
 
@@ -102,3 +103,13 @@ def test_methods_call_their_initialisation(
 def test_gradinit_says_that_it_knows_no_rate_for_a_family() -> None:
     row = digits_training("vit2x16", "gradinit", Recipe(epochs=1, batch_size=32, lr=0.1, init_steps=1)).row()
     assert row["error"] == "GradInit has no learning rate for vit2x16: its authors have run none of this family"
+
+
+def test_a_network_that_puts_out_no_numbers_has_no_accuracy() -> None:
+    """``argmax`` takes NaN for the largest, so that it had the first class's share."""
+
+    class NoNumbers(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 10), torch.nan)
+
+    assert accuracy(NoNumbers(), load_digits().part(train=8, test=200), torch.device("cpu")) == 0

@@ -142,3 +142,11 @@ def test_accuracy_is_by_the_larger_coordinate() -> None:
     ends = flow(TanhBlock.from_values(row["weights"]), x[None], 15, 0.99)[-1, 0]
     right = (ends[:, 1] > ends[:, 0]).long() == wanted
     assert row["accuracy"] == pytest.approx(100 * float(right.float().mean()), abs=0.2)
+
+
+def test_scores_that_are_no_number_name_no_class() -> None:
+    """``argmax`` takes NaN for the largest: half of all points were right."""
+    block = TanhBlock([0], 2, 4)
+    for parameter in block.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    assert Rings(steps=1, points=5).measures(block, 0.0, [0])[0]["accuracy"] == 0
