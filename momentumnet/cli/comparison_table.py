@@ -10,6 +10,7 @@ from momentumnet.cli.json_values import in_json
 from momentumnet.cli.report import Report
 from momentumnet.finetuning.comparison import Comparison, Outcome
 from momentumnet.finetuning.trained import WEIGHTS
+from momentumnet.listing import listed
 from momentumnet.memory import format_bytes
 
 COLUMNS = ("network", "accuracy before", "accuracy after", "peak memory", "held", "step time")
@@ -24,6 +25,9 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
         f"Converted at gamma {settings['gamma']}, others {settings['others']}. Memory and time are those "
         f"of one forward and backward pass over {comparison.recipe.batch_size} images, beside parameters and gradients."
     )
+    if comparison.save != "last":
+        kept = [f"epoch {outcome.kept.number} ({name})" for name, outcome in outcomes.items() if outcome.kept]
+        report.remark(f"Accuracy after is that of the weights that are kept: of the best epoch, {listed(kept)}.")
     report.remark(
         f"The fine-tuned weights, which fit the unconverted network too: {folder / WEIGHTS}. "
         f"momentumnet evaluate, predict and export take {folder} from here"

@@ -17,7 +17,7 @@ from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import checkpoint
 from momentumnet.finetuning.data import ImageData
-from momentumnet.finetuning.metrics import Epoch, write_metrics
+from momentumnet.finetuning.metrics import Epoch, best_of, write_metrics
 from momentumnet.finetuning.own_classifiers import logits
 from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import Recipe
@@ -46,22 +46,34 @@ class Narrator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one network came to; ``epochs`` is empty where it was measured but not trained."""
+    """What one network came to; ``epochs`` is empty where it was measured but not trained.
+
+    ``save`` says which epoch's weights are kept, as in `Comparison`.
+    """
 
     accuracy_before: float
     cost: StepCost
     epochs: list[Epoch]
+    save: str = "last"
+
+    @property
+    def kept(self) -> Epoch | None:
+        """The epoch whose weights `momentumnet evaluate` takes from the folder; None without training."""
+        if not self.epochs:
+            return None
+        return self.epochs[-1] if self.save == "last" else best_of(self.epochs)
 
     @property
     def accuracy_after(self) -> float | None:
-        """Validation accuracy after the last epoch; None without training."""
-        return self.epochs[-1].accuracy if self.epochs else None
+        """Validation accuracy of the weights that are kept; None without training."""
+        return None if self.kept is None else self.kept.accuracy
 
     def values(self) -> dict[str, Any]:
         """The outcome as plain values."""
         return {
             "accuracy_before": self.accuracy_before,
             "accuracy_after": self.accuracy_after,
+            "epoch_kept": None if self.kept is None else self.kept.number,
             "peak_bytes": self.cost.memory.peak_bytes,
             "saved_bytes": self.cost.memory.saved_bytes,
             "step_seconds": self.cost.seconds,
@@ -126,7 +138,7 @@ class Comparison:
             size, device = self.recipe.batch_size, self.device
             before, _ = evaluate(network, self.images, size, device, processes=self.processes)
             epochs = self._train(name, network, costs, resume=resume) if name in trained else []
-            outcomes[name] = Outcome(before, costs[name], epochs)
+            outcomes[name] = Outcome(before, costs[name], epochs, self.save)
         return outcomes
 
     def _measure(self) -> dict[str, StepCost]:

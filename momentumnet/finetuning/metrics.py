@@ -40,6 +40,11 @@ class Epoch:
         return math.isfinite(self.loss) and math.isfinite(self.validation_loss)
 
 
+def best_of(epochs: Sequence[Epoch]) -> Epoch:
+    """The epoch of the best validation accuracy, the first one of several."""
+    return max(epochs, key=lambda epoch: (epoch.accuracy, -epoch.number))
+
+
 def write_metrics(path: Path, epochs: Mapping[str, Sequence[Epoch]], peaks: Mapping[str, int]) -> None:
     """Writes a row for each network and epoch.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from momentumnet.finetuning import checkpoint
 from momentumnet.finetuning.data import ImageData
-from momentumnet.finetuning.metrics import Epoch
+from momentumnet.finetuning.metrics import Epoch, best_of
 from momentumnet.finetuning.own_classifiers import logits
 from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe
@@ -146,8 +146,8 @@ class Trainer:
 
     @property
     def best(self) -> Epoch:
-        """The epoch of the best validation accuracy, the first one of several."""
-        return max(self.done, key=lambda epoch: (epoch.accuracy, -epoch.number))
+        """The epoch of the best validation accuracy so far."""
+        return best_of(self.done)
 
     def _train(self, number: int, advance: Callable[[], object]) -> float:
         self.model.train()

@@ -352,6 +352,31 @@ def test_a_training_that_diverged_says_so(finetune: Callable[..., Any], monkeypa
         ] * 2
 
 
+@pytest.mark.parametrize("save", ["last", "best", "both"])
+def test_accuracy_after_is_that_of_the_weights_that_are_kept(
+    save: str, finetune: Callable[..., Any], command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the last epoch's, beside weights of the best one."""
+    biases = {1: [9.0, 0.0], 2: [0.0, 0.0], 3: [torch.nan, 0.0]}
+
+    def train(self: Trainer, epoch: int, advance: Callable[[], object]) -> float:
+        self.model.get_parameter("classifier.3.bias").data.copy_(torch.tensor(biases[epoch]))
+        self._right, self._seen = 0, 1
+        return 0.0
+
+    monkeypatch.setattr(Trainer, "_train", train)
+    done = finetune("--epochs", "3", "--save", save, "--output", "out")
+    network = json.loads(Path("out/report.json").read_text())["networks"]["momentum"]
+    accuracies = [epoch["accuracy"] for epoch in network["epochs"]]
+    assert accuracies[2] == 0 < max(accuracies)
+    kept = 2 if save == "last" else accuracies.index(max(accuracies))
+    assert (network["accuracy_after"], network["epoch_kept"]) == (accuracies[kept], kept + 1)
+    assert (f"of the best epoch, epoch {kept + 1} (momentum)" in done.out) == (save != "last")
+    if save != "last":
+        evaluated = json.loads(command("evaluate", "out", "--json").out)
+        assert evaluated["accuracy"] == pytest.approx(network["accuracy_after"])
+
+
 def test_images_that_were_trained_on_are_not_validated_on(
     finetune: Callable[..., Any], command: Callable[..., Any]
 ) -> None:
