@@ -45,7 +45,8 @@ class BlockSearch:
         example_inputs: As for `momentumnet.find_streams`.
 
     Attributes:
-        streams: For each stream's path the names of its blocks that can go, in call order.
+        streams: For each stream's path the names of its blocks that can go, in call order; where several streams have
+            one path, in its place those of the first and the last block ("features.3 to features.5").
         stand_ins: For each of these blocks what can take its place.
         refused: Why other blocks of the streams cannot, by name.
     """
@@ -62,11 +63,14 @@ class BlockSearch:
                 self.refused[name] = reason
         self._drop_misfits()
         self.streams: dict[str, tuple[str, ...]] = {}
+        placed: set[str] = set()
+        paths = [stream.path for stream in found]
         for stream in found:
-            left = [name for name in stream.blocks if name in self.stand_ins]
+            left = tuple(name for name in dict.fromkeys(stream.blocks) if name in self.stand_ins and name not in placed)
+            placed.update(left)
             if left:
-                earlier = self.streams.get(stream.path, ())
-                self.streams[stream.path] = tuple(dict.fromkeys([*earlier, *left]))
+                is_alone = paths.count(stream.path) == 1
+                self.streams[stream.path if is_alone else f"{stream.blocks[0]} to {stream.blocks[-1]}"] = left
 
     def _obstacle(self, name: str) -> str:
         inside = {id(module) for module in self._model.get_submodule(name).modules()}

@@ -41,7 +41,8 @@ class BlockStructure(UnitStructure):
         example_inputs: As for `momentumnet.find_streams`; a few samples will do. What is shrunk is checked on them.
 
     Attributes:
-        streams: For each stream's path the names of its blocks that can go.
+        streams: For each stream's path the names of its blocks that can go; where several streams have one path, in its
+            place those of the first and the last block ("features.3 to features.5").
         refused: Why other blocks of the streams cannot, by name.
 
     Raises:
@@ -93,7 +94,7 @@ class BlockStructure(UnitStructure):
 
         Args:
             scores: By parameter name, of the parameter's shape; those of the blocks' parameters are read.
-            fraction: What goes of the blocks that are left; or for each stream's path, for ``scope="layer"``.
+            fraction: What goes of the blocks that are left; or for each of ``streams``, for ``scope="layer"``.
             scope: "global" compares the blocks of all streams, "layer" those of one.
             previous: Masks of this structure; what they take away stays away.
 

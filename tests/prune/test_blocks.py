@@ -109,6 +109,22 @@ def test_blocks_of_a_resnet() -> None:
     }
 
 
+def test_streams_of_one_container_are_streams_of_their_own() -> None:
+    """Scope "layer" compared the blocks of both, so that all that went were the narrower one's."""
+    net = nn.Sequential(*(Block() for _ in range(4)), nn.Linear(6, 3), *(Block(width=3) for _ in range(4))).double()
+    structure = BlockStructure(net, vectors())
+    first, second = "0 to 3", "5 to 8"
+    assert structure.streams == {first: ("0", "1", "2", "3"), second: ("5", "6", "7", "8")}
+    scores = {name: torch.full_like(p, 1 if int(name[0]) < 4 else 2) for name, p in net.named_parameters()}
+    for fraction, expected in ((0.5, ["0", "1", "5", "6"]), ({first: 0, second: 0.25}, ["5"])):
+        masks = structure.prune(scores, fraction=fraction, scope="layer")
+        assert gone(structure, masks) == expected
+        small, x = structure.shrink(net, masks), vectors()
+        torch.testing.assert_close(small(x), masked(net, masks)(x))
+    shuffled = structure.shuffle(structure.prune(scores, fraction=0.5), generator=torch.Generator().manual_seed(0))
+    assert sorted(name < "4" for name in gone(structure, shuffled)) == [True] * 4
+
+
 def test_a_pre_norm_encoder_reads_its_first_layer() -> None:
     structure = BlockStructure(network("pre_norm"), images(size=2))
     assert structure.streams == {"encoder.layers": ("encoder.layers.1",)}
