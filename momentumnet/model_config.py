@@ -7,12 +7,14 @@ attributes into ``config.json`` and read them from there.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from momentumnet import couplings
 from momentumnet.core.coupled_stream import CoupledStream
+from momentumnet.core.stream import MomentumStream
 from momentumnet.description import describe, rule_of
 from momentumnet.errors import MomentumNetWarning
 from momentumnet.streams.converted import streams_of
@@ -43,8 +45,10 @@ def note(model: nn.Module) -> None:
         )
     if description is None:
         forget(model)
-    else:
-        setattr(config, NAME, description)
+        return
+    setattr(config, NAME, description)
+    for stream in streams_of(model):
+        stream.described_in = config
 
 
 def warn_of_another(source: str, trained: Any, now: Any, *, advice: str) -> None:
@@ -58,22 +62,40 @@ def warn_of_another(source: str, trained: Any, now: Any, *, advice: str) -> None
 
 
 def renew(model: nn.Module) -> None:
-    """Write the streams' gammas, or couplings, of now into each description in the model: they have changed.
+    """Write the streams' gammas, or couplings, of now into each description of them: they have changed.
 
-    By the names of the streams, which are those of their conversion: the config of a model stands in its parts, too,
-    and is found inside of a wrapper (``DistributedDataParallel``, an adapter), where modules have other names.
+    The config of a model stands in its parts, too, and is found inside of a wrapper (``DistributedDataParallel``, an
+    adapter). Where only a part without it is given, the streams know it.
     """
-    seen: set[int] = set()
+    found: dict[int, tuple[Any, list[MomentumStream]]] = {}
     for module in model.modules():
         config = _own_config_of(module)
+        if config is not None and id(config) not in found:
+            found[id(config)] = config, streams_of(module)
+    with_config = set(found)
+    for stream in streams_of(model):
+        if id(stream.described_in) not in with_config:
+            found.setdefault(id(stream.described_in), (stream.described_in, []))[1].append(stream)
+    for config, streams in found.values():
         description: Any = getattr(config, NAME, None)
-        if function_of(description) is None or id(config) in seen:
-            continue
-        seen.add(id(config))
-        changing = [s for s in streams_of(module) if s.has_gamma or isinstance(s, CoupledStream)]
-        rules = {stream.name: rule_of(stream) for stream in changing}
-        renewed = [{**found, **rules.get(found["name"], {})} for found in description["streams"]]
-        setattr(config, NAME, {**description, "streams": renewed})
+        if function_of(description) is not None:
+            renewed = [_renewed(described, streams) for described in description["streams"]]
+            setattr(config, NAME, {**description, "streams": renewed})
+
+
+def _renewed(found: Any, streams: Sequence[MomentumStream]) -> Any:
+    """A stream's description with the rule that it has now, where it is one of ``streams``.
+
+    It goes by name and blocks, which are those of the conversion; several streams in one container have its name alike,
+    and blocks of a model inside of an adapter are described without the adapter's part of their names.
+    """
+    for stream in streams:
+        pairs = zip(stream.blocks, found["blocks"], strict=False)
+        is_same = (stream.name, len(stream.blocks)) == (found["name"], len(found["blocks"]))
+        if is_same and all(f".{own}".endswith(f".{described}") for own, described in pairs):
+            changes = stream.has_gamma or isinstance(stream, CoupledStream)
+            return {**found, **rule_of(stream)} if changes else found
+    return found
 
 
 def forget(model: nn.Module) -> None:

@@ -198,6 +198,39 @@ def test_the_config_of_a_model_inside_names_its_blocks_as_it_did() -> None:
     assert inner.config.momentumnet == mn.describe(inner)
 
 
+def two_streams() -> nn.Module:
+    """Two in one container, which both have its name."""
+    torch.manual_seed(0)
+    narrow = WIDTH // 2
+    model = Chain(
+        [*(ResidualMLP() for _ in range(2)), nn.Linear(WIDTH, narrow), *(ResidualMLP(narrow) for _ in range(3))]
+    )
+    model.head = nn.Linear(narrow, 4)
+    model.config = configured().config
+    return model
+
+
+@pytest.mark.parametrize("coupling", ["momentum", "dr2net"])
+def test_streams_of_one_container_are_told_apart_in_the_config(coupling: str) -> None:
+    """Both were given the rule of the last one, and a part without a config changed nothing there: in silence."""
+    model = mn.convert(two_streams(), EXAMPLE, coupling=coupling)
+    for model in (model, copy.deepcopy(model)):  # noqa: B020
+        if coupling == "momentum":
+            mn.set_gamma(model.blocks[:2], 1 / 2)
+        else:
+            mn.set_dr2net(model.blocks[:2], mn.Dr2Net(alpha=1 / 2, beta=1 / 2))
+        first, second = streams_of(model)
+        assert (first.name, first.gamma) == (second.name, Fraction(1, 2))
+        assert second.gamma != first.gamma
+        assert model.config.momentumnet == mn.describe(model)
+        mn.set_gamma(model, 1 / 4) if coupling == "momentum" else mn.set_dr2net(model, mn.Dr2Net(beta=1 / 4))
+        assert model.config.momentumnet == mn.describe(model)
+        mn.set_gamma(model.blocks[3:], 3 / 4) if coupling == "momentum" else None
+        assert model.config.momentumnet == mn.describe(model)
+        again = mn.convert(two_streams(), like=model.config.momentumnet)
+        assert [stream.gamma for stream in streams_of(again)] == [stream.gamma for stream in streams_of(model)]
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [

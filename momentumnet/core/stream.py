@@ -59,7 +59,12 @@ class MomentumStream(StreamSettings):
         start: largest value to expect at the stream's start; None to take it from the first pass.
         spread: how far typical values lie below the largest; None to take it from the first pass.
         options: those of `StreamSettings`.
+
+    Attributes:
+        described_in: the config that is saved with its model, and says what its gamma is; None where there is none.
     """
+
+    described_in: Any = None
 
     def __init__(
         self,
