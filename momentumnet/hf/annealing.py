@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -15,7 +16,7 @@ class GammaCallback(TrainerCallback):
 
     With ``end=0`` the checkpoint at the end is a stock one: its class computes what was trained. A training that is
     resumed goes on with the gamma of its place: give the same callback, as for `StreamsCallback`, which may stand
-    beside it. What is saved on the way says the gamma of then.
+    beside it. What is saved on the way says the gamma of then, and ``load_best_model_at_end`` comes back to it.
 
     Args:
         start: gamma of the first step.
@@ -50,3 +51,10 @@ class GammaCallback(TrainerCallback):
         """The optimizer has made a step."""
         if self.schedule is not None:
             self.schedule.step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """With ``load_best_model_at_end`` the weights are those of an earlier step by now, and so is gamma."""
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if self.schedule is not None and best is not None:
+            step = int(Path(best).name.rpartition("-")[2])
+            self.schedule.load_state_dict({**self.schedule.state_dict(), "steps_done": step})

@@ -47,6 +47,20 @@ def test_a_resumed_training_goes_on_at_its_gamma(wrap: Any, tmp_path: Path) -> N
     assert torch.equal(logits(loaded, bf16=True), logits(resumed, bf16=True))
 
 
+@pytest.mark.parametrize("wrap", [with_lora, lambda model: model], ids=["lora", "whole"])
+def test_the_best_model_has_the_gamma_that_it_was_trained_at(wrap: Any, tmp_path: Path) -> None:
+    """It had the best step's weights and the last step's gamma: another function, and saved as that, in silence."""
+    model = wrap(base(tmp_path / "base"))
+    # The largest loss is taken for the best, so that it is the first one.
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    run = annealed(model, tmp_path / "run", 1 / 2, eval_strategy="steps", eval_steps=2, **best)
+    run.train()
+    assert Path(run.state.best_model_checkpoint).name == "checkpoint-2"
+    assert model.config.momentumnet["streams"][0]["gamma"] == "5/16"
+    loaded = hf.from_pretrained(tmp_path / "run" / "checkpoint-2")
+    assert torch.equal(logits(loaded, bf16=True), logits(model, bf16=True))
+
+
 def test_options_that_do_not_fit_end_the_training_before_it_begins(tmp_path: Path) -> None:
     run = trainer(base(tmp_path / "base"), tmp_path / "run")
     run.add_callback(hf.GammaCallback(1 / 8, 0, shape="geometric"))

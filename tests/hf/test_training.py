@@ -82,7 +82,7 @@ def trainer(model: Any, folder: Path, *, until: int = STEPS, **options: Any) -> 
             control.should_training_stop |= state.global_step >= until
 
     callbacks = [hf.StreamsCallback(), Interruption()]
-    return transformers.Trainer(model, args, train_dataset=rows(), callbacks=callbacks)
+    return transformers.Trainer(model, args, train_dataset=rows(), eval_dataset=rows(), callbacks=callbacks)
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
