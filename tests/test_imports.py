@@ -19,7 +19,7 @@ FLOORS = (
     ("couplings", "streams"),
     ("comparison", "description", "planner", "resume"),
     ("model_config", "planning_options"),
-    ("planning",),
+    ("planning", "stream_rules"),
     ("batch_size", "range_check", "reversion"),
     ("planned",),
     ("conversion", "step_schedule"),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.errors import CheckpointError
 from momentumnet.options import check_names, is_finite, is_whole, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
@@ -22,6 +23,7 @@ from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
 from momentumnet.prune.trainings import Record, Trainings
 from momentumnet.resume import load_training_state, training_state
+from momentumnet.stream_rules import rules_of, set_rules
 
 TICKET = "ticket"
 """The arm of a lottery that trains the ticket itself; see `LotteryTicket.ticket`."""
@@ -50,8 +52,9 @@ class LotteryTicket:
         model: The network with its first weights, not masked.
         train_fn: ``train_fn(model, log)`` trains the network that it is given, in place, from step ``log.start_step``
             on; it calls ``log.step()`` after each step of its optimizer and ``log.accuracy(value)`` where it evaluates
-            (or returns the last accuracy). It makes its optimizer itself, and may depend on its arguments and on the
-            global random generators (torch, numpy, random), which begin each training with the same ``seed``.
+            (or returns the last accuracy). It makes its optimizer itself, and schedules of the learning rate or of
+            gamma, which begin at that step. It may depend on its arguments and on the global random generators (torch,
+            numpy, random), which begin each training with the same ``seed``.
         fraction: What each round takes of the units that are left; or by parameter name, for ``scope="layer"``.
         rounds: Number of prunings; there is one training more.
         rewind_to: Step of the dense training whose weights the tickets begin with; 0 for the first weights.
@@ -180,14 +183,18 @@ class LotteryTicket:
         Args:
             number: The round, 1 for the first that is pruned; 0 gives the dense network, without masks.
             arm: "ticket", or one of the controls.
-            trained: With the weights after the training, or before it.
+            trained: With the weights after the training, and what a schedule made of gamma (or of Dr2Net's
+                coefficients) in it; or as it was before it.
 
         Raises:
             LookupError: It has not been trained.
         """
         true_or_false(trained=trained)
         record = self._record(arm, number)
-        return self._network(record["trained" if trained else "initial"], record["masks"] if number else None)
+        model = self._network(record["trained" if trained else "initial"], record["masks"] if number else None)
+        if trained and "rules" in record:  # not in the folders of earlier versions
+            set_rules(model, record["rules"])
+        return model
 
     def _record(self, arm: str, number: int) -> Record:
         record = self._trainings.get(_name(arm, number))
@@ -197,11 +204,16 @@ class LotteryTicket:
 
     def _restore_first(self) -> None:
         """Begin with the first weights of the folder; keep those of this model where there are none."""
-        first = self._trainings.get("first")
+        first, rules = self._trainings.get("first"), rules_of(self._model)
         if first is None:
             weights = on_cpu(self._model.state_dict())
-            self._trainings.put("first", {"weights": weights, "streams": training_state(self._model)})
+            self._trainings.put("first", {"weights": weights, "streams": training_state(self._model), "rules": rules})
             return
+        if first.get("rules", rules) != rules:  # not in the folders of earlier versions
+            raise CheckpointError(
+                f"the folder holds a run of a network whose streams move by {first['rules']}, and this one's by "
+                f"{rules}; convert the network as it was, or give another folder"
+            )
         self._model.load_state_dict(first["weights"])
         if "streams" in first:  # not in the folders of earlier versions
             load_training_state(self._model, first["streams"])

@@ -17,6 +17,7 @@ from momentumnet.prune.places import places_by_name
 from momentumnet.prune.seeds import seeded
 from momentumnet.prune.training_log import TrainingLog
 from momentumnet.prune.trainings import Record
+from momentumnet.stream_rules import rules_of
 
 State = dict[str, Tensor]
 TrainFunction = Callable[[nn.Module, TrainingLog], object]
@@ -67,7 +68,8 @@ def train(
         watch: Looks at the masks at each evaluation.
 
     Returns:
-        Weights after the training, and at ``rewind_to``; steps, accuracies, seconds, distances of the masks.
+        Weights after the training, and at ``rewind_to``; the rules that its streams came to; steps, accuracies,
+        seconds, distances of the masks.
 
     Raises:
         ValueError: The function did not train the model that it was given, or made fewer steps than ``rewind_to``.
@@ -102,6 +104,7 @@ def train(
         )
     return record | {
         "trained": trained,
+        "rules": rules_of(model),
         "steps": log.steps,
         "accuracies": log.accuracies,
         "seconds": seconds,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.errors import CheckpointError
 from momentumnet.prune import LotteryTicket, TrainingLog, dense_state_dict
+from momentumnet.streams.converted import streams_of
 from tests.prune.lotteries import STEPS, X, Y, network, train
 
 SHAPES = {"0.weight": (12, 6), "2.weight": (4, 12)}
@@ -207,17 +210,22 @@ def test_buffers_are_rewound() -> None:
     assert counted == [0, 2, 0]
 
 
-def test_converted_network() -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(6, 6)
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x + torch.tanh(self.linear(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.linear(x))
 
+
+def residual() -> nn.Module:
     torch.manual_seed(0)
-    plain = nn.Sequential(*[Block() for _ in range(4)], nn.Linear(6, 4)).double()
+    return nn.Sequential(*[Block() for _ in range(4)], nn.Linear(6, 4)).double()
+
+
+def test_converted_network() -> None:
+    plain = residual()
     reports, weights = [], []
     for backward in ("reversible", "stored"):
         model = mn.convert(plain, X[:2], gamma=0.5, backward=backward)
@@ -226,6 +234,48 @@ def test_converted_network() -> None:
         weights.append(lottery.ticket(2).state_dict())
     assert reports[0] == reports[1]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+SCHEDULES: dict[str, tuple[dict[str, Any], Callable[[nn.Module], Any]]] = {
+    "gamma": ({"gamma": 1 / 8}, lambda model: mn.schedule_gamma(model, STEPS, 1 / 8, 7 / 8)),
+    "dr2net": (
+        {"coupling": "dr2net"},
+        lambda model: mn.schedule_dr2net(model, STEPS, mn.Dr2Net(), mn.Dr2Net(alpha=1 / 2, beta=1 / 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_trained_ticket_moves_by_what_its_schedule_came_to(kind: str, tmp_path: Path) -> None:
+    """It had the weights of the end and the gamma of the beginning: another function, in silence."""
+    options, schedule_of = SCHEDULES[kind]
+    ends: list[Tensor] = []
+
+    def scheduled(model: nn.Module, log: TrainingLog) -> None:
+        schedule = schedule_of(model)
+        schedule.load_state_dict({**schedule.state_dict(), "steps_done": log.start_step})
+        log._on_step, on_step = lambda step: (schedule.step(), on_step(step)), log._on_step
+        train(model, log)
+        ends.append(model(X).detach())
+
+    for _ in range(2):  # the second time from the folder
+        lottery = LotteryTicket(
+            mn.convert(residual(), X[:2], **options), scheduled, rounds=1, rewind_to=2, folder=tmp_path
+        )
+        lottery.run()
+        for number, end in enumerate(ends):
+            assert torch.equal(lottery.ticket(number)(X), end)
+            begun = streams_of(lottery.ticket(number, trained=False))[0]
+            assert begun.gamma == (Fraction(1, 8) if kind == "gamma" else mn.Dr2Net().beta)
+    assert len(ends) == 2
+
+
+def test_a_folder_is_not_gone_on_with_at_another_gamma(tmp_path: Path) -> None:
+    """It was, in silence: the tickets of one round were those of another network than the next one's."""
+    models = [mn.convert(residual(), X[:2], gamma=gamma) for gamma in (1 / 2, 3 / 4)]
+    LotteryTicket(models[0], train, rounds=1, folder=tmp_path).run()
+    with pytest.raises(CheckpointError, match=r"'1/2'.*'3/4'"):
+        LotteryTicket(models[1], train, rounds=2, folder=tmp_path).run()
 
 
 def untrained(model: nn.Module, log: TrainingLog) -> None:
