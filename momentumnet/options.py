@@ -1,4 +1,4 @@
-"""Checks of options: what several functions demand of a switch, a number, a word or a generator."""
+"""Checks of arguments: what several functions demand of a switch, a number, a word, a generator or a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from torch import nn
+
+from momentumnet.listing import listed
 
 
 def true_or_false(**options: bool) -> None:
@@ -23,6 +26,16 @@ def check_generator(generator: torch.Generator | None) -> None:
         raise ValueError(
             f"generator must be a torch.Generator or None, got {generator!r}; make one of a seed by "
             "torch.Generator().manual_seed(seed)"
+        )
+
+
+def check_has_values(model: nn.Module) -> None:
+    """Raises ValueError for a model with parameters on the meta device, which are shapes alone."""
+    hollow = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if hollow:
+        raise ValueError(
+            f"parameters of {type(model).__name__} are on the meta device and have no values: {listed(hollow)}; give "
+            "them memory first (model.to_empty(device=...)), and load or draw their values"
         )
 
 

@@ -201,3 +201,28 @@ def test_switches_of_numpy() -> None:
     weight = nn.Parameter(torch.ones(2))
     sam = optim.SAM([weight], SGD, lr=0.1, adaptive=np.bool_(True))
     assert type(sam.param_groups[0]["adaptive"]) is bool
+
+
+NEEDS_VALUES: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
+    "kaiming_": lambda model, x: init.kaiming_(model),
+    "xavier_": lambda model, x: init.xavier_(model),
+    "fixup_": lambda model, x: init.fixup_(model, x, remove_normalization=True),
+    "tfixup_": lambda model, x: init.tfixup_(model),
+    "gradinit_": lambda model, x: init.gradinit_(model, loss, [(x, x)]),
+    "metainit_": lambda model, x: init.metainit_(model, loss, [(x, x)]),
+    "gradient_quotient": lambda model, x: init.gradient_quotient(model, loss, (x, x)),
+    "sharpness": lambda model, x: landscape.sharpness(model, loss, (x, x)),
+    "hessian_top_eigenvalues": lambda model, x: landscape.hessian_top_eigenvalues(model, loss, (x, x)),
+    "magnitude_masks": lambda model, x: prune.magnitude_masks(model, fraction=0.5),
+    "random_masks": lambda model, x: prune.random_masks(model, fraction=0.5),
+    "ChannelStructure": prune.ChannelStructure,
+    "BlockStructure": prune.BlockStructure,
+    "LotteryTicket": lambda model, x: LotteryTicket(model, train),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_VALUES)
+def test_what_needs_values_refuses_parameters_without(name: str) -> None:
+    """It ended in "Tensor.item() cannot be called on meta tensors"."""
+    with pytest.raises(ValueError, match=r"on the meta device and have no values: .*model\.to_empty"):
+        NEEDS_VALUES[name](encoder().to("meta"), INPUTS.to("meta"))

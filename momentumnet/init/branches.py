@@ -133,8 +133,9 @@ def _anatomy(model: nn.Module, trace: Trace) -> Anatomy:
     if graph.computed:
         computed = ", ".join(sorted(names[parameter] for parameter in graph.computed))
         raise ConversionError(
-            f"a layer's weight is computed from the parameters {computed} (weight normalisation, a parametrisation?), "
-            "so they cannot be set one by one; undo that first (torch.nn.utils.parametrize.remove_parametrizations)"
+            f"a layer's weight is computed from the parameters {computed} (weight normalisation, masks, a "
+            "parametrisation?), so they cannot be set one by one; undo that first "
+            "(torch.nn.utils.parametrize.remove_parametrizations, momentumnet.prune.remove_masks)"
         )
     judge = Judge()
     keeping = [_unwrapped(call) for call in select_blocks(trace.root, judge, lambda name: True)]

@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from momentumnet.init.attempt import all_or_nothing
 from momentumnet.init.matrices import maps_of, zero_padding
 from momentumnet.init.report import InitReport, norms_of, scales_between
-from momentumnet.options import is_finite, one_of, positive
+from momentumnet.options import check_has_values, is_finite, one_of, positive
 
 MODES = ("fan_in", "fan_out")
 DISTRIBUTIONS = ("normal", "uniform")
@@ -117,6 +117,7 @@ def xavier_(model: nn.Module, *, distribution: str = "uniform", gain: float = 1.
 
 
 def _draw_all(model: nn.Module, method: str, draw: Callable[[Tensor], object]) -> InitReport:
+    check_has_values(model)
     weights = dict(_weights(model))
     if not weights:
         raise ValueError(
@@ -141,8 +142,8 @@ def _weights(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Owner]]:
         if parametrize.is_parametrized(module) or any(map(_computes_a_weight, module._forward_pre_hooks.values())):
             raise ValueError(
                 f"{path or type(model).__name__} has a parametrized weight, which cannot be drawn directly; use "
-                "torch.nn.utils.parametrize.remove_parametrizations (remove_weight_norm, remove_spectral_norm) first "
-                "and parametrize it again afterwards"
+                "torch.nn.utils.parametrize.remove_parametrizations (remove_weight_norm, remove_spectral_norm; for masks "
+                "momentumnet.prune.remove_masks) first and parametrize it again afterwards"
             )
         if _is_left_alone(module):
             continue

@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from momentumnet.loss.batches import Batch, LossFunction, outputs_of
 from momentumnet.loss.samples import chunks
+from momentumnet.options import check_has_values
 from momentumnet.recompute.generators import Generators
 
 Vectors = list[Tensor]
@@ -35,7 +36,7 @@ class ParametricLoss:
         loss_fn: ``loss_fn(model_output, target)``, a scalar.
 
     Raises:
-        ValueError: no parameter of the model needs a gradient.
+        ValueError: no parameter of the model needs a gradient, or one has no values.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
@@ -44,6 +45,7 @@ class ParametricLoss:
             raise ValueError(
                 f"{type(model).__name__} has no parameter with requires_grad=True, so nothing to differentiate by"
             )
+        check_has_values(model)
         self.model, self.loss_fn = model, loss_fn
         self.names = tuple(trainable)
         self.parameters = list(trainable.values())

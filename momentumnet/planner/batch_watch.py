@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -90,6 +90,15 @@ class BatchWatch:
                 self._room,
             )
 
+    def tell_of_masks(self, model: nn.Module) -> None:
+        """Tell of masks that are put on a model behind its plan: each use of a weight makes a copy of it."""
+        logger.warning(
+            "masks are put on %s, which was planned without them: each use of a masked weight makes a copy of it, and "
+            "the step takes more than %s. Plan (momentumnet.plan) behind apply_masks",
+            type(model).__name__,
+            self._room,
+        )
+
     def attach(self, model: nn.Module) -> None:
         """Watch the calls of a model."""
         model.register_forward_pre_hook(self, with_kwargs=True)
@@ -120,11 +129,17 @@ class BatchWatch:
 
 def detach(model: nn.Module) -> None:
     """Watch no module in the model any more."""
+    for module, number, _ in list(watches_in(model)):
+        del module._forward_pre_hooks[number]
+        module._forward_pre_hooks_with_kwargs.pop(number, None)
+
+
+def watches_in(model: nn.Module) -> Iterator[tuple[nn.Module, int, BatchWatch]]:
+    """The planned modules in the model, each with its watch and that hook's number."""
     for module in model.modules():
-        for number, hook in list(module._forward_pre_hooks.items()):
+        for number, hook in module._forward_pre_hooks.items():
             if isinstance(hook, BatchWatch):
-                del module._forward_pre_hooks[number]
-                module._forward_pre_hooks_with_kwargs.pop(number, None)
+                yield module, number, hook
 
 
 def elements_of(inputs: Any) -> int:

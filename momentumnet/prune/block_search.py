@@ -94,7 +94,12 @@ class BlockSearch:
             arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             same = [key for key, value in arguments if isinstance(value, Tensor) and torch.equal(value, output)]
             returned.extend(same[:1])
-            if not same:
+            if not same and bool(output.isnan().any()):
+                reasons.append(
+                    "with its parameters at zero it returns NaN (a weight that is computed, as by weight or spectral "
+                    "norm? undo that first)"
+                )
+            elif not same:
                 reasons.append(
                     "with its parameters at zero it does not return its input (a norm or an activation after the sum, "
                     "or a factor on the skip)"

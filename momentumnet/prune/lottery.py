@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet import couplings
 from momentumnet.errors import CheckpointError
+from momentumnet.listing import listed
 from momentumnet.options import check_names, is_finite, is_whole, true_or_false, whole
 from momentumnet.progress import steps_with_progress
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
-from momentumnet.prune.masks import Masks, apply_masks
+from momentumnet.prune.masks import Masks, apply_masks, masks_of
 from momentumnet.prune.reinitialise import reset_parameters
 from momentumnet.prune.scores import Shares, magnitude_scores
 from momentumnet.prune.seeds import seed_of, seeded
@@ -23,7 +25,7 @@ from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
 from momentumnet.prune.trainings import Record, Trainings
 from momentumnet.resume import load_training_state, training_state
-from momentumnet.stream_rules import rules_of, set_rules
+from momentumnet.stream_rules import Rules, rules_of, set_rules
 
 TICKET = "ticket"
 """The arm of a lottery that trains the ticket itself; see `LotteryTicket.ticket`."""
@@ -77,7 +79,7 @@ class LotteryTicket:
             several processes (each calls this) all must see the folder, and the first one writes.
 
     Raises:
-        ValueError: An option cannot be.
+        ValueError: An option cannot be, or the model has masks.
         CheckpointError: The folder holds a run with other settings.
 
     Example:
@@ -125,6 +127,11 @@ class LotteryTicket:
                 raise ValueError(f"controls must be of {', '.join(map(repr, CONTROLS))}, got {control!r}")
         if early_bird is not None and not (is_finite(early_bird) and 0 <= early_bird <= 1):
             raise ValueError(f"early_bird must be a share of the weights between 0 and 1, got {early_bird!r}")
+        if masks_of(model):
+            raise ValueError(
+                "the model has masks already, and a lottery begins with the dense network: take them off first "
+                "(momentumnet.prune.remove_masks leaves zeros in their place, which are the first to go)"
+            )
         self._model, self._train_fn = copy.deepcopy(model), train_fn
         self._fraction, self._scope, self._skip = fraction, scope, tuple(skip)
         self._rounds, self._rewind_to, self._early_bird, self._seed = rounds, rewind_to, early_bird, int(seed)
@@ -211,8 +218,8 @@ class LotteryTicket:
             return
         if first.get("rules", rules) != rules:  # not in the folders of earlier versions
             raise CheckpointError(
-                f"the folder holds a run of a network whose streams move by {first['rules']}, and this one's by "
-                f"{rules}; convert the network as it was, or give another folder"
+                f"the folder holds a run of another network: {_in_words(first['rules'])} there, {_in_words(rules)} "
+                "now; convert the network as it was, or give another folder"
             )
         self._model.load_state_dict(first["weights"])
         if "streams" in first:  # not in the folders of earlier versions
@@ -273,6 +280,10 @@ class LotteryTicket:
 
 def _name(arm: str, number: int) -> str:
     return f"{arm.replace(' ', '-')}-{number:03d}"
+
+
+def _in_words(rules: Rules) -> str:
+    return listed([f"{name} at {couplings.in_words(rule)}" for name, rule in rules.items()]) or "not converted"
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 
 from momentumnet.options import check_names
+from momentumnet.planner.batch_watch import watches_in
 from momentumnet.prune.parametrization import lift, liftable, put
 from momentumnet.prune.places import Place, check_whole, places, places_by_name
 
@@ -127,6 +128,9 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     found = places_by_name(model)
     for name, mask in masks.items():
         _check(name, mask, found)
+    if masks and not masks_of(model):
+        for planned, _, watch in watches_in(model):
+            watch.tell_of_masks(planned)
     copies = {name: mask.detach().to(found[name][0].parameter.device, copy=True) for name, mask in masks.items()}
     done: list[tuple[Place, Tensor | None]] = []
     try:

@@ -11,7 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from momentumnet.options import check_generator, one_of
+from momentumnet.options import check_generator, check_has_values, one_of
 from momentumnet.prune.masks import Masks, masks_of, prunable
 from momentumnet.prune.places import check_whole
 
@@ -36,6 +36,7 @@ def magnitude_scores(model: nn.Module, *, skip: Collection[str] = ()) -> Scores:
         >>> magnitude_scores(model)
         {'weight': tensor([[2., 1.]])}
     """
+    check_has_values(model)
     masks, parameters = masks_of(model), prunable(model, skip=skip)
     check_whole("magnitude_scores", parameters)
     scores = {name: parameter.detach().abs() for name, parameter in parameters.items()}
@@ -58,6 +59,7 @@ def random_scores(model: nn.Module, *, generator: torch.Generator | None, skip: 
         torch.Size([3, 2])
     """
     check_generator(generator)
+    check_has_values(model)
     device = torch.device("cpu") if generator is None else generator.device
     return {
         name: torch.rand(parameter.shape, generator=generator, device=device, dtype=torch.float32).to(parameter.device)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from momentumnet.errors import PruningError
+from momentumnet.options import check_has_values
 from momentumnet.prune.masks import Masks
 from momentumnet.prune.probing import misfit, outputs_of, unmasked_copy
 from momentumnet.prune.scores import shuffled_masks
@@ -26,6 +27,7 @@ class UnitStructure(ABC):
     units: ClassVar[str]  # what they are called
 
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+        check_has_values(model)
         self._inputs = copied(example_inputs)
         plain = unmasked_copy(model)
         self._shapes = {name: parameter.shape for name, parameter in plain.named_parameters()}

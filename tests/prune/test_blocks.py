@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import momentumnet as mn
 from momentumnet.errors import PruningError
@@ -142,6 +143,16 @@ def test_a_pre_norm_encoder_reads_its_first_layer() -> None:
 def test_what_is_no_identity_is_refused(kind: str, reason: str) -> None:
     with pytest.raises(PruningError, match=rf"blocks\.0: .*{reason}"):
         BlockStructure(net_of(kind), vectors())
+
+
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm])
+def test_weights_that_are_computed_are_the_reason(norm: Any) -> None:
+    """A norm or an activation after the sum was said to be it."""
+    net = net_of("plain")
+    for block in net.blocks:
+        norm(block.fc)
+    with pytest.raises(PruningError, match=r"blocks\.0: .*returns NaN \(a weight that is computed"):
+        BlockStructure(net, vectors())
 
 
 def test_relu_after_the_sum_is_an_identity_behind_another() -> None:
