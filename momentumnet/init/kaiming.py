@@ -142,7 +142,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Owner]]:
         if parametrize.is_parametrized(module) or any(map(_computes_a_weight, module._forward_pre_hooks.values())):
             raise ValueError(
                 f"{path or type(model).__name__} has a parametrized weight, which cannot be drawn directly; use "
-                "torch.nn.utils.parametrize.remove_parametrizations (remove_weight_norm, remove_spectral_norm; for masks "
+                "torch.nn.utils.parametrize.remove_parametrizations (remove_weight_norm, remove_spectral_norm; "
                 "momentumnet.prune.remove_masks) first and parametrize it again afterwards"
             )
         if _is_left_alone(module):
