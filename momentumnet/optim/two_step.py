@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from momentumnet.errors import StepOrderError
+from momentumnet.optim.accumulated import Accumulated, left_by_step
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.displacement import Displacement, displacements
 from momentumnet.optim.passes import RunningStatistics
@@ -46,6 +48,7 @@ class TwoStepOptimizer(Optimizer, ABC):
 
     evaluates_twice = True
     base_optimizer: Optimizer
+    _left: weakref.ref[Tensor] | None = None  # of the gradients that the last step has left
 
     def __init__(
         self,
@@ -108,8 +111,16 @@ class TwoStepOptimizer(Optimizer, ABC):
                 "calls it twice; a loop that calls backward itself uses first_step() and second_step()"
             )
         self._refuse_displaced("step")
-        loss = self._two_passes(closure, closure)
+        found = Accumulated(self._parameters(), self._left)
+
+        def first() -> Any:
+            result = closure()
+            found.warn(type(self).__name__)
+            return result
+
+        loss = self._two_passes(first, closure)
         self.second_step()
+        self._left = left_by_step(self._parameters())
         return loss
 
     def first_step(self) -> bool:

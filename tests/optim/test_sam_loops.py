@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import warnings
@@ -96,6 +97,44 @@ def scaled_step(optimizer: SAM, scaler: GradScaler, loss: Callable[[int], Tensor
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
     optimizer.second_step(scaler)
     scaler.update()
+
+
+@pytest.mark.parametrize("kind", [SAM, Extragradient])
+def test_gradients_that_only_the_first_call_adds_to_are_told_of(kind: type) -> None:
+    """Lightning's accumulate_grad_batches: the second pass held the last batch alone, in silence."""
+    net, (x, y) = network(), batch()
+    optimizer = kind(net.parameters(), SGD, lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(net, x, y).backward()
+
+        def closure() -> Tensor:
+            loss = loss_of(net, x, y)
+            loss.backward()
+            return loss
+
+        with pytest.warns(mn.MomentumNetWarning, match="closure added to them"):
+            optimizer.step(closure)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_closure_that_begins_anew_is_not_warned_of(set_to_none: bool) -> None:
+    net, (x, y) = network(), batch()
+    optimizer = SAM(net.parameters(), SGD, lr=0.5)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = loss_of(net, x, y)
+        loss.backward()
+        return loss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            optimizer.step(closure)
+            if set_to_none:  # a gradient that another network's loss leaves, as a discriminator has it
+                loss_of(net, x, y).backward()
+        copy.deepcopy(optimizer).step(lambda: torch.zeros(()))
 
 
 @pytest.mark.parametrize("kind", [SAM, Extragradient])
