@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -85,6 +86,21 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_the_errors_page_shows_errors(tmp_path: Path) -> None:
+    """What it says is refused is: a block whose cause has been mended would print nothing, and pass."""
+    program = ast.parse(blocks((ROOT / "docs" / "errors.md").read_text())[0])
+    shown = [node for node in program.body if isinstance(node, ast.Try)]
+    for node in shown:
+        node.orelse = ast.parse("raise AssertionError('nothing was refused')").body
+    assert len(shown) >= 4
+    (tmp_path / "errors.py").write_text(ast.unparse(program))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "errors.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_blocks_that_are_not_run_say_why() -> None:
