@@ -103,7 +103,7 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda sink: sink.write(text.encode()))
 
 
-def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> None:
+def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Writes plain values as one JSON object, with a checksum as ``sha256``, as `write` does."""
     write_text(path, json.dumps({"sha256": UNSIGNED, **values}, indent=indent) + "\n")
 

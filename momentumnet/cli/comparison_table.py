@@ -39,8 +39,8 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
         "output": str(folder),
         "networks": {name: outcome.values() for name, outcome in outcomes.items()},
     }
+    report.result(values)  # first: a disk that is full by now does not cost it
     whole_file.write_json(folder / "report.json", in_json(values))
-    report.result(values)
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:

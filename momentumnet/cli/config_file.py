@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +33,33 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     path = _named(arguments)
     if path is None:
         return list(arguments)
-    options = [FromFile(word) for name, value in _read(Path(path)).items() for word in _words(path, name, value)]
+    options = [FromFile(_word(path, name, value)) for name, value in _read(Path(path)).items()]
     return [arguments[0], *options, *arguments[1:]]
 
 
+def as_switches(words: Sequence[str], known: Mapping[str, argparse.Action]) -> list[str]:
+    """The words with those of a file that set a switch as the command line has them: ``--compare``, or nothing.
+
+    ``augment = false`` sets none, and is refused as any other value that ``--augment`` does not take.
+    """
+    found = []
+    for word in words:
+        flag, _, value = word.partition("=")
+        action = known.get(flag)
+        is_set = isinstance(word, FromFile) and action is not None and action.nargs == 0 and value in ("true", "false")
+        if not is_set:
+            found.append(word)
+        elif value == "true":
+            found.append(FromFile(flag))
+    return found
+
+
 def _named(arguments: Sequence[str]) -> str | None:
-    for place, word in enumerate(arguments):
-        if word.startswith(f"{FLAG}="):
-            return word.partition("=")[2]
-        if word == FLAG and place + 1 < len(arguments):
-            return arguments[place + 1]
-    return None
+    found = [word.partition("=")[2] for word in arguments if word.startswith(f"{FLAG}=")]
+    found += [path for word, path in pairwise(arguments) if word == FLAG]
+    if len(found) > 1:
+        raise UsageError(f"{FLAG} is given {len(found)} times; one file holds all options")
+    return found[0] if found else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -57,13 +75,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{FLAG} {path} is not TOML: {error}") from error
 
 
-def _words(path: str, name: str, value: Any) -> list[str]:
+def _word(path: str, name: str, value: Any) -> str:
     """An option as it would stand on the command line: ``batch-size = 32``, ``compare = true``."""
     flag = f"--{name.replace('_', '-')}"
     if flag == FLAG:
         raise UsageError(f"{path} names a further {FLAG}; one file holds all options")
-    if isinstance(value, bool):
-        return [flag] if value else []
+    if isinstance(value, bool):  # which only a switch takes: see `as_switches`
+        return f"{flag}={value}".lower()
     if isinstance(value, (str, int, float)):
-        return [f"{flag}={value}"]
+        return f"{flag}={value}"
     raise UsageError(f'{path} holds {name} = {value!r}; an option has a text, a number or true: model = "resnet18"')

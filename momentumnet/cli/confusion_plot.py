@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from momentumnet import whole_file
 from momentumnet.figures import new_figure
 
@@ -25,7 +27,8 @@ def plot_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], path
     size = 3.0 + 0.3 * min(len(classes), LABELLED)
     figure = new_figure("evaluate", size + 1, size)
     axes = figure.subplots()
-    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    taken = np.asarray(counts, dtype=np.float64).reshape(len(classes), len(classes))
+    shares = taken / taken.sum(axis=1, keepdims=True).clip(min=1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= LABELLED:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
@@ -33,7 +36,7 @@ def plot_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], path
     if len(classes) <= WRITTEN:
         for row, line in enumerate(counts):
             for column, count in enumerate(line):
-                colour = "white" if shares[row][column] > 0.5 else "black"
+                colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")

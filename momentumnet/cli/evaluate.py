@@ -28,6 +28,7 @@ from momentumnet.finetuning.training import predictions
 from momentumnet.listing import listed
 
 SHOWN = 10  # classes up to which the confusion matrix is printed
+INDENTED = 100  # classes up to which evaluation.json has a line for each number: of thousands they would take gigabytes
 TEXT = CommandText(
     "accuracy of a run's network, per class, and its confusion matrix",
     """\
@@ -94,12 +95,13 @@ def run(options: argparse.Namespace) -> None:
         **measures(counts, trained.classes),
     }
     _show(report, values, source)
-    whole_file.write_json(options.run_folder / "evaluation.json", values)
+    report.result(values)  # first: where nothing can be written, it is not lost
+    indent = 2 if len(trained.classes) <= INDENTED else None
+    whole_file.write_json(options.run_folder / "evaluation.json", values, indent=indent)
     plot_confusion(
         values["confusion"], trained.classes, options.run_folder / "confusion.png", title=str(options.run_folder)
     )
     report.remark(f"Written: {options.run_folder}/evaluation.json and confusion.png")
-    report.result(values)
 
 
 def _check_classes(trained: Trained, images: ImageData) -> None:

@@ -140,7 +140,6 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
     )
     for note in planned.notes:
         report.line(note)
-    _draw(report, planned, options)
     report.result(
         {
             "command": "inspect",
@@ -164,6 +163,7 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
             "saved_after": planned.saved_after,
         }
     )
+    _draw(report, planned, options)
 
 
 def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace) -> None:
@@ -179,7 +179,6 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
         )
     for line in str(planned).splitlines():
         report.line(line)
-    _draw(report, planned, options)
     report.result(
         {
             "command": "inspect",
@@ -195,6 +194,7 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
             "largest_batch": batch,
         }
     )
+    _draw(report, planned, options)
 
 
 def _draw(report: Report, planned: Plan | TrainingPlan, options: argparse.Namespace) -> None:

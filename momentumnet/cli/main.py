@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import logging
 import os
 import sys
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, as the program's help says; 1, 2 and 3 after a message on stderr.
         Wrong arguments leave through ``SystemExit`` with status 2, as argparse does it.
     """
+    _write_whatever_there_is_to_say()
     completion.answer(program)
     given = sys.argv[1:] if arguments is None else arguments
     try:
@@ -98,13 +100,20 @@ def program() -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, of the command that they are about, without the list of all options."""
 
+    def __init__(self, **options: Any) -> None:
+        # An abbreviation would be one to argparse alone: --conf would name a file that nobody reads.
+        super().__init__(**{"allow_abbrev": False, **options})
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # a command's parser is asked by this
+        known = self._option_string_actions
+        args = config_file.as_switches(sys.argv[1:] if args is None else args, known)
         options, unknown = super().parse_known_args(args, namespace)
-        if len(unknown) == 1 and MODEL in self._option_string_actions and not unknown[0].startswith("-"):
+        if len(unknown) == 1 and MODEL in known and not unknown[0].startswith("-"):
             return super().parse_known_args(self._with_model(unknown[0], args), namespace)
         if unknown:
             first = next((place for place, word in enumerate(unknown) if word.startswith("-")), 0)
-            self.error(f"{' '.join(unknown[first:])}: no such {self._kind_of(unknown[first])}")
+            words = unknown[first : first + 1] if "=" in unknown[first] else unknown[first:]
+            self.error(f"{' '.join(words)}: no such {self._kind_of(unknown[first])}")
         return options, unknown
 
     def _with_model(self, word: str, args: Sequence[str]) -> list[str]:
@@ -117,11 +126,19 @@ class _Parser(argparse.ArgumentParser):
     def _kind_of(self, unknown: str) -> str:
         if not unknown.startswith("-"):
             return "argument"
-        close = difflib.get_close_matches(unknown.partition("=")[0], self._option_string_actions, n=2, cutoff=0.75)
+        flag = unknown.partition("=")[0]
+        close = [name for name in self._option_string_actions if len(flag) > 3 and name.startswith(flag)][:2]
+        close = close or difflib.get_close_matches(flag, self._option_string_actions, n=2, cutoff=0.75)
         return f"option (did you mean {' or '.join(close)}?)" if close else "option"
 
     def error(self, message: str) -> NoReturn:
         self.exit(UsageError.status, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def _write_whatever_there_is_to_say() -> None:
+    """Names of classes and files, and the signs in a help, may be none of the output's encoding: no reason to end."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

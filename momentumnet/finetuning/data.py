@@ -17,6 +17,7 @@ from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import image_folder, named_data
 from momentumnet.finetuning.images import BrokenImageError, Preprocessing
 from momentumnet.finetuning.processes import ALONE, Processes
+from momentumnet.listing import listed
 
 DIGITS, DIGITS_SIZE = "digits", 48
 FOLDER_SIZE = 224
@@ -220,7 +221,7 @@ def _folder(root: Path, image_size: int, say: Callable[[str], None], reading: Re
     )
     if train.classes != validation.classes:
         different = sorted(set(train.classes) ^ set(validation.classes))
-        raise UsageError(f"{root}/train and {root}/val hold different classes: {', '.join(different)}")
+        raise UsageError(f"{root}/train and {root}/val hold different classes: {listed(different)}")
     image_folder.warn_of_few(train, say)
     share, names = reading.validation, tuple(train.classes)
     held_out = None if share is None else image_folder.split(train, validation, share)

@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning.images import BrokenImageError, check_header, read_image
+from momentumnet.listing import listed
 
 NAMED = 3  # broken files, in a line that counts them all
 
@@ -77,7 +78,15 @@ def warn_of_few(images: ImageFolder, say: Callable[[str], None]) -> None:
         say(f"warning: {images.root} holds one class only, {images.classes[0]}: accuracy is 100 % whatever is learned")
     single = [images.classes[label] for label, count in sorted(counts.items()) if count == 1]
     if single:
-        say(f"warning: {images.root} holds a single image of {', '.join(single)}: accuracy means little there")
+        say(f"warning: {images.root} holds a single image of {listed(single)}: accuracy means little there")
+
+
+def _by_class(images: ImageFolder) -> list[list[int]]:
+    """The indices of each class's images."""
+    found: list[list[int]] = [[] for _ in images.classes]
+    for index, label in enumerate(images.targets):
+        found[label].append(index)
+    return found
 
 
 def split(train: ImageFolder, validation: ImageFolder, share: float) -> str:
@@ -96,8 +105,7 @@ def split(train: ImageFolder, validation: ImageFolder, share: float) -> str:
     """
     generator = torch.Generator().manual_seed(0)
     held_out: set[int] = set()
-    for label in range(len(train.classes)):
-        own = [index for index, target in enumerate(train.targets) if target == label]
+    for own in _by_class(train):
         count = min(max(round(share * len(own)), 1), len(own) - 1)
         held_out.update(own[place] for place in torch.randperm(len(own), generator=generator)[: max(count, 0)].tolist())
     for images, inside in ((train, False), (validation, True)):

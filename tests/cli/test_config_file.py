@@ -39,6 +39,11 @@ def test_a_model_of_the_command_line_wins_with_or_without_its_flag(words: list[s
         ("lr = [1, 2]", "run.toml holds lr = [1, 2]; an option has a text, a number or true"),
         ('config = "more.toml"', "names a further --config"),
         ("colour = 1", "--colour=1: no such option"),
+        ("colour = false", "--colour=false: no such option"),
+        ("augment = false", "argument --augment: invalid choice: 'false'"),  # it was taken for the default, flip
+        ("epochs = false", "argument --epochs: 'false' is not an integer"),
+        ("output = true\nlr = 0", "argument --lr"),  # not the next word as the folder
+        ('compare = "no"', "argument --compare"),
         ('gamma = "2"', "argument --gamma"),
     ],
 )
@@ -54,3 +59,14 @@ def test_file_that_is_not_there(command: Callable[..., Any]) -> None:
     done = command("finetune", "--config", "run.toml")
     assert done.status == 2
     assert done.err == "momentumnet: error: --config run.toml cannot be read: No such file or directory\n"
+
+
+@needs_toml
+def test_a_file_is_not_passed_over(command: Callable[..., Any]) -> None:
+    Path("run.toml").write_text("colour = 1\n")
+    done = command("finetune", "--conf", "run.toml")
+    assert (done.status, done.out) == (2, "")
+    assert "--conf run.toml: no such option (did you mean --config?)" in done.err
+    twice = command("finetune", "--config", "other.toml", "--config=run.toml")
+    assert (twice.status, twice.out) == (2, "")
+    assert "--config is given 2 times" in twice.err

@@ -59,6 +59,7 @@ def test_every_command_has_help_with_examples(command: Callable[..., Any], name:
         ("finetune", "--model", "fcn_resnet50"),
         ("finetune", "--data", "no-such-folder"),
         ("finetune", "--epochs", "0"),
+        ("finetune", "--epoch", "1"),
         ("bench", "depth", "--depths", "1,2"),
         ("bench", "depth", "--budget", "2000"),
         ("bench", "depth", "--budget", "-1GiB"),
@@ -82,6 +83,19 @@ def test_wrong_arguments_end_with_2(command: Callable[..., Any], arguments: tupl
 
 def test_misspelt_model_is_answered_with_close_names(command: Callable[..., Any]) -> None:
     assert "did you mean resnet50" in command("inspect", "resnt50").err
+
+
+def test_what_begins_as_an_option_is_answered_with_it(command: Callable[..., Any]) -> None:
+    assert "--batch 3: no such option (did you mean --batch-size?)" in command("finetune", "--batch", "3").err
+
+
+def test_an_output_without_these_signs_gets_their_numbers() -> None:
+    """As under LC_ALL=C, or in a pipe of Windows: the help of this command holds a root."""
+    command = [sys.executable, "-m", "momentumnet", "bench", "depth", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert r"every \u221an of n blocks" in " ".join(done.stdout.split())
 
 
 def test_conversion_error_is_one_message_and_1(command: Callable[..., Any]) -> None:

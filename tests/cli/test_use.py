@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchvision.models import get_model
 
 import momentumnet as mn
 from momentumnet import whole_file
+from momentumnet.cli.confusion_plot import plot_confusion
 from momentumnet.cli.evaluate import measures
 from momentumnet.finetuning.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from momentumnet.finetuning.trained import write_config
@@ -91,6 +93,27 @@ def test_evaluation_counts_what_the_stock_network_says(
     table = command("evaluate", "run").out
     for word in ("bright", "dark", "precision", "Accuracy on 8 images"):
         assert word in table
+
+
+def test_what_cannot_be_written_is_shown(command: Callable[..., Any], stock: nn.Module) -> None:
+    Path("run", "evaluation.json").mkdir()  # as good as a folder that may only be read, of which root knows nothing
+    done = command("evaluate", "run", "--json")
+    assert done.status == 3
+    assert "evaluation.json cannot be written" in done.err
+    assert json.loads(done.out)["images"] == 8
+
+
+def test_the_picture_of_thousands_of_classes_looks_at_each_row_a_few_times(tmp_path: Path) -> None:
+    looked = Counter[int]()
+
+    class Row(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            looked[id(self)] += 1
+            return super().__iter__()
+
+    rows = [Row(int(place == row) for place in range(50)) for row in range(50)]
+    plot_confusion(rows, [str(place) for place in range(50)], tmp_path / "counts.png", title="")
+    assert max(looked.values(), default=0) <= 3
 
 
 def test_measures_by_hand() -> None:

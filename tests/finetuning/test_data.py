@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, ImageFolder
 
 from momentumnet.bench import downloads
 from momentumnet.command_errors import UsageError
-from momentumnet.finetuning import data
+from momentumnet.finetuning import data, image_folder
 
 
 def silent(text: str) -> None:
@@ -76,6 +77,30 @@ def test_folder_with_other_classes_to_validate_is_refused(photos: Path) -> None:
     (photos / "val" / "dark").rename(photos / "val" / "grey")
     with pytest.raises(UsageError, match="different classes: dark, grey"):
         data.load_images(str(photos), image_size=32, say=silent)
+
+
+def test_many_classes_are_told_in_a_line_and_looked_at_once(photos: Path) -> None:
+    for number in range(40):
+        shutil.copytree(photos / "train" / "dark", photos / "train" / f"c{number}")
+        for file in sorted((photos / "train" / f"c{number}").iterdir())[1:]:
+            file.unlink()
+    with pytest.raises(UsageError, match=r"different classes: c0, c1, c10, c11, c12 and 35 more$"):
+        data.load_images(str(photos), image_size=32, say=silent)
+    said: list[str] = []
+    images = ImageFolder(str(photos / "train"))
+    image_folder.warn_of_few(images, said.append)
+    assert "a single image of c0, c1, c10, c11, c12 and 35 more: " in said[0]
+    looked = 0
+
+    class Targets(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            nonlocal looked
+            looked += 1
+            return super().__iter__()
+
+    images.targets = Targets(images.targets)
+    image_folder.split(images, ImageFolder(str(photos / "train")), 0.25)
+    assert looked == 1
 
 
 def test_folder_without_images_is_refused(photos: Path) -> None:

@@ -28,8 +28,8 @@ def finish(
         report.table(table.columns, table.rows, title=table.title, left=table.left)
         for note in table.notes:
             report.line(note)
+    report.result(results.values())  # first: a disk that is full by now does not cost it
     write_markdown(results.path.with_suffix(".md"), tables, results.header)
     if plot is not None:
         plot(results.rows, results.path.with_suffix(".png"))
     report.remark(f"Written: {results.path}, and .md {'' if plot is None else 'and .png '}beside it")
-    report.result(results.values())
