@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from momentumnet.predictions import NONE, predicted
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.nested import copied, floating, tensors_in
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams.trace import call_with_example, told_of_pairs
 
 # Up to here two networks count as nearly the same: by their predictions where there are any, else by their outputs.
 # Pretrained CIFAR-10 ResNets lose less than a point of accuracy up to there (docs/choosing-gamma.md).
@@ -188,16 +188,12 @@ def _checked(batches: Iterable[Any]) -> Iterable[Any]:
 
 
 def _run(model: nn.Module, batch: Any, number: int, name: str) -> Any:
-    with torch.no_grad(), left_as_found(model, list(tensors_in(batch))), eager_functions(), fresh_dropout_outputs():
-        try:
-            return call_with_example(model, copied(batch))
-        except (TypeError, AttributeError) as error:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise
-            raise ValueError(
-                f"{name} cannot be called on batch {number}, a {type(batch).__name__} of two: {error}. Of pairs of "
-                "inputs and targets give the inputs alone: (inputs for inputs, _ in loader)"
-            ) from error
+    told = told_of_pairs(
+        batch, f"{name} cannot be called on batch {number}", "(inputs for inputs, _ in loader)", ValueError
+    )
+    found = left_as_found(model, list(tensors_in(batch)))
+    with torch.no_grad(), found, eager_functions(), fresh_dropout_outputs(), told:
+        return call_with_example(model, copied(batch))
 
 
 def _outputs(output: Any, name: str) -> dict[str, Tensor]:

@@ -31,6 +31,9 @@ class Arguments(NamedTuple):
     kwargs: dict[str, Any]
 
 
+ALONE = "inputs, targets = next(iter(loader))"
+
+
 def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
     """Calls ``model`` with ``example_inputs`` and returns what it returns.
 
@@ -58,6 +61,27 @@ def call_with_example(model: nn.Module, example_inputs: Any) -> Any:
         f"example_inputs is of type {type(example_inputs).__name__}; expected a tensor, a list (one positional "
         "argument), a tuple of positional arguments or a dict of keyword arguments."
     )
+
+
+@contextmanager
+def told_of_pairs(inputs: Any, called: str, cure: str, kind: type[Exception] = TypeError) -> Iterator[None]:
+    """Inside, a call with two inputs that the model refuses is told what a loader's pair is.
+
+    Args:
+        inputs: What it is called with.
+        called: The model and the inputs, as the message names them.
+        cure: How the inputs are had alone.
+        kind: Of the error.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        if not isinstance(inputs, (tuple, list)) or len(inputs) != 2:
+            raise
+        raise kind(
+            f"{called}, a {type(inputs).__name__} of two: {error}. Of a loader's pair of inputs and "
+            f"targets give the inputs alone: {cure}"
+        ) from error
 
 
 def record(model: nn.Module, example_inputs: Any, *, eval_mode: bool = True, values: bool = True) -> Trace:
@@ -129,6 +153,7 @@ def _record(
         stack.enter_context(lifted_for_transforms(hooks))
         stack.enter_context(fresh_dropout_outputs())
         stack.enter_context(norms)
+        stack.enter_context(told_of_pairs(example_inputs, "the model cannot be called on example_inputs", ALONE))
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
         recorder.trace.returned = tensors_inside(output)
     return recorder

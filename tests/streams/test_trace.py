@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from momentumnet.conversion import convert
 from momentumnet.errors import ConversionError
 from momentumnet.planner.fit import measured_step
+from momentumnet.planning import plan
 from momentumnet.streams import discover, find_streams, recorder, trace
 from momentumnet.streams.trace import call_with_example, record
 from tests.streams import nets
@@ -189,3 +193,13 @@ def test_planning_looks_at_values_in_one_of_its_traces(monkeypatch: pytest.Monke
     once = len(looks)
     measured_step(model, example, gamma=Fraction(1, 8))
     assert len(looks) == 2 * once
+
+
+@pytest.mark.parametrize("look", [find_streams, convert, plan, partial(plan, budget="least")])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_pair_of_a_loader_is_told_to_be_one(look: Callable[..., Any], kind: type) -> None:
+    pair = kind([torch.randn(3, 4), torch.zeros(3)])
+    with pytest.raises(TypeError, match=r"a (list|tuple) of two: .* give the inputs alone: inputs, targets = next"):
+        look(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), pair)
+    with pytest.raises(TypeError, match=r"^(?!.*inputs alone)"):
+        look(nn.Sequential(nn.Linear(4, 4)), ["a"])
