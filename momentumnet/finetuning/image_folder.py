@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import torch
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning.images import BrokenImageError, check_header, read_image
 from momentumnet.listing import listed
 
 NAMED = 3  # broken files, in a line that counts them all
+_OF_SYSTEMS = ("Thumbs.db", "desktop.ini")
 
 
 def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], None], skip_broken: bool) -> ImageFolder:
@@ -25,7 +28,7 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
     Args:
         root: The folder of folders.
         transform: Makes of an RGB image what a network takes.
-        say: Takes a line of how many files were left out.
+        say: Takes lines of how many files are left out.
         skip_broken: Whether files that cannot be read are left out. That reads all of them once; without it each file
             is opened, which finds those that are empty or no images, and those that are cut off are found when they
             are read.
@@ -37,6 +40,7 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
         images = ImageFolder(str(root), transform=transform, loader=read_image)
     except FileNotFoundError as error:  # no class folders, or one without images
         raise UsageError(f"{root} cannot be used: {str(error).splitlines()[0]}") from error
+    _tell_of_others(images, say)
     if not skip_broken:
         for path, _ in images.samples:
             _check_opens(path)
@@ -54,6 +58,20 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
         if not images.samples:
             raise UsageError(f"{root}: none of its files can be read")
     return images
+
+
+def _tell_of_others(images: ImageFolder, say: Callable[[str], None]) -> None:
+    """Of files that nobody looks at: photographs of a telephone (.heic), moving pictures (.gif)."""
+    kinds = Counter(
+        Path(file).suffix.lower() or file
+        for name in images.classes
+        for _, _, files in os.walk(Path(images.root, name), followlinks=True)
+        for file in files
+        if not has_file_allowed_extension(file, IMG_EXTENSIONS) and not file.startswith(".") and file not in _OF_SYSTEMS
+    )
+    if kinds:
+        counted = [f"{count} {kind}" for kind, count in kinds.most_common()]
+        say(f"{images.root}: files of other kinds than {', '.join(IMG_EXTENSIONS)} are left out: {listed(counted)}")
 
 
 def _check_opens(path: str) -> None:
@@ -76,6 +94,9 @@ def warn_of_few(images: ImageFolder, say: Callable[[str], None]) -> None:
     counts = Counter(images.targets)
     if len(images.classes) == 1:
         say(f"warning: {images.root} holds one class only, {images.classes[0]}: accuracy is 100 % whatever is learned")
+    none = [name for label, name in enumerate(images.classes) if not counts[label]]
+    if none:
+        say(f"warning: {images.root} holds no image of {listed(none)}")
     single = [images.classes[label] for label, count in sorted(counts.items()) if count == 1]
     if single:
         say(f"warning: {images.root} holds a single image of {listed(single)}: accuracy means little there")

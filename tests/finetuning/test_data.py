@@ -103,6 +103,25 @@ def test_many_classes_are_told_in_a_line_and_looked_at_once(photos: Path) -> Non
     assert looked == 1
 
 
+def test_files_that_nobody_looks_at_are_told(photos: Path) -> None:
+    for name in ("a.heic", "b.HEIC", "c.gif", "notes.txt", "Thumbs.db", ".DS_Store"):
+        (photos / "train" / "dark" / name).touch()
+    said: list[str] = []
+    images = data.load_images(str(photos), image_size=32, say=said.append)
+    assert len(images.train) == 16
+    assert len(said) == 1
+    assert said[0].startswith(f"{photos}/train: files of other kinds than .jpg, .jpeg, ")
+    assert said[0].endswith(" are left out: 2 .heic, 1 .gif, 1 .txt") or "2 .heic, 1 .txt, 1 .gif" in said[0]
+
+
+def test_a_class_of_which_nothing_can_be_read_is_told(photos: Path) -> None:
+    for file in (photos / "train" / "dark").iterdir():
+        file.write_text("not an image")
+    said: list[str] = []
+    data.load_images(str(photos), image_size=32, say=said.append, reading=data.Reading(skip_broken=True))
+    assert said[-1] == f"warning: {photos}/train holds no image of dark"
+
+
 def test_folder_without_images_is_refused(photos: Path) -> None:
     for file in (photos / "train" / "dark").iterdir():
         file.unlink()
