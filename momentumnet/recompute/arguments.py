@@ -280,15 +280,12 @@ def kept(leaf: Any, aliases: dict[int, Tensor]) -> Any:
 def replace_stream(
     args: tuple[Any, ...], kwargs: dict[str, Any], old: Tensor, new: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same arguments with ``new`` wherever ``old`` itself stood.
+    """The same arguments with ``new`` in the place of ``old``.
 
-    Other containers stay the caller's own: a block may write into a list or mapping that it is given.
+    Containers among them stay the caller's own, also where they hold ``old``: a block may write into one.
     """
 
     def replaced(value: Any) -> Any:
-        leaves, spec = pytree.tree_flatten(value)
-        if all(leaf is not old for leaf in leaves):
-            return value
-        return pytree.tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
+        return new if value is old else value
 
     return tuple(map(replaced, args)), {name: replaced(value) for name, value in kwargs.items()}

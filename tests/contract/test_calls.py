@@ -284,6 +284,39 @@ def test_keyword_tensors_and_second_outputs_against_the_rule(backward: str) -> N
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
+class Remembering(ResidualMLP):
+    """Reads what the blocks before have written into a container that it is given, and writes there itself."""
+
+    def forward(self, x: Tensor, memory: Any) -> Tensor:
+        written = memory if isinstance(memory, list) else memory["h"]
+        branch = self.inner(x + sum(written))
+        written.append(branch)
+        return x + branch
+
+
+@pytest.mark.parametrize("backward", ["stored", "checkpointed", "reversible"])
+@pytest.mark.parametrize("make", [lambda x: [x], lambda x: {"x": x, "h": []}, lambda x: {"x": (x,), "h": [x]}])
+def test_a_container_that_holds_the_streams_first_tensor_stays_the_callers_own(make: Any, backward: str) -> None:
+    """What the first block writes there reaches the others, against the rule."""
+    torch.manual_seed(0)
+    model, gamma = nn.ModuleList([Remembering() for _ in range(4)]).double(), 0.5
+    net = mn.convert(model, streams=[""], gamma=gamma, backward=backward)
+    x = torch.randn(5, WIDTH, dtype=torch.float64, requires_grad=True)
+    y, memory = x, make(x)
+    for block in net:
+        y = block(y, memory)
+    assert memory[0] is x if isinstance(memory, list) else memory["x"] is x or memory["x"][0] is x
+    got = torch.autograd.grad(y.square().sum(), [x, *net.parameters()])
+    z, v, memory = x, torch.zeros_like(x), make(x)
+    for block in model:
+        v = gamma * v + (1 - gamma) * (block(z, memory) - z)
+        z = z + v
+    z = z + gamma / (1 - gamma) * v
+    torch.testing.assert_close(y, z, rtol=1e-9, atol=1e-10)
+    expected = torch.autograd.grad(z.square().sum(), [x, *model.parameters()])
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("initial", [None, "branch", "module"])
 @pytest.mark.parametrize("final", ["flush", "drop"])
 @pytest.mark.parametrize("arithmetic", ["exact", "float"])
