@@ -209,7 +209,8 @@ def _outputs(output: Any, name: str) -> dict[str, Tensor]:
 
 def _floats(value: Any, name: str) -> dict[str, Tensor]:
     if isinstance(value, Tensor):
-        return {name: value} if floating(value) and value.dim() else {}
+        dense = value.to_padded_tensor(0.0) if floating(value) and value.is_nested else value
+        return {name: dense} if floating(dense) and dense.dim() else {}
     items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
         items = value.items()

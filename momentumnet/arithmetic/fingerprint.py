@@ -33,8 +33,13 @@ def fingerprint(output: Any) -> list[Tensor]:
 
     Values that change places change it, too. It lies on the tensor's device, unread.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
-    return [_checksum(_flat_bits(leaf)) for leaf in leaves]
+    leaves = [values_of(leaf) for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [_checksum(_flat_bits(leaf)) for leaf in leaves if leaf.layout == torch.strided]
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """The tensor itself; of a nested one, all of its parts in a row."""
+    return tensor.detach().values() if tensor.is_nested else tensor
 
 
 def joint_fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:

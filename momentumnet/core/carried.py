@@ -50,8 +50,15 @@ def refusal_of_output(y: Tensor, x: Tensor) -> str | None:
     return refusal(y)
 
 
+def described(x: Tensor) -> str:
+    """The tensor for a message; a nested one cannot be asked for its shape."""
+    return "a nested tensor" if x.is_nested else f"a tensor of shape {tuple(x.shape)}, {x.dtype}"
+
+
 def same_shape(first: Tensor, second: Tensor) -> bool:
     """Whether the shapes agree. While torch.jit traces they would be tensors, and it warn that they are compared."""
+    if first.is_nested or second.is_nested:  # has no shape to compare
+        return first.is_nested and second.is_nested
     internals: Any = torch._C  # some of it has no types
     state = internals._get_tracing_state()
     if state is None:

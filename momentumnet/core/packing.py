@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from momentumnet.core import transforms
 from momentumnet.core.by_tensor import ByTensor
-from momentumnet.core.carried import refusal, same_shape
+from momentumnet.core.carried import described, refusal, same_shape
 from momentumnet.core.inference import counted
 from momentumnet.core.packed import Companion, Key, item_of, packed, parts_of, with_arguments, with_items
 from momentumnet.core.passage import keys_of, moved_in_graph, tensors_among
@@ -63,7 +63,7 @@ class _Call:
     def _check(self, value: Any, place: int, part: Tensor) -> None:
         if isinstance(value, Tensor) and value.is_floating_point() and same_shape(value, part):
             return
-        got = f"a tensor of shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else value
+        got = described(value) if isinstance(value, Tensor) else value
         raise ConversionError(
             f"block {self.block!r} of stream {self.stream!r} returned {got} in place {place}; the stream carries "
             f"{len(self.shapes)} tensors, and a block returns each as a floating-point tensor of the shape in which it "

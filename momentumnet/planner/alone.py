@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from momentumnet.errors import ConversionError
 from momentumnet.streams.nested import tensors_in
 
 
@@ -47,9 +48,27 @@ class _Handed(torch.autograd.Function):
         return tuple(torch.ones_like(like, device=device) for like, device in places)
 
 
+def check_not_nested(tensors: Iterable[Tensor]) -> None:
+    """Refuse nested tensors, of which no sizes can be told, nor a gradient be made.
+
+    Raises:
+        ConversionError: one is nested.
+    """
+    if any(tensor.is_nested for tensor in tensors):
+        raise ConversionError(
+            "a part of the network takes or returns a nested tensor, so that it cannot be measured by itself, and no "
+            "plan be made; convert without a budget, or pad it outside of the parts"
+        )
+
+
 def handed(output: Any) -> Tensor | None:
-    """Where the gradients of an output begin; None where there are none."""
+    """Where the gradients of an output begin; None where there are none.
+
+    Raises:
+        ConversionError: it holds nested tensors.
+    """
     outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
+    check_not_nested(outputs)
     return _Handed.apply(*outputs) if outputs else None
 
 

@@ -15,7 +15,15 @@ from torch.utils import _pytree as pytree
 from momentumnet.errors import ConversionError, MomentumNetError
 from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport, measure_memory
-from momentumnet.planner.alone import differentiate, gradient_bytes, gradients_there, handed, leaf_of, without_history
+from momentumnet.planner.alone import (
+    check_not_nested,
+    differentiate,
+    gradient_bytes,
+    gradients_there,
+    handed,
+    leaf_of,
+    without_history,
+)
 from momentumnet.planner.ending import Ending, ending_of, measured_behind, nth
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.profile import Cost
@@ -199,6 +207,7 @@ def _measured(
             nonlocal measuring
             if not measuring and unit not in costs:
                 measuring = True
+                check_not_nested(tensors_in([args, kwargs]))
                 with _told(unit):
                     costs[unit] = measures.of(modules, args, kwargs, kinds[unit])
                 measuring = False

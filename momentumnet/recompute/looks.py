@@ -10,13 +10,21 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from momentumnet.arithmetic.fingerprint import fingerprint, joint_fingerprint, joint_norm
+from momentumnet.arithmetic.fingerprint import fingerprint, joint_fingerprint, joint_norm, values_of
 
 # Values of a sample.
 SAMPLE = 256
 # Tensors up to these bytes are looked at together, larger ones each in a pass of its own.
 SMALL = 1 << 18
 _PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})
+
+# What a recompute saves again: shape and type. Of a nested tensor the shape of all its parts in a row.
+Kind = tuple[torch.Size, torch.dtype]
+
+
+def kind_of(tensor: Tensor) -> Kind:
+    """The kind of a saved tensor."""
+    return (values_of(tensor) if tensor.is_nested else tensor).shape, tensor.dtype
 
 
 class Look(enum.Enum):
@@ -68,7 +76,7 @@ class Views:
 def twin_without_memory(tensor: Tensor) -> Tensor:
     """Shares the in-place counter, and holds no large memory: its data are others, as only `data` lets them be."""
     twin = tensor.detach()
-    if type(tensor) in _PLAIN and tensor.layout == torch.strided and tensor.nbytes > SMALL:
+    if type(tensor) in _PLAIN and tensor.layout == torch.strided and not tensor.is_nested and tensor.nbytes > SMALL:
         twin.data = tensor.new_empty(0)
     return twin
 
@@ -100,6 +108,8 @@ def sample_of(tensor: Tensor) -> Look:
 
 def _parts(tensor: Tensor) -> list[Tensor]:
     """The strided tensors of which it consists."""
+    if tensor.is_nested and tensor.layout == torch.strided:
+        return [values_of(tensor)]
     if type(tensor) in _PLAIN and tensor.layout == torch.strided:
         return [tensor]
     wrapper: Any = tensor

@@ -19,8 +19,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.collected_tensors import WATCHERS, Collected
+from momentumnet.recompute.looks import Kind, kind_of
 from momentumnet.recompute.origins import Place
-from momentumnet.recompute.saved_values import Kind, SavedValues
+from momentumnet.recompute.saved_values import SavedValues
 from momentumnet.recompute.uncompiled import uncompiled
 
 
@@ -110,7 +111,7 @@ class SavedTensors:
             The reports of their values, to be compared with those of `SavedValues`.
         """
         tensors = collected.checked(self._name, [reference() is not None for reference in self._slots])
-        kinds = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        kinds = list(map(kind_of, tensors))
         expected = self._values.kinds
         if kinds != expected:
             raise differ(f"saved other tensors for backward when it was recomputed ({_difference(expected, kinds)})")

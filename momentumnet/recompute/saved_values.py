@@ -27,10 +27,17 @@ from torch import Tensor
 from torch.autograd import function as autograd_function
 from torch.autograd.graph import saved_tensors_hooks
 
-from momentumnet.recompute.looks import SMALL, Look, Views, has_lost_its_memory, sample_of, twin_without_memory
+from momentumnet.recompute.looks import (
+    SMALL,
+    Kind,
+    Look,
+    Views,
+    has_lost_its_memory,
+    kind_of,
+    sample_of,
+    twin_without_memory,
+)
 from momentumnet.recompute.origins import Origins, Place
-
-Kind = tuple[torch.Size, torch.dtype]
 
 # Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
 _SAMPLED = 4
@@ -76,8 +83,8 @@ class SavedValues:
 
     def note(self, tensor: Tensor, references: int) -> None:
         """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""
-        shape = tensor.shape
-        self.kinds.append((shape, tensor.dtype))
+        kind = kind_of(tensor)
+        self.kinds.append(kind)
         if self._saved is not None:
             self._saved(len(self.kinds))
         look = self._look_at(tensor, references)
@@ -87,7 +94,7 @@ class SavedValues:
         if look is not Look.NOT:
             self._views.add(len(self.looks) - 1, tensor.detach(), look)
             self._counters.append((len(self.looks) - 1, twin_without_memory(tensor), tensor._version))
-        elif len(shape) == 1:
+        elif len(kind[0]) == 1:
             for number in self._running_statistics():
                 self.looks[number] = Look.NOT
                 self._views.forget(number)

@@ -17,13 +17,21 @@ def floating(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
+def has_sizes(value: Any) -> bool:
+    """Whether it is one that can be asked for its sizes, as a nested one cannot."""
+    return floating(value) and not value.is_nested
+
+
 def stream_output(output: Any) -> torch.Tensor | None:
-    """The stream tensor in what a block returned: a tensor, or the first element of a tuple, list or dict."""
+    """The stream tensor in what a block returned: a tensor, or the first element of a tuple, list or dict.
+
+    A nested one carries no stream that could be found: its sizes cannot be told.
+    """
     if isinstance(output, Mapping):
         output = next(iter(output.values()), None)
     elif isinstance(output, (tuple, list)):
         output = output[0] if output else None
-    return output if floating(output) else None
+    return output if has_sizes(output) else None
 
 
 def outputs_beside(output: Any) -> list[tuple[int, torch.Tensor]]:
@@ -31,7 +39,7 @@ def outputs_beside(output: Any) -> list[tuple[int, torch.Tensor]]:
     items = list(output.values()) if isinstance(output, dict) else output
     if not isinstance(items, (tuple, list)):
         return []
-    return [(place, item) for place, item in enumerate(items) if place and floating(item)]
+    return [(place, item) for place, item in enumerate(items) if place and has_sizes(item)]
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

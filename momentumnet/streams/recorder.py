@@ -20,7 +20,7 @@ from momentumnet.core.carried import refusal
 from momentumnet.core.resolution import spread_of
 from momentumnet.recompute.arguments import named_arguments, version
 from momentumnet.streams.calls import Call, Endpoint, Key, Place, Trace, storage_key
-from momentumnet.streams.nested import floating, outputs_beside, stream_output, tensors_in
+from momentumnet.streams.nested import floating, has_sizes, outputs_beside, stream_output, tensors_in
 
 Result = TypeVar("Result")
 
@@ -85,9 +85,10 @@ class Recorder:
         self._stack[-1].children.append(call)
         self._stack.append(call)
         arguments = list(tensors_in([args, kwargs]))
-        candidates = {key: value for key, value in named_arguments(args, kwargs).items() if floating(value)}
+        floats = {key: value for key, value in named_arguments(args, kwargs).items() if floating(value)}
+        candidates = {key: value for key, value in floats.items() if has_sizes(value)}
         call.first_argument = next(iter(candidates), None)
-        call.refusal = next(filter(None, map(_refusal, list(candidates.values())[:1] or arguments)), "")
+        call.refusal = next(filter(None, map(_refusal, list(floats.values())[:1] or arguments)), "")
         call.takes_tensor = bool(arguments)
         if len(self._stack) == 2:  # the model itself
             self.trace.given |= {key for key in map(storage_key, arguments) if key is not None}
