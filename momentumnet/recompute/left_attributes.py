@@ -72,9 +72,9 @@ class _Standing:
         # A library's own kind of table (DeepSpeed's) may do something when it is asked for an entry.
         self._copies = [table.copy() if type(table) is dict else dict(dict.items(table)) for table in self._tables]
 
-    def has_plain_tensors(self) -> bool:
-        """Whether an attribute may be one."""
-        return Tensor in map(type, chain.from_iterable(map(dict.values, self._attributes)))
+    def kinds(self) -> list[type]:
+        """The classes of all attributes, in order."""
+        return list(map(type, chain.from_iterable(map(dict.values, self._attributes))))
 
     def changes(self) -> list[tuple[Table, Table]]:
         """Each table that is another one by now, and what it was."""
@@ -103,9 +103,10 @@ class Attributes:
         self._is_first = block not in _WRITTEN
         self._written = _WRITTEN.setdefault(block, set())
         self._before: _Standing | None = _Standing(modules)
-        self._plain = self._plain_tensors() if self._before.has_plain_tensors() else []
+        kinds = self._before.kinds()
+        self._plain = self._plain_tensors() if Tensor in kinds else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
-        self._containers = Containers(block, modules)
+        self._containers = Containers(block, modules, kinds)
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""
@@ -115,9 +116,7 @@ class Attributes:
             plain if (plain.place, plain.name) in self._written else plain._replace(value=None) for plain in self._plain
         ]
         self._containers.forget_unchanged(_holds_no_graph)
-        changes = [] if self._before is None else self._before.changes()
-        self._containers.look_again(changes)
-        for now, before in changes:
+        for now, before in () if self._before is None else self._before.changes():
             if "_parameters" in before:
                 changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
                 seen = {name: value for name, value in changed.items() if _holds_no_graph(value)}
@@ -147,7 +146,7 @@ class Attributes:
         before = _Standing(self._modules)
         plain = self._plain_tensors() if self._plain else []
         try:
-            with self._containers.left_alone():
+            with self._containers.left_alone(before.kinds()):
                 self.put_back()
                 yield
         finally:

@@ -3,7 +3,7 @@
 A recompute begins with what the call began with, and leaves its own entries behind as little as `left_attributes` its
 attributes: a record has one entry for each forward. So it is of tensors in them, of arrays and of generators, there or
 on attributes themselves (`left_values`). Which of them there are is looked for in a block's first call, and again where
-its modules have got or lost an attribute since.
+an attribute of its modules has come or gone since, or is of another class.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Place = tuple[int, str]
 class _Known(NamedTuple):
     """Where a block's modules hold containers, as far as it has been looked for."""
 
-    sizes: list[int]
+    kinds: list[type]
     places: list[Place]
 
 
@@ -76,22 +76,25 @@ class Containers:
     Args:
         block: which is called.
         modules: those of the block, and it itself.
+        kinds: the classes of all their attributes, in order.
     """
 
-    def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, block: nn.Module, modules: Sequence[nn.Module], kinds: list[type]) -> None:
         self._block, self._modules = block, modules
-        self._before = self._now()
+        self._before = self._now(kinds)
         self._changed: list[Entries | Whole] = []
         self._written: list[Held] = []
         self._in_buffers: list[InBuffer] = []
         self._tuples: list[Place] = []
 
-    def _now(self) -> _Seen:
-        sizes = [len(module.__dict__) for module in self._modules]
+    def _now(self, kinds: list[type]) -> _Seen:
         known = _KNOWN.get(self._block)
-        look = Look.FIRST if known is None else Look.LATER
-        if known is None or known.sizes != sizes:
-            known = _KNOWN[self._block] = _Known(sizes, _places(self._modules))
+        look = Look.LATER
+        if known is None or known.kinds != kinds:
+            places = _places(self._modules)
+            if known is None or not set(places) <= set(known.places):
+                look = Look.FIRST
+            known = _KNOWN[self._block] = _Known(kinds, places)
         self._places = known.places
         if not known.places:
             return _Seen([], [])
@@ -144,16 +147,10 @@ class Containers:
             if name in attributes:
                 attributes[name] = replace(attributes[name])
 
-    def look_again(self, changes: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-        """The next call looks anew if this one has put a container on an attribute: tables by now, and before."""
-        for now, before in changes:
-            if any(_is_kept(type(value)) and before.get(name) is not value for name, value in now.items()):
-                _KNOWN.pop(self._block, None)
-
     @contextmanager
-    def left_alone(self) -> Iterator[None]:
+    def left_alone(self, kinds: list[type]) -> Iterator[None]:
         """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it."""
-        before = self._now()
+        before = self._now(kinds)
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -252,3 +253,40 @@ def test_losses_in_a_list_are_those_of_the_forward(options: dict[str, Any]) -> N
             assert all(loss.grad_fn is not None for loss in losses)
         found.append([parameter.grad for parameter in net.parameters()])
     assert all(map(torch.equal, *found))
+
+
+class Switched(Keeping):
+    """Keeps a record from when somebody puts one in the place of None."""
+
+    seen: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = None
+
+    def kept(self, y: Tensor) -> float:
+        if self.seen is None:
+            return 0.0
+        if isinstance(self.seen, np.ndarray):
+            self.seen += 1
+            return 0.1 * float(self.seen)
+        self.seen.append(float(y.mean()))
+        return 0.1 * len(self.seen)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("make", [list, lambda: np.zeros(()), lambda: deque(maxlen=3)], ids=["list", "array", "deque"])
+def test_a_record_that_is_switched_on_between_two_steps(make: Callable[[], Any], options: dict[str, Any]) -> None:
+    found = []
+    for given in ({"backward": "stored"}, options):
+        model, x = network(Switched)
+        net = mn.convert(model, x, gamma=1 / 8, inplace=True, **given)
+        for on in (False, True, True, False, True):
+            for module in net.modules():
+                if isinstance(module, Switched):
+                    module.seen = make() if on else None
+            net(x).square().sum().backward()
+        found.append(([parameter.grad for parameter in net.parameters()], repr(kept_in(net))))
+    (expected, stands), (ours, our_stands) = found
+    assert all(map(torch.equal, ours, expected))
+    assert our_stands == stands
