@@ -7,6 +7,7 @@ where they are: nobody differentiates through them.
 from __future__ import annotations
 
 import enum
+import math
 import pickle
 import random
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -132,8 +133,13 @@ def held(value: Any, look: Look, written: Container[Kind]) -> Held | None:
     """What keeps the value of ``value``; None of what is none of these, or cannot be kept."""
     if is_plain_tensor(value):
         return HeldTensor.of(value, look, written)
+    return held_beside_tensors(value, most=COPIED_ANYWAY)
+
+
+def held_beside_tensors(value: Any, most: float = math.inf) -> HeldArray | HeldGenerator | None:
+    """The same of an array of no more than so many elements, and of a generator."""
     if is_array(type(value)):
-        is_kept = value.flags.writeable and not value.dtype.hasobject and value.size <= COPIED_ANYWAY
+        is_kept = value.flags.writeable and not value.dtype.hasobject and value.size <= most
         return HeldArray(value, value.copy()) if is_kept else None
     is_generator = _ways(type(value)) is not _NONE
     return HeldGenerator.of(value) if is_generator and not _is_recorded(value) else None

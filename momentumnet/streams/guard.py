@@ -15,7 +15,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from momentumnet.arithmetic.reports import is_hollow
-from momentumnet.recompute.objects import OF_MODULE, Held, Values
+from momentumnet.recompute.left_values import held_beside_tensors, may_be_held
+from momentumnet.recompute.objects import OF_MODULE, Held, Values, has_state, parts
 from momentumnet.streams.backward_hooks import backward_hooks_off
 from momentumnet.streams.written_parameters import parameters_put_back
 
@@ -40,7 +41,7 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     Parameters, because some networks rescale weights in place for inference (RWKV), or move a teacher of their own.
 
     Attributes with all that is in them, because some networks keep activations on themselves (RAFT's correlation
-    pyramid) or in a dict of theirs (LeViT's attention biases).
+    pyramid) or in a dict of theirs (LeViT's attention biases); so NumPy's arrays and random generators there, too.
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
 
@@ -54,12 +55,15 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
         if not isinstance(module, torch.jit.ScriptModule)
     ]
     parameters = list(model.parameters())
-    own = [value for _, attributes, _ in held for name, value in attributes.items() if name not in OF_MODULE]
-    inside = Held([*own, *(buffer for module, _, _ in held for buffer in module._buffers.values())], apart=parameters)
+    standing = [value for _, attributes, _ in held for name, value in attributes.items() if name not in OF_MODULE]
+    standing += [buffer for module, _, _ in held for buffer in module._buffers.values()]
+    inside = Held(standing, apart=parameters)
     values = Values(inside.tensors)
+    found = parts(standing, apart=parameters, enters=_looked_into)
+    others = [kept for value, _ in found if (kept := held_beside_tensors(value)) is not None]
     tensors = [*parameters, *model.buffers(), *inputs]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices), _generators_of_python_kept(), _own_generators_kept(own):
+    with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
         try:
             for module in modules:
                 module.training = module.training and not eval_mode
@@ -77,6 +81,8 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
                 module.training = flag
             inside.put_back()
             values.put_back()
+            for kept in others:
+                kept.put_back()
 
 
 @contextmanager
@@ -90,16 +96,8 @@ def _generators_of_python_kept() -> Iterator[None]:
         np.random.set_state(state_of_numpy)  # noqa: NPY002
 
 
-@contextmanager
-def _own_generators_kept(attributes: Iterable[Any]) -> Iterator[None]:
-    """Generators that stand on attributes: a plan draws from them more often than a conversion alone."""
-    own = [value for value in attributes if issubclass(type(value), torch.Generator)]
-    states = [generator.get_state() for generator in own]
-    try:
-        yield
-    finally:
-        for generator, state in zip(own, states, strict=True):
-            generator.set_state(state)
+def _looked_into(value: Any) -> bool:
+    return has_state(value) or may_be_held(type(value))
 
 
 # Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward.

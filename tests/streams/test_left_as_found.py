@@ -189,12 +189,27 @@ def test_generators_of_python_and_numpy(way: Callable[[nn.Module, Tensor], objec
 
 
 @each_way
-def test_generators_on_attributes(way: Callable[[nn.Module, Tensor], object]) -> None:
+def test_generators_and_arrays_on_attributes(way: Callable[[nn.Module, Tensor], object]) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
-        return self.layers(x * torch.rand((), generator=self.source))
+        self.counts += 1
+        self.held["rows"][0][...] = x.detach().mean((0, 1)).numpy()
+        return self.layers(x * sum(drawn(self)))
 
-    model, x = Calls(forward, layers=chain(2)), tokens()
-    model.source = torch.Generator().manual_seed(3)
+    def drawn(model: Any) -> list[float]:
+        sources, store = model.held["sources"], model.store.rows["source"]
+        own = float(torch.rand((), generator=model.source)), model.plain.random(), model.numpys.random()
+        return [*own, float(torch.rand((), generator=sources[0])), sources[1].random(), store.rand()]
+
+    def made() -> Any:
+        model = Calls(forward, layers=chain(2))
+        model.source, model.plain, model.numpys = torch.Generator(), random.Random(3), np.random.default_rng(3)
+        model.counts, model.store = np.zeros(5000), Store()
+        model.store.rows["source"] = np.random.RandomState(3)
+        model.held = {"sources": [torch.Generator(), random.Random(4)], "rows": [np.zeros(WIDTH)]}
+        return model
+
+    model, x = made(), tokens()
     way(model, x)
-    expected = torch.rand(4, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(torch.rand(4, generator=model.source), expected)
+    assert drawn(model) == drawn(made())
+    assert not model.counts.any()
+    assert not model.held["rows"][0].any()
