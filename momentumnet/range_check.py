@@ -19,13 +19,14 @@ def set_range_check(model: nn.Module, when: str) -> None:
       has seen its values.
     - "backward": a forward waits for nothing. A pass that went wrong returns NaN, and its backward raises
       `StateRangeError` as it ends, together with the check of what it has reconstructed: leave the step out and run it
-      again. NaN or Inf in a block are told so, too, instead of being handed on to the loss. Where no backward comes, a
-      later pass learns of it. x and v at rest have room for four times those of the pass before, which takes up to
-      half a byte an element more. Numbers are the same.
+      again. What the forward has moved by then stays moved: NaN stays in the running statistics of norms behind the
+      stream, so keep a copy of the buffers. NaN or Inf in a block are told so, too, instead of being handed on to the
+      loss. Where no backward comes, a later pass learns of it. x and v at rest have room for four times those of the
+      pass before, which takes up to half a byte an element more. Numbers are the same.
 
-    Take "backward" on a GPU where the host is what is slow, and in a loop that catches the error; see
-    docs/fit-your-gpu.md. In several processes the error comes in the one whose pass it was, and the others go on with
-    its gradients: keep "forward" there, or let all of them know before the optimizer steps.
+    Take "backward" on a GPU where the host is what is slow, and in a loop that catches the error and puts the buffers
+    back; see docs/fit-your-gpu.md. In several processes the error comes in the one whose pass it was, and the others go
+    on with its gradients: keep "forward" there, or let all of them know before the optimizer steps.
 
     On a CPU there is nothing to wait for, and "backward" gains nothing. The first passes of a stream, those of streams
     with ``arithmetic="float"``, whose blocks call other processes or that are left before their last block are looked

@@ -152,8 +152,9 @@ class LateCheck:
             raise StateRangeError(
                 f"stream {self._stream!r}: values outgrew their scale by more than its headroom, or were NaN or Inf, "
                 "in a pass whose range was to be checked in backward; what it returned was NaN. Throw these gradients "
-                "away (zero_grad) and run the step again from its forward: the next pass has more room, or looks at "
-                "every step. If this comes often, call momentumnet.set_range_check(model, 'forward')"
+                "away (zero_grad), put back buffers that the forward has moved (running statistics, in which NaN would "
+                "stay), and run the step again from its forward: the next pass has more room, or looks at every step. "
+                "If this comes often, call momentumnet.set_range_check(model, 'forward')"
             )
 
     def _learnt_from(self, values: list[float]) -> bool:
