@@ -18,7 +18,15 @@ from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.range import Range
 from momentumnet.core.reached import Reached
-from momentumnet.core.resolution import Resolution, extent_of, resolution_for, spare_bits, spread_among, spread_of
+from momentumnet.core.resolution import (
+    LEAST_BITS,
+    Resolution,
+    extent_of,
+    resolution_for,
+    spare_bits,
+    spread_among,
+    spread_of,
+)
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
 
@@ -82,7 +90,10 @@ class StreamScale:
         self._reached = Reached()
         # By the gamma of the last pass, the largest x and v at its end. Not saved: a first pass tells them again.
         self._largest: dict[Fraction, tuple[float, float]] = {}
-        self._told: list[float] = []  # the magnitude that the log was told of; copies of this scale share it
+        # What the log was told of: the magnitude of a wider scale, and a pass that was resolved too coarsely. Copies of
+        # this scale share it.
+        self._told: list[float] = []
+        self._told_coarse: list[float] = []
 
     def state(self) -> dict[str, Any]:
         """All that has been learned, as numbers."""
@@ -201,9 +212,11 @@ class StreamScale:
             return
         if largest is not None:
             self._largest = {gamma: largest}
+        has_shrunk = False
         if from_start and seen[0].magnitude:
             start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
             if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
+                has_shrunk = self._start is not None and start < self._start
                 self._start = start
         asked: dict[int, int] = {}
         tight = scale.word.limit >> TIGHT_BITS
@@ -218,6 +231,8 @@ class StreamScale:
             seen, asked, came_with, lambda magnitude: bits - scale.exponent_of(magnitude), spare
         )
         greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
+        if has_shrunk and (lost := came_with - bits + scale.exponent_of(greatest)) > spare:
+            self._tell_coarse(spare + LEAST_BITS[dtype] - lost)
         self._know_spread(greatest)
         if self._magnitude is not None and scale.capacity > 2 * self._magnitude:
             self._widen(max(scale.capacity / 2, greatest))
@@ -255,6 +270,19 @@ class StreamScale:
             self.looks_for_spread = True
         elif greatest:  # values are smaller again: what was seen among huge ones says nothing of outliers that come now
             self._spread_at = min(self._spread_at, SPREAD_VARIES * greatest)
+
+    def _tell_coarse(self, bits: float) -> None:
+        """A pass of far smaller values than the one before has had its scale: typical ones so many bits of it."""
+        if not self._told_coarse:
+            self._told_coarse.append(bits)
+            logger.warning(
+                "stream %r: the values of a pass are so much smaller than those of the pass before, by which its scale "
+                "was chosen, that typical ones have had %.0f bits of it: its output and gradients are as coarse as "
+                "that. The next pass has a finer scale. Where passes of such different size take turns, bring them to "
+                "one size in front of the stream, or carry it in float64; this is told once",
+                self._name,
+                max(bits, 0.0),
+            )
 
     def _widen(self, magnitude: float) -> None:
         if not self._told:

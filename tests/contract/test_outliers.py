@@ -242,3 +242,35 @@ def test_a_state_of_before_waits_for_nothing() -> None:
         gradient_of_others(net, tokens(1.0))
     (scale,) = (stream["scale"] for stream in mn.training_state(net)["streams"].values())
     assert scale["reached"][0][1] < 20
+
+
+class Linear(nn.Module):
+    """As many times as large where its input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(self.inner(x).relu())
+
+
+@pytest.mark.parametrize(("factors", "is_told"), [((1, 0.1, 1, 0.1), False), ((1, 1e-3, 1e-3, 1, 1e-3), True)])
+def test_a_pass_of_far_smaller_values_is_told_once(
+    factors: tuple[float, ...], is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one behind it has a finer scale."""
+    torch.manual_seed(0)
+    x = torch.randn(8, WIDTH)
+    net = mn.convert(nn.Sequential(*[Linear() for _ in range(6)]), x, gamma=1 / 2, backward="reversible")
+    exact = mn.convert(mn.revert(copy.deepcopy(net)).double(), x.double(), gamma=1 / 2, backward="stored")
+    errors = []
+    with caplog.at_level("WARNING", logger="momentumnet"):
+        for factor in factors:
+            got, expected = net(factor * x), exact(factor * x.double()).detach()
+            errors.append(float((got.detach() - expected).norm() / expected.norm()))
+            got.sum().backward()
+    assert len([record for record in caplog.records if "so much smaller" in record.message]) == is_told
+    assert (errors[1] > 1e-4) == is_told
+    assert errors[0] < 1e-5
+    assert errors[2] < 1e-4
