@@ -8,7 +8,8 @@ later pass begins.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,6 +172,31 @@ class LateCheck:
 def _unfit(range_: Range | None, magnitude: float) -> bool:
     """Whether a report tells of values that did not fit; of floats, that they were not finite."""
     return not math.isfinite(magnitude) if range_ is None else range_.excludes(magnitude)
+
+
+class LatePass:
+    """A pass that is looked at in backward, for whatever of its graph a backward comes by.
+
+    The stream's steps hold it, and not the tape: the graph may outlive that.
+
+    Args:
+        on_the_way: a method that gives the check of what there is, where the pass has not ended.
+    """
+
+    def __init__(self, on_the_way: Callable[[], LateCheck | None]) -> None:
+        self.check: LateCheck | None = None
+        self.goes_on(on_the_way)
+
+    def goes_on(self, on_the_way: Callable[[], LateCheck | None]) -> None:
+        """Another tape is that of the pass from here on."""
+        self._on_the_way = weakref.WeakMethod(on_the_way)
+
+    def in_backward(self) -> None:
+        """A backward comes by: look at the numbers when it ends."""
+        on_the_way = self._on_the_way()
+        check = self.check or (None if on_the_way is None else on_the_way())
+        if check is not None:
+            check.in_backward()
 
 
 class Unchecked:

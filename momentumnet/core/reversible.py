@@ -41,10 +41,13 @@ class _Enter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tape: Tape) -> Tensor:
+        ctx.late = tape.late
         return tape.last_state().position(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.late is not None:
+            ctx.late.in_backward()
         return grad, None
 
 
@@ -59,7 +62,7 @@ class _Step(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         # Not the move itself: the graph may outlive backward, the tape should not.
         ctx.coupling, ctx.weight = move.tape.coupling, float(move.weight)
-        ctx.branch_is_output = move.branch_is_output
+        ctx.branch_is_output, ctx.late = move.branch_is_output, move.tape.late
         ctx.dtypes, ctx.has_velocity = (y.dtype, x.dtype), v is not None
         branch = branch_of(y, x, branch_is_output=move.branch_is_output)
         x = move.tape.advance(branch, y.dtype, move)
@@ -69,6 +72,8 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         y_dtype, x_dtype = ctx.dtypes
+        if ctx.late is not None:
+            ctx.late.in_backward()
         if grad_x is None:
             if grad_v is None:
                 return None, None, None, None

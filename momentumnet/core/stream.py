@@ -27,7 +27,7 @@ from momentumnet.core.collectives import Company
 from momentumnet.core.coupling import Coupling, NonFiniteBranch, State, flush_factor
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.inference import gradients_on
-from momentumnet.core.late_check import Unchecked, UnseenRests
+from momentumnet.core.late_check import LatePass, Unchecked, UnseenRests
 from momentumnet.core.members import Members
 from momentumnet.core.mode import PassMode
 from momentumnet.core.momentum import Momentum
@@ -305,7 +305,9 @@ class MomentumStream(StreamSettings):
             state, mode = coupling.floats(x, v), mode.in_floats()
         tape = Tape(self.name, coupling, state, reversible=mode.reversible, graded=graded)
         tape.keeps_inputs = mode.keeps_inputs
-        tape.in_company, tape.late, tape.unseen = mode.in_company, mode.late, UnseenRests(expected)
+        tape.in_company, tape.unseen = mode.in_company, UnseenRests(expected)
+        if mode.late:
+            tape.late = LatePass(tape.check_on_the_way)
         if isinstance(state, ExactState) or not mode.careful:
             learn = functools.partial(self._scale.learn, gamma=coupling.gamma, dtype=x.dtype, from_start=from_start)
             begin = functools.partial(self._state, v=v, coupling=coupling, plan=plan, careful=True)

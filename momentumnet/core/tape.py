@@ -17,7 +17,7 @@ from momentumnet.core import audit, transforms
 from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Coupling, FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
-from momentumnet.core.late_check import LateCheck, UnseenRests, largest_of, scale_of
+from momentumnet.core.late_check import LateCheck, LatePass, UnseenRests, largest_of, scale_of
 from momentumnet.core.play_again import cannot_be_made_over, play_again
 from momentumnet.core.steps import StepMove, TapeStep
 from momentumnet.core.watch import Watch
@@ -60,7 +60,8 @@ class Tape:
         watch: Watch | None = None,
     ) -> None:
         self.name, self.coupling, self.reversible, self.graded = name, coupling, reversible, graded
-        self.keeps_inputs = self.in_company = self.late = False
+        self.keeps_inputs = self.in_company = False
+        self.late: LatePass | None = None
         self.unseen = UnseenRests(None)
         self.check: LateCheck | None = None
         self.watch = watch
@@ -144,6 +145,8 @@ class Tape:
                 self.end()
                 onward = Tape(self.name, self.coupling, state, reversible=False, graded=self.graded, watch=watch)
                 onward.late, onward.unseen = self.late, self.unseen
+                if onward.late is not None:
+                    onward.late.goes_on(onward.check_on_the_way)
                 return onward
             self.reversible &= self.rewindable
             if self.watch is not None and not self.reversible:
@@ -157,7 +160,12 @@ class Tape:
         if self.watch is None:
             return None
         report = self.watch.first.report
-        return self.watch if self.late or not (has_values(report) or is_hollow(report)) else None
+        is_read = self.late is None and (has_values(report) or is_hollow(report))
+        return None if is_read else self.watch
+
+    def check_on_the_way(self) -> LateCheck | None:
+        """Of a pass in which nothing is read, and that has not ended: a gradient is taken."""
+        return None if (unread := self._unread) is None else LateCheck(self.name, unread, self.state)
 
     def play_to_end(self) -> None:
         """Go to the end again, where a gradient taken during forward has rewound the tape."""
@@ -241,6 +249,8 @@ class Tape:
             if (unread := self._unread) is not None:
                 extremes = self.unseen.extremes_for(self.state) if self._waits else None
                 self.check = LateCheck(self.name, unread, self.state, self.unseen.made)
+                if self.late is not None:
+                    self.late.check = self.check
             else:
                 extremes = self.settle(ending=True)
             self.end_watch()
@@ -284,10 +294,10 @@ class Tape:
         with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
             self._check_whole()
             self.settle()
-            if (unread := self._unread) is not None:  # a gradient is taken on the way
-                LateCheck(self.name, unread, self.state).in_backward()
-            elif self.check is not None:
-                self.check.in_backward()
+            if self.late is not None:
+                self.late.in_backward()
+            elif (check := self.check or self.check_on_the_way()) is not None:
+                check.in_backward()
             previous = self.filled() if self.filled is not None else None
             if previous is not None:
                 previous.empty()

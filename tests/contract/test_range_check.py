@@ -239,6 +239,43 @@ def test_a_gradient_of_a_tensor_on_the_way_is_checked_behind_the_stream() -> Non
         torch.autograd.grad(seen[0].sum(), x)
 
 
+def check_on_the_way(net: nn.Module, place: int) -> None:
+    """A loss on what a block in the middle is given alone, as a head on features has it."""
+    features: list[torch.Tensor] = []
+    net.blocks[place].register_forward_pre_hook(lambda module, args: features.append(args[0]))
+    net(rows() * (1 if place else 1e6))
+    with pytest.raises(mn.StateRangeError):
+        features[0].square().sum().backward()
+
+
+@pytest.mark.parametrize("options", [{"backward": way} for way in ("stored", "checkpointed", "reversible")], ids=str)
+@pytest.mark.parametrize("final", ["flush", "drop"])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_loss_on_the_way_alone_is_checked(options: dict[str, Any], final: str, place: int) -> None:
+    net = late(mn.convert(blocks(5, Growing), rows(), final_velocity=final, **options))
+    net.blocks[1].factor = 1e6
+    check_on_the_way(net, place)
+
+
+@pytest.mark.parametrize("kept", [2, DEPTH - 1, DEPTH])
+@pytest.mark.parametrize("place", [0, 2, DEPTH - 1])
+def test_a_loss_on_the_way_alone_is_checked_where_blocks_keep_their_activations(kept: int, place: int) -> None:
+    net = late(converted(chain(WideGrowing), rows(), kept))
+    net.blocks[1].factor = 1e6
+    check_on_the_way(net, place)
+
+
+def test_a_copy_that_is_made_on_the_way() -> None:
+    net = late(mn.convert(blocks(5, Growing), rows()))
+    copies: list[nn.Module] = []
+    hook = net.blocks[2].register_forward_hook(lambda module, args, output: copies.append(copy.deepcopy(net)))
+    loss_of(net(rows())).backward()
+    hook.remove()
+    copies[0].blocks[2]._forward_hooks.clear()
+    copies[0].zero_grad()
+    loss_of(copies[0](rows())).backward()
+
+
 def test_two_streams() -> None:
     torch.manual_seed(0)
     parts = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6)]
