@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from momentumnet.predictions import NONE, predicted
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
-from momentumnet.streams.nested import copied, floating, tensors_in
+from momentumnet.streams.nested import copied, floating
 from momentumnet.streams.trace import call_with_example, told_of_pairs
 
 # Up to here two networks count as nearly the same: by their predictions where there are any, else by their outputs.
@@ -191,7 +191,7 @@ def _run(model: nn.Module, batch: Any, number: int, name: str) -> Any:
     told = told_of_pairs(
         batch, f"{name} cannot be called on batch {number}", "(inputs for inputs, _ in loader)", ValueError
     )
-    found = left_as_found(model, list(tensors_in(batch)))
+    found = left_as_found(model, batch)
     with torch.no_grad(), found, eager_functions(), fresh_dropout_outputs(), told:
         return call_with_example(model, copied(batch))
 

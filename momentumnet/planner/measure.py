@@ -223,7 +223,7 @@ def _measured(
             hollow = HollowMeasures(before)
         measures = Measures(device, hollow, present=present)
         stack.enter_context(keeping)
-        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
+        stack.enter_context(left_as_found(model, example_inputs, eval_mode=False))
         for name, unit in first.items():
             hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
             stack.callback(hook.remove)

@@ -51,7 +51,7 @@ def trial_of(
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=False))
+            stack.enter_context(left_as_found(model, example_inputs, eval_mode=False))
             net = _following(copies.pop() if copies else _copy_of(model), plan)
             example = copied(example_inputs)
             autocast = Autocast(device_of(model, example_inputs))

@@ -72,7 +72,7 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
     """
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs))))
+        stack.enter_context(left_as_found(model, example_inputs))
         stack.enter_context(eager_functions())
         stack.enter_context(fresh_dropout_outputs())
         output = call_with_example(model, copied(example_inputs))

@@ -18,6 +18,7 @@ from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.recompute.left_values import held_beside_tensors, may_be_held
 from momentumnet.recompute.objects import OF_MODULE, Held, Values, has_state, parts
 from momentumnet.streams.backward_hooks import backward_hooks_off
+from momentumnet.streams.nested import tensors_in
 from momentumnet.streams.written_parameters import parameters_put_back
 
 _DROPOUTS: set[Callable[..., Any]] = {
@@ -35,8 +36,10 @@ _DROPOUTS: set[Callable[..., Any]] = {
 
 
 @contextmanager
-def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bool = True) -> Iterator[None]:
+def left_as_found(model: nn.Module, inputs: Any, *, eval_mode: bool = True) -> Iterator[None]:
     """Restores all of ``model`` and the random generators at the end; puts it in eval mode if asked to.
+
+    Generators among the ``inputs``, too, of which a copy is no other one.
 
     Parameters, because some networks rescale weights in place for inference (RWKV), or move a teacher of their own.
 
@@ -59,9 +62,9 @@ def left_as_found(model: nn.Module, inputs: list[torch.Tensor], *, eval_mode: bo
     standing += [buffer for module, _, _ in held for buffer in module._buffers.values()]
     inside = Held(standing, apart=parameters)
     values = Values(inside.tensors)
-    found = parts(standing, apart=parameters, enters=_looked_into)
+    found = parts([*standing, inputs], apart=parameters, enters=_looked_into)
     others = [kept for value, _ in found if (kept := held_beside_tensors(value)) is not None]
-    tensors = [*parameters, *model.buffers(), *inputs]
+    tensors = [*parameters, *model.buffers(), *tensors_in(inputs)]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
     with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
         try:

@@ -143,7 +143,7 @@ def _record(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         norms = batches_measured(model) if eval_mode else nullcontext()
-        stack.enter_context(left_as_found(model, list(tensors_in(example_inputs)), eval_mode=eval_mode))
+        stack.enter_context(left_as_found(model, example_inputs, eval_mode=eval_mode))
         recorder = Recorder(model, places, values=values)
         stack.enter_context(eager_functions())
         stack.enter_context(forwards_as_calls(map(model.get_submodule, forwards)))

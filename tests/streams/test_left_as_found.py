@@ -213,3 +213,16 @@ def test_generators_and_arrays_on_attributes(way: Callable[[nn.Module, Tensor], 
     assert drawn(model) == drawn(made())
     assert not model.counts.any()
     assert not model.held["rows"][0].any()
+
+
+def test_generators_among_the_example_inputs() -> None:
+    def forward(self: Any, x: Tensor, sources: dict[str, Any]) -> Tensor:
+        return self.layers(x * torch.rand((), generator=sources["torch"]) * sources["python"].random())
+
+    sources = {"torch": torch.Generator(), "python": random.Random(3)}
+    model, example = Calls(forward, layers=chain(2)), (tokens(), sources)
+    converted = mn.convert(model, example)
+    mn.plan(model, example)
+    mn.compare_outputs(model, converted, [example])
+    assert torch.equal(torch.rand(4, generator=sources["torch"]), torch.rand(4, generator=torch.Generator()))
+    assert sources["python"].random() == random.Random(3).random()
