@@ -64,22 +64,20 @@ def warn_of_another(source: str, trained: Any, now: Any, *, advice: str) -> None
 def renew(model: nn.Module) -> None:
     """Write the streams' gammas, or couplings, of now into each description of them: they have changed.
 
-    The config of a model stands in its parts, too, and is found inside of a wrapper (``DistributedDataParallel``, an
-    adapter). Where only a part without it is given, the streams know it.
+    The config of a model stands in its parts, too, also in those of a block, and is found inside of a wrapper
+    (``DistributedDataParallel``, an adapter). Where a part without it is given, the streams know it.
     """
     found: dict[int, tuple[Any, list[MomentumStream]]] = {}
     for module in model.modules():
         config = _own_config_of(module)
         if config is not None and id(config) not in found:
             found[id(config)] = config, streams_of(module)
-    with_config = set(found)
     for stream in streams_of(model):
-        if id(stream.described_in) not in with_config:
-            found.setdefault(id(stream.described_in), (stream.described_in, []))[1].append(stream)
-    for config, streams in found.values():
+        found.setdefault(id(stream.described_in), (stream.described_in, []))[1].append(stream)
+    for config, described in found.values():
         description: Any = getattr(config, NAME, None)
         if function_of(description) is not None:
-            renewed = [_renewed(described, streams) for described in description["streams"]]
+            renewed = [_renewed(one, described) for one in description["streams"]]
             setattr(config, NAME, {**description, "streams": renewed})
 
 

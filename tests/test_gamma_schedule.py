@@ -210,6 +210,16 @@ def two_streams() -> nn.Module:
     return model
 
 
+def test_a_part_whose_blocks_hold_the_config_writes_into_it() -> None:
+    """As those of transformers do: what is inside of a block knows of no stream."""
+    model = mn.convert(configured(), EXAMPLE)
+    for block in model.blocks:
+        block.inner.config = model.config
+    mn.set_gamma(model.blocks, 1 / 2)
+    assert model.config.momentumnet == mn.describe(model)
+    assert model.config.momentumnet["streams"][0]["gamma"] == "1/2"
+
+
 @pytest.mark.parametrize("coupling", ["momentum", "dr2net"])
 def test_streams_of_one_container_are_told_apart_in_the_config(coupling: str) -> None:
     """Both were given the rule of the last one, and a part without a config changed nothing there: in silence."""
