@@ -13,17 +13,22 @@ def kinds_of(profile: Profile) -> tuple[int, ...]:
     """
     uses: dict[Key, list[tuple[int, str]]] = {}
     for place, unit in enumerate(profile.units):
-        for role, keys in (("saved", unit.saved), ("entry", unit.entry), ("glue", profile.glue_at(place))):
+        named = profile.named[place] if profile.named else frozenset()
+        roles = {"saved": unit.saved, "entry": unit.entry, "glue": profile.glue_at(place), "named": named}
+        for role, keys in roles.items():
             for key in keys:
                 uses.setdefault(key, []).append((place, role))
     numbers: dict[object, int] = {}
     found = []
     for place, unit in enumerate(profile.units):
+        stays = profile.outputs | unit.filled
+        named = profile.named[place] if profile.named else frozenset()
         storages = sorted(
-            (profile.sizes[key], key in profile.outputs, tuple((at - place, role) for at, role in uses[key]))
-            for key in unit.saved | unit.entry | profile.glue_at(place)
+            (profile.sizes[key], key in stays, tuple((at - place, role) for at, role in uses.get(key, ())))
+            for key in unit.saved | unit.entry | unit.filled | named | profile.glue_at(place)
         )
         flow = profile.flow
         gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place), flow.summed(place))
-        found.append(numbers.setdefault((unit.cost, unit.alone, tuple(storages), gradients), len(numbers)))
+        own = unit.cost, unit.alone, unit.follows, profile.space_at(place)
+        found.append(numbers.setdefault((own, tuple(storages), gradients), len(numbers)))
     return tuple(found)

@@ -61,6 +61,23 @@ def check_not_nested(tensors: Iterable[Tensor]) -> None:
         )
 
 
+class _Waiting(_Handed):
+    """The same of gradients that wait for further ones: as views, into which autograd adds none.
+
+    Those of linear layers are views. Others are added to in place, but to one of both or the other makes no difference.
+    """
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient[...] for gradient in _Handed.backward(ctx, grad))
+
+
+def waiting(parameters: Sequence[Tensor]) -> Tensor:
+    """Where gradients of parameters begin that wait for those of a part."""
+    found: Tensor = _Waiting.apply(*parameters)
+    return found
+
+
 def handed(output: Any) -> Tensor | None:
     """Where the gradients of an output begin; None where there are none.
 

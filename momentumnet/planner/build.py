@@ -22,17 +22,20 @@ from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
 from momentumnet.planner.ending import Ending
 from momentumnet.planner.flow import flow_of
+from momentumnet.planner.glue import LayersOutside, layers_outside, spaces_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured, now
+from momentumnet.planner.names import Names, beside_glue
 from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
+from momentumnet.planner.returned import filled_by, outputs_of, returns_last
 from momentumnet.streams.block import ResidualStream
-from momentumnet.streams.calls import Call, Trace, storage_key
+from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.division import follows
 from momentumnet.streams.nested import tensors_in
 from momentumnet.streams.timeline import Stage
 from momentumnet.streams.trace import record
-from momentumnet.streams.untrained import forget_untrained
+from momentumnet.streams.untrained import forget_untrained, untrained_nodes
 
 
 def profiles_of(
@@ -61,12 +64,25 @@ def profiles_of(
     stages = [stage for stage in found.timeline if not stage.repeated]
     device = device_of(model, example_inputs)
     calls = _calls_of(trace, stages)
-    sizes = {key: 0 if key in trace.given else storage.nbytes() for key, storage in trace.storages.items()}
+    sizes = {key: storage.nbytes() for key, storage in trace.storages.items()} | dict.fromkeys(trace.given, 0)
     shown = any(tensor.requires_grad for tensor in trace.returned)  # not in an output of a class that hides them
     names, kinds = [stage.names for stage in stages], [_kind(own, sizes) for own in calls]
-    costs, ending = measured(model, example_inputs, names, loss, device, trace.by_forward, kinds=kinds, present=present)
-    flow = flow_of(_with_gradient(trace, ending), [(own[0].first, own[-1].behind) for own in calls], present=present)
+    outside = layers_outside(trace, calls)
+    layers = LayersOutside({(call.name,): _kind([call], sizes) for _, call in outside})
+    watched = Names()
+    costs, ending = measured(
+        *(model, example_inputs, names, loss, device, trace.by_forward),
+        kinds=kinds,
+        present=present,
+        layers=layers,
+        names=watched,
+    )
+    named, placed = watched.of_units(trace, names, sizes), layers.placed(outside)
+    ranges = [(own[0].first, own[-1].behind) for own in calls]
+    flow = flow_of(_with_gradient(trace, ending), ranges, present=present, untrained=untrained_nodes(trace))
+    flow = flow.with_layers([(place, cost.backward_peak - cost.parameter_bytes) for place, cost in placed])
     handed = _handed_first(calls, sizes, trace.given)
+    filled, left = filled_by(trace, calls, sizes)
     units = [
         Unit(
             stage.names,
@@ -75,6 +91,8 @@ def profiles_of(
             _entry(own[0], sizes, number) | handed[number],
             own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
             cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
+            filled[number],
+            number > 0 and follows(calls[number - 1][-1], own[0]),
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
@@ -82,7 +100,8 @@ def profiles_of(
     profiles = []
     for gamma in gammas:
         known = dict(sizes)
-        parts, glue = _parted(_with_own_inputs(units, known) if gamma else units, _glue(trace, calls))
+        stand_ins: dict[Key, Key] = {}
+        parts, glue = _parted(_as_streams(units, known, stand_ins) if gamma else units, _glue(trace, calls))
         streams = tuple(_stream_profile(stream, gamma, arithmetic, device, hollow=hollow) for stream in found.streams)
         profile = Profile(
             tuple(parts),
@@ -92,8 +111,11 @@ def profiles_of(
             loss=ending.cost,
             loss_held=ending.held,
             behind=ending.work,
-            outputs=_outputs(trace, known),
+            outputs=outputs_of(trace, known) | left,
+            returns_last=returns_last(trace, calls),
             flow=flow,
+            named=beside_glue([{stand_ins.get(key, key) for key in keys} for keys in named], glue),
+            spaces=spaces_of(placed, len(units)),
             estimated=hollow,
             present=sum(flow.parameters) if present else 0,
         )
@@ -113,7 +135,16 @@ def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
     return next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
 
 
-def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]:
+def _as_streams(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:
+    """The units, where the blocks of streams move by momentum; these fill no caches, whatever they keep.
+
+    ``stand_ins`` get the storages that stand in the place of others.
+    """
+    found = _with_own_inputs(units, sizes, stand_ins)
+    return [unit if unit.stream is None else replace(unit, filled=frozenset()) for unit in found]
+
+
+def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:
     """The units, where a momentum stream hands its blocks, and whoever comes behind it, a tensor of its own.
 
     In the trace a block's output is the input of the next one; in a momentum stream that is x after the step. What the
@@ -131,6 +162,7 @@ def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int]) -> list[Unit]
         shared = {key for key in handed if uses[key] <= 2} | given
         own = {key: -1 - len(units) - len(sizes) - number for number, key in enumerate(shared)}
         sizes.update({new: sizes[key] or unit.cost.output_bytes for key, new in own.items()})
+        stand_ins.update(own)
         entry, saved = (frozenset(own.get(key, key) for key in keys) for keys in (unit.entry, unit.saved))
         found.append(replace(unit, entry=entry, saved=saved))
     return found
@@ -156,16 +188,6 @@ def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tu
         by_place.setdefault(place, set()).add(key)
     parted = [replace(unit, saved=unit.saved - glue.keys(), entry=unit.entry - glue.keys()) for unit in units]
     return parted, tuple((place, frozenset(keys)) for place, keys in sorted(by_place.items()))
-
-
-def _outputs(trace: Trace, sizes: dict[Key, int]) -> frozenset[Key]:
-    """The storages of what the model returns; a number of its own for one that nothing in the model keeps."""
-    known = [(storage_key(tensor), tensor) for tensor in trace.returned]
-    storages = {key: tensor.untyped_storage().nbytes() for key, tensor in known if key is not None}
-    lowest = min(sizes, default=0)
-    own = {key: lowest - number for number, key in enumerate(storages, start=1) if key not in sizes}
-    sizes.update({number: storages[key] for key, number in own.items()})
-    return frozenset(own.get(key, key) for key in storages)
 
 
 def _kind(own: Sequence[Call], sizes: Mapping[Key, int]) -> object:

@@ -7,7 +7,7 @@ it runs, because a skip connection goes around it, and those of code outside of 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +60,10 @@ class Flow:
         """Bytes at once where gradients of a unit's parameters are added to others of theirs."""
         return self.around(unit) + self.sums[2 * unit + 1] if self.sums else 0
 
+    def comes_again(self, unit: int) -> bool:
+        """Whether gradients of a unit's parameters are added to others that wait."""
+        return bool(self.sums) and self.sums[2 * unit + 1] > 0
+
     def of_parameters(self, unit: int) -> int:
         """Bytes of gradients that parameters in the code in front of a unit are left with."""
         return self.left[2 * unit] if self.left else 0
@@ -69,19 +73,34 @@ class Flow:
         waiting, work = (tuple(int(size * share) for size in sizes) for sizes in (self.waiting, self.work))
         return replace(self, waiting=waiting, work=work)
 
+    def with_layers(self, layers: Sequence[tuple[int, int]]) -> Flow:
+        """With bytes that layers outside take, as they were measured, each in front of the unit of that number."""
+        work = list(self.work)
+        for unit, size in layers:
+            if self.reached[2 * unit]:
+                work[2 * unit] = max(work[2 * unit], size)
+        return replace(self, work=tuple(work))
+
     def with_work(self, place: int, changed: Callable[[int], int]) -> Flow:
         """With another work at a place, if there is any."""
         work = tuple(changed(size) if at == place else size for at, size in enumerate(self.work))
         return replace(self, work=work)
 
 
-def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], *, present: bool = False) -> Flow:
+def flow_of(
+    returned: Sequence[Tensor],
+    ranges: Sequence[tuple[int, int]],
+    *,
+    present: bool = False,
+    untrained: Set[int] = frozenset(),
+) -> Flow:
     """The flow of gradients from what a model returned.
 
     Args:
         returned: the tensors.
         ranges: for each unit the number of its first node, and that behind its last.
         present: whether gradients of parameters are there before.
+        untrained: the numbers of nodes from which no gradient goes to what is trained.
     """
     starts = [start for start, _ in ranges]
     ways = _Ways(2 * len(ranges) + 1)
@@ -91,8 +110,8 @@ def flow_of(returned: Sequence[Tensor], ranges: Sequence[tuple[int, int]], *, pr
         unit = bisect_right(starts, number) - 1
         return 2 * unit + 1 if unit >= 0 and number < ranges[unit][1] else 2 * (unit + 1)
 
-    for node in _nodes(returned):
-        ways.pass_through(node, place(node), [(behind, place(behind)) for behind in _behind(node)])
+    for node in _nodes(returned, untrained):
+        ways.pass_through(node, place(node), [(behind, place(behind)) for behind in _behind(node, untrained)])
     return ways.flow(present=present)
 
 
@@ -144,25 +163,29 @@ class _Ways:
         return Flow(reached=reached, **{name: tuple(found) for name, found in sizes.items()})
 
 
-def _nodes(returned: Sequence[Tensor]) -> Iterator[Node]:
+def _nodes(returned: Sequence[Tensor], untrained: Set[int]) -> Iterator[Node]:
     """The nodes that gradients of these tensors go through, each once."""
-    pending = [tensor.grad_fn for tensor in returned if tensor.grad_fn is not None]
+    ends = (tensor.grad_fn for tensor in returned)
+    pending = [node for node in ends if node is not None and node._sequence_nr() not in untrained]
     seen = set(pending)
     while pending:
         node = pending.pop()
         yield node
-        for behind in _behind(node):
+        for behind in _behind(node, untrained):
             if behind not in seen:
                 seen.add(behind)
                 pending.append(behind)
 
 
-def _behind(node: Node) -> list[Node]:
+def _behind(node: Node, untrained: Set[int]) -> list[Node]:
     """Those that a node hands gradients to, but for parameters."""
     return [
         other
         for other, _ in node.next_functions
-        if other is not None and other.name() != _ATTACHED and _parameter(other) is None
+        if other is not None
+        and other.name() != _ATTACHED
+        and _parameter(other) is None
+        and other._sequence_nr() not in untrained
     ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -22,10 +23,13 @@ from momentumnet.planner.alone import (
     gradients_there,
     handed,
     leaf_of,
+    waiting,
     without_history,
 )
 from momentumnet.planner.ending import Ending, ending_of, measured_behind, nth
+from momentumnet.planner.glue import LayersOutside
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
+from momentumnet.planner.names import Names
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
@@ -51,12 +55,14 @@ class Measures:
 
     def __init__(self, device: torch.device, hollow: HollowMeasures | None = None, *, present: bool = False) -> None:
         self._device, self._hollow, self._present = device, hollow, present
+        self.shared: Set[nn.Parameter] = frozenset()  # that several units have
         self.memory = measure_memory if hollow is None else hollow.memory
         self._known: dict[Any, Cost] = {}
 
     def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], kind: object) -> Cost:
         """The cost of the modules, called one after the other; ``kind`` tells of those of one make, too."""
-        make = kind, _make(modules, args, kwargs)
+        own = (parameter in self.shared for module in modules for parameter in module.parameters())
+        make = kind, tuple(own) if self.shared else (), _make(modules, args, kwargs)
         if make not in self._known:
             self._known[make] = self._measure(modules, args, kwargs)
         return self._known[make]
@@ -112,6 +118,7 @@ class Measures:
             kept = self.memory(run)
             with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
                 whole = self.memory(both)
+            again = self._again(run, parameters)
             casts = self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
         with torch.no_grad():
@@ -127,7 +134,25 @@ class Measures:
             parameter_bytes=sum(made),
             cast_bytes=cast_bytes,
             added_bytes=max(there, default=0),
+            again_peak=again,
         )
+
+    def _again(self, run: Call, parameters: Sequence[Tensor]) -> int:
+        """The most bytes in backward where other gradients of shared parameters wait, beside those."""
+        shared = [parameter for parameter in parameters if parameter in self.shared]
+        if not shared or self._present:
+            return 0
+
+        def both() -> Any:
+            output, leaves = run()
+            total, before = handed(output), waiting(shared)  # the latter's gradients come first
+            del output
+            torch.clear_autocast_cache()
+            return None if total is None else differentiate(total + before, [*leaves, *parameters])
+
+        found = self.memory(both)
+        there = sum(parameter.numel() * parameter.element_size() for parameter in shared)
+        return max(0, found.backward_peak_bytes - found.saved_bytes - there)
 
     def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
         if self._hollow is not None:
@@ -167,22 +192,26 @@ def measured(
     *,
     kinds: Sequence[object] | None = None,
     present: bool = False,
+    layers: LayersOutside | None = None,
+    names: Names | None = None,
 ) -> tuple[list[Cost], Ending]:
     """The costs of the units, each measured when its first module is called, and that of the loss.
 
     The model runs once, in its own mode, without keeping what backward would need (but where it takes a gradient in its
     forward), and is left as it was found. ``by_forward`` are names of modules whose ``forward`` is called, and not they
     themselves, ``kinds`` tell units of one make apart, and ``present`` whether gradients of parameters are there
-    before.
+    before. ``layers`` are told what they cost, and ``names`` what has a name meanwhile.
     """
-    names = [tuple(unit) for unit in units]
-    given = (model, example_inputs, names, loss, device, dict(zip(names, kinds or [None] * len(names), strict=True)))
+    made = [tuple(unit) for unit in units]
+    given = (model, example_inputs, made, loss, device, dict(zip(made, kinds or [None] * len(made), strict=True)))
     with forwards_as_calls(map(model.get_submodule, by_forward)):
         try:
-            return _measured(*given, saved_tensors_hooks(_nothing, _not_kept), present=present)
+            hooks = saved_tensors_hooks(_nothing, _not_kept)
+            return _measured(*given, hooks, layers, present=present, watched=names)
         except _NothingKeptError:
-            keeping = without_history()
-            return _measured(*given, keeping, present=present)
+            if names is not None:
+                names.at.clear()
+            return _measured(*given, without_history(), layers, present=present)
 
 
 def _measured(
@@ -193,26 +222,33 @@ def _measured(
     device: torch.device,
     kinds: Mapping[tuple[str, ...], object],
     keeping: saved_tensors_hooks,
+    layers: LayersOutside | None,
     *,
     present: bool,
+    watched: Names | None = None,
 ) -> tuple[list[Cost], Ending]:
     costs: dict[tuple[str, ...], Cost] = {}
-    first = {unit[0]: unit for unit in names}
     measuring = False
 
-    def enter(unit: tuple[str, ...]) -> Callable[..., None]:
+    def enter(unit: tuple[str, ...], kind: object, found: dict[tuple[str, ...], Cost]) -> Callable[..., None]:
         modules = [model.get_submodule(name) for name in unit]
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal measuring
-            if not measuring and unit not in costs:
+            if not measuring and unit not in found:
                 measuring = True
                 check_not_nested(tensors_in([args, kwargs]))
                 with _told(unit):
-                    costs[unit] = measures.of(modules, args, kwargs, kinds[unit])
+                    found[unit] = measures.of(modules, args, kwargs, kind)
                 measuring = False
 
         return hook
+
+    def look_at(kinds: Mapping[tuple[str, ...], object], found: dict[tuple[str, ...], Cost], stack: ExitStack) -> None:
+        for unit, kind in kinds.items():
+            entering = enter(unit, kind, found)
+            hook = model.get_submodule(unit[0]).register_forward_pre_hook(entering, with_kwargs=True, prepend=True)
+            stack.callback(hook.remove)
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -222,12 +258,13 @@ def _measured(
             example_inputs, before = stack.enter_context(hollowed(model, example_inputs))
             hollow = HollowMeasures(before)
         measures = Measures(device, hollow, present=present)
+        measures.shared = _shared(model, names)
         stack.enter_context(keeping)
         stack.enter_context(left_as_found(model, example_inputs, eval_mode=False))
-        for name, unit in first.items():
-            hook = model.get_submodule(name).register_forward_pre_hook(enter(unit), with_kwargs=True, prepend=True)
-            stack.callback(hook.remove)
+        look_at(kinds, costs, stack)
         with ExitStack() as rest:
+            if watched is not None:
+                watched.watch(model, {unit[0] for unit in names}, lambda: measuring, rest)
             behind: list[list[MemoryReport]] = []
             if names and hollow is None:
                 unit = names[-1]
@@ -236,7 +273,19 @@ def _measured(
                 behind = rest.enter_context(measured_behind(model.get_submodule(unit[-1]), has_come))
             output = call_with_example(model, copied(example_inputs))
         ending = ending_of(measures, output, loss, behind)
+        if layers is not None and layers.kinds:  # in a pass of their own: the end of the first one is measured as one
+            del output
+            look_at(layers.kinds, layers.costs, stack)
+            call_with_example(model, copied(example_inputs))
     return [costs.get(unit, Cost()) for unit in names], ending
+
+
+def _shared(model: nn.Module, units: Sequence[Sequence[str]]) -> Set[nn.Parameter]:
+    """The parameters that several calls of units have."""
+    times = Counter(
+        parameter for unit in units for name in unit for parameter in set(model.get_submodule(name).parameters())
+    )
+    return {parameter for parameter, count in times.items() if count > 1}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
 from momentumnet.core.rest import OUTPUT_PIECE
+from momentumnet.planner.choice import Front
 from momentumnet.planner.flow import Flow
 from momentumnet.planner.host_link import ASKING, HostLink
 from momentumnet.recompute import offloaded_tensors
@@ -36,6 +37,8 @@ class Cost:
         cast_bytes: of weights in autocast's type, which autocast keeps to the end of the forward.
         added_bytes: at most, of gradients of parameters that are added to those that are there before, and go.
         has_backward: whether the loss hands it a gradient; else it is never recomputed.
+        again_peak: as ``backward_peak``, where other gradients of its shared parameters wait and are added to its own;
+            without those that wait.
     """
 
     forward_seconds: float = 0.0
@@ -48,12 +51,13 @@ class Cost:
     cast_bytes: int = 0
     added_bytes: int = 0
     has_backward: bool = True
+    again_peak: int = 0
 
     def leaving(self, count: int, *, has_backward: bool) -> Cost:
         """The cost where by so many bytes more gradients of parameters are left; others are added, and go."""
         if not has_backward:
             alone = replace(self, parameter_bytes=0, added_bytes=0, has_backward=False)
-            return replace(alone, backward_seconds=0.0, backward_peak=0)
+            return replace(alone, backward_seconds=0.0, backward_peak=0, again_peak=0)
         added = max(self.added_bytes, self.parameter_bytes - max(0, count))
         return replace(self, parameter_bytes=count, added_bytes=added)
 
@@ -69,6 +73,9 @@ class Unit:
         entry: the storages of its arguments.
         alone: whether what the unit before returned is all that it takes, so that it can be recomputed behind it.
         cost: what it takes.
+        filled: the storages that it leaves in key-value caches which the model returns, so that they stay to the end of
+            the step; nothing where it is recomputed.
+        follows: whether what the unit before returned is what it takes, beside other arguments or not.
     """
 
     names: tuple[str, ...]
@@ -77,6 +84,8 @@ class Unit:
     entry: frozenset[Key]
     alone: bool
     cost: Cost
+    filled: frozenset[Key] = frozenset()
+    follows: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,10 @@ class Profile:
         behind: bytes that the forward takes behind the last unit, above what is left of them when the model returns.
         outputs: the storages of what the model returns. The training loop has a name for it, and so holds it until
             the step ends.
+        returns_last: whether what the last unit returns is what the model does.
         flow: gradients between the units.
+        named: by unit, the storages for which code around it has a name while its forward runs, beside its arguments.
+        spaces: by place, bytes that layers outside of all units take in their forward beside what they return.
         estimated: whether times come from counts of operations, as there were no values to compute with.
         link: between the device and host memory; None if nothing is to be moved there.
         present: bytes of the gradients of parameters where they are there all the time: what the step makes is added
@@ -185,10 +197,33 @@ class Profile:
     loss_held: int = 0
     behind: int = 0
     outputs: frozenset[Key] = frozenset()
+    returns_last: bool = False
     flow: Flow = field(default_factory=Flow)
+    spaces: tuple[int, ...] = ()
+    named: tuple[frozenset[Key], ...] = ()
     estimated: bool = False
     link: HostLink | None = None
     present: int = 0
+
+    def named_at(self, index: int, start: int, stop: int) -> frozenset[Key]:
+        """The storages that have a name while a unit runs, but for those that units outside of these hold."""
+        if not self.named or not self.named[index]:
+            return frozenset()
+        return frozenset(
+            key for key in self.named[index] if all(start <= saver < stop for saver in self._savers.get(key, ()))
+        )
+
+    @cached_property
+    def _savers(self) -> dict[Key, list[int]]:
+        found: dict[Key, list[int]] = {}
+        for index, unit in enumerate(self.units):
+            for key in unit.saved:
+                found.setdefault(key, []).append(index)
+        return found
+
+    def space_at(self, place: int) -> int:
+        """Bytes of work space of the layers between the unit before ``place`` and the one there, in forward."""
+        return self.spaces[place] if self.spaces else 0
 
     def glue_at(self, place: int) -> frozenset[Key]:
         """The storages that glue keeps between the unit before ``place`` and the one there."""
@@ -200,6 +235,12 @@ class Profile:
         for place, keys in self.glue:
             found[place] = found.get(place, frozenset()) | keys
         return found
+
+    def returned_behind(self, front: Front) -> int:
+        """Bytes of what the model returns that nothing holds which is kept, by what stands behind; at least."""
+        kept = self.units if front is Front.STORED else self.units[:-1]
+        within = frozenset().union(*(unit.saved for unit in kept), *(keys for _, keys in self.glue))
+        return self.bytes_of(self.outputs - within)
 
     @cached_property
     def momentum_streams(self) -> tuple[StreamProfile | None, ...]:
@@ -244,15 +285,14 @@ class Profile:
         """Bytes of storages."""
         return sum(self.sizes[key] for key in keys)
 
-    def loss_bytes(self, casts: int) -> int:
+    def loss_bytes(self, casts: int, returned: int) -> int:
         """The most bytes at once behind the last unit, forward and backward, beside what is held.
 
         Args:
             casts: of weights, which autocast keeps until the loss is there.
+            returned: of what the model returns, as far as nothing else holds it.
         """
-        output = self.units[-1].cost.output_bytes if self.units else 0
-        within = frozenset().union(*(unit.saved for unit in self.units), *(keys for _, keys in self.glue))
-        returned = self.bytes_of(self.outputs - within)
+        output = self.units[-1].cost.output_bytes if self.units and not self.returns_last else 0
         forward = casts + max(self.behind, max(output - returned, 0) + self.loss.forward_peak)
         backward = max(self.loss_held + self.loss.backward_peak, self.flow.in_front(len(self.units)))
         return returned + max(forward, backward)

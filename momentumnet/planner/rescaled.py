@@ -22,6 +22,7 @@ def rescaled(profile: Profile, share: float) -> Profile:
         loss_held=int(profile.loss_held * share),
         behind=int(profile.behind * share),
         flow=profile.flow.scaled(share),
+        spaces=tuple(int(space * share) for space in profile.spaces),
     )
 
 
@@ -60,5 +61,6 @@ def _cost(cost: Cost, share: float) -> Cost:
         free_peak=grown(cost.free_peak, cost.cast_bytes),
         forward_peak=grown(cost.forward_peak, cost.cast_bytes),
         backward_peak=grown(cost.backward_peak, cost.parameter_bytes + cost.added_bytes),
+        again_peak=grown(cost.again_peak, cost.parameter_bytes + cost.added_bytes),
         output_bytes=grown(cost.output_bytes, 0),
     )

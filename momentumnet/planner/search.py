@@ -56,7 +56,9 @@ class Options:
         glue = (profile.bytes_of(profile.glue_at(at)) for at in range(count + 1))
         # By place, what is there whatever is chosen.
         self.always = list(accumulate(glue, initial=profile.present))[1:]
-        self.loss_bytes = profile.loss_bytes(profile.casts_before[count])  # at most
+        self.loss_bytes = {  # by what stands behind all units, at most
+            front: profile.loss_bytes(profile.casts_before[count], profile.returned_behind(front)) for front in Front
+        }
         self._found: dict[tuple[int, Front], list[Option]] = {}
         self._kinds = kinds_of(profile)
         self._taken: dict[object, Taken] = {}
@@ -131,6 +133,14 @@ class Options:
         )
         return Option(choices, taken.held, need, self.total_seconds(choices, front), taken.behind)
 
+    def above(self, choices: Sequence[Choice], budget: int) -> int:
+        """By how many bytes more than a budget choices take for which its options have room.
+
+        None, but for what code around units has a name for, and the model returns: of what other units hold of that,
+        an option does not know.
+        """
+        return max(0, peak_of(simulated(self.profile, choices)).bytes - budget)
+
     def held(self, choices: Sequence[Choice]) -> list[int]:
         """For each unit the bytes that it adds to what is held when the forward ends."""
         simulation = Simulation(self.profile, choices)
@@ -172,7 +182,15 @@ def within(options: Options, budget: int, cells: int = CELLS) -> list[Choice] | 
     quickest = options.quickest(budget, cells)
     if quickest is None or peak_of(simulated(options.profile, quickest)).bytes <= budget:
         return quickest
-    return _searched(options, budget, cells, up=True) or fewest(options, budget)
+    room = budget
+    while (found := _searched(options, room, cells, up=True)) is not None:
+        above = options.above(found, budget)
+        if not above:
+            return found
+        room -= above
+        if room <= 0:
+            break
+    return fewest(options, budget)
 
 
 def least_seconds(options: Options, budget: int, cells: int = CELLS) -> float:
@@ -204,22 +222,29 @@ def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Ch
                 if better.any():
                     target[better] = offered[better]
                     came.setdefault(key, []).append((np.flatnonzero(better) + shift + first, front, option, shift))
-    fitting = max(0, (budget - always[count] - options.loss_bytes) * cells // budget + 1)
-    return _cheapest(count, best, came, fitting)
+    ends = {
+        front: max(0, (budget - always[count] - loss) * cells // budget + 1)
+        for front, loss in options.loss_bytes.items()
+    }
+    return _cheapest(count, best, came, ends)
 
 
 def _cheapest(
     count: int,
     best: dict[tuple[int, Front], np.ndarray],
     came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]],
-    fitting: int,
+    fitting: dict[Front, int],
 ) -> list[Choice] | None:
     """The choices that lead to the least time behind the last unit, in so many cells as the loss fits behind."""
-    times = {front: float(best[count, front][:fitting].min()) for front in Front if (count, front) in best and fitting}
+    times = {
+        front: float(best[count, front][:cells].min())
+        for front, cells in fitting.items()
+        if (count, front) in best and cells
+    }
     front = min(times, key=lambda front: times[front], default=None)
     if front is None or not math.isfinite(times[front]):
         return None
-    place, at = count, int(best[count, front][:fitting].argmin())
+    place, at = count, int(best[count, front][: fitting[front]].argmin())
     found: list[Choice] = []
     while place:
         # The last one that improved a cell is the one whose time stands there.
@@ -243,14 +268,18 @@ def fewest(options: Options, budget: int) -> list[Choice] | None:
                 key = (option.choices[-1].stop, option.behind)
                 if option.need <= room and (key not in best or held + option.held < best[key][0]):
                     best[key] = (held + option.held, front, option)
-    ends = [(best[count, front][0], place, front) for place, front in enumerate(Front) if (count, front) in best]
-    if not ends or min(ends)[0] + always[count] + options.loss_bytes > budget:
+    ends = [
+        (best[count, front][0] + options.loss_bytes[front], place, front)
+        for place, front in enumerate(Front)
+        if (count, front) in best
+    ]
+    if not ends or min(ends)[0] + always[count] > budget:
         return None
     place, front, found = count, min(ends)[2], list[Choice]()
     while (entry := best[place, front])[2] is not None:
         found = [*entry[2].choices, *found]
         place, front = entry[2].choices[0].start, entry[1]
-    return found
+    return None if options.above(found, budget) else found
 
 
 def least(options: Options) -> tuple[int, list[Choice]]:

@@ -111,6 +111,7 @@ class Simulation:
         self._rewound = self._count_rewound()
         self._given = {self.start} if front is Front.GIVEN else set()
         self._given |= {index + 1 for index in range(self.start, self.stop) if self.gives_again(index)}
+        self._given = {index for index in self._given if index < len(self.units) and self.units[index].follows}
 
     def _count_rewound(self) -> dict[int, tuple[int, int]]:
         """By index of those that are rewound; see `rewound`."""
@@ -169,14 +170,17 @@ class Simulation:
         """A unit, when those in front of it have run."""
         self.held.add(self.profile.glue_at(index) if index > self.start else ())
         unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
-        extra = self.held.missing(unit.entry) + self.casts
+        extra = self.held.missing(unit.entry | self.profile.named_at(index, self.start, self.stop)) + self.casts
         steps, whole = self.rewound(index)
         if stream is not None:
             extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
+        if space := self.profile.space_at(index):
+            self.note("forward", index, self.held.missing(unit.entry) + self.casts + space)
         keeps, before = choice.way in KEPT, self.held.total + self.states
         self.note("forward", index, extra + (unit.cost.forward_peak if keeps else unit.cost.free_peak))
         if keeps:
             self.held.add(unit.saved)
+            self.held.add(unit.filled)  # to the end of the step, as the output holds them
         elif self._keeps_input(index):
             self.held.add(unit.entry)
         if stream is not None and self._is_last(index):
@@ -218,7 +222,8 @@ class Simulation:
     def loss(self) -> None:
         """Behind the last unit."""
         self.held.add(self.profile.glue_at(len(self.units)))
-        self.note("loss", len(self.units), self.profile.loss_bytes(self.casts))
+        returned = self.held.missing(self.profile.outputs)
+        self.note("loss", len(self.units), self.profile.loss_bytes(self.casts, returned))
         self.held.remove(self.profile.glue_at(len(self.units)))
 
     def backward(self) -> None:
@@ -240,7 +245,10 @@ class Simulation:
         extra = self._of_stream(index) + self.profile.flow.around(index)
         if choice.way not in KEPT:
             self._recompute(index, choice, extra + unit.cost.output_bytes)
-        self.note("backward", index, extra + unit.cost.backward_peak)
+        again = unit.cost.again_peak if self.profile.flow.comes_again(index) else 0
+        # Measured by itself, the unit lets go of what the model returns.
+        stays = self.profile.bytes_of(unit.saved & self.profile.outputs)
+        self.note("backward", index, extra + stays + max(unit.cost.backward_peak, again))
         if unit.cost.has_backward:  # else the model's output keeps what is there, and nothing is recomputed
             self.held.remove(unit.saved)
         if self._keeps_input(index):

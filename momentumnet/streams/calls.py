@@ -50,10 +50,12 @@ class Call:
     one of the arguments, which are ``taken``, has the same shape and dtype; ``rewritten`` says which of those arguments
     it overwrote.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``saved_by`` by
-    their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept,
+    their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept, or that
+    the model was given,
     ``handed`` those of several that nobody had kept.
     ``alone`` says that one tensor is all that it takes, ``overwritten`` that it overwrote one that can be the stream,
     ``spoils`` any of its arguments.
+    ``made`` is the storage of what it returned, if autograd has kept that.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
     last.
     """
@@ -85,6 +87,7 @@ class Call:
     handed: dict[int, torch.UntypedStorage] = field(default_factory=dict)
     first: int = 0
     behind: int = 0
+    made: int | None = None
 
     @property
     def composite(self) -> bool:
@@ -116,12 +119,14 @@ class Trace:
 
     ``returned`` are the tensors of the model's output, in order; ``attached`` is the leaf by which tensors without a
     gradient were given one; ``given`` are the storages of what the model was given, as far as they are
-    known; ``by_forward`` are the names of modules that are called by their ``forward``.
+    known; ``by_forward`` are the names of modules that are called by their ``forward``; ``cached`` are the tensors in
+    key-value caches among the output.
     """
 
     root: Call
     storages: dict[int, torch.UntypedStorage]
     returned: list[torch.Tensor] = field(default_factory=list)
+    cached: list[torch.Tensor] = field(default_factory=list)
     attached: torch.Tensor | None = None
     given: set[int] = field(default_factory=set)
     by_forward: frozenset[str] = frozenset()

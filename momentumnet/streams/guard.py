@@ -123,6 +123,8 @@ class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if _asks_for_gradient(func) and args[0].requires_grad and args[1]:
+            return None  # a trace gave it one, so that it is no leaf
         output = func(*args, **kwargs)
         if func in _DROPOUTS:
             source = args[0] if args else kwargs["input"]
@@ -130,6 +132,14 @@ class fresh_dropout_outputs(TorchFunctionMode):  # noqa: N801 (a context manager
             if output is source and rate > 0:
                 return torch.ops.aten.alias.default(output)
         return output
+
+
+def _asks_for_gradient(func: Callable[..., Any]) -> bool:
+    """Whether a function is the assignment to ``requires_grad``, which speech models make to their input."""
+    return getattr(func, "__name__", "") == "__set__" and func == _SET_REQUIRES_GRAD
+
+
+_SET_REQUIRES_GRAD = torch.Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 
 
 def eager_functions() -> AbstractContextManager[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,16 +57,24 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 def tensors_inside(value: Any) -> list[torch.Tensor]:
     """The tensors in what a model returns: also in objects of a class of its own, as a dataclass, each once.
 
-    But for key-value caches, which a converted network does not fill.
+    But for key-value caches, which blocks that are recomputed do not fill.
     """
+    return _inside(leaf for leaf in pytree.tree_leaves(value) if not is_cache("", leaf))
+
+
+def tensors_cached(value: Any) -> list[torch.Tensor]:
+    """The tensors in the key-value caches of what a model returns, each once."""
+    return _inside(leaf for leaf in pytree.tree_leaves(value) if is_cache("", leaf))
+
+
+def _inside(leaves: Iterable[Any]) -> list[torch.Tensor]:
     found: dict[int, torch.Tensor] = {}
 
     def seen(tensor: torch.Tensor) -> torch.Tensor:
         return found.setdefault(id(tensor), tensor)
 
-    for leaf in pytree.tree_leaves(value):
-        if not is_cache("", leaf):
-            object_copies.copied(leaf, seen)
+    for leaf in leaves:
+        object_copies.copied(leaf, seen)
     return list(found.values())
 
 

@@ -73,6 +73,7 @@ class Recorder:
         self._entered: dict[Call, list[_Entered]] = {}
         self._counters: dict[Call, list[tuple[torch.Tensor, int]]] = {}
         self._magnitudes: dict[Key, float] = {}
+        self._made: list[tuple[Call, int, weakref.ref[torch.UntypedStorage]]] = []
         self.constants = [*model.parameters(), *model.buffers()]
 
     @cached_property
@@ -131,7 +132,8 @@ class Recorder:
         call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
         arguments = {storage_key(tensor): tensor for tensor in tensors_in([args, kwargs])}
-        call.entered = {key for key in arguments if key is not None and key in self.trace.storages}
+        known = self.trace.storages.keys() | self.trace.given
+        call.entered = {key for key in arguments if key is not None and key in known}
         if call.composite and len(arguments) > 1:  # one alone is known by its size
             call.handed = {
                 key: tensor.untyped_storage()
@@ -139,6 +141,8 @@ class Recorder:
                 if not (key is None or key in call.entered or key in self._constant_keys)
             }
         stream = stream_output(output)
+        if stream is not None and (key := storage_key(stream)) is not None:
+            self._made.append((call, key, weakref.ref(stream.untyped_storage())))
         end = None if stream is None else self._endpoint(stream, stream)
         call.spoils = any(item.seen._version != item.version for item in entered)
         call.spoils |= any(version(tensor) != counter for tensor, counter in counters)
@@ -176,6 +180,13 @@ class Recorder:
         """Arguments that may be a stream, and have no gradient by which that could be seen, have been overlooked."""
         if not any(item.end.edge for item in alike) and call.recorded_gradients and not call.plain_layer:
             self.overlooked |= {(call.index, item.end.argument) for item in alike if item.end.argument is not None}
+
+    def tell_what_was_made(self) -> None:
+        """At the end of the pass: of what calls returned, what autograd has kept."""
+        for call, key, storage in self._made:
+            if storage() is not None and key in self.trace.storages:  # else its number may be another's
+                call.made = key
+        self._made = []
 
     def keep(self, tensor: torch.Tensor) -> None:
         key = storage_key(tensor)

@@ -19,7 +19,7 @@ from momentumnet.streams.calls import Place, Trace
 from momentumnet.streams.forwards import forwards_as_calls, uncalled_siblings
 from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
 from momentumnet.streams.lifted_hooks import lifted_for_transforms
-from momentumnet.streams.nested import copied, tensors_in, tensors_inside
+from momentumnet.streams.nested import copied, tensors_cached, tensors_in, tensors_inside
 from momentumnet.streams.recorder import Recorder, saved_tensors_shown_to, unseen
 from momentumnet.streams.training_norms import batches_measured
 
@@ -155,7 +155,8 @@ def _record(
         stack.enter_context(norms)
         stack.enter_context(told_of_pairs(example_inputs, "the model cannot be called on example_inputs", ALONE))
         output = call_with_example(model, copied(_hollow(example_inputs, recorder, stack)))
-        recorder.trace.returned = tensors_inside(output)
+        recorder.trace.returned, recorder.trace.cached = tensors_inside(output), tensors_cached(output)
+        recorder.tell_what_was_made()
     return recorder
 
 

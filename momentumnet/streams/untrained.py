@@ -37,6 +37,12 @@ def forget_untrained(trace: Trace) -> set[Call]:
     return idle
 
 
+def untrained_nodes(trace: Trace) -> frozenset[int]:
+    """The numbers of the nodes from which no gradient goes to what is trained; none where nothing is."""
+    trained = _trained(trace)
+    return frozenset(number for number, is_so in trained.items() if not is_so) if any(trained.values()) else frozenset()
+
+
 def keeps_nothing(call: Call, idle: Set[Call]) -> bool:
     """Whether a call kept something in the trace, itself or in what it called, and keeps nothing in a step."""
     inside = list(call.walk())

@@ -1,0 +1,51 @@
+"""Code outside of all units: what its layers take, which only a measurement tells (the work space of convolutions)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from momentumnet.planner.profile import Cost
+from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.division import is_overwritten
+
+
+@dataclass
+class LayersOutside:
+    """What layers outside of all units cost, each by itself.
+
+    Attributes:
+        kinds: by the layer's name, alone in a tuple, what tells those of one make apart.
+        costs: that were measured.
+    """
+
+    kinds: dict[tuple[str, ...], object]
+    costs: dict[tuple[str, ...], Cost] = field(default_factory=dict)
+
+    def placed(self, calls: Sequence[tuple[int, Call]]) -> list[tuple[int, Cost]]:
+        """The costs of calls, with their places."""
+        return [(place, self.costs[call.name,]) for place, call in calls if (call.name,) in self.costs]
+
+
+def layers_outside(trace: Trace, calls: Sequence[Sequence[Call]]) -> list[tuple[int, Call]]:
+    """The calls of layers with matrices or kernels outside of all units, with how many of these had begun by then."""
+    within = {inner for own in calls for call in own for inner in call.walk()}
+    starts = [own[0].index for own in calls]
+    found = []
+    for call in trace.root.walk():
+        is_layer = call not in within and not call.composite and call.takes_tensor and call.returns_tensor
+        if is_layer and _has_matrix(call) and not is_overwritten(call):
+            found.append((sum(start < call.index for start in starts), call))
+    return found
+
+
+def _has_matrix(call: Call) -> bool:
+    return call.module is not None and any(parameter.dim() > 1 for parameter in call.module.parameters(recurse=False))
+
+
+def spaces_of(layers: Sequence[tuple[int, Cost]], units: int) -> tuple[int, ...]:
+    """By place, the most that a layer takes in forward beside what it returns."""
+    found = [0] * (units + 1)
+    for place, cost in layers:
+        found[place] = max(found[place], cost.free_peak - cost.output_bytes)
+    return tuple(found)

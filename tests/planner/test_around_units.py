@@ -1,0 +1,170 @@
+"""What a step takes outside of its units: caches, names, losses, layers' work space, gradients that come again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, Wav2Vec2Config, Wav2Vec2ForCTC
+
+import momentumnet as mn
+from momentumnet.planner.fit import MeasuredStep, measured_steps
+from momentumnet.planning import gammas_within_budget
+from momentumnet.streams.trace import call_with_example
+from tests.models import ResidualMLP
+
+
+def squared(output: Any) -> Tensor:
+    found = [output] if isinstance(output, Tensor) else output
+    return torch.stack([tensor.float().square().mean() for tensor in found]).sum()
+
+
+def own_loss(output: Any) -> Tensor:
+    loss: Tensor = output.loss
+    return loss
+
+
+def tokens() -> dict[str, Tensor]:
+    found = torch.randint(100, (4, 32))
+    return {"input_ids": found, "labels": found}
+
+
+def decoder() -> nn.Module:
+    """Its output holds the keys and values of all blocks that are not recomputed."""
+    sizes = {"n_embd": 64, "n_layer": 6, "n_head": 4, "n_positions": 64, "vocab_size": 100}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+
+def autoencoder() -> nn.Module:
+    """Its output is what its last part saves, or does not where it is recomputed."""
+    return nn.Sequential(
+        nn.Sequential(nn.Linear(400, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU()),
+        nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 400), nn.Sigmoid()),
+    )
+
+
+class Padded(nn.Module):
+    """Convolutions of large kernels that belong to no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.first = nn.ReflectionPad2d(3), nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()) for _ in range(3))
+        self.last = nn.Conv2d(8, 3, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        output: Tensor = self.last(self.pad(x)).tanh()
+        return output
+
+
+class Twice(nn.Module):
+    """Two calls of one encoder, whose large layer's gradient waits for the other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1)]
+        self.encoder = nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2048, 64))
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(first), self.encoder(second)
+
+
+class Kept(nn.Module):
+    """A local variable lives as long as the forward does: nobody saves it, and it is as large as all else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spread, self.mix = nn.Linear(16, 512).requires_grad_(False), nn.Linear(512, 32)
+        self.blocks = nn.ModuleList(ResidualMLP(32, 64) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.spread(x)
+        h = self.mix(wide + 1)
+        for block in self.blocks:
+            h = block(h)
+        return h
+
+
+class Joined(nn.Module):
+    """What stands behind the stream takes its output joined with another tensor, which nothing gives again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.Linear(32, 32), nn.Tanh())
+        self.blocks = nn.ModuleList(ResidualMLP(32, 64) for _ in range(6))
+        self.behind = nn.Sequential(nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 32), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = before = self.before(x)
+        for block in self.blocks:
+            h = block(h)
+        output: Tensor = self.behind(torch.cat([h, before], dim=1))
+        return output
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Callable[[Any], Tensor]]] = {
+    "key-value cache": (decoder, tokens, own_loss),
+    "output of a recomputed part": (autoencoder, lambda: torch.rand(512, 400), squared),
+    "work space of layers": (Padded, lambda: torch.randn(4, 3, 48, 48), squared),
+    "gradients that come again": (Twice, lambda: (torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)), squared),
+    "a local variable": (Kept, lambda: torch.randn(512, 16), squared),
+    "a stream's output, joined": (Joined, lambda: torch.randn(1024, 32), squared),
+}
+
+
+def measured_peak(net: nn.Module, example: Any, loss: Callable[[Any], Tensor], *, autocast: bool) -> int:
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = call_with_example(net, example)
+            total = loss(output)
+        total.backward()
+
+    step()
+    net.zero_grad(set_to_none=True)
+    return mn.measure_memory(step).peak_bytes
+
+
+def steps_of(model: nn.Module, example: Any, loss: Callable[[Any], Tensor], *, autocast: bool) -> list[MeasuredStep]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        return measured_steps(model, example, gammas=gammas_within_budget(None), loss=loss)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_peaks_are_predicted_by_themselves(name: str) -> None:
+    """Without a trial, which would hide what the prediction is off."""
+    torch.manual_seed(0)
+    build, make_example, loss = CASES[name]
+    model, example = build().train(), make_example()
+    for step in steps_of(model, example, loss, autocast=False):
+        least = step.plan(None)
+        between = int((least.peak + least.stored_peak) / 2 / 0.95)
+        for plan in (least, step.plan(max(between, int(least.peak / 0.94))), step.plan(1 << 40)):
+            found = measured_peak(mn.convert(model, plan=plan), example, loss, autocast=False)
+            assert plan.peak == pytest.approx(found, rel=0.02), (step.gamma, plan.budget)
+
+
+def test_what_the_model_was_given_is_held_by_its_caller() -> None:
+    """Also where autocast saves its cast alone: the example was counted as an input that a recompute keeps."""
+    torch.manual_seed(0)
+    model, x = autoencoder().train(), torch.rand(512, 400)
+    [step] = steps_of(model, x, squared, autocast=True)
+    least = step.plan(None)
+    found = measured_peak(mn.convert(model, plan=least), x, squared, autocast=True)
+    assert least.peak == pytest.approx(found, rel=0.02)
+
+
+def test_a_model_that_asks_for_a_gradient_of_its_input() -> None:
+    """As encoders of speech do: in a trace the input has one, and is no leaf."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    more = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    config = Wav2Vec2Config(vocab_size=20, mask_time_prob=0.0, layerdrop=0.0, **sizes, **more)
+    model, example = Wav2Vec2ForCTC(config).train(), {"input_values": torch.randn(2, 4000)}
+    example["labels"] = torch.randint(1, 20, (2, 3))
+    plan = mn.plan(model, example, gamma=0, budget="least", loss=own_loss)
+    assert plan.peak == pytest.approx(plan.measured_peak, rel=0.02)
