@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from momentumnet.errors import StepOrderError
-from momentumnet.optim.accumulated import Accumulated, left_by_step
+from momentumnet.optim.accumulated import told_if_accumulated
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.displacement import Displacement, displacements
 from momentumnet.optim.passes import RunningStatistics
@@ -48,7 +47,6 @@ class TwoStepOptimizer(Optimizer, ABC):
 
     evaluates_twice = True
     base_optimizer: Optimizer
-    _left: weakref.ref[Tensor] | None = None  # of the gradients that the last step has left
 
     def __init__(
         self,
@@ -111,16 +109,13 @@ class TwoStepOptimizer(Optimizer, ABC):
                 "calls it twice; a loop that calls backward itself uses first_step() and second_step()"
             )
         self._refuse_displaced("step")
-        found = Accumulated(self._parameters(), self._left)
 
         def first() -> Any:
-            result = closure()
-            found.warn(type(self).__name__)
-            return result
+            with told_if_accumulated(type(self).__name__, self._parameters()):
+                return closure()
 
         loss = self._two_passes(first, closure)
         self.second_step()
-        self._left = left_by_step(self._parameters())
         return loss
 
     def first_step(self) -> bool:

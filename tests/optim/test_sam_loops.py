@@ -113,27 +113,31 @@ def test_gradients_that_only_the_first_call_adds_to_are_told_of(kind: type) -> N
             loss.backward()
             return loss
 
-        with pytest.warns(mn.MomentumNetWarning, match="closure added to them"):
+        with pytest.warns(mn.MomentumNetWarning, match="closure added to them") as told:
             optimizer.step(closure)
+        assert told[0].filename == __file__
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_a_closure_that_begins_anew_is_not_warned_of(set_to_none: bool) -> None:
+    """Whatever has left gradients: a first loss, the two steps by themselves, a batch that the closure goes on with."""
     net, (x, y) = network(), batch()
     optimizer = SAM(net.parameters(), SGD, lr=0.5)
 
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=set_to_none)
-        loss = loss_of(net, x, y)
-        loss.backward()
+        for _ in range(2):
+            loss = loss_of(net, x, y)
+            loss.backward()
         return loss
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
+            loss_of(net, x, y).backward()  # as the loss of another network leaves gradients in a discriminator
             optimizer.step(closure)
-            if set_to_none:  # a gradient that another network's loss leaves, as a discriminator has it
-                loss_of(net, x, y).backward()
+            optimizer.first_step()
+            optimizer.second_step()
         copy.deepcopy(optimizer).step(lambda: torch.zeros(()))
 
 
