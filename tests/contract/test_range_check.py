@@ -265,6 +265,27 @@ def test_a_loss_on_the_way_alone_is_checked_where_blocks_keep_their_activations(
     check_on_the_way(net, place)
 
 
+@pytest.mark.parametrize("kept", [2, DEPTH - 1, DEPTH])
+@pytest.mark.parametrize("in_forward", [False, True], ids=["behind_the_stream", "on_the_way"])
+def test_a_gradient_that_does_not_come_to_the_start_is_checked(kept: int, in_forward: bool) -> None:
+    """That of the last but one block's parameters alone, by a loss on what it returns."""
+    net = late(converted(chain(WideGrowing), rows(), kept))
+    net.blocks[1].factor = 1e6
+    parameters = list(net.blocks[DEPTH - 2].parameters())
+    taken: list[torch.Tensor] = []
+
+    def take(_: nn.Module, args: tuple[torch.Tensor]) -> None:
+        taken.append(args[0])
+        if in_forward:
+            torch.autograd.grad(args[0].square().sum(), parameters)
+
+    net.blocks[DEPTH - 1].register_forward_pre_hook(take)
+    with pytest.raises(mn.StateRangeError):
+        net(rows())
+        if not in_forward:
+            torch.autograd.grad(taken[0].square().sum(), parameters)
+
+
 def test_a_copy_that_is_made_on_the_way() -> None:
     net = late(mn.convert(blocks(5, Growing), rows()))
     copies: list[nn.Module] = []
