@@ -277,4 +277,6 @@ def _key(tensor: torch.Tensor) -> Key:
 def _edge(tensor: torch.Tensor) -> GradientEdge | None:
     # A view that was taken without gradients says that it requires one, and has no place in the graph.
     is_cut_off = tensor.grad_fn is None and tensor._base is not None and tensor._base.requires_grad
+    # The edge of a leaf is found by a view, which there is none of where sizes cannot be told.
+    is_cut_off |= tensor.grad_fn is None and tensor.is_nested
     return get_gradient_edge(tensor) if tensor.requires_grad and not is_cut_off else None

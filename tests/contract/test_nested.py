@@ -72,6 +72,31 @@ def test_gradients_are_those_of_stored_activations(layout: torch.layout, way: di
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_an_argument_has_a_gradient_of_its_own(layout: torch.layout, way: dict[str, Any]) -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(layout) for _ in range(4)])
+
+        def forward(self, x: Tensor, beside: Tensor) -> Tensor:
+            for block in self.blocks:
+                x, _ = block(x, beside)
+            return x
+
+    torch.manual_seed(0)
+    model, x = Around(), torch.randn(3, 3, WIDTH)
+    found = []
+    for options in ({"backward": "stored"}, way):
+        beside = nested(x, layout).requires_grad_()
+        mn.convert(model, (x, beside), gamma=0.5, **options)(x, beside).square().sum().backward()
+        assert beside.grad is not None
+        found.append(beside.grad.to_padded_tensor(0.0))
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_outputs_are_compared_and_no_budget_is_planned(layout: torch.layout) -> None:
     model, x = network(layout)
     assert 0 < mn.compare_outputs(model, mn.convert(model, x), [x]).difference < 1
