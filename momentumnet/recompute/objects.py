@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from momentumnet.arithmetic.reports import is_hollow
 
@@ -254,12 +255,14 @@ class Values:
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._kept = [
-            (tensor, tensor._version, tensor.grad_fn is not None, tensor.detach().clone())
-            for tensor in tensors
-            if not (tensor.is_inference() or is_hollow(tensor))
-        ]
+        with _disable_current_modes():  # under which a copy would be a fake one
+            self._kept = [
+                (tensor, tensor._version, tensor.grad_fn is not None, tensor.detach().clone())
+                for tensor in tensors
+                if not (tensor.is_inference() or is_hollow(tensor))
+            ]
 
+    @_disable_current_modes()
     def put_back(self) -> None:
         """The tensors have their values again, and no history that they did not have."""
         for tensor, version, had_history, values in self._kept:

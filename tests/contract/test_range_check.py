@@ -279,11 +279,14 @@ def test_a_gradient_that_does_not_come_to_the_start_is_checked(kept: int, in_for
         if in_forward:
             torch.autograd.grad(args[0].square().sum(), parameters)
 
-    net.blocks[DEPTH - 1].register_forward_pre_hook(take)
-    with pytest.raises(mn.StateRangeError):
+    def step() -> None:
         net(rows())
         if not in_forward:
             torch.autograd.grad(taken[0].square().sum(), parameters)
+
+    net.blocks[DEPTH - 1].register_forward_pre_hook(take)
+    with pytest.raises(mn.StateRangeError):
+        step()
 
 
 def test_a_copy_that_is_made_on_the_way() -> None:

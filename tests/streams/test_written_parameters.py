@@ -182,6 +182,16 @@ def test_fake_tensors(move: Callable[[Branch], None]) -> None:
     assert after == before
 
 
+@pytest.mark.usefixtures("most")
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm1d(WIDTH)], ids=["parameters", "and_buffers"])
+def test_fake_inputs_beside_parameters_with_values(norm: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(norm(), chain(3))
+    before = state_of(model)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert len(mn.find_streams(model, mode.from_tensor(torch.randn(8, WIDTH)))) == 1
+    assert state_of(model) == before
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 def test_compiled_code_may_write_its_parameters() -> None:
     class Writes(nn.Module):
