@@ -84,7 +84,8 @@ class Options:
         units = self.profile.units
         stop = self.profile.end_of_stream(start)
         if stop is not None:
-            for middle in range(start, stop + 1):
+            first = next((at for at in range(start, stop) if not self._is_idle(at)), stop)  # those before it are kept
+            for middle in (start, *range(first + 1, stop + 1)):
                 for tail in self._tails(middle, stop):
                     for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
                         yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
@@ -92,7 +93,8 @@ class Options:
         stop = self.profile.end_of_repeated(start)
         if stop is not None:
             yield (Choice(start, stop, Way.STORED),)
-            yield tuple(Choice(index, index + 1, Way.CHECKPOINTED) for index in range(start, stop))
+            if not all(map(self._is_idle, range(start, stop))):
+                yield tuple(Choice(index, index + 1, Way.CHECKPOINTED) for index in range(start, stop))
             return
         yield (Choice(start, start + 1, Way.STORED),)
         if self.profile.link is not None and start + 1 < len(units) and self.profile.moved(start):
@@ -100,7 +102,13 @@ class Options:
         for end in range(start + 1, min(len(units), start + LONGEST_SEGMENT) + 1):
             if end > start + 1 and not self._goes_on(end - 1):
                 break
-            yield (Choice(start, end, Way.CHECKPOINTED),)
+            if end > start + 1 or not self._is_idle(start):
+                yield (Choice(start, end, Way.CHECKPOINTED),)
+
+    def _is_idle(self, index: int) -> bool:
+        """Whether a unit keeps nothing and is never recomputed, as a frozen one: then its input is not kept either."""
+        unit = self.profile.units[index]
+        return not (unit.saved or unit.cost.has_backward)
 
     def _goes_on(self, index: int) -> bool:
         """Whether a unit can be recomputed together with those in front of it."""
@@ -167,9 +175,10 @@ class Options:
         """What the choice takes more than keeping everything, without copies."""
         if choice.way in KEPT:
             return 0.0
-        seconds = 0.0
-        for unit in self.profile.units[choice.start : choice.stop]:
-            if not unit.cost.has_backward:
+        seconds, units = 0.0, self.profile.units[choice.start : choice.stop]
+        together = not self.profile.is_momentum(choice.start) and units[-1].cost.has_backward
+        for unit in units:
+            if not (together or unit.cost.has_backward):
                 continue
             seconds += unit.cost.forward_seconds
             if choice.way is Way.REVERSIBLE and unit.stream is not None:

@@ -278,8 +278,10 @@ class Simulation:
         together = choice.way is Way.CHECKPOINTED and self.stream_of(index) is None
         if together and index != choice.stop - 1:
             return
+        if not self.units[index].cost.has_backward:
+            return
         for at in range(choice.start if together else index, index + 1):
-            if not self.units[at].cost.has_backward:
-                continue
-            self.note("recompute", at, extra + self.units[at].cost.forward_peak)
-            self.held.add(self.units[at].saved)
+            unit = self.units[at]
+            self.note("recompute", at, extra + unit.cost.forward_peak)
+            if unit.cost.has_backward:  # else it runs again for those behind it, and nobody takes out what it saves
+                self.held.add(unit.saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, Wav2Vec2Config, Wav2Vec2ForCTC
 
 import momentumnet as mn
+from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.fit import MeasuredStep, measured_steps
+from momentumnet.planner.search import Options
 from momentumnet.planning import gammas_within_budget
 from momentumnet.streams.trace import call_with_example
 from tests.models import ResidualMLP
@@ -168,3 +171,49 @@ def test_a_model_that_asks_for_a_gradient_of_its_input() -> None:
     example["labels"] = torch.randint(1, 20, (2, 3))
     plan = mn.plan(model, example, gamma=0, budget="least", loss=own_loss)
     assert plan.peak == pytest.approx(plan.measured_peak, rel=0.02)
+
+
+class FrozenFront(nn.Module):
+    """Parts that are not trained, a stream of which the first blocks are not, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = (nn.Sequential(nn.Linear(32 + 8 * n, 40 + 8 * n), nn.Tanh()) for n in range(4))
+        self.parts = nn.Sequential(*parts).requires_grad_(False)
+        self.blocks = nn.ModuleList(ResidualMLP(64, 32).requires_grad_(n > 1) for n in range(4))
+        self.head = nn.Sequential(nn.Linear(64, 8), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.parts(x)
+        for block in self.blocks:
+            x = block(x)
+        output: Tensor = self.head(x)
+        return output
+
+
+def test_parts_that_keep_nothing_are_not_recomputed() -> None:
+    """Frozen ones: their inputs were counted as kept, and what is never needed again was wrapped to be recomputed."""
+    torch.manual_seed(0)
+    model, x = FrozenFront().train(), torch.randn(512, 32)
+    for step in steps_of(model, x, squared, autocast=False):
+        plan = step.plan(1 << 40)
+        assert {unit.way for unit in plan.units} == {"stored"}
+        if not step.gamma:
+            found = measured_peak(mn.convert(model, plan=plan), x, squared, autocast=False)
+            assert plan.peak == pytest.approx(found, rel=0.02)
+
+
+def test_a_frozen_part_that_runs_again_takes_its_time() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(32 + 8 * n, 40 + 8 * n), nn.Tanh()) for n in range(3)))
+    [step] = steps_of(model.train(), torch.randn(512, 32), squared, autocast=False)
+    profile = step.options.profile
+    profile = replace(
+        profile,
+        units=tuple(
+            replace(unit, cost=replace(unit.cost, forward_seconds=1.0, has_backward=number > 0))
+            for number, unit in enumerate(profile.units)
+        ),
+    )
+    assert Options(profile).seconds(Choice(0, 2, Way.CHECKPOINTED)) == 2.0
+    assert Options(profile).seconds(Choice(0, 1, Way.CHECKPOINTED)) == 0.0
