@@ -56,6 +56,7 @@ class Measures:
     def __init__(self, device: torch.device, hollow: HollowMeasures | None = None, *, present: bool = False) -> None:
         self._device, self._hollow, self._present = device, hollow, present
         self.shared: Set[nn.Parameter] = frozenset()  # that several units have
+        self.outside = False  # whether it is layers outside: no times, and nothing of what they keep
         self.memory = measure_memory if hollow is None else hollow.memory
         self._known: dict[Any, Cost] = {}
 
@@ -99,7 +100,7 @@ class Measures:
             outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
             output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
             del output, outputs, leaves
-            forward, backward = self._seconds(run, parameters)
+            forward, backward = (0.0, 0.0) if self.outside else self._seconds(run, parameters)
 
             made = [0]
 
@@ -115,11 +116,11 @@ class Measures:
             def cast() -> None:
                 run()
 
-            kept = self.memory(run)
+            forward_peak = 0 if self.outside else self.memory(run).peak_bytes
             with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
                 whole = self.memory(both)
             again = self._again(run, parameters)
-            casts = self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
+            casts = not self.outside and self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
         with torch.no_grad():
             free = self.memory(run)
@@ -128,7 +129,7 @@ class Measures:
             forward_seconds=forward,
             backward_seconds=backward,
             free_peak=free.peak_bytes,
-            forward_peak=kept.peak_bytes,
+            forward_peak=forward_peak,
             backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
             output_bytes=output_bytes,
             parameter_bytes=sum(made),
@@ -140,7 +141,7 @@ class Measures:
     def _again(self, run: Call, parameters: Sequence[Tensor]) -> int:
         """The most bytes in backward where other gradients of shared parameters wait, beside those."""
         shared = [parameter for parameter in parameters if parameter in self.shared]
-        if not shared or self._present:
+        if not shared or self._present or self.outside:
             return 0
 
         def both() -> Any:
@@ -275,6 +276,7 @@ def _measured(
         ending = ending_of(measures, output, loss, behind)
         if layers is not None and layers.kinds:  # in a pass of their own: the end of the first one is measured as one
             del output
+            measures.outside = True
             look_at(layers.kinds, layers.costs, stack)
             call_with_example(model, copied(example_inputs))
     return [costs.get(unit, Cost()) for unit in names], ending
