@@ -12,10 +12,11 @@ from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import MARGIN, allowed
 from momentumnet.planner.choice import KEPT, Choice
-from momentumnet.planner.profile import Profile, StreamProfile
+from momentumnet.planner.profile import Profile
 from momentumnet.planner.rescaled import predicted_largest, rescaled
 from momentumnet.planner.search import Options, least
 from momentumnet.planner.simulate import Moment, Simulation
+from momentumnet.planner.stream_profile import StreamProfile
 
 # Larger values of gamma lose fewer bits a block, so that a stream's state takes less.
 GAMMAS = (Fraction(1, 2), Fraction(9, 10))

@@ -24,10 +24,12 @@ from momentumnet.planner.ending import Ending
 from momentumnet.planner.flow import flow_of
 from momentumnet.planner.glue import LayersOutside, layers_outside, spaces_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
-from momentumnet.planner.measure import measured, now
+from momentumnet.planner.measure import measured
 from momentumnet.planner.names import Names, beside_glue
-from momentumnet.planner.profile import Key, Profile, StreamProfile, Unit
+from momentumnet.planner.profile import Key, Profile, Unit
 from momentumnet.planner.returned import filled_by, outputs_of, returns_last
+from momentumnet.planner.stream_profile import StreamProfile
+from momentumnet.planner.unit_cost import now
 from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.discover import Discovery

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,9 @@ from momentumnet.memory import MemoryReport, memory_measured
 from momentumnet.planner.alone import differentiate, leaf_of, without_history
 from momentumnet.planner.profile import Cost
 from momentumnet.planner.step_loss import total_of
+from momentumnet.planner.unit_cost import Measures
 from momentumnet.recompute import object_copies
 from momentumnet.streams.nested import tensors_inside
-
-if TYPE_CHECKING:
-    from momentumnet.planner.measure import Measures
 
 
 @dataclass(frozen=True)

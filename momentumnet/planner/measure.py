@@ -1,29 +1,21 @@
-"""Measuring a training step, unit by unit: each runs alone, forward and backward, on the arguments that it gets."""
+"""Measuring a training step: the model runs once, and each unit by itself when its turn comes."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
 from momentumnet.errors import ConversionError, MomentumNetError
 from momentumnet.listing import listed
-from momentumnet.memory import MemoryReport, measure_memory
+from momentumnet.memory import MemoryReport
 from momentumnet.planner.alone import (
     check_not_nested,
-    differentiate,
-    gradient_bytes,
-    gradients_there,
-    handed,
-    leaf_of,
-    waiting,
     without_history,
 )
 from momentumnet.planner.ending import Ending, ending_of, measured_behind, nth
@@ -31,152 +23,12 @@ from momentumnet.planner.glue import LayersOutside
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.names import Names
 from momentumnet.planner.profile import Cost
-from momentumnet.recompute import object_copies
-from momentumnet.recompute.left_attributes import Attributes, without_scripts
+from momentumnet.planner.unit_cost import Measures
 from momentumnet.recompute.own_gradients import is_about_hooks
 from momentumnet.streams.forwards import forwards_as_calls
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.trace import call_with_example
-
-# Timed runs of a unit, of which the quickest counts.
-REPEATS = 2
-Call = Callable[[], Any]
-
-
-class Measures:
-    """What units cost; units of the same make on arguments of the same shapes are measured once.
-
-    Args:
-        device: where they run.
-        hollow: what measures them without values.
-        present: whether gradients of parameters are there before, and are added to.
-    """
-
-    def __init__(self, device: torch.device, hollow: HollowMeasures | None = None, *, present: bool = False) -> None:
-        self._device, self._hollow, self._present = device, hollow, present
-        self.shared: Set[nn.Parameter] = frozenset()  # that several units have
-        self.outside = False  # whether it is layers outside: no times, and nothing of what they keep
-        self.memory = measure_memory if hollow is None else hollow.memory
-        self._known: dict[Any, Cost] = {}
-
-    def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], kind: object) -> Cost:
-        """The cost of the modules, called one after the other; ``kind`` tells of those of one make, too."""
-        own = (parameter in self.shared for module in modules for parameter in module.parameters())
-        make = kind, tuple(own) if self.shared else (), _make(modules, args, kwargs)
-        if make not in self._known:
-            self._known[make] = self._measure(modules, args, kwargs)
-        return self._known[make]
-
-    def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
-        owners = without_scripts(inner for module in modules for inner in module.modules())
-
-        def run() -> Any:
-            torch.clear_autocast_cache()  # a recompute casts its weights again
-            leaves: list[Tensor] = []
-
-            def given(tensor: Tensor) -> Tensor:
-                leaf = leaf_of(tensor)
-                leaves.extend([leaf] if leaf.requires_grad else [])
-                # In a step it is no leaf, of which autocast would keep its cast. `view_as` may give a dimension of
-                # size 1 another stride, by which convolutions choose how they work.
-                return leaf[...] if leaf.requires_grad else leaf
-
-            # Objects, too: what one run leaves in them, or on attributes, is not for the next.
-            given_args, given_kwargs = object_copies.copied((args, kwargs), given)
-            with Attributes(modules[0], owners).replayed():
-                output = modules[0](*given_args, **given_kwargs)
-                for module in modules[1:]:
-                    output = module(output)
-            return output, leaves
-
-        parameters = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
-        return self.cost(run, parameters)
-
-    def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
-        """The cost of what returns an output and the leaves that it came from."""
-        with torch.enable_grad(), without_history():
-            output, leaves = run()
-            outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
-            output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
-            del output, outputs, leaves
-            forward, backward = (0.0, 0.0) if self.outside else self._seconds(run, parameters)
-
-            made = [0]
-
-            def both() -> Any:
-                output, leaves = run()
-                total = handed(output)
-                del output  # in the step nobody holds it
-                torch.clear_autocast_cache()  # a backward stands behind autocast
-                gradients = behind(total, [*leaves, *parameters])
-                made.extend(map(gradient_bytes, (gradients or ())[len(leaves) :]))
-                return gradients
-
-            def cast() -> None:
-                run()
-
-            forward_peak = 0 if self.outside else self.memory(run).peak_bytes
-            with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
-                whole = self.memory(both)
-            again = self._again(run, parameters)
-            casts = not self.outside and self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
-            cast_bytes = self.memory(cast).saved_bytes if casts else 0
-        with torch.no_grad():
-            free = self.memory(run)
-        there = [parameter.numel() * parameter.element_size() for parameter in parameters if self._present]
-        return Cost(
-            forward_seconds=forward,
-            backward_seconds=backward,
-            free_peak=free.peak_bytes,
-            forward_peak=forward_peak,
-            backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
-            output_bytes=output_bytes,
-            parameter_bytes=sum(made),
-            cast_bytes=cast_bytes,
-            added_bytes=max(there, default=0),
-            again_peak=again,
-        )
-
-    def _again(self, run: Call, parameters: Sequence[Tensor]) -> int:
-        """The most bytes in backward where other gradients of shared parameters wait, beside those."""
-        shared = [parameter for parameter in parameters if parameter in self.shared]
-        if not shared or self._present or self.outside:
-            return 0
-
-        def both() -> Any:
-            output, leaves = run()
-            total, before = handed(output), waiting(shared)  # the latter's gradients come first
-            del output
-            torch.clear_autocast_cache()
-            return None if total is None else differentiate(total + before, [*leaves, *parameters])
-
-        found = self.memory(both)
-        there = sum(parameter.numel() * parameter.element_size() for parameter in shared)
-        return max(0, found.backward_peak_bytes - found.saved_bytes - there)
-
-    def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
-        if self._hollow is not None:
-            (output, leaves), seconds = self._hollow.seconds(run)
-            total = handed(output)
-            both = self._hollow.seconds(lambda: differentiate(total, [*leaves, *parameters]))
-            return seconds, both[1]
-        forward, backward = [], []
-        for _ in range(REPEATS):
-            start = now(self._device)
-            output, leaves = run()
-            middle = now(self._device)
-            differentiate(handed(output), [*leaves, *parameters])
-            forward.append(middle - start)
-            backward.append(now(self._device) - middle)
-        return min(forward), min(backward)
-
-
-def now(device: torch.device) -> float:
-    """The time, in seconds, when the device has done all that it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class _NothingKeptError(MomentumNetError):
@@ -322,16 +174,3 @@ def _nothing(_: object) -> Any:
 
 def _not_kept(_: object) -> Any:
     raise _NothingKeptError
-
-
-def _make(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What tells units apart that may cost different."""
-    layers = [layer for module in modules for layer in module.modules()]
-    inside = [(type(layer), layer.training, *map(_kind, layer._parameters.values())) for layer in layers]
-    return tuple(inside), tuple(map(_kind, pytree.tree_leaves((args, kwargs))))
-
-
-def _kind(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor):
-        return type(leaf)
-    return leaf.shape, leaf.dtype, leaf.requires_grad, leaf.stride() if leaf.layout == torch.strided else None

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
-from momentumnet.planner.profile import Key, Profile, StreamProfile
+from momentumnet.planner.profile import Key, Profile
+from momentumnet.planner.stream_profile import StreamProfile
 
 PHASES = ("forward", "loss", "recompute", "backward")
 
