@@ -84,16 +84,32 @@ class CheckpointChain:
         compared = name == last or not _is_known(module)
         output = passage.add(name, module, function, args, kwargs, compared=compared, last=name == last)
         goes_on = name != last and isinstance(output, Tensor)
-        self._last.link = (weakref.ref(output), version(output), weakref.ref(passage)) if goes_on else None
+        self._last.link = _Behind(output, passage) if goes_on else None
         return output
 
     def _passage_behind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Passage | None:
         """The passage whose last output, unchanged, is all that these arguments are."""
-        link = getattr(self._last, "link", None)
-        if link is None or len(args) != 1 or kwargs:
-            return None
-        output, counter, passage = link
-        return passage() if output() is args[0] and version(args[0]) == counter else None
+        link: _Behind | None = getattr(self._last, "link", None)
+        return None if link is None or len(args) != 1 or kwargs else link.passage_of(args[0])
+
+
+class _Behind:
+    """Where a chain stands behind a call: the passage, and the output that carries it.
+
+    A graph owns the passage; where the layers so far are frozen there is none yet, and it lives as long as the output.
+    """
+
+    def __init__(self, output: Tensor, passage: _Passage) -> None:
+        self._counter, self._passage = version(output), weakref.ref(passage)
+        self._owned = None if output.requires_grad else passage
+        self._output = weakref.ref(output, self._let_go)
+
+    def _let_go(self, _: object) -> None:
+        self._owned = None
+
+    def passage_of(self, tensor: Tensor) -> _Passage | None:
+        """The passage, if the tensor is that output, unchanged."""
+        return self._passage() if self._output() is tensor and version(tensor) == self._counter else None
 
 
 @dataclass(frozen=True)

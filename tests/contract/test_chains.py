@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -160,6 +162,36 @@ def test_frozen_layers(frozen: str) -> None:
 
     kept, recomputed = pair(build)
     assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
+
+
+def test_a_chain_that_begins_with_frozen_layers_frees_as_much() -> None:
+    """No graph owns anything there: the chain goes on from what the frozen layer has returned."""
+
+    def frozen() -> nn.Module:
+        net = Stem(dropout=nn.Identity())
+        net.conv.requires_grad_(False)
+        return net
+
+    kept, recomputed = pair(frozen)
+    assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
+    assert held(kept) - held(recomputed) >= FREED - FINGERPRINT
+
+
+def test_an_interrupted_chain_that_begins_with_frozen_layers_holds_no_input() -> None:
+    _, net = pair(Stem)
+    net.conv.requires_grad_(False)
+    x = images()
+    given = weakref.ref(x)
+
+    def stop(_: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    net.norm.forward = stop  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        net(x)
+    del x
+    gc.collect()
+    assert given() is None
 
 
 def test_copies_have_passages_of_their_own() -> None:
