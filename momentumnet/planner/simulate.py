@@ -217,8 +217,11 @@ class Simulation:
     def _keeps_input(self, index: int) -> bool:
         choice = self.choice(index)
         # A momentum stream's blocks are recomputed one by one, each from its own input.
-        begins = choice.start == index or self.stream_of(index) is not None
-        return choice.way is Way.CHECKPOINTED and begins and index not in self._given
+        alone = self.stream_of(index) is not None
+        if choice.way is not Way.CHECKPOINTED or not (alone or choice.start == index) or index in self._given:
+            return False
+        together = self.units[index : index + 1 if alone else choice.stop]
+        return any(unit.cost.has_backward for unit in together)
 
     def loss(self) -> None:
         """Behind the last unit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, Wav2Vec2Config, Wav2Vec2Fo
 
 import momentumnet as mn
 from momentumnet.planner.choice import Choice, Way
-from momentumnet.planner.fit import MeasuredStep, measured_steps
+from momentumnet.planner.fit import MeasuredStep, measured_step, measured_steps
+from momentumnet.planner.methods import same_way
 from momentumnet.planner.search import Options
+from momentumnet.planner.simulate import held_between
 from momentumnet.planning import gammas_within_budget
 from momentumnet.streams.trace import call_with_example
 from tests.models import ResidualMLP
+from tests.planner.wide import chain, rows
 
 
 def squared(output: Any) -> Tensor:
@@ -217,3 +221,16 @@ def test_a_frozen_part_that_runs_again_takes_its_time() -> None:
     )
     assert Options(profile).seconds(Choice(0, 2, Way.CHECKPOINTED)) == 2.0
     assert Options(profile).seconds(Choice(0, 1, Way.CHECKPOINTED)) == 0.0
+
+
+def test_blocks_of_a_stream_that_are_frozen_in_front_keep_no_input() -> None:
+    model = chain()
+    for part in (model.stem, *model.blocks[:3]):
+        part.requires_grad_(False)
+    step = measured_step(model, rows(), gamma=Fraction(1, 8))
+    choices = same_way(step.options.profile)["checkpoint"]
+    net = mn.convert(model, plan=step._with(choices, None, 1 << 40))
+    net(rows()).sum().backward()
+    net.zero_grad()
+    found = mn.measure_memory(lambda: net(rows()).sum().backward())
+    assert held_between(step.options.profile, choices) == pytest.approx(found.saved_bytes, rel=0.05)

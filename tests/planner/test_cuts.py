@@ -31,10 +31,14 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
         return len(sizes) - 1
 
     units, glue, output = [], [], key()
+    frozen = rng.choice(
+        (0, 0, rng.randint(0, before + blocks))
+    )  # parts in front, which no gradient reaches, and which save nothing
     for index in range(before + blocks + behind):
         entry, output = output, key()
         saved = {key() for _ in range(rng.randint(0, 2))}
         saved |= {end for end in (entry, output) if rng.random() < 0.6}
+        saved = saved if index >= frozen else set()
         work = rng.randint(1, 40)
         cost = Cost(
             rng.random(),
@@ -46,6 +50,7 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
             parameter_bytes=rng.randint(0, 9),
             cast_bytes=rng.choice((0, rng.randint(1, 9))),
         )
+        cost = cost.leaving(cost.parameter_bytes, has_backward=index >= frozen)
         of_stream = 0 if before <= index < before + blocks else None
         units.append(Unit((f"unit{index}",), of_stream, frozenset(saved), frozenset({entry}), True, cost))
         if rng.random() < 0.3:
