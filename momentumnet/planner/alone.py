@@ -37,8 +37,7 @@ class _Handed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *outputs: Tensor) -> Tensor:
-        # What comes from behind lies in memory as a rule as what went there.
-        ctx.like = [torch.empty_like(leaf, device="meta") for leaf in outputs]
+        ctx.like = [torch.empty_like(leaf, device="meta", memory_format=_format_of(leaf)) for leaf in outputs]
         ctx.devices = [leaf.device for leaf in outputs]
         return outputs[0].new_zeros((), dtype=torch.float32)
 
@@ -59,6 +58,17 @@ def check_not_nested(tensors: Iterable[Tensor]) -> None:
             "a part of the network takes or returns a nested tensor, so that it cannot be measured by itself, and no "
             "plan be made; convert without a budget, or pad it outside of the parts"
         )
+
+
+def _format_of(output: Tensor) -> torch.memory_format:
+    """How the gradient of an output lies in memory as a rule: channels last if it does, else in order.
+
+    Of one that is transposed, too (what an attention layer returns): it comes from a norm or a linear layer.
+    """
+    if output.layout != torch.strided:
+        return torch.preserve_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(output.dim())
+    return last if last is not None and output.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
 class _Waiting(_Handed):
