@@ -21,6 +21,7 @@ from momentumnet.planner.hollow import without_values
 from momentumnet.planner.step_loss import total_of
 from momentumnet.planner.training_plan import PlannedUnit, TrainingPlan
 from momentumnet.recompute.autocast import Autocast
+from momentumnet.streams.backward_hooks import backward_hooks_off
 from momentumnet.streams.guard import left_as_found
 from momentumnet.streams.nested import copied, tensors_in
 from momentumnet.streams.roles import apply
@@ -53,6 +54,7 @@ def trial_of(
             stack.enter_context(torch.enable_grad())
             stack.enter_context(left_as_found(model, example_inputs, eval_mode=False))
             net = _following(copies.pop() if copies else _copy_of(model), plan)
+            stack.enter_context(backward_hooks_off(net))
             example = copied(example_inputs)
             autocast = Autocast(device_of(model, example_inputs))
             stack.enter_context(autocast.suspended())

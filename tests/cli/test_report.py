@@ -144,7 +144,7 @@ def test_fine_tuning_ends_with_a_table_of_80_columns(
     }
     recipe = SimpleNamespace(batch_size=64)
     settings = {"model": "wide_resnet101_2", "data": "flowers102", "gamma": "1/8", "others": "checkpoint"}
-    one: Any = SimpleNamespace(settings=settings, output=tmp_path, recipe=recipe, device="cpu")
+    one: Any = SimpleNamespace(settings=settings, output=tmp_path, recipe=recipe, device="cpu", save="last")
     comparison_table.show(one, outcomes, Report(quiet=True))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
