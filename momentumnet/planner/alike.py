@@ -12,9 +12,9 @@ def kinds_of(profile: Profile) -> tuple[int, ...]:
     one of the same size that as many units use, as far before and behind it, in the same roles.
     """
     uses: dict[Key, list[tuple[int, str]]] = {}
+    named = profile.named or (frozenset[Key](),) * len(profile.units)
     for place, unit in enumerate(profile.units):
-        named = profile.named[place] if profile.named else frozenset()
-        roles = {"saved": unit.saved, "entry": unit.entry, "glue": profile.glue_at(place), "named": named}
+        roles = {"saved": unit.saved, "entry": unit.entry, "glue": profile.glue_at(place), "named": named[place]}
         for role, keys in roles.items():
             for key in keys:
                 uses.setdefault(key, []).append((place, role))
@@ -22,10 +22,9 @@ def kinds_of(profile: Profile) -> tuple[int, ...]:
     found = []
     for place, unit in enumerate(profile.units):
         stays = profile.outputs | unit.filled
-        named = profile.named[place] if profile.named else frozenset()
         storages = sorted(
             (profile.sizes[key], key in stays, tuple((at - place, role) for at, role in uses.get(key, ())))
-            for key in unit.saved | unit.entry | unit.filled | named | profile.glue_at(place)
+            for key in unit.saved | unit.entry | unit.filled | named[place] | profile.glue_at(place)
         )
         flow = profile.flow
         gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place), flow.summed(place))

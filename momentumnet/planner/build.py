@@ -85,16 +85,17 @@ def profiles_of(
     flow = flow.with_layers([(place, cost.backward_peak - cost.parameter_bytes) for place, cost in placed])
     handed = _handed_first(calls, sizes, trace.given)
     filled, left = filled_by(trace, calls, sizes)
+    behind = [number > 0 and follows(calls[number - 1][-1], own[0]) for number, own in enumerate(calls)]
     units = [
         Unit(
             stage.names,
             stage.stream,
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
             _entry(own[0], sizes, number) | handed[number],
-            own[0].alone and number > 0 and follows(calls[number - 1][-1], own[0]),
+            own[0].alone and behind[number],
             cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
             filled[number],
-            number > 0 and follows(calls[number - 1][-1], own[0]),
+            behind[number],
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]

@@ -77,6 +77,18 @@ def sharded(net: nn.Module, x: Tensor) -> None:
         optimizer.step(closure_of(optimizer, lambda: loss(net, x)))
 
 
+def scaled_step(ddp: DistributedDataParallel, optimizer: SAM, scaler: GradScaler, x: Any, factor: float) -> None:
+    """A step under a scaler, in which the loss of the first pass is multiplied by a factor."""
+    optimizer.zero_grad()
+    with ddp.no_sync():
+        scaler.scale(loss(ddp, x) * factor).backward()
+    optimizer.first_step()
+    optimizer.zero_grad()
+    scaler.scale(loss(ddp, x)).backward()
+    optimizer.second_step(scaler)
+    scaler.update()
+
+
 def overflowing(rank: int) -> dict[str, Any]:
     """A step whose first pass, which nobody else hears of, overflows in the second process; and one that does not."""
     net, x = build("local_by_hand").float(), data("converted").chunk(PROCESSES)[rank]
@@ -84,14 +96,7 @@ def overflowing(rank: int) -> dict[str, Any]:
     optimizer = SAM(net.parameters(), SGD, rho=RHO, lr=LR, model=ddp)
     scales = []
     for factor in (1 if rank == 0 else float("inf"), 1):
-        optimizer.zero_grad()
-        with ddp.no_sync():
-            scaler.scale(loss(ddp, x) * factor).backward()
-        optimizer.first_step()
-        optimizer.zero_grad()
-        scaler.scale(loss(ddp, x)).backward()
-        optimizer.second_step(scaler)
-        scaler.update()
+        scaled_step(ddp, optimizer, scaler, x, factor)
         scales.append(scaler.get_scale())
         if len(scales) == 1:
             unmoved = all(map(torch.equal, net.parameters(), build("local_by_hand").float().parameters()))
@@ -107,14 +112,7 @@ def overflowing_unevenly(rank: int) -> dict[str, Any]:
     with ddp.join():
         for overflows in ((False, False, True), (True, False))[rank]:
             before = [p.detach().clone() for p in net.parameters()]
-            optimizer.zero_grad()
-            with ddp.no_sync():
-                scaler.scale(loss(ddp, x) * (float("inf") if overflows else 1)).backward()
-            optimizer.first_step()
-            optimizer.zero_grad()
-            scaler.scale(loss(ddp, x)).backward()
-            optimizer.second_step(scaler)
-            scaler.update()
+            scaled_step(ddp, optimizer, scaler, x, float("inf") if overflows else 1)
             scales.append(scaler.get_scale())
             moved.append(not all(map(torch.equal, net.parameters(), before)))
     return {"scales": scales, "moved": moved, "parameters": [p.detach() for p in net.parameters()]}
