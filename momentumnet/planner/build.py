@@ -22,7 +22,7 @@ from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
 from momentumnet.planner.ending import Ending
 from momentumnet.planner.flow import flow_of
-from momentumnet.planner.glue import LayersOutside, layers_outside, spaces_of
+from momentumnet.planner.glue import LayersOutside, glue_of, layers_outside, spaces_of
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured
 from momentumnet.planner.names import Names, beside_glue
@@ -104,7 +104,7 @@ def profiles_of(
     for gamma in gammas:
         known = dict(sizes)
         stand_ins: dict[Key, Key] = {}
-        parts, glue = _parted(_as_streams(units, known, stand_ins) if gamma else units, _glue(trace, calls))
+        parts, glue = _parted(_as_streams(units, known, stand_ins) if gamma else units, glue_of(trace, calls))
         streams = tuple(_stream_profile(stream, gamma, arithmetic, device, hollow=hollow) for stream in found.streams)
         profile = Profile(
             tuple(parts),
@@ -247,18 +247,6 @@ def _entry(call: Call, sizes: dict[Key, int], number: int) -> frozenset[Key]:
 
 def _endpoint_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
     return torch.Size(shape).numel() * dtype.itemsize
-
-
-def _glue(trace: Trace, calls: Sequence[Sequence[Call]]) -> dict[Key, int]:
-    """What calls outside of all units keep, and how many units had begun by then."""
-    within = {inner for own in calls for call in own for inner in call.walk()}
-    starts = [own[0].index for own in calls]
-    kept: dict[Key, int] = {}
-    for call in trace.root.walk():
-        for key, count in zip(call.saved, call.saved_at, strict=True) if call not in within else ():
-            place = sum(start < count for start in starts)
-            kept[key] = min(kept.get(key, place), place)
-    return kept
 
 
 def _stream_profile(

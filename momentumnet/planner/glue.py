@@ -1,11 +1,11 @@
-"""Code outside of all units: what its layers take, which only a measurement tells (the work space of convolutions)."""
+"""Code outside of all units: what it keeps, and what its layers take (a convolution's work space is measured)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from momentumnet.planner.profile import Cost
+from momentumnet.planner.profile import Cost, Key
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.division import is_overwritten
 
@@ -29,14 +29,33 @@ class LayersOutside:
 
 def layers_outside(trace: Trace, calls: Sequence[Sequence[Call]]) -> list[tuple[int, Call]]:
     """The calls of layers with matrices or kernels outside of all units, with how many of these had begun by then."""
-    within = {inner for own in calls for call in own for inner in call.walk()}
-    starts = [own[0].index for own in calls]
     found = []
-    for call in trace.root.walk():
-        is_layer = call not in within and not call.composite and call.takes_tensor and call.returns_tensor
+    for call in _outside(trace, calls):
+        is_layer = not call.composite and call.takes_tensor and call.returns_tensor
         if is_layer and _has_matrix(call) and not is_overwritten(call):
-            found.append((sum(start < call.index for start in starts), call))
+            found.append((_begun(calls, call.index), call))
     return found
+
+
+def glue_of(trace: Trace, calls: Sequence[Sequence[Call]]) -> dict[Key, int]:
+    """What calls outside of all units keep, and how many units had begun by then."""
+    kept: dict[Key, int] = {}
+    for call in _outside(trace, calls):
+        for key, count in zip(call.saved, call.saved_at, strict=True):
+            place = _begun(calls, count)
+            kept[key] = min(kept.get(key, place), place)
+    return kept
+
+
+def _outside(trace: Trace, calls: Sequence[Sequence[Call]]) -> Iterator[Call]:
+    """The calls in no unit."""
+    within = {inner for own in calls for call in own for inner in call.walk()}
+    return (call for call in trace.root.walk() if call not in within)
+
+
+def _begun(calls: Sequence[Sequence[Call]], count: int) -> int:
+    """How many units had begun when so many calls had."""
+    return sum(own[0].index < count for own in calls)
 
 
 def _has_matrix(call: Call) -> bool:
