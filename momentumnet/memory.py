@@ -10,10 +10,11 @@ from operator import itemgetter
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch._C._autograd import _enable_profiler
+from torch._C._profiler import RecordScope
+from torch.autograd.profiler import profile, record_function
 
 _SPAN = "momentumnet::measure_memory"
-_BACKWARD = "autograd::engine::evaluate_function"
 _ALLOCATION = "[memory]"
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -103,10 +104,21 @@ def memory_measured() -> Iterator[list[MemoryReport]]:
             "measure_memory found a profiler that is already running (measurements cannot be nested, nor run "
             "inside torch.profiler); end it first"
         )
-    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _quiet_profiler(), _AllocationsAlone(profile_memory=True) as profiler:
         with record_function(_SPAN):
             yield (found := [])
     found.append(_read(profiler))
+
+
+class _AllocationsAlone(profile):
+    """A profiler that leaves out the operations, of which there are several times as many as allocations.
+
+    The profiler takes a fifth of the time that it does with them, and the allocations are the same.
+    """
+
+    def _start_trace(self) -> None:
+        scopes = {RecordScope.USER_SCOPE, RecordScope.BACKWARD_FUNCTION}  # the span, and autograd's nodes
+        _enable_profiler(self.config(), self.kineto_activities, scopes)  # type: ignore[call-arg]  # the stub has none
 
 
 @contextmanager
@@ -135,12 +147,12 @@ def _read(profiler: profile) -> MemoryReport:
     for time, name, event in events:
         if not first <= time <= last:
             continue
-        if saved is None and name.startswith(_BACKWARD):
-            saved = backward_peak = total
-        elif name == _ALLOCATION:
+        if name == _ALLOCATION:
             total += _balance(alive, event.extra_fields)
             peak = max(peak, total)
             backward_peak = max(backward_peak, total) if saved is not None else 0
+        elif saved is None and name != _SPAN:  # autograd's first node
+            saved = backward_peak = total
     return MemoryReport(peak, total if saved is None else saved, backward_peak)
 
 
@@ -157,20 +169,22 @@ def _balance(alive: dict[tuple[str, int], int], record: Any) -> int:
 
 
 def _ordered_events(profiler: profile) -> list[tuple[int, str, Any]]:
-    """The events that count, in the order in which they happened, those of autograd's own threads included.
+    """The allocations, the span and autograd's nodes, in the order in which they happened, in threads of autograd too.
 
     Each with its time and name: to ask an event for one takes as long as all else that is done with it.
     """
     # The public event list drops addresses and order of the allocations; only the experimental event tree has both.
-    trace: Any = profiler.profiler
-    stack = list(reversed(trace.kineto_results.experimental_event_tree()))
+    results: Any = profiler.kineto_results
+    stack = list(reversed(results.experimental_event_tree()))
     events = []
     while stack:
         event = stack.pop()
         name = event.name
-        if name in (_ALLOCATION, _SPAN) or name.startswith(_BACKWARD):
+        if name == _ALLOCATION:
             events.append((event.start_time_ns, name, event))
-        if name != _ALLOCATION:  # which has none
-            stack.extend(reversed(event.children))
+            continue  # it has no children
+        if name == _SPAN or event.typed[1].scope == RecordScope.BACKWARD_FUNCTION:
+            events.append((event.start_time_ns, name, event))
+        stack.extend(reversed(event.children))
     events.sort(key=itemgetter(0))
     return events

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from torch.profiler import profile
+from torch.profiler import profile, record_function
 from torch.utils.checkpoint import checkpoint
 
 from momentumnet.memory import MemoryReport, format_bytes, measure_memory
@@ -65,6 +65,17 @@ def test_forward_alone_holds_what_backward_needs() -> None:
     assert measure_memory(lambda: exponentials(x, 3).sum()).saved_bytes == 3 * 1000 * FLOAT + FLOAT
     with torch.no_grad():
         assert measure_memory(lambda: exponentials(x, 3).sum()).saved_bytes == FLOAT
+
+
+def test_a_range_of_the_users_does_not_begin_the_backward_pass() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+
+    def step() -> None:
+        with record_function("forward"):
+            loss = exponentials(x, 3).sum()
+        loss.backward()
+
+    assert measure_memory(step).saved_bytes == 3 * 1000 * FLOAT + LOSS
 
 
 def test_view_holds_its_storage() -> None:
