@@ -1,10 +1,8 @@
-"""The tape: the state of one pass through a stream, moved forward by steps and rewound by recomputing branches."""
+"""The tape: one pass through a stream, from its steps in forward to the blocks that backward asks for."""
 
 from __future__ import annotations
 
 import logging
-import math
-import threading
 import weakref
 from collections.abc import Sequence
 
@@ -14,25 +12,21 @@ from torch import Tensor
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.reports import has_values, is_hollow
 from momentumnet.core import audit, transforms
-from momentumnet.core.audit import Fingerprint
 from momentumnet.core.coupling import Coupling, FloatState, NonFiniteBranch, State
 from momentumnet.core.exact_state import ExactState
 from momentumnet.core.late_check import LateCheck, LatePass, UnseenRests, largest_of, scale_of
 from momentumnet.core.play_again import cannot_be_made_over, play_again
-from momentumnet.core.steps import StepMove, TapeStep
+from momentumnet.core.rewinding import Rewindable
+from momentumnet.core.steps import StepMove
 from momentumnet.core.watch import Watch
-from momentumnet.errors import ReconstructionError, StateRangeError
+from momentumnet.errors import StateRangeError
 from momentumnet.recompute.saved_tensors import SavedTensors
 
 logger = logging.getLogger("momentumnet")
 
 
-class Tape:
-    """State, steps made so far, and the position between them.
-
-    ``position`` n means: n steps are applied, the state is the input of block n. Backward rewinds it; a second
-    backward through a retained graph plays it forward again. Positions below ``floor`` need no gradient and cannot be
-    reached any more.
+class Tape(Rewindable):
+    """The state of one pass, moved forward by steps and rewound by recomputing branches.
 
     Where a branch holds NaN or Inf, no integer can carry on: the exact state stays at that ``frontier``, ready to be
     rewound, and a float state goes on from there with stored activations, so that NaN reaches the loss as it does in
@@ -59,23 +53,16 @@ class Tape:
         graded: bool,
         watch: Watch | None = None,
     ) -> None:
-        self.name, self.coupling, self.reversible, self.graded = name, coupling, reversible, graded
+        super().__init__(name, state)
+        self.coupling, self.reversible, self.graded = coupling, reversible, graded
         self.keeps_inputs = self.in_company = False
         self.late: LatePass | None = None
         self.unseen = UnseenRests(None)
         self.check: LateCheck | None = None
         self.watch = watch
         self.inputs: dict[int, Tensor] = {}
-        self.state = state
         self.beyond: FloatState | None = None
-        self.frontier = math.inf
-        self.position = 0
-        self.floor = 0
-        self.length = 0
-        self.steps: list[TapeStep | None] = []
         self.filled: weakref.ref[SavedTensors] | None = None
-        self.lock = threading.RLock()
-        self._is_moving = False
         self._nothing: Tensor | None = None
 
     @property
@@ -166,15 +153,6 @@ class Tape:
     def check_on_the_way(self) -> LateCheck | None:
         """Of a pass in which nothing is read, and that has not ended: a gradient is taken."""
         return None if (unread := self._unread) is None else LateCheck(self.name, unread, self.state)
-
-    def play_to_end(self) -> None:
-        """Go to the end again, where a gradient taken during forward has rewound the tape."""
-        if self.position == self.length and not self._is_moving:
-            return
-        with self.lock, torch.no_grad():
-            self._check_whole()
-            while self.position < min(self.length, self.frontier):
-                self._redo()
 
     def settle(self, *, ending: bool = False, standing: bool = False) -> Sequence[float] | None:
         """Look at what the steps have reported: in one read, with the state's extremes where it goes to rest.
@@ -278,17 +256,6 @@ class Tape:
         self.steps = [None] * self.length
         self.floor = self.length
 
-    def input_of(self, index: int) -> Tensor:
-        """Move so that block ``index`` can be recomputed, and return its input x, bit for bit."""
-        while self.position > index + 1:
-            self._undo_with(self._branch_of_last())
-        while self.position < min(index + 1, self.frontier):
-            self._redo()
-        step = self._step(index)
-        if self.position == index:
-            return self.state.position(step.call.dtype)
-        return self._previous_position(step)
-
     def refill(self, index: int, saved: SavedTensors) -> None:
         """Recompute block ``index`` for its saved tensors, and rewind its step with the branch found on the way."""
         with self.lock, transforms.outside(), torch.no_grad(), audit.errors_explained():
@@ -310,55 +277,3 @@ class Tape:
                 self._undo_with(step.branch_of(output, x))
             fill()
             self.filled = weakref.ref(saved)
-
-    def _previous_position(self, step: TapeStep) -> Tensor:
-        if step.undo is None:
-            raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
-        return self.state.previous_position(step.undo, step.call.dtype)
-
-    def _branch_of_last(self) -> Branch:
-        step = self._step(self.position - 1)
-        x = self._previous_position(step)
-        return step.branch_of(step.again(x), x)
-
-    def _undo_with(self, branch: Branch) -> None:
-        step = self._step(self.position - 1)
-        undo, step.undo = step.undo, None
-        if undo is None:
-            raise ReconstructionError(f"block {step.call.name!r}: its step is not applied; please report this")
-        self._is_moving = True
-        self.state.undo(undo, branch, step.weight, ahead=self.position - 1 > self.floor)
-        self.position -= 1
-        self._is_moving = False
-        self._check(step, step.fingerprint)
-
-    def _redo(self) -> None:
-        step = self._step(self.position)
-        x = self.state.position(step.call.dtype)
-        branch = step.branch_of(step.again(x), x)
-        self._is_moving = True
-        step.made(self.state.step(branch, step.weight, step.exponent), self.state.exponent)
-        self.position += 1
-        self._is_moving = False
-        following = self.steps[self.position] if self.position < len(self.steps) else None
-        if following is not None:
-            self._check(step, following.fingerprint)
-
-    def _check_whole(self) -> None:
-        """Refuse a state that stands between two positions: a key was pressed, or memory was short, while it moved."""
-        if self._is_moving:
-            raise ReconstructionError(
-                f"stream {self.name!r}: an earlier backward through this graph was interrupted while the stream's "
-                "state was taken a step back, so that its activations are lost; run forward again"
-            )
-
-    def _step(self, index: int) -> TapeStep:
-        step = self.steps[index]
-        if step is None:
-            raise ReconstructionError(
-                f"stream {self.name!r}: block {index} was recorded without gradients, so its input cannot be rewound"
-            )
-        return step
-
-    def _check(self, step: TapeStep, fingerprint: Fingerprint) -> None:
-        audit.compare(audit.Comparison(fingerprint, self.state.fingerprint(), step.failures.state))
