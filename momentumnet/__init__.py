@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from momentumnet import lightning as lightning
     from momentumnet.batch_size import largest_batch
     from momentumnet.comparison import OutputComparison, compare_outputs
-    from momentumnet.conversion import convert, set_gamma
+    from momentumnet.conversion import convert
     from momentumnet.core.dr2net import Dr2Net
     from momentumnet.core.ledger import check_replays
     from momentumnet.description import describe
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
+    from momentumnet.gamma_setting import set_gamma
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
     from momentumnet.planner.training_plan import TrainingPlan
@@ -93,13 +94,14 @@ _PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
     "batch_size": ("largest_batch",),
     "comparison": ("OutputComparison", "compare_outputs"),
-    "conversion": ("convert", "set_gamma"),
+    "conversion": ("convert",),
     "core.dr2net": ("Dr2Net",),
     "core.ledger": ("check_replays",),
     "description": ("describe",),
     "dr2net_schedule": ("Dr2NetSchedule", "schedule_dr2net", "set_dr2net"),
     "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
     "gamma_schedule": ("GammaSchedule", "schedule_gamma"),
+    "gamma_setting": ("set_gamma",),
     "memory": ("MemoryReport", "measure_memory"),
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
     "planner.training_plan": ("TrainingPlan",),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
-from momentumnet.conversion import set_gamma, streams_that_take
+from momentumnet.gamma_setting import set_gamma, streams_that_take
 from momentumnet.step_schedule import StepSchedule, fraction_at, fraction_between
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("comparison", "description", "planner", "resume"),
     ("model_config", "planning_options"),
     ("planning", "stream_rules"),
-    ("batch_size", "range_check", "reversion"),
+    ("batch_size", "gamma_setting", "range_check", "reversion"),
     ("planned",),
     ("conversion", "step_schedule"),
     ("dr2net_schedule", "gamma_schedule"),
