@@ -113,7 +113,7 @@ class SAM(TwoStepOptimizer):
             >>> sam = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
             >>> loss = sam.step_chunks(lambda x: model(x).square().mean(), torch.ones(6, 4), m=2)
         """
-        self._refuse_displaced("step_chunks")
+        self._refuse_midway("step_chunks")
         count = _samples(batch, m)
         mean_loss = torch.zeros(())
         gradients: dict[Tensor, Tensor] = {}

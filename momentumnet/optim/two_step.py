@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
@@ -19,17 +19,15 @@ from torch.utils.hooks import RemovableHandle
 from momentumnet.errors import StepOrderError
 from momentumnet.optim.accumulated import told_if_accumulated
 from momentumnet.optim.base import base_optimizer_of
+from momentumnet.optim.delegation import DelegatingOptimizer
 from momentumnet.optim.displacement import Displacement, displacements
 from momentumnet.optim.passes import RunningStatistics
 from momentumnet.options import true_or_false
 from momentumnet.recompute.generators import Generators
 
 
-class TwoStepOptimizer(Optimizer, ABC):
+class TwoStepOptimizer(DelegatingOptimizer):
     """A base optimizer that steps from ``w`` with the gradient taken at another point, ``w~ = w + e(w, g(w))``.
-
-    Parameter groups and state *are* those of the base optimizer. So schedulers attach to either of the two, a new
-    learning rate or momentum arrives, and ``state_dict`` is the base optimizer's and resumes bit for bit.
 
     Args:
         params: Parameters or groups, as for any optimizer.
@@ -46,7 +44,6 @@ class TwoStepOptimizer(Optimizer, ABC):
     """
 
     evaluates_twice = True
-    base_optimizer: Optimizer
 
     def __init__(
         self,
@@ -64,10 +61,7 @@ class TwoStepOptimizer(Optimizer, ABC):
             raise ValueError(f"model must be the network, an nn.Module, or None, got {type(model).__name__}")
         if local and not isinstance(model, DistributedDataParallel):
             raise ValueError(f"local=True needs model=, the DistributedDataParallel module; got {type(model).__name__}")
-        base = base_optimizer_of(params, base_optimizer, own_options, base_options)
-        # Not Optimizer.__init__, which would begin groups and a state of its own; this is its way after unpickling.
-        self.__setstate__({"defaults": {**base.defaults, **own_options}, "base_optimizer": base})
-        self._own_options = own_options
+        super().__init__(base_optimizer_of(params, base_optimizer, own_options, base_options), own_options)
         self._model = model
         self._same_random = same_random
         self._local = local
@@ -81,9 +75,6 @@ class TwoStepOptimizer(Optimizer, ABC):
     @abstractmethod
     def _displace(self, moves: list[Displacement]) -> bool:
         """Move every point from its origin, in place; False, and all points at their origins, if that is not finite."""
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for an option that cannot be."""
 
     def _moving(self, group: dict[str, Any]) -> list[Tensor]:
         """The parameters of a group that are to be moved in this step, with or without a gradient."""
@@ -108,7 +99,7 @@ class TwoStepOptimizer(Optimizer, ABC):
                 f"{type(self).__name__}.step needs a closure (zero_grad, forward, backward; returns the loss) and "
                 "calls it twice; a loop that calls backward itself uses first_step() and second_step()"
             )
-        self._refuse_displaced("step")
+        self._refuse_midway("step")
 
         def first() -> Any:
             with told_if_accumulated(type(self).__name__, self._parameters()):
@@ -128,7 +119,7 @@ class TwoStepOptimizer(Optimizer, ABC):
             StepOrderError: Called twice without `second_step` or `restore` between.
             ValueError: The optimizer was made with ``same_random`` or ``local``, which a loop of your own has to do.
         """
-        self._refuse_displaced("first_step")
+        self._refuse_midway("first_step")
         if self._same_random or self._local:
             raise ValueError(
                 "same_random and local are done by step(closure); in a loop of your own put the generators back with "
@@ -247,67 +238,15 @@ class TwoStepOptimizer(Optimizer, ABC):
             move.gradients = []  # whoever drops the parameters' gradients now frees them
         self._statistics = RunningStatistics(self._model)
 
-    def _refuse_displaced(self, what: str) -> None:
+    def _refuse_midway(self, what: str) -> None:
         if self._displaced is not None:
             raise StepOrderError(
                 f"{what} between first_step and second_step, while the parameters are perturbed; call second_step() "
                 "after the second backward pass, or restore() to give it up"
             )
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The base optimizer's, and no copy."""
-        return self.base_optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.base_optimizer.param_groups = groups
-
-    @property
-    def state(self) -> Any:
-        """The base optimizer's, and no copy."""
-        return self.base_optimizer.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.base_optimizer.state = state
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer; own options that it does not name have their default."""
-        self._refuse_displaced("add_param_group")
-        group = {**self._own_options, **param_group}
-        self._check_group(group)
-        self.base_optimizer.add_param_group(group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state dict, own options in its groups. Load it before the next scheduler step."""
-        self._refuse_displaced("state_dict")
-        return self.base_optimizer.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, or the state of the base optimizer alone (own options stay as they are)."""
-        self._refuse_displaced("load_state_dict")
-        own = [{name: group[name] for name in self._own_options} for group in self.param_groups]
-        self.base_optimizer.load_state_dict(state_dict)
-        for group, options in zip(self.param_groups, own, strict=True):
-            for name, value in options.items():
-                group.setdefault(name, value)
-
-    # The state dict is the base optimizer's, so its hooks are too.
-    def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
-        return self.base_optimizer.register_state_dict_pre_hook(hook, prepend)
-
-    def register_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
-        return self.base_optimizer.register_state_dict_post_hook(hook, prepend)
-
-    def register_load_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
-        return self.base_optimizer.register_load_state_dict_pre_hook(hook, prepend)
-
-    def register_load_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
-        return self.base_optimizer.register_load_state_dict_post_hook(hook, prepend)
-
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_displaced("copying or pickling")
+        self._refuse_midway("copying or pickling")
         # What Optimizer and schedulers put on the instance (hooks, a wrapped step) stays behind, as for any optimizer.
         return {name: value for name, value in self.__dict__.items() if name in _LASTING}
 
