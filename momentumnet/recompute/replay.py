@@ -6,16 +6,13 @@ mode, and buffers that the block itself changes. All of it is recorded here, and
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from momentumnet.errors import ConversionError, ReconstructionError
-from momentumnet.recompute.arguments import Arguments, kept, version
+from momentumnet.recompute.arguments import Arguments
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
@@ -27,6 +24,7 @@ from momentumnet.recompute.modes import Modes
 from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
+from momentumnet.recompute.parameters import Parameters
 from momentumnet.recompute.suspects import Suspects, note_thread
 from momentumnet.recompute.switches import Switches
 
@@ -68,22 +66,7 @@ class BlockCall:
         self._owners = owners = _modules_of(module)
         self._look_at(owners)
         self._modes = Modes(owners)
-        self._parameters: list[tuple[weakref.ref[Tensor], str, int, torch.dtype, bool]] = []
-        # torch.func.functional_call puts plain tensors in the parameters' places, and takes them out after forward.
-        self._swapped: list[tuple[nn.Module, str, Any]] = []
-        aliases: dict[int, Tensor] = {}
-        for owner in owners:
-            values: Iterable[tuple[str, Tensor | None]] = owner._parameters.items()
-            for name, parameter in values:
-                if parameter is None:
-                    continue
-                self._parameters.append(
-                    (weakref.ref(parameter), name, version(parameter), parameter.dtype, parameter.requires_grad)
-                )
-                if not isinstance(parameter, nn.Parameter):
-                    self._swapped.append((owner, name, kept(parameter, aliases)))
-        if self._parameters:
-            _check_whole(self.name, self._parameters[0][0]())
+        self._parameters = Parameters(name, owners)
 
     def _look_at(self, owners: list[nn.Module]) -> None:
         """Begin to record what a first run does."""
@@ -114,19 +97,9 @@ class BlockCall:
         self._buffers.forget_unchanged()
         self._statistics.forget(self._buffers.norms_read)
         self._attributes.forget_unchanged()
-        self._expect(self._moved.forget_unmoved())
+        self._parameters.expect(self._moved.forget_unmoved())
         self._arguments.notice_changes(args, kwargs, may_be_taken_back=may_be_taken_back)
         return output
-
-    def _expect(self, moved: Collection[nn.Parameter]) -> None:
-        """These parameters are to stay as the call itself has left them."""
-        if not moved:
-            return
-        left = {id(parameter): (version(parameter), parameter.dtype) for parameter in moved}
-        self._parameters = [
-            (reference, name, *left.get(id(reference()), (counter, dtype)), requires_grad)
-            for reference, name, counter, dtype, requires_grad in self._parameters
-        ]
 
     def origins(self, stream: Tensor | None) -> Origins:
         """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
@@ -187,13 +160,13 @@ class BlockCall:
             self._generators.replayed(),
             self._choices.recorded(),
             self._statistics.recorded(),
-            self._parameters_of_forward() if self._swapped else AS_IT_IS,
+            self._parameters.of_forward() if self._parameters.swapped else AS_IT_IS,
         ):
             output = self._function(*args, **kwargs)
         self._buffers.forget_unchanged()
         self._statistics.forget(self._buffers.norms_read)
         self._attributes.forget_unchanged()
-        self._expect(self._moved.forget_unmoved())
+        self._parameters.expect(self._moved.forget_unmoved())
         self._left = self._arguments.shared(args, kwargs)
         return output
 
@@ -223,7 +196,8 @@ class BlockCall:
         Raises:
             ReconstructionError: a parameter or an argument has changed since.
         """
-        toggled = self._check_unchanged()
+        self._buffers.check_unchanged(self.name)
+        toggled = self._parameters.check_unchanged(self.name)
         if stream is not None and not stream.requires_grad:
             stream = stream.detach().requires_grad_(self._requires_grad)
         args, kwargs = self._arguments.with_stream(stream, self.name)
@@ -238,55 +212,12 @@ class BlockCall:
             self._moved.replayed(),
             self._statistics.replayed(),
             self._choices.replayed(),
-            self._parameters_of_forward() if self._swapped else AS_IT_IS,
+            self._parameters.of_forward() if self._parameters.swapped else AS_IT_IS,
             self._attributes.replayed(),
         ):
             if unseen:
                 self._moved.check_unmoved(self.name)
             return self._function(*args, **kwargs)
-
-    @contextmanager
-    def _parameters_of_forward(self) -> Iterator[None]:
-        outside = [(owner, name, owner._parameters[name]) for owner, name, _ in self._swapped]
-        try:
-            for owner, name, tensor in self._swapped:
-                owner._parameters[name] = tensor
-            yield
-        finally:
-            for owner, name, parameter in outside:
-                owner._parameters[name] = parameter
-
-    def _check_unchanged(self) -> list[tuple[Tensor, bool]]:
-        """Returns those parameters of which requires_grad alone has changed since, and what it was."""
-        toggled: list[tuple[Tensor, bool]] = []
-        self._buffers.check_unchanged(self.name)
-        for reference, name, counter, dtype, requires_grad in self._parameters:
-            parameter = reference()
-            if parameter is None:
-                continue
-            if parameter.dtype != dtype:  # through .data, which counts as no change in place
-                raise ReconstructionError(
-                    f"block {self.name!r}: parameter {name!r} was {dtype} in its forward and is {parameter.dtype} now; "
-                    "change the type of the model (.to, .double, .half) after backward"
-                )
-            if version(parameter) != counter:
-                raise ReconstructionError(
-                    f"block {self.name!r}: parameter {name!r} was changed between forward and backward, so the "
-                    "gradient of that forward cannot be computed any more; step the optimizer after backward"
-                )
-            if parameter.requires_grad != requires_grad:
-                toggled.append((parameter, requires_grad))
-        return toggled
-
-
-def _check_whole(name: str, parameter: Tensor | None) -> None:
-    """Refuse parameters of which DeepSpeed keeps a part each: it lets go of them when a recompute's forward ends."""
-    if hasattr(parameter, "ds_id"):
-        raise ConversionError(
-            f"the parameters of block {name!r} are partitioned by DeepSpeed's ZeRO stage 3, which lets go of them "
-            "between the block's recompute and its gradient. Use stage 1 or 2; or FSDP2 (fully_shard), which shards "
-            "parameters too"
-        )
 
 
 def _modules_of(module: nn.Module) -> list[nn.Module]:
