@@ -13,9 +13,7 @@ batch is measured again.
 
 from __future__ import annotations
 
-import threading
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -28,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.collected_tensors import never_opened, watched
+from momentumnet.recompute.norm_calls import forward_of_class, through
 from momentumnet.recompute.uncompiled import is_compiled
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -65,7 +64,7 @@ class BatchStatistics:
 
     def recorded(self) -> AbstractContextManager[None]:
         """Context of the forward."""
-        return _through(self._norms, self._measure) if self._norms else nullcontext()
+        return through(self._norms, self._measure) if self._norms else nullcontext()
 
     def given_again(self) -> list[nn.Module]:
         """The norms that a recompute gives their statistics: a call of theirs leaves their buffers alone."""
@@ -77,7 +76,7 @@ class BatchStatistics:
         if not given:
             return nullcontext()
         calls = {id(norm): iter(self._measured[id(norm)]) for norm in given}
-        return _through(
+        return through(
             given,
             lambda norm, x: _Normalised.apply(x, norm.weight, norm.bias, norm, next(calls[id(norm)], None)),
         )
@@ -88,7 +87,7 @@ class BatchStatistics:
             self._measured.pop(id(norm), None)
 
     def _measure(self, norm: nn.Module, x: Tensor) -> Tensor:
-        output, saved = watched(lambda: _forward_of_class(norm, x))
+        output, saved = watched(lambda: forward_of_class(norm, x))
         self._measured.setdefault(id(norm), []).append(_measured(norm, x, output, saved))
         return output
 
@@ -256,56 +255,3 @@ def _reads_allowed(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(mode)
-
-
-class _Running(threading.local):
-    """How norms are called in this thread, by identity, the innermost block call last."""
-
-    def __init__(self) -> None:
-        self.stack: list[tuple[set[int], Callable[[nn.Module, Tensor], Tensor]]] = []
-
-
-_RUNNING = _Running()
-_LOCK = threading.Lock()
-# Which block calls under way, of whatever thread, have replaced the norm's forward.
-_REPLACED: dict[int, set[object]] = {}
-
-
-@contextmanager
-def _through(norms: list[nn.Module], run: Callable[[nn.Module, Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the norms are called as ``run(norm, x)`` in this thread."""
-    depth, token = len(_RUNNING.stack), object()
-    try:
-        with _LOCK:
-            for norm in norms:
-                _REPLACED.setdefault(id(norm), set()).add(token)
-                norm.__dict__["forward"] = types.MethodType(forward, norm)
-        _RUNNING.stack.append(({id(norm) for norm in norms}, run))
-        yield
-    finally:
-        del _RUNNING.stack[depth:]
-        with _LOCK:
-            for norm in norms:
-                users = _REPLACED.get(id(norm), set())
-                users.discard(token)
-                if not users:
-                    _REPLACED.pop(id(norm), None)
-                    norm.__dict__.pop("forward", None)
-
-
-def forward(norm: nn.Module, input: Tensor) -> Tensor:
-    """``norm.forward`` while block calls are under way; a copy or pickle made then goes to the class's own.
-
-    It is pickled by its name, which the class knows.
-    """
-    # In a block that is compiled, Dynamo sees the norm as it is.
-    if not torch.compiler.is_compiling():
-        for norms, run in reversed(_RUNNING.stack):
-            if id(norm) in norms:
-                return run(norm, input)
-    return _forward_of_class(norm, input)
-
-
-def _forward_of_class(norm: nn.Module, x: Tensor) -> Tensor:
-    output: Tensor = type(norm).forward(norm, x)
-    return output

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from momentumnet.recompute import batch_statistics
+from momentumnet.recompute import batch_statistics, norm_calls
 from tests.contract.reference import assert_same, loss_of, train_step
 
 WIDTH = 20
@@ -307,8 +307,8 @@ def test_nothing_is_left_in_the_model() -> None:
         net(images())
     handle.remove()
     assert not any("forward" in module.__dict__ for module in net.modules())
-    assert not batch_statistics._REPLACED
-    assert not batch_statistics._RUNNING.stack
+    assert not norm_calls._REPLACED
+    assert not norm_calls._RUNNING.stack
 
 
 def test_norm_that_is_called_more_often_in_backward_is_an_error() -> None:
@@ -375,4 +375,4 @@ def test_threads_that_share_a_model() -> None:
     for seed, got in gradients.items():
         expected = torch.autograd.grad(loss_of(net(images(seed=seed))), list(net.parameters()))
         assert all(map(torch.equal, got, expected))
-    assert not batch_statistics._REPLACED
+    assert not norm_calls._REPLACED

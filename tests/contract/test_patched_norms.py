@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
-from momentumnet.recompute import batch_statistics
+from momentumnet.recompute import norm_calls
 from tests.contract.reference import assert_same, loss_of, train_step
 
 WIDTH = 8
@@ -129,7 +129,7 @@ def test_copies_made_during_a_block_call(duplicate: Callable[[nn.Module], nn.Mod
     net(images())
     handle.remove()
     (norm,) = copies
-    assert not batch_statistics._REPLACED
+    assert not norm_calls._REPLACED
     pickle.loads(pickle.dumps(norm))
     expected = nn.BatchNorm2d(WIDTH)
     expected.load_state_dict(norm.state_dict())

@@ -16,7 +16,7 @@ from torch import nn
 import momentumnet as mn
 from momentumnet.core.exact_state import ExactState
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute import batch_statistics, choices, collected_tensors, statistics_read
+from momentumnet.recompute import choices, collected_tensors, norm_calls, statistics_read
 from momentumnet.recompute.buffers_on_demand import kept_on_demand
 from momentumnet.recompute.generators import Generators
 from momentumnet.recompute.left_attributes import Attributes
@@ -70,9 +70,9 @@ def norm() -> nn.BatchNorm1d:
 
 def test_how_norms_are_called() -> None:
     norms = [norm(), norm()]
-    for place in pressed_everywhere(lambda: batch_statistics._through(norms, lambda module, x: x)):
-        assert not batch_statistics._RUNNING.stack, place
-        assert not batch_statistics._REPLACED, place
+    for place in pressed_everywhere(lambda: norm_calls.through(norms, lambda module, x: x)):
+        assert not norm_calls._RUNNING.stack, place
+        assert not norm_calls._REPLACED, place
         assert all("forward" not in vars(module) for module in norms), place
 
 
