@@ -14,8 +14,8 @@ from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.options import one_of
 from momentumnet.planner.budget import ANEW
-from momentumnet.planning import gammas_within_budget, step_plan
-from momentumnet.planning_options import check_gradients, check_offload
+from momentumnet.planning import step_plan
+from momentumnet.planning_options import check_gradients, check_offload, gammas_within_budget
 
 if TYPE_CHECKING:
     from momentumnet.planner.search import Options

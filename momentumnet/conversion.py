@@ -19,13 +19,8 @@ from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.options import one_of, true_or_false
 from momentumnet.planned import Ends, follow, replanning, take_roles
-from momentumnet.planning import (
-    conversion_plan,
-    gamma_without_budget,
-    step_plan,
-    tell_of_gamma,
-)
-from momentumnet.planning_options import check_gradients, check_offload, check_options
+from momentumnet.planning import conversion_plan, step_plan, tell_of_gamma
+from momentumnet.planning_options import check_gradients, check_offload, check_options, gamma_without_budget
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
-from momentumnet.arithmetic.fixed_point import exact_gamma
-from momentumnet.core.collectives import launched
 from momentumnet.errors import ConversionError
 from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.garbage import full_collections_put_off
-from momentumnet.planning_options import check_gradients, check_offload, check_options
+from momentumnet.planning_options import (
+    check_gradients,
+    check_offload,
+    check_options,
+    gamma_without_budget,
+    gammas_within_budget,
+)
 from momentumnet.streams.discover import discover
 from momentumnet.streams.plan import AUTO, Plan
 from momentumnet.streams.wrapped import check_is_module
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
 
 logger = logging.getLogger("momentumnet")
-
-DEFAULT_GAMMA = 0.125
 
 
 @overload
@@ -275,21 +277,6 @@ def step_plan(
     )
     trial = trial_of(model, example_inputs, loss, present=gradients == PRESENT)
     return quickest_plan(steps, limit, spare=spare, trial=trial)
-
-
-def gamma_without_budget(gamma: float | Fraction | None) -> Fraction:
-    """The momentum factor that is meant where nothing is planned."""
-    return exact_gamma(DEFAULT_GAMMA if gamma is None else gamma)
-
-
-def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]:
-    """The momentum factors that are planned with; the network's own function first.
-
-    Processes of one training each plan by what they measure, and have to train the same function: they do not choose.
-    """
-    if gamma is None and launched() == 1:
-        return exact_gamma(0), exact_gamma(DEFAULT_GAMMA)
-    return (gamma_without_budget(gamma),)
 
 
 def _nothing_found(model: nn.Module, rejections: Sequence[Any]) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.core.collectives import launched
 from momentumnet.core.settings import ARITHMETICS, BACKWARDS
 from momentumnet.options import one_of, true_or_false
 from momentumnet.planner.budget import ANEW, GRADIENTS
 from momentumnet.streams.plan import AUTO
 
 OTHERS = ("keep", "checkpoint")
+DEFAULT_GAMMA = 0.125
 
 
 def check_options(others: str, spare: int, backward: str, arithmetic: str) -> None:
@@ -37,3 +42,18 @@ def check_gradients(gradients: str, *, is_planned: bool) -> None:
             f"gradients={gradients!r} says what a plan counts, and nothing is planned; give a budget, too, e.g. "
             "budget='4GiB'"
         )
+
+
+def gamma_without_budget(gamma: float | Fraction | None) -> Fraction:
+    """The momentum factor that is meant where nothing is planned."""
+    return exact_gamma(DEFAULT_GAMMA if gamma is None else gamma)
+
+
+def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]:
+    """The momentum factors that are planned with; the network's own function first.
+
+    Processes of one training each plan by what they measure, and have to train the same function: they do not choose.
+    """
+    if gamma is None and launched() == 1:
+        return exact_gamma(0), exact_gamma(DEFAULT_GAMMA)
+    return (gamma_without_budget(gamma),)

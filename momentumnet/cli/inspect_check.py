@@ -19,7 +19,8 @@ from momentumnet.conversion import convert
 from momentumnet.finetuning import models
 from momentumnet.finetuning.conversion_check import LIMIT, Check, check
 from momentumnet.memory import format_bytes
-from momentumnet.planning import gamma_without_budget, plan
+from momentumnet.planning import plan
+from momentumnet.planning_options import gamma_without_budget
 from momentumnet.streams.copies import copy_of
 
 if TYPE_CHECKING:

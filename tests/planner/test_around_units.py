@@ -19,7 +19,7 @@ from momentumnet.planner.fit import MeasuredStep, measured_step, measured_steps
 from momentumnet.planner.methods import same_way
 from momentumnet.planner.search import Options
 from momentumnet.planner.simulate import held_between
-from momentumnet.planning import gammas_within_budget
+from momentumnet.planning_options import gammas_within_budget
 from momentumnet.streams.trace import call_with_example
 from tests.models import ResidualMLP
 from tests.planner.wide import chain, rows

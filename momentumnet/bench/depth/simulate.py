@@ -19,7 +19,7 @@ from momentumnet.bench.networks import Stack
 from momentumnet.bench.results import Row
 from momentumnet.planner.fit import measured_steps
 from momentumnet.planner.training_plan import TrainingPlan
-from momentumnet.planning import DEFAULT_GAMMA
+from momentumnet.planning_options import DEFAULT_GAMMA
 
 # More than any step takes: everything is stored.
 WITHOUT_LIMIT = 1 << 60

@@ -19,7 +19,7 @@ from momentumnet.bench.timing import interleaved_seconds
 from momentumnet.conversion import convert
 from momentumnet.planner.fit import measured_step
 from momentumnet.planner.training_plan import TrainingPlan
-from momentumnet.planning import DEFAULT_GAMMA
+from momentumnet.planning_options import DEFAULT_GAMMA
 from momentumnet.streams.trace import call_with_example
 
 # Where between the least peak and that of stored activations the budgets beside "least" lie.
