@@ -18,7 +18,7 @@ from momentumnet.planning import step_plan
 from momentumnet.planning_options import check_gradients, check_offload, gammas_within_budget
 
 if TYPE_CHECKING:
-    from momentumnet.planner.search import Options
+    from momentumnet.planner.options import Options
 
 
 def largest_batch(

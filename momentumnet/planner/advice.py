@@ -12,9 +12,10 @@ from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import MARGIN, allowed
 from momentumnet.planner.choice import KEPT, Choice
+from momentumnet.planner.options import Options
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.rescaled import predicted_largest, rescaled
-from momentumnet.planner.search import Options, least
+from momentumnet.planner.search import least
 from momentumnet.planner.simulate import Moment, Simulation
 from momentumnet.planner.stream_profile import StreamProfile
 

@@ -12,8 +12,9 @@ from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed
+from momentumnet.planner.options import Options
 from momentumnet.planner.rescaled import predicted_largest
-from momentumnet.planner.search import Options, fewest, least
+from momentumnet.planner.search import fewest, least
 from momentumnet.streams.nested import tensors_in
 
 # A batch that fits, where batch norms can measure a batch of one value a channel in nothing smaller.

@@ -19,8 +19,9 @@ from momentumnet.planner.choice import Choice, Way, choice_of_each
 from momentumnet.planner.garbage import full_collections_put_off
 from momentumnet.planner.host_link import link_of
 from momentumnet.planner.methods import PlannedMethod, methods_of, same_way
+from momentumnet.planner.options import Options
 from momentumnet.planner.profile import Profile
-from momentumnet.planner.search import Options, least, least_seconds, within
+from momentumnet.planner.search import least, least_seconds, within
 from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
 from momentumnet.planner.trial import Trial, remembered

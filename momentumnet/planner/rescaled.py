@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from momentumnet.planner.options import Options
 from momentumnet.planner.profile import Cost, Profile, Unit
-from momentumnet.planner.search import Options, fewest
+from momentumnet.planner.search import fewest
 
 
 def rescaled(profile: Profile, share: float) -> Profile:

@@ -19,8 +19,9 @@ from momentumnet.planner.advice import fullest_moment
 from momentumnet.planner.budget import MARGIN, bytes_of
 from momentumnet.planner.fit import measured_step
 from momentumnet.planner.flow import Flow
+from momentumnet.planner.options import Options
 from momentumnet.planner.rescaled import rescaled
-from momentumnet.planner.search import Options, least
+from momentumnet.planner.search import least
 from momentumnet.planner.simulate import peak_of, simulated
 from tests.models import Chain, ResidualMLP
 from tests.planner.test_plans import encoder, tokens

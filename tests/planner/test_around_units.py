@@ -17,7 +17,7 @@ import momentumnet as mn
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.fit import MeasuredStep, measured_step, measured_steps
 from momentumnet.planner.methods import same_way
-from momentumnet.planner.search import Options
+from momentumnet.planner.options import Options
 from momentumnet.planner.simulate import held_between
 from momentumnet.planning_options import gammas_within_budget
 from momentumnet.streams.trace import call_with_example

@@ -13,8 +13,8 @@ from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.choice import Choice, Front, Way
 from momentumnet.planner.cuts import cuts_of
 from momentumnet.planner.flow import Flow
+from momentumnet.planner.options import Options
 from momentumnet.planner.profile import Cost, Profile, Unit
-from momentumnet.planner.search import Options
 from momentumnet.planner.simulate import Simulation, peak_of
 from momentumnet.planner.stream_profile import StreamProfile
 

@@ -16,8 +16,9 @@ from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.choice import Choice, Front, Way
 from momentumnet.planner.flow import Flow
 from momentumnet.planner.host_link import HostLink
+from momentumnet.planner.options import LONGEST_SEGMENT, Options
 from momentumnet.planner.profile import Cost, Profile, Unit
-from momentumnet.planner.search import LONGEST_SEGMENT, Options, fewest, least, least_seconds, within
+from momentumnet.planner.search import fewest, least, least_seconds, within
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
 from momentumnet.planner.stream_profile import StreamProfile
 from momentumnet.recompute import offloaded_tensors
