@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from momentumnet.planner.advice import DoesNotFitError
-from momentumnet.planner.fit import NEAR, MeasuredStep
+from momentumnet.planner.step_plans import NEAR, MeasuredStep
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import Trial
 

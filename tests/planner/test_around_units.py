@@ -15,10 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, Wav2Vec2Config, Wav2Vec2Fo
 
 import momentumnet as mn
 from momentumnet.planner.choice import Choice, Way
-from momentumnet.planner.fit import MeasuredStep, measured_step, measured_steps
+from momentumnet.planner.fit import measured_step, measured_steps
 from momentumnet.planner.methods import same_way
 from momentumnet.planner.options import Options
 from momentumnet.planner.simulate import held_between
+from momentumnet.planner.step_plans import MeasuredStep
 from momentumnet.planning_options import gammas_within_budget
 from momentumnet.streams.trace import call_with_example
 from tests.models import ResidualMLP

@@ -14,10 +14,11 @@ from torch import nn
 
 import momentumnet as mn
 from momentumnet.core import collectives
-from momentumnet.planner.fit import MeasuredStep, measured_steps
+from momentumnet.planner.fit import measured_steps
 from momentumnet.planner.options import Options
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.quickest import CLOSE, WORTH, quickest_plan
+from momentumnet.planner.step_plans import MeasuredStep
 from momentumnet.planner.training_plan import TrainingPlan
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, Chain, ResidualMLP

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.memory import format_bytes
-from momentumnet.planner import fit, trial
-from momentumnet.planner.fit import MeasuredStep, measured_step
+from momentumnet.planner import step_plans, trial
+from momentumnet.planner.fit import measured_step
 from momentumnet.planner.step_loss import loss_of
+from momentumnet.planner.step_plans import MeasuredStep
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
 from tests.models import WIDTH, Chain, ResidualMLP
@@ -154,7 +155,7 @@ def test_a_prediction_that_is_off_is_corrected(factor: float) -> None:
 
 def test_the_least_is_tried_before_a_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slowly what was measured brings the others down."""
-    monkeypatch.setattr(fit, "TRIALS", 3)
+    monkeypatch.setattr(step_plans, "TRIALS", 3)
     step = measured(chain())
     smallest = step.plan(None)
     limit = (smallest.peak + 2 * step.plan(1 << 40).peak) // 3
