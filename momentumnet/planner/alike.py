@@ -28,6 +28,6 @@ def kinds_of(profile: Profile) -> tuple[int, ...]:
         )
         flow = profile.flow
         gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place), flow.summed(place))
-        own = unit.cost, unit.alone, unit.follows, profile.space_at(place)
+        own = unit.cost, unit.handover, profile.space_at(place)
         found.append(numbers.setdefault((own, tuple(storages), gradients), len(numbers)))
     return tuple(found)

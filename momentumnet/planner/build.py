@@ -26,7 +26,7 @@ from momentumnet.planner.glue import LayersOutside, glue_of, layers_outside, spa
 from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
 from momentumnet.planner.measure import measured
 from momentumnet.planner.names import Names, beside_glue
-from momentumnet.planner.profile import Key, Profile, Unit
+from momentumnet.planner.profile import Handover, Key, Profile, Unit
 from momentumnet.planner.returned import filled_by, outputs_of, returns_last
 from momentumnet.planner.stream_profile import StreamProfile
 from momentumnet.planner.unit_cost import now
@@ -85,17 +85,15 @@ def profiles_of(
     flow = flow.with_layers([(place, cost.backward_peak - cost.parameter_bytes) for place, cost in placed])
     handed = _handed_first(calls, sizes, trace.given)
     filled, left = filled_by(trace, calls, sizes)
-    behind = [number > 0 and follows(calls[number - 1][-1], own[0]) for number, own in enumerate(calls)]
     units = [
         Unit(
             stage.names,
             stage.stream,
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
             _entry(own[0], sizes, number) | handed[number],
-            own[0].alone and behind[number],
+            _handover(calls, number),
             cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
             filled[number],
-            behind[number],
         )
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
@@ -124,6 +122,14 @@ def profiles_of(
         )
         profiles.append(profile)
     return profiles
+
+
+def _handover(calls: Sequence[Sequence[Call]], number: int) -> Handover:
+    """Of a unit's first call, from the last one of the unit before."""
+    first = calls[number][0]
+    if not number or not follows(calls[number - 1][-1], first):
+        return Handover.NOTHING
+    return Handover.ALL if first.alone else Handover.PART
 
 
 def _with_gradient(trace: Trace, ending: Ending) -> list[Tensor]:

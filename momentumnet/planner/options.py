@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from momentumnet.planner.alike import kinds_of
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
 from momentumnet.planner.cuts import cuts_of
-from momentumnet.planner.profile import Profile
+from momentumnet.planner.profile import Handover, Profile
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
 from momentumnet.planner.taken import Taken, taken_by
 
@@ -100,7 +100,7 @@ class Options:
         """Whether a unit can be recomputed together with those in front of it."""
         in_one_way = self.profile.is_momentum(index) or self.profile.end_of_repeated(index) is not None
         unit = self.profile.units[index]
-        return unit.alone and unit.cost.has_backward and not in_one_way
+        return unit.handover is Handover.ALL and unit.cost.has_backward and not in_one_way
 
     def _tails(self, middle: int, stop: int) -> Iterator[tuple[Choice, ...]]:
         """Choices for the last blocks of a stream, which are kept; of these the first ones may be offloaded."""

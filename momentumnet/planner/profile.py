@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
 from itertools import accumulate
 
@@ -57,6 +58,14 @@ class Cost:
         return replace(self, parameter_bytes=count, added_bytes=added)
 
 
+class Handover(Enum):
+    """What of a unit's arguments the unit before it has returned: with ALL, both can be recomputed from one input."""
+
+    NOTHING = "nothing"
+    PART = "part"
+    ALL = "all"
+
+
 @dataclass(frozen=True)
 class Unit:
     """Calls whose activations live and die together: a stream's block, or a part outside the streams.
@@ -66,21 +75,19 @@ class Unit:
         stream: for a block, the index of its stream.
         saved: the storages that its backward needs.
         entry: the storages of its arguments.
-        alone: whether what the unit before returned is all that it takes, so that it can be recomputed behind it.
+        handover: how much of its arguments is what the unit before returned.
         cost: what it takes.
         filled: the storages that it leaves in key-value caches which the model returns, so that they stay to the end of
             the step; nothing where it is recomputed.
-        follows: whether what the unit before returned is what it takes, beside other arguments or not.
     """
 
     names: tuple[str, ...]
     stream: int | None
     saved: frozenset[Key]
     entry: frozenset[Key]
-    alone: bool
+    handover: Handover
     cost: Cost
     filled: frozenset[Key] = frozenset()
-    follows: bool = True
 
 
 @dataclass(frozen=True)

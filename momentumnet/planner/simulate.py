@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
-from momentumnet.planner.profile import Key, Profile
+from momentumnet.planner.profile import Handover, Key, Profile
 from momentumnet.planner.stream_profile import StreamProfile
 
 PHASES = ("forward", "loss", "recompute", "backward")
@@ -112,7 +112,11 @@ class Simulation:
         self._rewound = self._count_rewound()
         self._given = {self.start} if front is Front.GIVEN else set()
         self._given |= {index + 1 for index in range(self.start, self.stop) if self.gives_again(index)}
-        self._given = {index for index in self._given if index < len(self.units) and self.units[index].follows}
+        self._given = {
+            index
+            for index in self._given
+            if index < len(self.units) and self.units[index].handover is not Handover.NOTHING
+        }
 
     def _count_rewound(self) -> dict[int, tuple[int, int]]:
         """By index of those that are rewound; see `rewound`."""

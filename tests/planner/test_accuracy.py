@@ -15,7 +15,7 @@ import momentumnet as mn
 from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.flow import flow_of
 from momentumnet.planner.measure import measured
-from momentumnet.planner.profile import Cost, Profile, Unit
+from momentumnet.planner.profile import Cost, Handover, Profile, Unit
 from momentumnet.planner.simulate import simulated
 from momentumnet.streams.trace import call_with_example
 from tests.models import ResidualMLP
@@ -205,7 +205,8 @@ def test_what_the_forward_takes_behind_the_last_unit() -> None:
 def test_casts_of_weights_wait_for_the_loss() -> None:
     """By hand: two units of which one keeps its activations, the casts of its weights among them."""
     units = tuple(
-        Unit((str(n),), None, frozenset({n}), frozenset({10 + n}), False, Cost(cast_bytes=100)) for n in range(2)
+        Unit((str(n),), None, frozenset({n}), frozenset({10 + n}), Handover.PART, Cost(cast_bytes=100))
+        for n in range(2)
     )
     profile = Profile(units, (), {0: 1000, 1: 1000, 10: 7, 11: 7}, (), Cost(forward_peak=30), behind=50)
     choices = [Choice(0, 1, Way.CHECKPOINTED), Choice(1, 2, Way.STORED)]

@@ -14,7 +14,7 @@ from momentumnet.planner.choice import Choice, Front, Way
 from momentumnet.planner.cuts import cuts_of
 from momentumnet.planner.flow import Flow
 from momentumnet.planner.options import Options
-from momentumnet.planner.profile import Cost, Profile, Unit
+from momentumnet.planner.profile import Cost, Handover, Profile, Unit
 from momentumnet.planner.simulate import Simulation, peak_of
 from momentumnet.planner.stream_profile import StreamProfile
 
@@ -52,7 +52,7 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
         )
         cost = cost.leaving(cost.parameter_bytes, has_backward=index >= frozen)
         of_stream = 0 if before <= index < before + blocks else None
-        units.append(Unit((f"unit{index}",), of_stream, frozenset(saved), frozenset({entry}), True, cost))
+        units.append(Unit((f"unit{index}",), of_stream, frozenset(saved), frozenset({entry}), Handover.ALL, cost))
         if rng.random() < 0.3:
             glue.append((index, frozenset({key()})))
     places = 2 * len(units) + 1

@@ -17,7 +17,7 @@ from momentumnet.planner.choice import Choice, Front, Way
 from momentumnet.planner.flow import Flow
 from momentumnet.planner.host_link import HostLink
 from momentumnet.planner.options import LONGEST_SEGMENT, Options
-from momentumnet.planner.profile import Cost, Profile, Unit
+from momentumnet.planner.profile import Cost, Handover, Profile, Unit
 from momentumnet.planner.search import fewest, least, least_seconds, within
 from momentumnet.planner.simulate import Simulation, peak_of, simulated
 from momentumnet.planner.stream_profile import StreamProfile
@@ -54,7 +54,8 @@ def random_profile(seed: int, streams: int) -> Profile:
         saved = inside | ({entry} if rng.random() < 0.7 else set()) | ({output} if rng.random() < 0.5 else set())
         work = rng.randint(1, 20)
         cost = Cost(rng.random(), rng.random(), work, work + rng.randint(0, 20), rng.randint(1, 30), sizes[output], 2)
-        units.append(Unit((f"unit{index}",), stream, frozenset(saved), frozenset({entry}), rng.random() < 0.8, cost))
+        handover = Handover.ALL if rng.random() < 0.8 else Handover.PART
+        units.append(Unit((f"unit{index}",), stream, frozenset(saved), frozenset({entry}), handover, cost))
         if rng.random() < 0.3:
             glue.append((index + 1, frozenset({key(rng.randint(1, 9))})))
     profiles = tuple(
@@ -83,7 +84,7 @@ def repeating_profile(seed: int) -> Profile:
         saved |= {outputs[index]} if keeps_entry != (differs == "entry") else set()
         saved |= {outputs[index + 1]} if keeps_output != (differs == "output") else set()
         cost = Cost(1, 1, work, work + 5, 60 if differs == "cost" else 25, 4, 2, 1)
-        units.append(Unit((f"unit{index}",), None, frozenset(saved), frozenset({outputs[index]}), True, cost))
+        units.append(Unit((f"unit{index}",), None, frozenset(saved), frozenset({outputs[index]}), Handover.ALL, cost))
         if differs == "glue":
             glue.append((index, frozenset({key(30)})))
     waiting = tuple(50 * (place == 2 * odd + 1 and what == "waiting") for place in range(2 * count + 1))
@@ -110,7 +111,7 @@ def all_choices(profile: Profile, start: int = 0) -> Iterator[list[Choice]]:
         if profile.link is not None and start + 1 < len(units):
             heads.append([Choice(start, start + 1, Way.OFFLOADED)])
         for end in range(start + 2, min(len(units), start + LONGEST_SEGMENT) + 1):
-            if not units[end - 1].alone or units[end - 1].stream is not None:
+            if units[end - 1].handover is not Handover.ALL or units[end - 1].stream is not None:
                 break
             heads.append([Choice(start, end, Way.CHECKPOINTED)])
     for head in heads:
