@@ -8,16 +8,13 @@ them, would else leave the others a grid as coarse as a half type's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from torch import Tensor
 
 from momentumnet.arithmetic.exponent import full_bits
 from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64, Word, has_short_store
-from momentumnet.arithmetic.reports import read
 
 # With 22 bits for the largest magnitude, headroom and a sign, x and v take three bytes each at rest. That is what the
 # floats themselves resolve at that magnitude. Rounding adds up with depth, and what a branch adds to v is resolved
@@ -36,10 +33,6 @@ HALF_BITS = 14
 JOINT_BITS = 20
 # Where the state is narrow, a float32 stream has the precision that is documented for it up to this spread.
 NARROW_TYPICAL_BITS = 18
-# Values of a tensor that are looked at to tell what is typical.
-_SAMPLE = 1 << 14
-# The largest spread that is told: all beyond ask for the same word, and it stays finite.
-_MOST = 2.0**100
 
 
 @dataclass(frozen=True)
@@ -84,34 +77,3 @@ def spare_bits(bits: int, dtype: torch.dtype, gamma: Fraction, spread: float = 1
 def _bits_of_branches(gamma: Fraction) -> float:
     """What a branch adds to v is resolved 1/(1-gamma) times more coarsely than x."""
     return 0 if gamma == 1 else -math.log2(1 - gamma)
-
-
-def spread_of(value: Tensor, largest: float) -> float:
-    """The largest magnitude over the median one of the values that are not 0, in a sample. Reads the device."""
-    return _ratio(largest, read(_typical(value))) if 0 < largest < math.inf and value.numel() else 1.0
-
-
-def extent_of(value: Tensor) -> Tensor:
-    """Two numbers that `spread_among` makes a spread of; they lie on the tensor's device, unread."""
-    low, high = torch.aminmax(value.detach())
-    typical = _typical(value)
-    return torch.stack([torch.maximum(-low, high).to(typical.dtype), typical])
-
-
-def spread_among(extents: Sequence[Tensor]) -> float:
-    """The largest spread of those tensors. Reads the device, once."""
-    return max(_ratio(largest, typical) for largest, typical in read(torch.stack(list(extents))))
-
-
-def _typical(value: Tensor) -> Tensor:
-    """The median magnitude of a sample, in float32 at least; NaN where all values are 0 or not finite."""
-    flat = value.detach().reshape(-1)
-    sample = flat[:: -(-flat.numel() // _SAMPLE) or 1].abs()
-    sample = sample if sample.dtype == torch.float64 else sample.float()
-    return torch.where((sample > 0) & sample.isfinite(), sample, math.nan).nanmedian()
-
-
-def _ratio(largest: float, typical: float) -> float:
-    if not 0 < largest < math.inf or math.isnan(typical):
-        return 1.0
-    return max(1.0, min(largest / typical, _MOST))

@@ -18,15 +18,8 @@ from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.range import Range
 from momentumnet.core.reached import Reached
-from momentumnet.core.resolution import (
-    LEAST_BITS,
-    Resolution,
-    extent_of,
-    resolution_for,
-    spare_bits,
-    spread_among,
-    spread_of,
-)
+from momentumnet.core.resolution import LEAST_BITS, Resolution, resolution_for, spare_bits
+from momentumnet.core.spread import StreamSpread, spread_of
 from momentumnet.core.watch import Seen
 from momentumnet.errors import CheckpointError
 
@@ -41,9 +34,6 @@ UNSEEN_BITS = 1
 START_VARIES = 4
 # Values that leave no more bits of the word free are about to outgrow their scale: the next pass begins coarser.
 TIGHT_BITS = 1
-# Where the largest value has grown by this factor since it was looked how far the typical ones lie below it, that is
-# looked at again: outliers may have come, as they do in a training, or with weights that are loaded behind conversion.
-SPREAD_VARIES = 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,7 @@ class ScalePlan:
     careful: bool
 
 
-class StreamScale:
+class StreamScale(StreamSpread):
     """What a stream has learned of the magnitude of its values.
 
     Args:
@@ -82,11 +72,9 @@ class StreamScale:
         start: float | None = None,
         spread: float | None = None,
     ) -> None:
-        self._name, self._blocks = name, blocks
-        self._magnitude, self._start, self._spread = magnitude, start, spread
-        # The largest value when the spread was measured; whether it is measured anew in this pass, and what tells it.
-        self._spread_at, self.looks_for_spread = magnitude, False
-        self._extents: list[Tensor] = []
+        super().__init__(name, spread, magnitude)
+        self._blocks = blocks
+        self._magnitude, self._start = magnitude, start
         self._reached = Reached()
         # By the gamma of the last pass, the largest x and v at its end. Not saved: a first pass tells them again.
         self._largest: dict[Fraction, tuple[float, float]] = {}
@@ -212,64 +200,31 @@ class StreamScale:
             return
         if largest is not None:
             self._largest = {gamma: largest}
-        has_shrunk = False
-        if from_start and seen[0].magnitude:
-            start = math.ldexp(seen[0].magnitude, -seen[0].exponent)
-            if self._start is None or not self._start / START_VARIES <= start <= self._start * START_VARIES:
-                has_shrunk = self._start is not None and start < self._start
-                self._start = start
-        asked: dict[int, int] = {}
-        tight = scale.word.limit >> TIGHT_BITS
-        bits = _bits_of(scale.word, scale.bits)
-        for before, entry in itertools.pairwise(seen):
-            wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
-            if entry.magnitude >= tight or entry.exponent < before.exponent:
-                asked[entry.place] = max(bits - wanted, asked.get(entry.place, bits - wanted))
+        has_shrunk = from_start and self._know_start(seen[0])
+        tight, bits = scale.word.limit >> TIGHT_BITS, _bits_of(scale.word, scale.bits)
         spare = spare_bits(scale.bits, dtype, gamma, self._spread or 1.0)
         came_with = bits - seen[0].exponent
         self._reached = self._reached.behind(
-            seen, asked, came_with, lambda magnitude: bits - scale.exponent_of(magnitude), spare
+            seen, _asked(seen, scale, bits, tight), came_with, lambda value: bits - scale.exponent_of(value), spare
         )
         greatest = max(math.ldexp(entry.magnitude, -entry.exponent) for entry in seen)
         if has_shrunk and (lost := came_with - bits + scale.exponent_of(greatest)) > spare:
             self._tell_coarse(spare + LEAST_BITS[dtype] - lost)
-        self._know_spread(greatest)
+        if self._know_spread(greatest):
+            self._largest = {}  # a finer grid shows what a coarser one has rounded away
         if self._magnitude is not None and scale.capacity > 2 * self._magnitude:
             self._widen(max(scale.capacity / 2, greatest))
         elif self._magnitude is not None and any(entry.magnitude >= tight for entry in seen):
             self._magnitude = max(self._magnitude, greatest)
 
-    def look_for_spread(self, x: Tensor, *, begins: bool = False) -> None:
-        """Measure the spread at one place of a pass that looks for it; it is read when the pass is learned from."""
-        known = [] if begins else self._extents
-        self._extents = [*known, extent_of(x)] if has_values(x) and x.numel() else known
-
-    def _know_spread(self, greatest: float) -> None:
-        """A pass with values up to ``greatest`` has ended: its spread counts, if it was looked for, or it is to be.
-
-        It is that of the pass behind the one in which values have grown: a single outlier changes nothing for good.
-        """
-        if self.looks_for_spread and self._extents:
-            known, found = self._spread or 1.0, spread_among(self._extents)
-            if found > SPREAD_VARIES * known:
-                logger.info(
-                    "stream %r: its largest values are %.3g times the typical ones now, where it was %.3g; more bits "
-                    "hold them apart, which may take memory. There is nothing to do",
-                    self._name,
-                    found,
-                    known,
-                )
-            if found > known:
-                self._spread = found
-                self._largest = {}  # a finer grid shows what a coarser one has rounded away
-            # On a grid that is too coarse for them, typical values are no longer what they were: it is looked again.
-            self._spread_at, self.looks_for_spread, self._extents = greatest, found > 2 * known, []
-        elif self._spread_at is None:
-            self._spread_at = greatest
-        elif greatest > SPREAD_VARIES * self._spread_at:
-            self.looks_for_spread = True
-        elif greatest:  # values are smaller again: what was seen among huge ones says nothing of outliers that come now
-            self._spread_at = min(self._spread_at, SPREAD_VARIES * greatest)
+    def _know_start(self, seen: Seen) -> bool:
+        """A stream has begun so: whether with far smaller values than those by which its scale was chosen."""
+        start = math.ldexp(seen.magnitude, -seen.exponent)
+        known = self._start
+        if not start or (known is not None and known / START_VARIES <= start <= known * START_VARIES):
+            return False
+        self._start = start
+        return known is not None and start < known
 
     def _tell_coarse(self, bits: float) -> None:
         """A pass of far smaller values than the one before has had its scale: typical ones so many bits of it."""
@@ -295,6 +250,16 @@ class StreamScale:
                 magnitude,
             )
         self._magnitude = magnitude
+
+
+def _asked(seen: Sequence[Seen], scale: Range, bits: int, tight: int) -> dict[int, int]:
+    """By place, the power of the scale that values there have asked for: those that took another one, or nearly so."""
+    asked: dict[int, int] = {}
+    for before, entry in itertools.pairwise(seen):
+        wanted = min(scale.exponent_of(math.ldexp(entry.magnitude, -entry.exponent)), entry.exponent)
+        if entry.magnitude >= tight or entry.exponent < before.exponent:
+            asked[entry.place] = max(bits - wanted, asked.get(entry.place, bits - wanted))
+    return asked
 
 
 def _is_magnitude(value: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from momentumnet.core.packed import Companion
-from momentumnet.core.resolution import spread_of
+from momentumnet.core.spread import spread_of
 from momentumnet.streams.calls import Call, Endpoint, Key
 from momentumnet.streams.select import CONCATENATION
 from momentumnet.streams.skip import residual_kind

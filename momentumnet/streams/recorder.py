@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 
 from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.core.carried import refusal
-from momentumnet.core.resolution import spread_of
+from momentumnet.core.spread import spread_of
 from momentumnet.recompute.arguments import named_arguments, version
 from momentumnet.streams.calls import Call, Endpoint, Key, Place, Trace, storage_key
 from momentumnet.streams.nested import floating, has_sizes, outputs_beside, stream_output, tensors_in

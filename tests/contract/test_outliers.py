@@ -274,3 +274,14 @@ def test_a_pass_of_far_smaller_values_is_told_once(
     assert (errors[1] > 1e-4) == is_told
     assert errors[0] < 1e-5
     assert errors[2] < 1e-4
+
+
+def test_a_pass_of_zeros_is_told_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its values are no smaller ones: there is nothing that its scale could be too coarse for."""
+    torch.manual_seed(0)
+    x = 1e6 * torch.randn(8, WIDTH)
+    net = mn.convert(nn.Sequential(*[Linear() for _ in range(6)]), x, gamma=1 / 2, backward="reversible")
+    with caplog.at_level("WARNING", logger="momentumnet"):
+        for factor in (1, 0, 1):
+            net(factor * x).sum().backward()
+    assert not caplog.records

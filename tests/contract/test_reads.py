@@ -327,7 +327,7 @@ def test_what_a_replayed_graph_cannot_read_is_told_by_a_check(monkeypatch: pytes
     expected = train_step(net, (rows(),))
     net.zero_grad(set_to_none=True)
     wrong(rows())  # a first pass without example inputs is looked at, so it has to come before
-    for module in ("audit", "watch", "integer_state", "scale", "tape", "late_check"):
+    for module in ("audit", "watch", "integer_state", "spread", "scale", "tape", "late_check"):
         monkeypatch.setattr(f"momentumnet.core.{module}.has_values", lambda tensor: False)
     rests = packed_bytes(monkeypatch)
     with reads() as counts:

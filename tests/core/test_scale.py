@@ -15,6 +15,7 @@ from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import resting_bytes
 from momentumnet.core.exact_state import ExactState
+from momentumnet.core.range import Range
 from momentumnet.core.resolution import (
     HALF_BITS,
     JOINT_BITS,
@@ -23,9 +24,10 @@ from momentumnet.core.resolution import (
     TYPICAL_BITS,
     Resolution,
     resolution_for,
-    spread_of,
 )
 from momentumnet.core.scale import StreamScale
+from momentumnet.core.spread import spread_of
+from momentumnet.core.watch import Seen
 
 EIGHTH = Fraction(1, 8)
 
@@ -136,3 +138,21 @@ def test_narrow_state_rests_in_less_than_eight_bytes() -> None:
     assert all(undo.spilled is None for undo in undos)
     # x and v of 22 bits, their sign and one bit of headroom; the store below 8**5.
     assert state.packed_bytes <= resting_bytes(gamma, INT32, NARROW_BITS, 5) == (24 + 24 + 15) / 8
+
+
+@pytest.mark.parametrize(
+    ("start", "from_start", "is_told"),
+    [(1.0, True, False), (0.25, True, False), (0.1, True, True), (0.1, False, False)],
+)
+def test_a_coarse_pass_is_told_only_where_its_start_has_shrunk(
+    start: float, from_start: bool, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a stream that grew by 8 in the pass before, and does not now: typical values have 3 bits less, and more."""
+    scale = StreamScale("s", 8.0, 4, start=1.0, spread=8.0)
+    exponent = choose_exponent(8.0, INT24, HALF_BITS)
+    with caplog.at_level("WARNING", logger="momentumnet"):
+        for first, greatest, whole in ((1.0, 8.0, True), (start, start, from_start)):
+            seen = [Seen(place, exponent, math.ldexp(value, exponent)) for place, value in ((-1, first), (0, greatest))]
+            fitting = Range(INT24, exponent, HALF_BITS, "s")
+            scale.learn(seen, fitting, gamma=EIGHTH, dtype=torch.bfloat16, from_start=whole)
+    assert len(caplog.records) == is_told
