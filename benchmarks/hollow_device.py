@@ -6,7 +6,7 @@ PyTorch's own CUDA code (dispatcher, caching allocator, streams, events) and the
 runtime, driver and cuBLAS whose kernels compute nothing (benchmarks/hollow_device). So the bytes that PyTorch's
 allocator hands out are those of a GPU, and what is launched, copied to the host and waited for can be counted on a
 machine without one. No time can be measured so, and no value is right. What the engine reads on the host is made up
-(`made_up_values`).
+(`hollow_device_values.py`).
 
 Linux; a PyTorch for CUDA 13, CUDA's compiler nvcc of the same version, and gcc.
 """
@@ -16,30 +16,23 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import importlib.util
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
-from unittest import mock
 
 import torch
+from hollow_device_build import FOLDER_VARIABLE, Missing, build, environment
+from hollow_device_values import made_up_values
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.arithmetic.reports import Reading
 from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import NETWORKS, Network
 from momentumnet.bench.probe import step_memory
@@ -47,22 +40,10 @@ from momentumnet.bench.results import Results, Row
 from momentumnet.bench.step.planned import planned_builds
 from momentumnet.bench.tables import Table, write_markdown
 from momentumnet.bench.training_step import FAILURES, TrainingStep, reason
-from momentumnet.core.exact_state import ExactState
 
-ROOT = Path(__file__).resolve().parents[1]
-STUBS = Path(__file__).resolve().parent / "hollow_device"
 DEFAULT_NETWORKS, QUICK_NETWORKS = ("resnet50-224", "vit-l-16", "llama-24"), ("resnet50-64", "llama-4")
 GAMMA, DTYPE = Fraction(1, 8), torch.bfloat16
-CUDA = 13  # whose runtime the stubs are
 COUNTED = ("launches", "copies_to_host", "waits")  # as hollow_counts of runtime.c gives them
-
-# Set in the process that runs on the hollow device: the folder of its libraries.
-FOLDER_VARIABLE = "MOMENTUMNET_HOLLOW_DEVICE"
-PRELOADED, DRIVER = "libhollow.so", "libcuda.so.1"
-
-
-class Missing(Exception):  # noqa: N818 - an outcome, said in one line
-    """The hollow device cannot be built here; the message says what is missing."""
 
 
 def main() -> None:
@@ -86,150 +67,6 @@ def main() -> None:
             sys.exit(subprocess.run(command, env=environment(folder), check=False).returncode)
     except Missing as missing:
         sys.exit(f"hollow_device.py: {missing}")
-
-
-# ---------------------------------------------------------------- the device
-
-
-def build(folder: Path) -> None:
-    """Compiles the stubs, and the project's CUDA kernels for a runtime that can be replaced.
-
-    Raises:
-        Missing: Something that this takes is not there, or does not compile them.
-    """
-    kernels = _kernels_build()
-    nvcc = compiler(kernels)
-    folder.mkdir(parents=True, exist_ok=True)
-    stub = [nvcc, "-shared", "--cudart=none", "-Xcompiler=-fPIC"]
-    flags = [flag.replace("=static", "=shared") for flag in kernels.NVCC_FLAGS]
-    cuda = folder / libraries.FOLDER.name / kernels.LIBRARIES["cuda"]
-    cuda.parent.mkdir(exist_ok=True)
-    _compile([*stub, str(STUBS / "runtime.c"), str(STUBS / "blas.c"), "-o", str(folder / PRELOADED)])
-    _compile([*stub, f"-Xlinker=-soname={DRIVER}", str(STUBS / "driver.c"), "-o", str(folder / DRIVER)])
-    _compile([nvcc, *flags, str(kernels.SOURCES / "cuda.cu"), "-o", str(cuda)])
-    cpu = libraries.FOLDER / kernels.LIBRARIES["cpu"]
-    if cpu.exists():
-        shutil.copy(cpu, cuda.parent)
-
-
-def compiler(kernels: ModuleType) -> str:
-    """The path of nvcc.
-
-    Raises:
-        Missing: It, or what it needs beside, is not there.
-    """
-    if sys.platform != "linux":
-        raise Missing("needs Linux, whose loader puts libraries in front of others (LD_PRELOAD)")
-    if (torch.version.cuda or "").partition(".")[0] != str(CUDA):
-        raise Missing(f"needs a PyTorch built for CUDA {CUDA}; this one is {torch.__version__}")
-    try:
-        nvcc: str = kernels.find_nvcc()
-    except kernels.NotBuilt as error:
-        raise Missing(f"needs nvcc of CUDA {CUDA}: none found (CUDA_HOME, PATH, /usr/local/cuda)") from error
-    if not shutil.which("gcc"):
-        raise Missing("needs gcc, with which nvcc compiles for the host: none found on the PATH")
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-    if f"release {CUDA}." not in version:
-        found = re.search(r"release [\d.]+", version)
-        raise Missing(f"needs nvcc of CUDA {CUDA}: {nvcc} is {found.group() if found else 'of no known version'}")
-    return nvcc
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """The environment of a process that runs on the device built in ``folder``."""
-    folder = folder.resolve()
-    paths = {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(folder / PRELOADED), "PYTHONPATH": str(ROOT)}
-    joined = {name: os.pathsep.join(filter(None, (path, os.environ.get(name)))) for name, path in paths.items()}
-    return {**os.environ, **joined, "CUDA_VISIBLE_DEVICES": "0", FOLDER_VARIABLE: str(folder)}
-
-
-def _compile(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Missing(f"{' '.join(command)} failed:\n{done.stderr or done.stdout}")
-
-
-def _kernels_build() -> ModuleType:
-    """csrc/build.py, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("momentumnet_kernels_build", ROOT / "csrc" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# ---------------------------------------------------------------- on the device
-
-
-# Of integers that are read, in units of a state's scale: it fits all states.
-MAGNITUDE = 1 << 13
-
-
-@contextmanager
-def made_up_values() -> Iterator[None]:
-    """What the engine reads of tensors on the device is what it reads where all is well; they hold no values.
-
-    Nothing differs from what it is compared with, floats are 1, no value outgrows its scale, and integers at rest are
-    as wide as the largest value for which their scale was chosen. The read itself takes place, and is counted.
-    """
-    pack, equal = ExactState.pack, torch.equal
-
-    def packed(state: ExactState, extremes: Sequence[float] | None = None) -> None:
-        most = 1 << state.range.bits
-        pack(state, (-most, most - 1) * 2 if state.report.is_cuda else extremes)
-
-    def compared(one: Tensor, other: Tensor) -> bool:
-        return equal(one, other) or one.is_cuda
-
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(Reading, "values", _made_up_reading(Reading.values)))
-        for name, value in {
-            "__float__": _float_of,
-            "__int__": _integer_of,
-            "__bool__": _no,
-        }.items():
-            patches.enter_context(mock.patch.object(Tensor, name, _made_up(getattr(Tensor, name), value)))
-        patches.enter_context(mock.patch.object(ExactState, "pack", packed))
-        patches.enter_context(mock.patch.object(torch, "equal", compared))
-        yield
-
-
-def _made_up(read: Callable[[Tensor], Any], value: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """Reads, and returns something else where the tensor lies on the device."""
-
-    def reads(tensor: Tensor) -> Any:
-        found = read(tensor)
-        return value(tensor) if tensor.is_cuda else found
-
-    return reads
-
-
-def _made_up_reading(values: Callable[[Reading], Any]) -> Callable[[Reading], Any]:
-    """The same of what is on its way to the host."""
-
-    def reads(reading: Reading) -> Any:
-        found = values(reading)
-        return tree_map(_number_like, found) if reading.is_of_a_device else found
-
-    return reads
-
-
-def _number_like(number: float) -> float:
-    """What a number of this kind would be; a boolean is an integer to Python."""
-    return {bool: False, int: MAGNITUDE, float: 1.0}[type(number)]
-
-
-def _float_of(_: Tensor) -> float:
-    return 1.0
-
-
-def _integer_of(_: Tensor) -> int:
-    return MAGNITUDE
-
-
-def _no(_: Tensor) -> bool:
-    return False
 
 
 class Counts:
