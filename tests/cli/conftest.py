@@ -3,7 +3,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ from PIL import Image
 
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.bench import downloads
+from momentumnet.bench.probe import step_costs
 from momentumnet.cli.main import main
+from momentumnet.finetuning import comparison, data
+from tests.cli.finetuned import SMALL
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,10 @@ def photos(tmp_path: Path) -> Path:
                 pixels = torch.randint(low, low + 128, (40, 40, 3), dtype=torch.uint8, generator=generator)
                 Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def finetune(command: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setattr(data, "FILE_WORKERS", 0)
+    monkeypatch.setattr(comparison, "step_costs", partial(step_costs, repeats=1))
+    return lambda *arguments: command("finetune", "--data", str(photos), *SMALL, *arguments)
