@@ -101,7 +101,7 @@ part_step() {
 part_offload() {
     local networks=(--network resnet50-128 --network llama-24)
     [[ -z "${QUICK:-}" ]] || networks=()
-    check offload-tests "$python" -m pytest -q -rs tests/core/test_offload.py tests/planner/test_offload.py
+    check offload-tests "$python" -m pytest -q -rs tests/core/test_offload{,_gpu,_memory}.py tests/planner/test_offload.py
     check offload-step "$python" -m momentumnet bench step --device "$device" --output "$out/offload" "${quick[@]}" \
         --planned --offloaded "${networks[@]}" "${dtype[@]}"
 }

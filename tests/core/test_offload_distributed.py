@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.core.test_offload import ALL, built, offloading
+from tests.core.offloading import ALL, built, offloading
 from tests.processes import found_by, leave, run_in
 from tests.recompute.late_copies import planted
 
