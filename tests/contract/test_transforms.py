@@ -15,46 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.testing._internal.two_tensor import TwoTensor
 
 import momentumnet as mn
 from momentumnet.core import transforms
+from tests.contract.transformed import GAMMA, network, reference, rows
 from tests.models import WIDTH, Chain, ResidualMLP
 
-GAMMA = 0.5
 CONVERSIONS = [
     {"arithmetic": arithmetic, "backward": backward, "others": others}
     for arithmetic in ("exact", "float")
     for backward in ("reversible", "stored")
     for others in ("keep", "checkpoint")
 ]
-
-
-class ByTheRule(Chain):
-    """v <- gamma v + (1 - gamma) f(x); x <- x + v; at the end, what the velocity holds back."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        x = self.stem(x)
-        v = torch.zeros_like(x)
-        for block in self.blocks:
-            v = GAMMA * v + (1 - GAMMA) * (block(x) - x)
-            x = x + v
-        return self.head(x + GAMMA / (1 - GAMMA) * v)
-
-
-def rows(seed: int = 1) -> Tensor:
-    return torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def network(kind: type[nn.Module] = ResidualMLP) -> Chain:
-    torch.manual_seed(0)
-    return Chain([kind() for _ in range(4)]).double()
-
-
-def reference() -> nn.Module:
-    net = network()
-    net.__class__ = ByTheRule
-    return net
 
 
 def loss(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -369,162 +341,3 @@ def test_dropout_in_a_recompute_under_vmap() -> None:
         torch.manual_seed(5)
         grads.append(TRANSFORMS["vmap over backward"](net))
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-12)
-
-
-def test_export_of_the_reverted_network_and_with_dynamic_batch() -> None:
-    model = network()
-    net = mn.convert(model, rows(), gamma=GAMMA).eval()
-    batch = torch.export.Dim("batch", min=2, max=64)
-    exported = torch.export.export(net, (rows(),), dynamic_shapes=({0: batch},), strict=False).module()
-    more = torch.cat([rows(7), rows(8)])
-    torch.testing.assert_close(exported(more), reference()(more))
-    reverted = torch.export.export(mn.revert(net), (rows(),), strict=False).module()
-    torch.testing.assert_close(reverted(rows(7)), model(rows(7)))
-
-
-def test_strict_export_says_what_to_do() -> None:
-    net = mn.convert(network(), rows(), gamma=GAMMA).eval()
-    with pytest.raises(Exception, match="strict=False"):
-        torch.export.export(net, (rows(),), strict=True)
-
-
-def test_scripting_is_refused() -> None:
-    class Plain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.Sequential(*[Residual() for _ in range(3)])
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.blocks(x)
-
-    class Residual(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x + x.tanh().matmul(x.t().matmul(x))
-
-    net = mn.convert(Plain(), rows())
-    with pytest.raises(mn.ConversionError, match=r"torch.jit.trace or torch.export"):
-        torch.jit.script(net)
-    with pytest.raises(mn.ConversionError, match=r"torch.jit.trace or torch.export"):
-        torch.jit.script(mn.MomentumNet([nn.Linear(WIDTH, WIDTH)], gamma=0.9))
-    torch.jit.script(mn.revert(net))
-
-
-def test_symbolic_trace_is_refused() -> None:
-    net = mn.convert(nn.Sequential(*[ResidualMLP().double() for _ in range(3)]), rows())
-    with pytest.raises(mn.ConversionError, match=r"use torch.export, or trace momentumnet.revert"):
-        torch.fx.symbolic_trace(net)
-
-
-class Marked(Tensor):
-    """A subclass without a dispatch of its own."""
-
-
-@pytest.mark.parametrize("backward", ["reversible", "stored"])
-@pytest.mark.parametrize(
-    "wrap", [lambda x: x.as_subclass(Marked), lambda x: TwoTensor(x, 2 * x)], ids=["marked", "wrapper"]
-)
-def test_tensors_of_other_classes_keep_class_values_and_gradients(
-    wrap: Callable[[Tensor], Tensor], backward: str
-) -> None:
-    outcomes = []
-    for net in (reference().blocks, mn.convert(network(), rows(), gamma=GAMMA, backward=backward)):
-        weight = next(net.parameters())
-        x = wrap(rows())
-        if isinstance(net, nn.ModuleList):  # the stream alone
-            v, y = torch.zeros_like(x), x
-            for block in net:
-                v = GAMMA * v + (1 - GAMMA) * (block(y) - y)
-                y = y + v
-            y, weight = y + v, net[0].inner[0].weight
-        else:
-            y, weight = x, net.blocks[0].inner[0].weight
-            for block in net.blocks:
-                y = block(y)
-        assert type(y) is type(x)
-        part = y.b if isinstance(y, TwoTensor) else y.as_subclass(Tensor)
-        outcomes.append((part.detach(), torch.autograd.grad(y.square().sum(), weight)[0]))
-    torch.testing.assert_close(outcomes[0][0], outcomes[1][0])
-    plain = [grad.a if isinstance(grad, TwoTensor) else grad.as_subclass(Tensor) for _, grad in outcomes]
-    torch.testing.assert_close(plain[0], plain[1])
-
-
-@pytest.mark.parametrize("backward", ["reversible", "stored"])
-def test_jagged_streams_are_those_of_their_rows(backward: str) -> None:
-    net = mn.convert(network().float(), rows().float(), gamma=GAMMA, backward=backward)
-    lengths = (2, 5)
-    parts = [torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length)) for length in lengths]
-    nested = torch.nested.nested_tensor(parts, layout=torch.jagged)
-    grads = [
-        torch.autograd.grad(output.square().sum(), net.stem.weight)[0]
-        for output in (net(nested).values(), net(torch.cat(parts)))
-    ]
-    torch.testing.assert_close(*grads)
-
-
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:.*quantized")
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (lambda x: x.to(torch.cfloat), r"complex.*view_as_real"),
-        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "quantised.*dequantise"),
-        (lambda x: x.to_sparse(), "sparse_coo.*make it dense"),
-        (lambda x: x.to(torch.float8_e4m3fn), "float8_e4m3fn.*bfloat16"),
-    ],
-    ids=["complex", "quantised", "sparse", "float8"],
-)
-def test_tensors_that_no_stream_carries_are_refused(make: Callable[[Tensor], Tensor], match: str) -> None:
-    net = mn.convert(network(), rows())
-    with pytest.raises(mn.ConversionError, match=match):
-        net.blocks[0](make(rows().float()))
-
-
-def test_a_wrapper_for_a_plain_tensor_is_refused() -> None:
-    class Wrapping(ResidualMLP):
-        active = False
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = super().forward(x)
-            return TwoTensor(y, y) if self.active else y
-
-    net = mn.convert(network(Wrapping), rows())
-    net.blocks[1].active = True
-    for gradients in (True, False):
-        with torch.set_grad_enabled(gradients), pytest.raises(mn.ConversionError, match="class TwoTensor, but"):
-            net(rows())
-
-
-def test_examples_of_other_kinds_are_refused_with_the_cure() -> None:
-    class Complex(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH, dtype=torch.cfloat))
-
-        def forward(self, z: Tensor) -> Tensor:
-            return z + (z @ self.weight).tanh()
-
-    with pytest.raises(mn.ConversionError, match="view_as_real"):
-        mn.convert(nn.Sequential(Complex(), Complex()), torch.zeros(2, WIDTH, dtype=torch.cfloat))
-    jagged = torch.nested.nested_tensor([torch.zeros(2, WIDTH), torch.zeros(3, WIDTH)], layout=torch.jagged)
-    with pytest.raises(mn.ConversionError, match="give a padded example"):
-        mn.plan(network().float(), jagged)
-
-
-def test_branch_that_lies_negated_in_memory() -> None:
-    class Negated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(WIDTH, WIDTH)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.linear(x).tanh()
-            return torch._neg_view(y) if self.training else -y
-
-    torch.manual_seed(0)
-    net = mn.MomentumNet([Negated() for _ in range(3)], gamma=0.9)
-    outcomes = []
-    for training in (True, False):
-        x = rows().float().requires_grad_()
-        output = net.train(training)(x)
-        outcomes.append((output, torch.autograd.grad(output.square().sum(), x)[0]))
-    for negated, plain in zip(*outcomes, strict=True):
-        torch.testing.assert_close(negated, plain)
