@@ -8,6 +8,8 @@ always fits. Where none is found so, those that hold the fewest bytes may still 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,7 +53,7 @@ def _quickest(options: Options, budget: int, cells: int) -> list[Choice] | None:
 def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Choice] | None:
     count, always = len(options.profile.units), options.always
     best = {(0, Front.NOTHING): np.where(np.arange(cells) == 0, 0.0, np.inf)}
-    came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]] = {}
+    leading: dict[tuple[int, Front], list[_Step]] = {}
     for start in range(count):
         for front in Front:
             times = best.get((start, front))
@@ -65,23 +67,39 @@ def _searched(options: Options, budget: int, cells: int, *, up: bool) -> list[Ch
                 if reach <= first:
                     continue
                 key = (option.choices[-1].stop, option.behind)
-                target = best.setdefault(key, np.full(cells, np.inf))[shift + first : shift + reach]
-                offered = times[first:reach] + option.seconds
-                better = offered < target
-                if better.any():
-                    target[better] = offered[better]
-                    came.setdefault(key, []).append((np.flatnonzero(better) + shift + first, front, option, shift))
+                if key not in best:
+                    best[key] = np.full(cells, np.inf)
+                target = best[key][shift + first : shift + reach]
+                np.minimum(target, times[first:reach] + option.seconds, out=target)
+                leading.setdefault(key, []).append(_Step(front, option, shift, first, reach))
     ends = {
         front: max(0, (budget - always[count] - loss) * cells // budget + 1)
         for front, loss in options.loss_bytes.items()
     }
-    return _cheapest(count, best, came, ends)
+    return _cheapest(count, best, leading, ends)
+
+
+class _Step(NamedTuple):
+    """An option as the search takes it: from cells ``first`` to ``reach`` behind a front, ``shift`` cells on."""
+
+    front: Front
+    option: Option
+    shift: int
+    first: int
+    reach: int
+
+    def time_at(self, cell: int, best: Mapping[tuple[int, Front], np.ndarray]) -> float:
+        """The time in which it comes to a cell."""
+        before = cell - self.shift
+        if not self.first <= before < self.reach:
+            return math.inf
+        return float(best[self.option.choices[0].start, self.front][before] + self.option.seconds)
 
 
 def _cheapest(
     count: int,
-    best: dict[tuple[int, Front], np.ndarray],
-    came: dict[tuple[int, Front], list[tuple[np.ndarray, Front, Option, int]]],
+    best: Mapping[tuple[int, Front], np.ndarray],
+    leading: Mapping[tuple[int, Front], Sequence[_Step]],
     fitting: dict[Front, int],
 ) -> list[Choice] | None:
     """The choices that lead to the least time behind the last unit, in so many cells as the loss fits behind."""
@@ -96,10 +114,10 @@ def _cheapest(
     place, at = count, int(best[count, front][: fitting[front]].argmin())
     found: list[Choice] = []
     while place:
-        # The last one that improved a cell is the one whose time stands there.
-        _, before, option, shift = next(entry for entry in reversed(came[place, front]) if at in entry[0])
-        found = [*option.choices, *found]
-        place, front, at = option.choices[0].start, before, at - shift
+        time = best[place, front][at]
+        step = next(step for step in leading[place, front] if step.time_at(at, best) == time)
+        found = [*step.option.choices, *found]
+        place, front, at = step.option.choices[0].start, step.front, at - step.shift
     return found
 
 

@@ -70,7 +70,7 @@ class TrainingPlan:
         arithmetic: theirs.
         budget: in bytes; None if the least was asked for.
         peak: predicted bytes at the step's fullest moment, parameters and optimizer not counted.
-        measured_peak: the same, measured in a step that followed the plan; None if none was made.
+        measured_peak: the same, measured in the first step of a copy that follows the plan; None if none was made.
         stored_peak: the same where everything is stored.
         seconds: predicted time of a step.
         least_seconds: a time that no other choice in these bytes goes below, by the same prediction.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import operator
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -23,7 +22,7 @@ from momentumnet.planner.training_plan import PlannedUnit, TrainingPlan
 from momentumnet.recompute.autocast import Autocast
 from momentumnet.streams.backward_hooks import backward_hooks_off
 from momentumnet.streams.guard import left_as_found
-from momentumnet.streams.nested import copied, tensors_in
+from momentumnet.streams.nested import copied
 from momentumnet.streams.roles import apply
 from momentumnet.streams.trace import call_with_example
 
@@ -66,12 +65,10 @@ def trial_of(
                 total.backward()
 
             try:
-                step()  # in the first one streams learn their scales
-                if not present:
-                    net.zero_grad(set_to_none=True)
-                    for leaf in filter(operator.attrgetter("is_leaf"), tensors_in(example)):
-                        leaf.grad = None
+                if present:
+                    step()  # which makes them
                 there = sum(gradient_bytes(parameter.grad) for parameter in net.parameters())
+                # The first one without them: it takes the most (streams learn their scales), and training has it too.
                 return there + measure_memory(step).peak_bytes
             except torch.OutOfMemoryError:
                 return None

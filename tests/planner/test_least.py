@@ -38,7 +38,7 @@ def test_the_least_that_an_error_names_can_be_had(share: float) -> None:
         mn.plan(model, rows(), budget=named - 1)
 
 
-@pytest.mark.parametrize("off", [-0.006, 0.006])
+@pytest.mark.parametrize("off", [-0.012, 0.012])
 def test_what_recomputes_each_block_is_among_those_tried(off: float) -> None:
     """Predicted to take a little more than the least, it may take less, where predictions are not exact."""
     step, ways = measured(chain()), []
@@ -65,7 +65,7 @@ def test_what_is_predicted_to_take_less_than_the_least_was_measured_to_is_tried(
     assert found.measured_peak == found.stored_peak
 
 
-@pytest.mark.parametrize("off", [-0.004, 0.004])
+@pytest.mark.parametrize("off", [-0.008, 0.008])
 def test_where_the_least_takes_what_was_predicted_no_other_is_tried(off: float) -> None:
     step, tried = measured(chain()), list[TrainingPlan]()
 

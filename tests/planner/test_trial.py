@@ -254,3 +254,17 @@ class Cycle:
 
     def __init__(self) -> None:
         self.itself = self
+
+
+@pytest.mark.parametrize("gamma", [0, 1 / 8])
+def test_the_first_step_of_a_training_takes_no_more_than_was_measured(gamma: float) -> None:
+    """In it streams learn their scales and where recomputes can end, and more is held than in those behind it."""
+    model, x = chain(), rows()
+    plan = mn.plan(model, x, budget="least", gamma=gamma)
+    net = mn.convert(model, plan=plan)
+
+    def step() -> None:
+        output = net(x)
+        loss_of(output).backward()
+
+    assert plan.measured_peak == mn.measure_memory(step).peak_bytes
