@@ -142,6 +142,7 @@ class _Link:
             errors = Failures(self.call.suspects)
             reports = saved.fill(collected, errors.differ)
             failures.compare(self.values.reports, reports, errors.saved_values)
+        collected.let_go()
 
 
 class _Passage:

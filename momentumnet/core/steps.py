@@ -82,6 +82,7 @@ class TapeStep:
 
         def fill() -> None:
             reports = saved.fill(collected, failures.differ)
+            collected.let_go()
             compare(self.values.reports, reports, failures.saved_values, exact=self.values.exact)
 
         return output, fill

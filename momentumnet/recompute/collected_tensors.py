@@ -46,7 +46,7 @@ class Collected:
 
     Args:
         name: the block's name, for errors.
-        origins: the tensors that the recompute is given; asked once, while it runs, and held until `settle`.
+        origins: the tensors that the recompute is given; asked once, while it runs, and held until they are let go of.
         enough: with so many of them the recompute ends, by raising `Enough`; None to let it run to its end.
         note: called with each tensor, and its place among those that were given.
     """
@@ -98,6 +98,14 @@ class Collected:
             if number < len(self._places):
                 self.place_of(number)
         self._origins = self._find_origins = None
+
+    def let_go(self) -> None:
+        """All has been handed over. The graph of the recompute holds this: somebody (a hook) may have kept its output.
+
+        What the recompute was given leads to its modules, and may lead to that hook.
+        """
+        self._tensors, self._places = [], []
+        self._origins = self._find_origins = self._note = None
 
     def checked(self, name: str, asked_for: Sequence[bool]) -> list[Tensor]:
         """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -156,3 +157,42 @@ def test_no_more_is_there_than_checkpointing_holds() -> None:
     converted = mn.convert(nn.Sequential(block, nn.Identity()), rows(), budget="least", gamma=0)
     plain = peak(lambda x: checkpoint(block, x, use_reentrant=False))
     assert peak(converted) <= 1.01 * plain
+
+
+OUTSIDE: dict[str, Any] = {"gamma": 0, "budget": "least"}
+
+
+@pytest.mark.parametrize("options", [*WAYS, OUTSIDE], ids=str)
+def test_what_hooks_keep_of_a_recompute_holds_nothing_of_it(options: dict[str, Any]) -> None:
+    """Outputs of blocks, as for their features: a recompute's has a graph, which held all that it had saved."""
+    x = rows().repeat(64, 1, 1)
+    peaks = []
+    for keeps in (False, True):
+        net = mn.convert(nn.Sequential(*(Mlp() for _ in range(8))), x, **options)
+        features: dict[nn.Module, Tensor] = {}
+        for block in net if keeps else ():
+            block.register_forward_hook(lambda block, _, output, kept=features: kept.update({block: output}))
+
+        def step(net: nn.Module = net) -> None:
+            net(x).sum().backward()
+
+        step()
+        step()
+        peaks.append(mn.measure_memory(step).peak_bytes)
+    outputs = 2 * 8 * x.nbytes  # those of the step before are there for a while
+    assert peaks[1] <= peaks[0] + outputs
+
+
+@pytest.mark.parametrize("options", [*WAYS, OUTSIDE], ids=str)
+def test_a_network_whose_hooks_keep_outputs_goes(options: dict[str, Any]) -> None:
+    """The graph of such an output led back to the hook, by a way that Python's garbage collector cannot see."""
+    net = mn.convert(chain(Mlp), rows(), **options)
+    seen: list[Tensor] = []
+    for block in net:
+        block.register_forward_hook(lambda block, args, output, seen=seen: seen.append(output))
+    for _ in range(3):
+        loss_of(net(rows())).backward()
+    gone = [weakref.ref(block) for block in net]
+    del net, seen, block
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 3
