@@ -12,25 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.arithmetic.compiled import libraries
-from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.arithmetic.state_bytes import moving_bytes
-from momentumnet.core.exact_state import ExactState
-from momentumnet.core.resolution import Resolution, resolution_for
-from momentumnet.core.rest import output_piece
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
 from momentumnet.planner.ending import Ending
 from momentumnet.planner.flow import flow_of
 from momentumnet.planner.glue import LayersOutside, glue_of, layers_outside, spaces_of
-from momentumnet.planner.hollow import BYTES_A_SECOND, without_values
+from momentumnet.planner.hollow import without_values
 from momentumnet.planner.measure import measured
 from momentumnet.planner.names import Names, beside_glue
 from momentumnet.planner.profile import Handover, Key, Profile, Unit
 from momentumnet.planner.returned import filled_by, outputs_of, returns_last
+from momentumnet.planner.stream_cost import stream_profile
 from momentumnet.planner.stream_profile import StreamProfile
-from momentumnet.planner.unit_cost import now
-from momentumnet.streams.block import ResidualStream
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.division import follows
@@ -98,30 +91,35 @@ def profiles_of(
         for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
     ]
     hollow = without_values(model, example_inputs)
-    profiles = []
-    for gamma in gammas:
-        known = dict(sizes)
-        stand_ins: dict[Key, Key] = {}
-        parts, glue = _parted(_as_streams(units, known, stand_ins) if gamma else units, glue_of(trace, calls))
-        streams = tuple(_stream_profile(stream, gamma, arithmetic, device, hollow=hollow) for stream in found.streams)
-        profile = Profile(
-            tuple(parts),
-            glue,
-            known,
-            streams,
-            loss=ending.cost,
-            loss_held=ending.held,
-            behind=ending.work,
-            outputs=outputs_of(trace, known) | left,
-            returns_last=returns_last(trace, calls),
-            flow=flow,
-            named=beside_glue([{stand_ins.get(key, key) for key in keys} for keys in named], glue),
-            spaces=spaces_of(placed, len(units)),
-            estimated=hollow,
-            present=sum(flow.parameters) if present else 0,
-        )
-        profiles.append(profile)
-    return profiles
+    step = Profile(
+        tuple(units),
+        (),
+        sizes,
+        (),
+        loss=ending.cost,
+        loss_held=ending.held,
+        behind=ending.work,
+        outputs=outputs_of(trace, sizes) | left,
+        returns_last=returns_last(trace, calls),
+        flow=flow,
+        named=tuple(named),
+        spaces=spaces_of(placed, len(units)),
+        estimated=hollow,
+        present=sum(flow.parameters) if present else 0,
+    )
+    glue = glue_of(trace, calls)
+    streams = [[stream_profile(s, gamma, arithmetic, device, hollow=hollow) for s in found.streams] for gamma in gammas]
+    return [_at(gamma, step, glue, own) for gamma, own in zip(gammas, streams, strict=True)]
+
+
+def _at(gamma: Fraction, step: Profile, glue: Mapping[Key, int], streams: Sequence[StreamProfile]) -> Profile:
+    """The step with its streams at this gamma, and its storages where they are kept: by units, and by glue."""
+    sizes = dict(step.sizes)
+    stand_ins: dict[Key, Key] = {}
+    units = _as_streams(step.units, sizes, stand_ins) if gamma else step.units
+    parts, parted = _parted(units, dict(glue))
+    named = beside_glue([{stand_ins.get(key, key) for key in keys} for keys in step.named], parted)
+    return replace(step, units=tuple(parts), glue=parted, sizes=sizes, streams=tuple(streams), named=named)
 
 
 def _handover(calls: Sequence[Sequence[Call]], number: int) -> Handover:
@@ -253,49 +251,3 @@ def _entry(call: Call, sizes: dict[Key, int], number: int) -> frozenset[Key]:
 
 def _endpoint_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
     return torch.Size(shape).numel() * dtype.itemsize
-
-
-def _stream_profile(
-    stream: ResidualStream, gamma: Fraction, arithmetic: str, device: torch.device, *, hollow: bool
-) -> StreamProfile:
-    elements, together = stream.elements, bool(stream.companions)
-    if not gamma or arithmetic == "float":
-        return StreamProfile(stream.path, elements, stream.dtype, gamma, None, 0, 0.0, together=together)
-    found = resolution_for(stream.dtype, len(stream), gamma, stream.spread)
-    if hollow:
-        step = undo = 2 * elements * moving_bytes(gamma, found.word) / BYTES_A_SECOND
-    else:
-        step, undo = _state_seconds(stream, gamma, found, device)
-    return StreamProfile(
-        stream.path,
-        elements,
-        stream.dtype,
-        gamma,
-        found.word,
-        found.bits,
-        undo,
-        stream.spread,
-        step_seconds=step,
-        together=together,
-        piece=output_piece(elements, device),
-        native=hollow or libraries.of(device).library is not None,
-    )
-
-
-def _state_seconds(
-    stream: ResidualStream, gamma: Fraction, found: Resolution, device: torch.device
-) -> tuple[float, float]:
-    """Time of a step of a state of this size, and of taking it back."""
-    x = torch.zeros(stream.elements, dtype=stream.dtype, device=device)
-    steps, undos = [], []
-    with torch.no_grad():
-        state = ExactState(x, None, gamma, 10, "planned", found.bits, word=found.word, careful=False)
-        for _ in range(3):
-            start = now(device)
-            undo = state.step(Branch(x, x), 1 - gamma)
-            middle = now(device)
-            state.previous_position(undo, x.dtype)
-            state.undo(undo, Branch(x, x), 1 - gamma)
-            steps.append(middle - start)
-            undos.append(now(device) - middle)
-    return min(steps), min(undos)
