@@ -18,6 +18,7 @@ from momentumnet.streams.by_hand import check_paths
 from momentumnet.streams.calls import Call, Endpoint, Trace
 from momentumnet.streams.companions import Companions, companions_of, spread_with
 from momentumnet.streams.converted import roles_laid_aside
+from momentumnet.streams.elsewhere import called_elsewhere
 from momentumnet.streams.explain import Rejection, bypassed, explain
 from momentumnet.streams.outside import lone_of, outside_of
 from momentumnet.streams.select import Judge, select_blocks
@@ -163,28 +164,10 @@ def _runs(trace: Trace, judge: Judge, allowed: Callable[[str], bool]) -> tuple[l
         blocks = select_blocks(trace.root, judge, may_be_block)
         runs = judge.runs(blocks)
         streams = [run for run in runs if len(run) > 1]
-        found = _called_elsewhere(trace, streams)
+        found = called_elsewhere(trace, streams)
         if not found:
             return streams, [run[0] for run in runs if len(run) == 1], shared
         shared |= found
-
-
-def _called_elsewhere(trace: Trace, runs: list[list[Call]]) -> set[str]:
-    """Names of blocks that a stream could not carry, because they are called outside of it or in another order.
-
-    Every call of a converted module goes through its stream. (One without gradients asks for none of it.)
-    """
-    orders: dict[nn.Module | None, set[tuple[str, ...]]] = {}
-    for run in runs:
-        for call in run:
-            orders.setdefault(call.module, set()).add(tuple(call.name for call in run))
-    inside = {call for run in runs for call in run}
-    elsewhere = {
-        call.name
-        for call in trace.root.walk()
-        if call.module in orders and call not in inside and call.recorded_gradients
-    }
-    return elsewhere | {call.name for call in inside if len(orders[call.module]) > 1}
 
 
 def _streams(trace: Trace, judge: Judge, runs: list[list[Call]], idle: set[Call]) -> list[ResidualStream]:

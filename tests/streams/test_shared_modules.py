@@ -80,6 +80,23 @@ def test_a_call_without_gradients_does_not_count() -> None:
     mn.convert(model, tokens())(tokens()).sum().backward()
 
 
+@pytest.mark.parametrize(("calm", "is_stream"), [(0, True), (2, False), (3, True), (4, False), (6, True)])
+def test_a_loop_of_which_only_the_end_is_trained_is_a_stream_behind_whole_passes(calm: int, is_stream: bool) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for _ in range(calm):
+                x = self.cell(x)
+        for _ in range(3):
+            x = self.cell(x)
+        return x
+
+    model = Calls(forward, cell=Block())
+    found = discover(model, tokens())
+    assert [stream.blocks for stream in found.streams] == [("cell",) * 3] * is_stream
+    reasons = [rejection.reason for rejection in found.rejections]
+    assert any("called in another place or order" in reason for reason in reasons) != is_stream
+
+
 def test_streams_of_a_converted_model_are_found() -> None:
     model = nn.Sequential(chain(3), nn.Linear(6, 6), chain(2))
     x = tokens()
