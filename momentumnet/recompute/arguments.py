@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree  # the one walker that knows every reg
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.argument_objects import is_object, signature
+from momentumnet.recompute.given_generators import NO_GENERATORS, GivenGenerators
+from momentumnet.recompute.left_values import is_generator
 from momentumnet.recompute.object_copies import copied, is_small, with_small_ones_cloned
 from momentumnet.recompute.objects import has_state, parts
 
@@ -54,7 +56,7 @@ class Arguments:
     An object of Python (a cache, a graph, a context) is kept as a copy of what it was, for the block and those behind
     it may write to it. Its tensors are kept as if they were arguments themselves, but for small ones (counters), which
     are cloned. One that refuses to be copied is kept as it is. NumPy's arrays are such objects. Other small tensors are
-    cloned before each call of a block whose first one has written to them.
+    cloned before each call of a block whose first one has written to them. Random generators stay themselves.
 
     Args:
         block: which is called.
@@ -62,6 +64,9 @@ class Arguments:
         args: positional arguments.
         kwargs: keyword arguments.
         own: those, by position or keyword, that no other call is given.
+
+    Attributes:
+        generators: those among them, and in objects and containers there.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Arguments:
         self._cloned: list[tuple[Tensor, Tensor]] = []
         self._written: list[Tensor] = []
         self._arrays: list[tuple[Any, Any]] = []  # in them, and their copies. Until the call stands, too
+        generators: list[Any] = []  # in them, and among the arguments themselves
         self._clones: dict[int, Tensor] = {}  # of small tensors, by number; after the first run of those it wrote to
         self._given: dict[int, Tensor] = {}  # what a recompute is given for them
         if len(self._leaves) > 1:
@@ -95,7 +101,10 @@ class Arguments:
         self._own = own
         objects = {} if flat else {place: leaf for place, leaf in enumerate(self._leaves) if has_state(leaf)}
         if objects:
-            self._keep_objects(objects, stream, aliases)
+            self._keep_objects(objects, stream, aliases, generators)
+        if not flat:
+            generators += [leaf for leaf in self._leaves if is_generator(type(leaf))]
+        self.generators = GivenGenerators(generators) if generators else NO_GENERATORS
         # Objects that stay themselves, by the argument in which they stand, and what they look like before the call.
         self._live: list[tuple[int | str, Any, list[object]]] = []
         self._changed: list[tuple[int | str, str]] = []
@@ -123,7 +132,9 @@ class Arguments:
                     self._cloned.append((leaf, clones[id(leaf)]))
                 self._clones[place] = clones[id(leaf)]
 
-    def _keep_objects(self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor]) -> None:
+    def _keep_objects(
+        self, objects: dict[int, Any], stream: Tensor | None, aliases: dict[int, Tensor], generators: list[Any]
+    ) -> None:
         def held(tensor: Tensor) -> Tensor:
             if tensor is stream:
                 return _STREAM
@@ -134,7 +145,7 @@ class Arguments:
             self._held.append((tensor, version(tensor)))
             return tensor
 
-        self._objects = copied(objects, held, self._arrays)
+        self._objects = copied(objects, held, self._arrays, generators)
         for place in objects:
             self._leaves[place] = None
 
@@ -143,6 +154,7 @@ class Arguments:
 
         A run that may be taken back remembers what it has left in the others, too.
         """
+        self.generators.forget_unused()
         self._changed = [(key, type(leaf).__name__) for key, leaf, before in self._live if signature(leaf) != before]
         if self._clones:
             leaves, versions = self._leaves, self._versions

@@ -141,13 +141,22 @@ def held_beside_tensors(value: Any, most: float = math.inf) -> HeldArray | HeldG
     if is_array(type(value)):
         is_kept = value.flags.writeable and not value.dtype.hasobject and value.size <= most
         return HeldArray(value, value.copy()) if is_kept else None
-    is_generator = _ways(type(value)) is not _NONE
-    return HeldGenerator.of(value) if is_generator and not _is_recorded(value) else None
+    return HeldGenerator.of(value) if is_generator(type(value)) and not _is_recorded(value) else None
 
 
 def may_be_held(kind: type) -> bool:
     """Whether `held` may keep the value of an object of this class."""
-    return kind is Tensor or is_array(kind) or _ways(kind) is not _NONE
+    return kind is Tensor or is_array(kind) or is_generator(kind)
+
+
+_IS_GENERATOR: dict[type, bool] = {}
+
+
+def is_generator(kind: type) -> bool:
+    """Whether objects of this class are random generators."""
+    if kind not in _IS_GENERATOR:
+        _IS_GENERATOR[kind] = _ways(kind) is not _NONE
+    return _IS_GENERATOR[kind]
 
 
 def _is_recorded(generator: Any) -> bool:

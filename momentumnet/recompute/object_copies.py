@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from momentumnet.recompute.left_values import is_generator
 from momentumnet.recompute.objects import SIMPLE, Copying, contents_of, copying_of, is_array, put, tuple_like
 
 # What reaches more objects than this is no state of a network but a part of the program around it.
@@ -21,7 +22,10 @@ _SMALL = 4096  # bytes
 
 
 def copied(
-    value: Any, tensor: Callable[[Tensor], Any] = lambda found: found, arrays: list[tuple[Any, Any]] | None = None
+    value: Any,
+    tensor: Callable[[Tensor], Any] = lambda found: found,
+    arrays: list[tuple[Any, Any]] | None = None,
+    generators: list[Any] | None = None,
 ) -> Any:
     """A copy of an object or a container, and of the objects and containers in it; their tensors are not copied.
 
@@ -32,6 +36,7 @@ def copied(
         value: what to copy.
         tensor: gives what stands in the copy for a tensor; the tensor itself by default.
         arrays: receives NumPy's arrays, which are copied with their values, and their copies.
+        generators: receives random generators, which stay themselves.
 
     Example:
         >>> cache = {"keys": [torch.ones(2)]}
@@ -40,7 +45,7 @@ def copied(
         (False, True)
     """
     try:
-        return _Copies(tensor, arrays).of(value)
+        return _Copies(tensor, arrays, generators).of(value)
     except (_TooLargeError, RecursionError):
         return value
 
@@ -62,13 +67,19 @@ class _TooLargeError(Exception):
 class _Copies:
     """One walk, in which each object is copied once."""
 
-    def __init__(self, tensor: Callable[[Tensor], Any], arrays: list[tuple[Any, Any]] | None) -> None:
-        self._tensor, self._arrays = tensor, arrays
+    def __init__(
+        self, tensor: Callable[[Tensor], Any], arrays: list[tuple[Any, Any]] | None, generators: list[Any] | None
+    ) -> None:
+        self._tensor, self._arrays, self._generators = tensor, arrays, generators
         self._made: dict[int, Any] = {}
         self._originals: list[Any] = []  # an id means something only while its object lives
 
     def of(self, value: Any) -> Any:
         if type(value) in SIMPLE:
+            return value
+        if is_generator(type(value)):
+            if self._generators is not None:
+                self._generators.append(value)
             return value
         is_tensor = isinstance(value, Tensor)
         copying = Copying.NONE if is_tensor else copying_of(type(value))
