@@ -64,17 +64,20 @@ def class_of(x: Tensor) -> str | None:
 
 
 def outside() -> AbstractContextManager[None]:
-    """Context of a recompute in a backward that is transformed itself: the forward was not, so its recompute is not."""
-    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
-        return nullcontext()
-    return _outside()
+    """Context of a recompute in a backward that is transformed itself: the forward was not, so its recompute is not.
+
+    Nor was that in inference mode, in which nothing would be saved.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return _outside()
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 @contextmanager
 def _outside() -> Iterator[None]:
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # takes a while to load
 
-    with forward_ad._set_fwd_grad_enabled(False), temporarily_clear_interpreter_stack():
+    with torch.inference_mode(False), forward_ad._set_fwd_grad_enabled(False), temporarily_clear_interpreter_stack():
         yield
 
 

@@ -170,6 +170,21 @@ def test_first_blocks_in_inference_mode_and_the_others_trained() -> None:
     assert all(map(torch.equal, *gradients))
 
 
+@pytest.mark.parametrize("options", [{"backward": "stored"}, {}, {"backward": "checkpointed"}, {"others": "checkpoint"}])
+def test_a_backward_in_inference_mode_has_the_gradients_of_one_outside(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, x = Chain([ResidualMLP() for _ in range(4)]), torch.randn(3, WIDTH)
+    net = mn.convert(net, x, **{"backward": "reversible", **options})
+    gradients = []
+    for mode in (torch.enable_grad, torch.inference_mode):
+        net.zero_grad()
+        loss = net(x).square().sum()
+        with mode():
+            loss.backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
 def test_blocks_compiled_and_cached_tensors_in_inference_mode() -> None:
     """A block may write into tensors that were made in inference mode, as caches are."""
 
