@@ -54,21 +54,27 @@ class Members:
 
 
 class Stretch:
-    """Warns of a stream whose first or last blocks never run, as in a stage of a pipeline.
+    """Warns of a stream whose first or last blocks never run, as in a stage of a pipeline; and of a loop cut short.
 
     Args:
         name: the stream's name in messages.
         blocks: names of the blocks in call order.
+        flushes: whether something is added behind the last one.
     """
 
-    def __init__(self, name: str, blocks: Sequence[str]) -> None:
-        self._name, self._blocks = name, tuple(blocks)
+    def __init__(self, name: str, blocks: Sequence[str], *, flushes: bool) -> None:
+        self._name, self._blocks, self._flushes = name, tuple(blocks), flushes
+        self._is_loop = len(set(blocks)) < len(blocks)
+        self._left: int | None = None  # the place where a pass of a loop was left, unless it has gone on since
         # Passes in a row that began behind the first block, or were left before the last; None once there was another.
         self._late_starts: int | None = 0
         self._early_ends: int | None = 0
 
     def begins(self, place: int) -> None:
         """A pass begins at ``place``."""
+        if self._left is not None and self._flushes:
+            self._warn_of_loop(self._left + 1)
+            self._flushes = False
         if self._late_starts is None:
             return
         self._late_starts = self._late_starts + 1 if place else None
@@ -78,6 +84,9 @@ class Stretch:
 
     def was_left(self, place: int) -> None:
         """Backward goes through a pass whose last block was the one at ``place``, which is not the stream's."""
+        if self._is_loop:  # of another length, which without a flush is no other function
+            self._left = place
+            return
         if self._early_ends is None:
             return
         self._early_ends += 1
@@ -88,7 +97,17 @@ class Stretch:
 
     def ends(self) -> None:
         """A pass has come to the stream's end."""
-        self._early_ends = None
+        self._early_ends = self._left = None
+
+    def _warn_of_loop(self, steps: int) -> None:
+        warnings.warn(
+            f"stream {self._name!r} is a loop of {len(self._blocks)} steps, as the example inputs had it, and a pass "
+            f"was left behind step {steps}, without what is added behind the last one. Longer loops begin anew there. So "
+            "a loop of another length trains another function: convert with an example of the longest one and "
+            "final_velocity='drop', with which shorter ones lack nothing",
+            MomentumNetWarning,
+            stacklevel=2,
+        )
 
     def _warn(self, event: str, lack: str) -> None:
         warnings.warn(

@@ -64,7 +64,7 @@ class PassStarts(StreamSettings):
     ) -> None:
         super().__init__(name, blocks, gamma, **options)
         self._scale = StreamScale(name, magnitude, len(blocks), start, spread)
-        self._passages = Passages(name, blocks, self.arguments)
+        self._passages = Passages(name, blocks, self.arguments, flushes=self.final_velocity == "flush")
         self._packing = None
         if self.companions and self.arguments is not None:
             self._packing = Packing(name, blocks, self.arguments, self.companions)

@@ -66,9 +66,12 @@ class Passages:
         name: the stream's name in messages.
         blocks: names of the blocks in call order.
         arguments: for each the position or keyword in which it takes the stream tensor, if that is known.
+        flushes: whether something is added behind the last block.
     """
 
-    def __init__(self, name: str, blocks: tuple[str, ...], arguments: Sequence[int | str] | None = None) -> None:
+    def __init__(
+        self, name: str, blocks: tuple[str, ...], arguments: Sequence[int | str] | None = None, *, flushes: bool
+    ) -> None:
         self._name, self._blocks = name, blocks
         self._places: dict[str, tuple[int, ...]] = {}
         for place, block in enumerate(blocks):
@@ -79,7 +82,7 @@ class Passages:
         self._is_open = False  # a block has returned a tensor that no further one has received yet
         # Whether a pass was left before its last block: others may be then, and nobody would look at their reports.
         self.may_end_early = False
-        self._stretch = Stretch(name, blocks)
+        self._stretch = Stretch(name, blocks, flushes=flushes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unfinished": _none}
