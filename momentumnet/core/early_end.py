@@ -30,6 +30,7 @@ from momentumnet.recompute.moved_parameters import plain_parameters
 from momentumnet.recompute.origins import Place
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_values import SavedValues
+from momentumnet.recompute.suspects import hook_count
 from momentumnet.recompute.uncompiled import is_compiled
 
 # Private: those of register_module_forward_hook and register_module_forward_pre_hook, for all modules.
@@ -119,11 +120,10 @@ class Standing:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        tables = [module.__dict__ for module in modules]
         self.parameters = plain_parameters(modules)
         self._told = (
             torch.get_default_dtype(),
-            [len(table["_forward_hooks"]) + len(table["_forward_pre_hooks"]) for table in tables],
+            list(map(hook_count, modules)),
             [parameter.data_ptr() for parameter in self.parameters],
             [parameter.requires_grad for parameter in self.parameters],
         )

@@ -102,7 +102,7 @@ class Stretch:
     def _warn_of_loop(self, steps: int) -> None:
         warnings.warn(
             f"stream {self._name!r} is a loop of {len(self._blocks)} steps, as the example inputs had it, and a pass "
-            f"was left behind step {steps}, without what is added behind the last one. Longer loops begin anew there. So "
+            f"was left behind step {steps}, without what is added behind the last one. Longer loops begin anew there: "
             "a loop of another length trains another function: convert with an example of the longest one and "
             "final_velocity='drop', with which shorter ones lack nothing",
             MomentumNetWarning,

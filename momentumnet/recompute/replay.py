@@ -25,7 +25,7 @@ from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gr
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
 from momentumnet.recompute.parameters import Parameters
-from momentumnet.recompute.suspects import Suspects, note_thread
+from momentumnet.recompute.suspects import Suspects, hook_count, note_thread
 from momentumnet.recompute.switches import Switches
 
 
@@ -66,6 +66,7 @@ class BlockCall:
         self._owners = owners = _modules_of(module)
         self._look_at(owners)
         self._modes = Modes(owners)
+        self._hooks = [(owner, hook_count(owner)) for owner in owners]
         self._parameters = Parameters(name, owners)
 
     def _look_at(self, owners: list[nn.Module]) -> None:
@@ -126,7 +127,7 @@ class BlockCall:
     @property
     def suspects(self) -> Suspects:
         """What may have made its recompute another one."""
-        return Suspects(self.name, self._module, self._arguments.changed, self._generators.used)
+        return Suspects(self.name, self._module, self._arguments.changed, self._generators.used, self._hooks)
 
     @property
     def holds_streams(self) -> bool:

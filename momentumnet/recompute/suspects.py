@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from momentumnet.listing import quoted
 from momentumnet.recompute.arguments import parameter_names
 from momentumnet.recompute.left_attributes import left_by_a_call
 
@@ -21,6 +22,12 @@ def note_thread() -> None:
     _THREADS.add(threading.get_ident())
 
 
+def hook_count(module: nn.Module) -> int:
+    """How many forward hooks and forward pre-hooks the module has."""
+    table = module.__dict__
+    return len(table["_forward_hooks"]) + len(table["_forward_pre_hooks"])
+
+
 @dataclass(frozen=True)
 class Suspects:
     """What is known of a call that may have made its recompute another one. It holds none of the call's tensors.
@@ -30,12 +37,14 @@ class Suspects:
         module: the block.
         changed: position or keyword, and type, of each argument object that the first run changed.
         draws: whether the call drew random numbers.
+        hooks: by module of the call, how many forward hooks it had then.
     """
 
     name: str
     module: nn.Module
     changed: Sequence[tuple[int | str, str]]
     draws: bool
+    hooks: Sequence[tuple[nn.Module, int]]
 
     def sentences(self) -> list[str]:
         """In words, without a full stop."""
@@ -46,12 +55,22 @@ class Suspects:
                 f"the first run changed its {' and '.join(names)}, which refuses to be copied, so that the recompute "
                 "was given it as it is now. Let its class be copied (copy.copy), or leave it as it is in training"
             )
+        if names := self._hooked_otherwise():
+            found.append(
+                f"forward hooks of {quoted(names)} have been added or removed since its forward, and hooks belong to "
+                "what is recomputed: change them after the backward"
+            )
         if self.draws and len(_THREADS) > 1:
             found.append(
                 "the block draws random numbers and blocks have run in several threads: threads share torch's "
                 "generators, so what one draws is missing in another. Train in a process each, or one after the other"
             )
         return found
+
+    def _hooked_otherwise(self) -> list[str]:
+        """Names of the modules that have more or fewer forward hooks than the call had found."""
+        changed = {module for module, count in self.hooks if hook_count(module) != count}
+        return [name for name, module in self.module.named_modules(prefix=self.name) if module in changed]
 
     @property
     def moves_statistics(self) -> bool:

@@ -401,3 +401,22 @@ def test_so_is_a_module_outside_the_streams() -> None:
     with pytest.raises(mn.ReconstructionError, match=r"takes a gradient in its own forward .*others='keep'"):
         net(x)
     mn.convert(model, x)(x).sum().backward()
+
+
+@pytest.mark.parametrize("options", [{"backward": "reversible"}, {"backward": "checkpointed"}], ids=str)
+@pytest.mark.parametrize("when", ["added", "removed"])
+def test_hooks_that_came_or_went_since_the_forward_are_named(when: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = mn.convert(Chain([ResidualMLP() for _ in range(3)]), rows(), **options)
+
+    def steer() -> Any:
+        return net.blocks[1].inner.register_forward_hook(lambda module, args, output: output * 1.5)
+
+    handle = steer() if when == "removed" else None
+    loss = loss_of(net(rows()))
+    if handle is not None:
+        handle.remove()
+    else:
+        steer()
+    with pytest.raises(mn.ReconstructionError, match=r"forward hooks of 'blocks\.1\.inner' have been added or removed"):
+        loss.backward()
