@@ -20,7 +20,7 @@ from momentumnet.errors import StepOrderError
 from momentumnet.optim.accumulated import told_if_accumulated
 from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.delegation import DelegatingOptimizer
-from momentumnet.optim.displacement import Displacement, displacements
+from momentumnet.optim.displacement import Displacement, displacements, norms_of, total_norm
 from momentumnet.optim.passes import RunningStatistics
 from momentumnet.options import true_or_false
 from momentumnet.recompute.generators import Generators
@@ -91,10 +91,12 @@ class TwoStepOptimizer(DelegatingOptimizer):
             The loss of the first pass.
 
         Raises:
-            ValueError: there is no closure.
+            ValueError: there is no closure, and more is to be made than the state (see `_begins_state`).
             StepOrderError: `first_step` was called and `second_step` was not.
         """
         if closure is None:
+            if self._begins_state():
+                return self.base_optimizer.step()
             raise ValueError(
                 f"{type(self).__name__}.step needs a closure (zero_grad, forward, backward; returns the loss) and "
                 "calls it twice; a loop that calls backward itself uses first_step() and second_step()"
@@ -160,6 +162,17 @@ class TwoStepOptimizer(DelegatingOptimizer):
 
     def _advance(self) -> None:
         """Called after each step."""
+
+    def _begins_state(self) -> bool:
+        """Whether a step without a closure can only begin the state, into which a checkpoint is loaded then.
+
+        `torch.distributed.checkpoint.state_dict` makes that step, at gradients of zero and no learning rate. Nothing
+        is perturbed or moved there, so it is the base optimizer's.
+        """
+        if self.state or any(float(group.get("lr", 0)) for group in self.param_groups):
+            return False
+        gradients = [move.gradients for group in self.param_groups for move in displacements(group, group["params"])]
+        return bool(gradients) and total_norm([norm for some in gradients for norm in norms_of(some)]) == 0
 
     def _two_passes(self, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
         """Call ``first`` at ``w`` and ``second`` at ``w~``, and stay there; return what ``first`` returned.
