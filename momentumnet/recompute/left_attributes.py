@@ -21,6 +21,7 @@ from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.left_containers import Containers
 from momentumnet.recompute.left_values import is_plain_tensor, is_written, stand_ins
 from momentumnet.recompute.objects import parts
+from momentumnet.recompute.settings import Settings
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
@@ -76,6 +77,11 @@ class _Standing:
         """The classes of all attributes, in order."""
         return list(map(type, chain.from_iterable(map(dict.values, self._attributes))))
 
+    @property
+    def attributes(self) -> list[Table]:
+        """Copies, a table for each module."""
+        return self._copies[: len(self._attributes)]
+
     def changes(self) -> list[tuple[Table, Table]]:
         """Each table that is another one by now, and what it was."""
         tables, copies = self._tables, self._copies
@@ -107,6 +113,7 @@ class Attributes:
         self._plain = self._plain_tensors() if Tensor in kinds else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
         self._containers = Containers(block, modules, kinds)
+        self._settings = Settings(block, self._before.attributes, kinds)
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""
@@ -144,9 +151,12 @@ class Attributes:
     def replayed(self) -> Iterator[None]:
         """Context of a recompute: it sees what the first run saw, and all is and holds what it was before."""
         before = _Standing(self._modules)
+        kinds = before.kinds()
         plain = self._plain_tensors() if self._plain else []
         try:
-            with self._containers.left_alone(before.kinds()):
+            with self._containers.left_alone(kinds):
+                for number, name, value in self._settings.changes(before.attributes, kinds):
+                    vars(self._modules[number])[name] = value
                 self.put_back()
                 yield
         finally:
