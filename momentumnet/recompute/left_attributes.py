@@ -60,13 +60,22 @@ class _Plain(NamedTuple):
 class _Standing:
     """Attributes, parameters and layers of modules, as they stand there; `recompute.buffers` has the buffers.
 
+    So do attributes of parameters that have any by then (counters of libraries that hook layers, as opacus does).
     Looked at all together: this happens for every call of every block, and nearly always nothing has changed.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._attributes: list[Table] = [module.__dict__ for module in modules]
+        of_parameters = [
+            parameter.__dict__
+            for attributes in self._attributes
+            for parameter in attributes["_parameters"].values()
+            if type(parameter) is nn.Parameter and parameter.__dict__
+        ]
+        self._first_of_layers = len(self._attributes) + len(of_parameters)
         self._tables = [
             *self._attributes,
+            *of_parameters,
             *[attributes["_parameters"] for attributes in self._attributes],
             *[attributes["_modules"] for attributes in self._attributes],
         ]
@@ -82,18 +91,22 @@ class _Standing:
         """Copies, a table for each module."""
         return self._copies[: len(self._attributes)]
 
-    def changes(self) -> list[tuple[Table, Table]]:
-        """Each table that is another one by now, and what it was."""
+    def changes(self) -> list[tuple[Table, Table, bool]]:
+        """Each table that is another one by now, what it was, and whether it holds attributes."""
         tables, copies = self._tables, self._copies
         now, before = (chain.from_iterable(map(dict.values, found)) for found in (tables, copies))
         alike = list(map(len, tables)) == list(map(len, copies)) and all(map(operator.is_, now, before))
         if alike and self._last_names(tables) == self._last_names(copies):
             return []
-        return [pair for pair in zip(tables, copies, strict=True) if not _is_as(*pair)]
+        return [
+            (table, copy, number < self._first_of_layers)
+            for number, (table, copy) in enumerate(zip(tables, copies, strict=True))
+            if not _is_as(table, copy)
+        ]
 
     def _last_names(self, tables: Sequence[Table]) -> list[str]:
         """Of attributes. One that has come in the place of another one is the last."""
-        return list(map(next, map(reversed, tables[: len(self._attributes)])))
+        return list(map(next, map(reversed, tables[: self._first_of_layers])))
 
 
 class Attributes:
@@ -123,8 +136,8 @@ class Attributes:
             plain if (plain.place, plain.name) in self._written else plain._replace(value=None) for plain in self._plain
         ]
         self._containers.forget_unchanged(_holds_no_graph)
-        for now, before in () if self._before is None else self._before.changes():
-            if "_parameters" in before:
+        for now, before, are_attributes in () if self._before is None else self._before.changes():
+            if are_attributes:
                 changed = {name: value for name, value in before.items() if now.get(name, before) is not value}
                 seen = {name: value for name, value in changed.items() if _holds_no_graph(value)}
             elif _are_layers(now) and _are_layers(before):
@@ -160,7 +173,7 @@ class Attributes:
                 self.put_back()
                 yield
         finally:
-            for now, entries in before.changes():
+            for now, entries, _ in before.changes():
                 _make_as(now, entries)
             for seen in plain:
                 if seen.value is not None and seen.is_written:

@@ -44,7 +44,8 @@ def left_as_found(model: nn.Module, inputs: Any, *, eval_mode: bool = True) -> I
     Parameters, because some networks rescale weights in place for inference (RWKV), or move a teacher of their own.
 
     Attributes with all that is in them, because some networks keep activations on themselves (RAFT's correlation
-    pyramid) or in a dict of theirs (LeViT's attention biases); so NumPy's arrays and random generators there, too.
+    pyramid) or in a dict of theirs (LeViT's attention biases); so NumPy's arrays and random generators there, too. And
+    attributes of parameters.
 
     The flags are set directly: ``train`` and ``eval`` may be overridden with side effects.
 
@@ -58,6 +59,7 @@ def left_as_found(model: nn.Module, inputs: Any, *, eval_mode: bool = True) -> I
         if not isinstance(module, torch.jit.ScriptModule)
     ]
     parameters = list(model.parameters())
+    on_parameters = [(vars(p), dict(vars(p))) for p in parameters if type(p) is nn.Parameter]
     standing = [value for _, attributes, _ in held for name, value in attributes.items() if name not in OF_MODULE]
     standing += [buffer for module, _, _ in held for buffer in module._buffers.values()]
     inside = Held(standing, apart=parameters)
@@ -77,9 +79,9 @@ def left_as_found(model: nn.Module, inputs: Any, *, eval_mode: bool = True) -> I
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
                 for table, entries in tables:
-                    if table or entries:  # of most modules, most have never held a thing
-                        table.clear()
-                        table.update(entries)
+                    _make_as(table, entries)
+            for table, entries in on_parameters:
+                _make_as(table, entries)
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
             inside.put_back()
@@ -105,6 +107,12 @@ def _looked_into(value: Any) -> bool:
 
 # Parameters, buffers, modules and hooks: models of transformers hook their layers in their first forward.
 _TABLES = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, dict))
+
+
+def _make_as(table: dict[str, Any], entries: dict[str, Any]) -> None:
+    if table or entries:  # of most modules, most have never held a thing
+        table.clear()
+        table.update(entries)
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
