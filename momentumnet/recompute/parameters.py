@@ -22,8 +22,8 @@ class Parameters:
         owners: the modules.
 
     Attributes:
-        swapped: plain tensors that `torch.func.functional_call` has put in the places of parameters, and takes out
-            after forward.
+        swapped: plain tensors that `torch.func.functional_call` or FSDP1 has put in the places of parameters, and takes
+            out again.
 
     Raises:
         ConversionError: DeepSpeed keeps a part of each.
@@ -44,7 +44,7 @@ class Parameters:
                 if not isinstance(parameter, nn.Parameter):
                     self.swapped.append((owner, name, kept(parameter, aliases)))
         if self._found and hasattr(self._found[0][0](), "ds_id"):
-            raise _partitioned(name)
+            raise _partitioned(block)
 
     def expect(self, moved: Collection[nn.Parameter]) -> None:
         """These parameters are to stay as the call itself has left them."""
@@ -59,14 +59,16 @@ class Parameters:
     @contextmanager
     def of_forward(self) -> Iterator[None]:
         """Inside, those that were swapped stand in their places again."""
-        outside = [(owner, name, owner._parameters[name]) for owner, name, _ in self.swapped]
+        owners = {id(owner): owner for owner, _, _ in self.swapped}.values()
+        outside = [(owner, dict(owner._parameters)) for owner in owners]  # FSDP1 has taken some out since
         try:
             for owner, name, tensor in self.swapped:
                 owner._parameters[name] = tensor
             yield
         finally:
-            for owner, name, parameter in outside:
-                owner._parameters[name] = parameter
+            for owner, parameters in outside:
+                owner._parameters.clear()
+                owner._parameters.update(parameters)
 
     def check_unchanged(self, block: str) -> list[tuple[Tensor, bool]]:
         """Returns those of which requires_grad alone has changed since, and what it was.
