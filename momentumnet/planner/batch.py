@@ -21,7 +21,7 @@ from momentumnet.streams.nested import tensors_in
 FIRST = 2
 # No batch is measured that is larger than so many times one that fits.
 GROWTH = 16
-# So much larger than predicted a batch may be: what the prediction may be off, and the margin.
+# So much larger than predicted a batch mostly is, at most: what the prediction may be off, and the margin.
 BEYOND = 0.2
 # So many guesses are followed; then every other step halves what is left.
 GUESSES = 6
@@ -91,7 +91,7 @@ def _smallest(ways: Sequence[Options]) -> Options:
 
 
 def largest_tried(largest: int, fits: Callable[[int], bool], most: int) -> int:
-    """The largest batch that fits when it is tried, near the largest that is predicted to; 0 if none does.
+    """The largest batch that fits when it is tried, and one more does not; 0 if none does.
 
     Args:
         largest: the one that is predicted to, with a margin.
@@ -100,11 +100,25 @@ def largest_tried(largest: int, fits: Callable[[int], bool], most: int) -> int:
     """
     near = max(1, int(largest * BEYOND))
     if fits(largest):
-        low, high = largest, min(most, largest + near) + 1
-    elif largest > near and fits(largest - near):
-        low, high = largest - near, largest
-    else:
-        low, high = 0, max(1, largest - near)
+        return _largest_above(largest, near, fits, most)
+    if largest > near and fits(largest - near):
+        return _halved(largest - near, largest, fits)
+    return _halved(0, max(1, largest - near), fits)
+
+
+def _largest_above(batch: int, near: int, fits: Callable[[int], bool], most: int) -> int:
+    """The largest that fits, above one that does; where all near it do, the prediction is off by more."""
+    while batch < most:
+        stop = min(most, batch + near) + 1
+        batch = _halved(batch, stop, fits)
+        if batch + 1 < stop:
+            break
+        near *= 2
+    return batch
+
+
+def _halved(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest that fits, where ``low`` does and ``high`` does not, as far as is known."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
