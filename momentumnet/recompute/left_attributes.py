@@ -11,7 +11,7 @@ import operator
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, compress, islice, repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -66,12 +66,9 @@ class _Standing:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._attributes: list[Table] = [module.__dict__ for module in modules]
-        of_parameters = [
-            parameter.__dict__
-            for attributes in self._attributes
-            for parameter in attributes["_parameters"].values()
-            if type(parameter) is nn.Parameter and parameter.__dict__
-        ]
+        parameters = list(chain.from_iterable([attributes["_parameters"].values() for attributes in self._attributes]))
+        are_plain = map(operator.is_, map(type, parameters), repeat(nn.Parameter))
+        of_parameters: list[Table] = list(filter(None, map(vars, compress(parameters, are_plain))))
         self._first_of_layers = len(self._attributes) + len(of_parameters)
         self._tables = [
             *self._attributes,
@@ -82,9 +79,9 @@ class _Standing:
         # A library's own kind of table (DeepSpeed's) may do something when it is asked for an entry.
         self._copies = [table.copy() if type(table) is dict else dict(dict.items(table)) for table in self._tables]
 
-    def kinds(self) -> list[type]:
-        """The classes of all attributes, in order."""
-        return list(map(type, chain.from_iterable(map(dict.values, self._attributes))))
+    def values(self) -> list[Any]:
+        """All attributes, in order."""
+        return list(chain.from_iterable(map(dict.values, self._attributes)))
 
     @property
     def attributes(self) -> list[Table]:
@@ -122,11 +119,12 @@ class Attributes:
         self._is_first = block not in _WRITTEN
         self._written = _WRITTEN.setdefault(block, set())
         self._before: _Standing | None = _Standing(modules)
-        kinds = self._before.kinds()
+        values = self._before.values()
+        kinds = list(map(type, values))
         self._plain = self._plain_tensors() if Tensor in kinds else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
         self._containers = Containers(block, modules, kinds)
-        self._settings = Settings(block, self._before.attributes, kinds)
+        self._settings = Settings(block, self._before.attributes, values, kinds)
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""
@@ -164,11 +162,11 @@ class Attributes:
     def replayed(self) -> Iterator[None]:
         """Context of a recompute: it sees what the first run saw, and all is and holds what it was before."""
         before = _Standing(self._modules)
-        kinds = before.kinds()
+        values = before.values()
         plain = self._plain_tensors() if self._plain else []
         try:
-            with self._containers.left_alone(kinds):
-                for number, name, value in self._settings.changes(before.attributes, kinds):
+            with self._containers.left_alone(list(map(type, values))):
+                for number, name, value in self._settings.changes(before.attributes, values):
                     vars(self._modules[number])[name] = value
                 self.put_back()
                 yield

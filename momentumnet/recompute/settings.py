@@ -7,7 +7,6 @@ backward may come before that of this one, or with it.
 from __future__ import annotations
 
 import enum
-import operator
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import chain, compress
@@ -40,24 +39,24 @@ class Settings:
     Args:
         block: which is called.
         tables: copies of the attributes of its modules.
-        kinds: the classes of all of them, in order.
+        values: all of them, in order.
+        kinds: their classes.
     """
 
-    def __init__(self, block: nn.Module, tables: Sequence[Table], kinds: list[type]) -> None:
+    def __init__(self, block: nn.Module, tables: Sequence[Table], values: list[Any], kinds: list[type]) -> None:
         names = _names(tables)
         known = _KNOWN.get(block)
         if known is None or known.kinds != kinds or known.names != names:
             known = _KNOWN[block] = _look(tables, kinds, names)
         self._known = known
-        self._values = _values(known, tables)
+        self._values = _settings(known, values)
+        self._ids = list(map(id, values))  # of what is no setting, nothing is kept alive
 
-    def changes(self, tables: Sequence[Table], kinds: list[type]) -> Iterator[tuple[int, str, Any]]:
+    def changes(self, tables: Sequence[Table], values: list[Any]) -> Iterator[tuple[int, str, Any]]:
         """Where another one stands by now: number of the module, name, and what the call has begun with."""
-        known = self._known
-        alike = known.kinds == kinds and known.names == _names(tables)
-        if alike and all(map(operator.is_, self._values, _values(known, tables))):
+        if self._ids == list(map(id, values)):
             return
-        for (number, name), value in zip(known.places, self._values, strict=True):
+        for (number, name), value in zip(self._known.places, self._values, strict=True):
             if value is not _NO_SETTING and tables[number].get(name, _NO_SETTING) is not value:
                 yield number, name, value
 
@@ -76,8 +75,7 @@ def _names(tables: Sequence[Table]) -> list[str]:
     return list(chain.from_iterable(tables))
 
 
-def _values(known: _Known, tables: Sequence[Table]) -> list[Any]:
+def _settings(known: _Known, values: list[Any]) -> list[Any]:
     """In the order of the places."""
-    values = list(chain.from_iterable(map(dict.values, tables)))
     several = compress(values, known.several)
     return [*compress(values, known.alone), *[v if _NUMBERS.issuperset(map(type, v)) else _NO_SETTING for v in several]]
