@@ -17,6 +17,7 @@ from momentumnet.core.stream import MomentumStream
 from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
+from momentumnet.listing import quoted
 from momentumnet.options import one_of, true_or_false
 from momentumnet.planned import Ends, follow, replanning, take_roles
 from momentumnet.planning import conversion_plan, step_plan, tell_of_gamma
@@ -24,7 +25,7 @@ from momentumnet.planning_options import check_gradients, check_offload, check_o
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
 from momentumnet.streams.block import scale_of
 from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, is_converted
+from momentumnet.streams.converted import Role, converted_blocks, is_converted
 from momentumnet.streams.copies import copy_of
 from momentumnet.streams.plan import AUTO
 from momentumnet.streams.roles import recomputed
@@ -145,7 +146,11 @@ def convert(
     true_or_false(inplace=inplace)
     check_is_module(model)
     if is_converted(model):
-        raise ConversionError("the model is converted already; call momentumnet.revert on it first")
+        raise ConversionError(
+            f"the model is converted already{_where_converted(model)}; call momentumnet.revert on it first. Parts of a "
+            "model may be converted each by itself (momentumnet.convert(model.part, inputs_of_the_part, inplace=True)), "
+            "and the streams of one conversion may have a gamma each (momentumnet.set_gamma(model.part, gamma))"
+        )
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
     stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare, "offload": offload}
     stepwise["gradients"] = gradients
@@ -190,6 +195,13 @@ def convert(
     if not inplace:
         optimizer_left_behind.watch(model, target)
     return target
+
+
+def _where_converted(model: nn.Module) -> str:
+    """In words, which of its children are; nothing of what only keeps its activations."""
+    converted = {block for block, _ in converted_blocks(model)}
+    names = [name for name, child in model.named_children() if not converted.isdisjoint(child.modules())]
+    return f", in {quoted(names)}" if names else ""
 
 
 def _found(
