@@ -148,7 +148,7 @@ def convert(
     if is_converted(model):
         raise ConversionError(
             f"the model is converted already{_where_converted(model)}; call momentumnet.revert on it first. Parts of a "
-            "model may be converted each by itself (momentumnet.convert(model.part, inputs_of_the_part, inplace=True)), "
+            "model may be converted each by itself (momentumnet.convert(model.part, inputs_of_part, inplace=True)), "
             "and the streams of one conversion may have a gamma each (momentumnet.set_gamma(model.part, gamma))"
         )
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
