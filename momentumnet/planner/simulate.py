@@ -290,6 +290,7 @@ class Simulation:
             return
         for at in range(choice.start if together else index, index + 1):
             unit = self.units[at]
-            self.note("recompute", at, extra + unit.cost.forward_peak)
+            given = self.held.missing(unit.entry) if together else 0  # by the unit in front, and saved by none of both
+            self.note("recompute", at, extra + given + unit.cost.forward_peak)
             if unit.cost.has_backward:  # else it runs again for those behind it, and nobody takes out what it saves
                 self.held.add(unit.saved)

@@ -245,3 +245,24 @@ def test_the_gradient_of_a_transposed_output_comes_in_order() -> None:
     plan = measured_step(model, x, gamma=Fraction(0)).plan(None)
     found = measured_peak(mn.convert(model, plan=plan), x, torch.sum, autocast=False)
     assert plan.peak == pytest.approx(found, rel=0.005)
+
+
+def test_what_a_part_is_given_stays_while_it_is_recomputed() -> None:
+    """Under autocast layers keep a copy of another type, and nobody keeps what is handed from one part to the next."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(ResidualMLP(32) for _ in range(20))), torch.randn(1024, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        step = measured_step(model, x, gamma=Fraction(0))
+        together = [Choice(at, at + 4, Way.CHECKPOINTED) for at in range(0, 20, 4)]
+        plan = step._with(together, None, 1)
+    net = mn.convert(model, plan=plan)
+
+    def train() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = net(x)
+            loss = squared(output)
+        loss.backward()
+
+    train()
+    net.zero_grad()
+    assert plan.peak == pytest.approx(mn.measure_memory(train).peak_bytes, rel=0.06)
