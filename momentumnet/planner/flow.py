@@ -41,6 +41,10 @@ class Flow:
     sums: tuple[int, ...] = ()
     reached: tuple[bool, ...] = ()
 
+    def reaches_in_front(self, unit: int) -> bool:
+        """Whether backward goes on in front of a unit; also where that is not known."""
+        return not self.reached or any(self.reached[: 2 * unit + 1])
+
     def in_front(self, unit: int) -> int:
         """Bytes at once in the code in front of a unit, and of its parameters' gradients."""
         if not self.work:

@@ -250,13 +250,16 @@ class Simulation:
         unit, choice = self.units[index], self.choice(index)
         if self._moves:
             self.held.add(self._in_front(index - 1))
+        stream = self.stream_of(index)
         extra = self._of_stream(index) + self.profile.flow.around(index)
         if choice.way not in KEPT:
-            self._recompute(index, choice, extra + unit.cost.output_bytes)
+            given = stream.position if stream is not None and choice.way is Way.REVERSIBLE else 0
+            self._recompute(index, choice, extra + unit.cost.output_bytes + given)
         again = unit.cost.again_peak if self.profile.flow.comes_again(index) else 0
         # Measured by itself, the unit lets go of what the model returns.
         stays = self.profile.bytes_of(unit.saved & self.profile.outputs)
-        self.note("backward", index, extra + stays + max(unit.cost.backward_peak, again))
+        ahead = 0 if stream is None else stream.ahead(self.rewound(index)[0])
+        self.note("backward", index, extra + stays + ahead + max(unit.cost.backward_peak, again))
         if unit.cost.has_backward:  # else the model's output keeps what is there, and nothing is recomputed
             self.held.remove(unit.saved)
         if self._keeps_input(index):
@@ -268,18 +271,20 @@ class Simulation:
         self.held.remove(self.profile.glue_at(index) if index > self.start else ())
 
     def _of_stream(self, index: int) -> int:
-        """Bytes of a block's stream in backward: the gradient of its velocity, and its state, unpacked."""
+        """Bytes of a block's stream in backward: the gradients that wait there, and its state, unpacked."""
         stream = self.stream_of(index)
         if stream is None:
             return 0
-        gradient = stream.elements * (4 if stream.dtype.itemsize <= 4 else 8)
+        gradients = stream.gradients(
+            first=index == 0 or self.units[index - 1].stream != self.units[index].stream,
+            handed_on=self.profile.flow.reaches_in_front(index),
+        )
         steps, whole = self.rewound(index)
         if not steps:
-            return gradient
+            return gradients
         if steps == whole:
             self.states -= stream.at_rest(whole)
-        position = stream.elements * stream.dtype.itemsize
-        return gradient + stream.in_motion + stream.put_aside(steps) + position
+        return gradients + stream.in_motion + stream.put_aside(steps)
 
     def _recompute(self, index: int, choice: Choice, extra: int) -> None:
         """The saved tensors of a unit, or of all that are recomputed with it, are there again."""

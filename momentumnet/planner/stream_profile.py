@@ -8,8 +8,10 @@ from functools import cached_property
 
 import torch
 
+from momentumnet.arithmetic.adjoint import velocity_dtype
 from momentumnet.arithmetic.fixed_point import Word
 from momentumnet.arithmetic.state_bytes import moving_bytes, resting_bytes
+from momentumnet.core.exact_state import SMALL_STREAM
 from momentumnet.core.rest import OUTPUT_PIECE
 
 
@@ -52,6 +54,24 @@ class StreamProfile:
             return 2 * self.elements * max(4, self.dtype.itemsize)
         return self.elements * moving_bytes(self.gamma, self.word)
 
+    @cached_property
+    def position(self) -> int:
+        """Bytes of x, as a block is given it."""
+        return self.elements * self.dtype.itemsize
+
+    def gradients(self, *, first: bool, handed_on: bool) -> int:
+        """Bytes of the gradients of x and v that wait while the backward of a block runs.
+
+        That is none where nobody in front gets them ``handed_on``; the ``first`` block's v has none.
+        """
+        velocity = 0 if first else self.elements * velocity_dtype(self.dtype, float(self.gamma)).itemsize
+        return self.position + velocity if handed_on else 0
+
+    def ahead(self, steps: int) -> int:
+        """Bytes of the x of the block in front, which is made when the last of so many steps is taken back."""
+        is_made = steps > 1 and self.word is not None and self.elements <= SMALL_STREAM
+        return self.position if is_made else 0
+
     def at_rest(self, steps: int) -> int:
         """Bytes of the state while it waits for backward to undo so many steps."""
         if self.word is None:
@@ -63,7 +83,7 @@ class StreamProfile:
 
         A state that ``waits`` for backward is packed by then; kernels read any other where it lies.
         """
-        output = self.elements * self.dtype.itemsize
+        output = self.position
         if self.word is None:
             return output
         unpacked = 8 if waits or not self.native else 0  # x and v
