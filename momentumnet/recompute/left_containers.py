@@ -28,6 +28,7 @@ from momentumnet.recompute.left_values import (
     Kind,
     Look,
     held,
+    held_beside_tensors,
     in_buffers,
     kind_of,
     may_be_held,
@@ -149,8 +150,16 @@ class Containers:
 
     @contextmanager
     def left_alone(self, kinds: list[type]) -> Iterator[None]:
-        """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it."""
+        """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it.
+
+        Also those that the call has changed and in whose place others stand by now: somebody may have kept them.
+        """
         before = self._now(kinds)
+        standing = {id(seen.container) for seen in before.containers} | {id(value.held) for value in before.values}
+        kept = [_as_it_is(seen.container) for seen in self._changed if id(seen.container) not in standing]
+        written = [value.held for value in self._written if not isinstance(value, HeldTensor)]
+        values = [held_beside_tensors(value) for value in written if id(value) not in standing]
+        before = _Seen([*before.containers, *kept], [*before.values, *filter(None, values)])
         try:
             yield
         finally:
@@ -239,13 +248,17 @@ def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:
         is_fixed = kind is tuple and size <= MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))
         if not is_fixed and len(known) - len(others) < _MOST_CONTAINERS and size <= _most_of(kind):
             known.add(id(value))
-            seen = Entries.of(value) if is_usual else Whole(value, contents_of(value))
+            seen = _as_it_is(value)
             if kind is not tuple:
                 containers.append(seen)
             # A record is mostly one of numbers: their classes alone are looked at.
             if size <= MOST_ENTRIES and not _NUMBERS.issuperset(map(type, seen.values)):
                 waiting.extend(seen.values)
     return _Seen(containers, others)
+
+
+def _as_it_is(container: Any) -> Entries | Whole:
+    return Entries.of(container) if type(container) in CONTAINERS else Whole(container, contents_of(container))
 
 
 def _most_of(kind: type) -> float:
