@@ -169,7 +169,7 @@ class TwoStepOptimizer(DelegatingOptimizer):
         `torch.distributed.checkpoint.state_dict` makes that step, at gradients of zero and no learning rate. Nothing
         is perturbed or moved there, so it is the base optimizer's.
         """
-        if self.state or any(float(group.get("lr", 0)) for group in self.param_groups):
+        if self.state or any(float(group.get("lr") or 0) for group in self.param_groups):
             return False
         gradients = [move.gradients for group in self.param_groups for move in displacements(group, group["params"])]
         return bool(gradients) and total_norm([norm for some in gradients for norm in norms_of(some)]) == 0

@@ -74,6 +74,16 @@ def test_any_other_step_needs_a_closure(rate: Any, gradient: float | None) -> No
         optimizer.step()
 
 
+def test_so_does_one_whose_optimizer_chooses_its_rate() -> None:
+    """As Adafactor does: its ``lr`` is None."""
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimizer = SAM([weight], SGD, lr=0.1)
+    optimizer.param_groups[0]["lr"] = None
+    with pytest.raises(ValueError, match="needs a closure"):
+        optimizer.step()
+
+
 def test_a_state_is_begun_once() -> None:
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.zeros(2)
