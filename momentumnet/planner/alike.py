@@ -28,6 +28,8 @@ def kinds_of(profile: Profile) -> tuple[int, ...]:
         )
         flow = profile.flow
         gradients = (flow.around(place), flow.in_front(place), flow.of_parameters(place), flow.summed(place))
-        own = unit.cost, unit.handover, profile.space_at(place)
+        stream = profile.momentum_streams[place]
+        start = 0 if stream is None else profile.bytes_of(stream.start)
+        own = unit.cost, unit.handover, profile.space_at(place), start
         found.append(numbers.setdefault((own, tuple(storages), gradients), len(numbers)))
     return tuple(found)

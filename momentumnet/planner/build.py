@@ -22,6 +22,7 @@ from momentumnet.planner.measure import measured
 from momentumnet.planner.names import Names, beside_glue
 from momentumnet.planner.profile import Handover, Key, Profile, Unit
 from momentumnet.planner.returned import filled_by, outputs_of, returns_last
+from momentumnet.planner.starts import beside_starts, with_starts
 from momentumnet.planner.stream_cost import stream_profile
 from momentumnet.planner.stream_profile import StreamProfile
 from momentumnet.streams.calls import Call, Trace
@@ -68,6 +69,7 @@ def profiles_of(
     costs, ending = measured(
         *(model, example_inputs, names, loss, device, trace.by_forward),
         kinds=kinds,
+        blocks={stage.names for stage in stages if stage.stream is not None and any(gammas)},
         present=present,
         layers=layers,
         names=watched,
@@ -118,8 +120,9 @@ def _at(gamma: Fraction, step: Profile, glue: Mapping[Key, int], streams: Sequen
     stand_ins: dict[Key, Key] = {}
     units = _as_streams(step.units, sizes, stand_ins) if gamma else step.units
     parts, parted = _parted(units, dict(glue))
-    named = beside_glue([{stand_ins.get(key, key) for key in keys} for keys in step.named], parted)
-    return replace(step, units=tuple(parts), glue=parted, sizes=sizes, streams=tuple(streams), named=named)
+    begun = with_starts(streams, step.units, sizes, stand_ins)
+    named = beside_glue(beside_starts(step.named, stand_ins, step.units, begun), parted)
+    return replace(step, units=tuple(parts), glue=parted, sizes=sizes, streams=begun, named=named)
 
 
 def _handover(calls: Sequence[Sequence[Call]], number: int) -> Handover:

@@ -44,6 +44,7 @@ def measured(
     by_forward: Collection[str] = (),
     *,
     kinds: Sequence[object] | None = None,
+    blocks: Set[tuple[str, ...]] = frozenset(),
     present: bool = False,
     layers: LayersOutside | None = None,
     names: Names | None = None,
@@ -52,19 +53,20 @@ def measured(
 
     The model runs once, in its own mode, without keeping what backward would need (but where it takes a gradient in its
     forward), and is left as it was found. ``by_forward`` are names of modules whose ``forward`` is called, and not they
-    themselves, ``kinds`` tell units of one make apart, and ``present`` whether gradients of parameters are there
-    before. ``layers`` are told what they cost, and ``names`` what has a name meanwhile.
+    themselves, ``kinds`` tell units of one make apart, ``blocks`` are those of streams, and ``present`` tells whether
+    gradients of parameters are there before. ``layers`` are told what they cost, and ``names`` what has a name
+    meanwhile.
     """
     made = [tuple(unit) for unit in units]
     given = (model, example_inputs, made, loss, device, dict(zip(made, kinds or [None] * len(made), strict=True)))
     with forwards_as_calls(map(model.get_submodule, by_forward)):
         try:
             hooks = saved_tensors_hooks(_nothing, _not_kept)
-            return _measured(*given, hooks, layers, present=present, watched=names)
+            return _measured(*given, hooks, layers, blocks, present=present, watched=names)
         except _NothingKeptError:
             if names is not None:
                 names.at.clear()
-            return _measured(*given, without_history(), layers, present=present)
+            return _measured(*given, without_history(), layers, blocks, present=present)
 
 
 def _measured(
@@ -76,6 +78,7 @@ def _measured(
     kinds: Mapping[tuple[str, ...], object],
     keeping: saved_tensors_hooks,
     layers: LayersOutside | None,
+    blocks: Set[tuple[str, ...]],
     *,
     present: bool,
     watched: Names | None = None,
@@ -92,7 +95,7 @@ def _measured(
                 measuring = True
                 check_not_nested(tensors_in([args, kwargs]))
                 with _told(unit):
-                    found[unit] = measures.of(modules, args, kwargs, kind)
+                    found[unit] = measures.of(modules, args, kwargs, kind, in_stream=unit in blocks)
                 measuring = False
 
         return hook

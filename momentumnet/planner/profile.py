@@ -24,7 +24,7 @@ class Cost:
     Attributes:
         forward_seconds: time of its forward.
         backward_seconds: time of its backward.
-        free_peak: largest number of bytes in a forward that keeps nothing, its output included.
+        free_peak: largest number of bytes in a forward that keeps nothing behind its end, its output included.
         forward_peak: the same in one that keeps what backward needs.
         backward_peak: the same in backward, above what was kept; gradients of its output, input and parameters
             included.
@@ -35,6 +35,7 @@ class Cost:
         has_backward: whether the loss hands it a gradient; else it is never recomputed.
         again_peak: as ``backward_peak``, where other gradients of its shared parameters wait and are added to its own;
             without those that wait.
+        stream_peak: of a stream's block as ``backward_peak``, with a gradient of its input that has come before.
     """
 
     forward_seconds: float = 0.0
@@ -48,12 +49,13 @@ class Cost:
     added_bytes: int = 0
     has_backward: bool = True
     again_peak: int = 0
+    stream_peak: int = 0
 
     def leaving(self, count: int, *, has_backward: bool) -> Cost:
         """The cost where by so many bytes more gradients of parameters are left; others are added, and go."""
         if not has_backward:
             alone = replace(self, parameter_bytes=0, added_bytes=0, has_backward=False)
-            return replace(alone, backward_seconds=0.0, backward_peak=0, again_peak=0)
+            return replace(alone, backward_seconds=0.0, backward_peak=0, again_peak=0, stream_peak=0)
         added = max(self.added_bytes, self.parameter_bytes - max(0, count))
         return replace(self, parameter_bytes=count, added_bytes=added)
 

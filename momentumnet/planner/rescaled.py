@@ -62,6 +62,7 @@ def _cost(cost: Cost, share: float) -> Cost:
         free_peak=grown(cost.free_peak, cost.cast_bytes),
         forward_peak=grown(cost.forward_peak, cost.cast_bytes),
         backward_peak=grown(cost.backward_peak, cost.parameter_bytes + cost.added_bytes),
+        stream_peak=grown(cost.stream_peak, cost.parameter_bytes + cost.added_bytes),
         again_peak=grown(cost.again_peak, cost.parameter_bytes + cost.added_bytes),
         output_bytes=grown(cost.output_bytes, 0),
     )

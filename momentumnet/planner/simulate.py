@@ -140,6 +140,12 @@ class Simulation:
         """The momentum stream that the unit is a block of."""
         return self.profile.momentum_streams[index]
 
+    def begun_with(self, index: int) -> frozenset[Key]:
+        """What the unit's stream began with, which a pass that is not stored can be played again from."""
+        stream, unit = self.stream_of(index), self.units[index]
+        is_stored = self.choice(index).way in KEPT and unit.cost.has_backward
+        return frozenset() if stream is None or is_stored else stream.start
+
     def gives_again(self, index: int) -> bool:
         """Whether the unit is a stream's last block, whose state gives what the stream returns again."""
         stream = self.stream_of(index)
@@ -175,13 +181,18 @@ class Simulation:
         """A unit, when those in front of it have run."""
         self.held.add(self.profile.glue_at(index) if index > self.start else ())
         unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
-        extra = self.held.missing(unit.entry | self.profile.named_at(index, self.start, self.stop)) + self.casts
+        there = unit.entry | self.profile.named_at(index, self.start, self.stop) | self.begun_with(index)
+        extra = self.held.missing(there) + self.casts
         steps, whole = self.rewound(index)
+        keeps = choice.way in KEPT
         if stream is not None:
-            extra += stream.in_motion + stream.put_aside(steps) + unit.cost.output_bytes
+            extra += stream.in_motion + stream.put_aside(steps)
+            # The x behind it is made when it has run, and let go of what it does not keep.
+            extra += unit.cost.output_bytes if keeps else 0
+            self.note("forward", index, extra + (0 if keeps else 2 * unit.cost.output_bytes))
         if space := self.profile.space_at(index):
             self.note("forward", index, self.held.missing(unit.entry) + self.casts + space)
-        keeps, before = choice.way in KEPT, self.held.total + self.states
+        before = self.held.total + self.states
         self.note("forward", index, extra + (unit.cost.forward_peak if keeps else unit.cost.free_peak))
         if keeps:
             self.held.add(unit.saved)
@@ -255,11 +266,10 @@ class Simulation:
         if choice.way not in KEPT:
             given = stream.position if stream is not None and choice.way is Way.REVERSIBLE else 0
             self._recompute(index, choice, extra + unit.cost.output_bytes + given)
-        again = unit.cost.again_peak if self.profile.flow.comes_again(index) else 0
         # Measured by itself, the unit lets go of what the model returns.
         stays = self.profile.bytes_of(unit.saved & self.profile.outputs)
         ahead = 0 if stream is None else stream.ahead(self.rewound(index)[0])
-        self.note("backward", index, extra + stays + ahead + max(unit.cost.backward_peak, again))
+        self.note("backward", index, extra + stays + ahead + self._own_backward(index))
         if unit.cost.has_backward:  # else the model's output keeps what is there, and nothing is recomputed
             self.held.remove(unit.saved)
         if self._keeps_input(index):
@@ -269,6 +279,15 @@ class Simulation:
         self.note("backward", index, self.profile.flow.in_front(index))
         self.gradients += self.profile.flow.of_parameters(index)
         self.held.remove(self.profile.glue_at(index) if index > self.start else ())
+
+    def _own_backward(self, index: int) -> int:
+        """The most bytes in the backward of a unit, beside what waits meanwhile."""
+        cost, stream = self.units[index].cost, self.stream_of(index)
+        peak = max(cost.backward_peak, cost.again_peak if self.profile.flow.comes_again(index) else 0)
+        if stream is None or stream.together or not cost.stream_peak or not self.profile.flow.reaches_in_front(index):
+            return peak
+        # The gradient of x that a block makes first is added to the one that waits.
+        return peak - (cost.backward_peak + stream.position - cost.stream_peak)
 
     def _of_stream(self, index: int) -> int:
         """Bytes of a block's stream in backward: the gradients that wait there, and its state, unpacked."""

@@ -32,6 +32,7 @@ class StreamProfile:
         together: whether it carries several tensors, packed in one, of which blocks are given parts.
         piece: elements of its output that are made at a time.
         native: whether kernels make them.
+        start: the storages of what it begins with, which is held while its forward runs, to play a pass again.
     """
 
     path: str
@@ -46,6 +47,7 @@ class StreamProfile:
     together: bool = False
     piece: int = OUTPUT_PIECE
     native: bool = False
+    start: frozenset[int] = frozenset()
 
     @cached_property
     def in_motion(self) -> int:

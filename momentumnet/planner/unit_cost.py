@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence, Set
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from momentumnet.memory import measure_memory
@@ -25,6 +28,7 @@ from momentumnet.planner.hollow import HollowMeasures
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
+from momentumnet.recompute.saved_values import SAMPLED
 from momentumnet.streams.nested import tensors_in
 
 # Timed runs of a unit, of which the quickest counts.
@@ -48,27 +52,42 @@ class Measures:
         self.memory = measure_memory if hollow is None else hollow.memory
         self._known: dict[Any, Cost] = {}
 
-    def of(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], kind: object) -> Cost:
+    def of(
+        self,
+        modules: Sequence[nn.Module],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        kind: object,
+        *,
+        in_stream: bool = False,
+    ) -> Cost:
         """The cost of the modules, called one after the other; ``kind`` tells of those of one make, too."""
         own = (parameter in self.shared for module in modules for parameter in module.parameters())
-        make = kind, tuple(own) if self.shared else (), _make(modules, args, kwargs)
+        make = kind, in_stream, tuple(own) if self.shared else (), _make(modules, args, kwargs)
         if make not in self._known:
-            self._known[make] = self._measure(modules, args, kwargs)
+            self._known[make] = self._measure(modules, args, kwargs, in_stream=in_stream)
         return self._known[make]
 
-    def _measure(self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+    def _measure(
+        self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], *, in_stream: bool
+    ) -> Cost:
         owners = without_scripts(inner for module in modules for inner in module.modules())
+        views: list[Tensor] = []
 
         def run() -> Any:
             torch.clear_autocast_cache()  # a recompute casts its weights again
             leaves: list[Tensor] = []
+            views.clear()
 
             def given(tensor: Tensor) -> Tensor:
                 leaf = leaf_of(tensor)
                 leaves.extend([leaf] if leaf.requires_grad else [])
                 # In a step it is no leaf, of which autocast would keep its cast. `view_as` may give a dimension of
                 # size 1 another stride, by which convolutions choose how they work.
-                return leaf[...] if leaf.requires_grad else leaf
+                if not leaf.requires_grad:
+                    return leaf
+                views.append(leaf[...])
+                return views[-1]
 
             # Objects, too: what one run leaves in them, or on attributes, is not for the next.
             given_args, given_kwargs = object_copies.copied((args, kwargs), given)
@@ -79,7 +98,28 @@ class Measures:
             return output, leaves
 
         parameters = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
-        return self.cost(run, parameters)
+        found = self.cost(run, parameters)
+        if not in_stream:
+            return found
+        with torch.enable_grad(), without_history():
+            return replace(found, stream_peak=self._in_stream(run, parameters, views))
+
+    def _in_stream(self, run: Call, parameters: Sequence[Tensor], views: list[Tensor]) -> int:
+        """The most bytes in backward where a gradient of the input has come before those that the run makes."""
+
+        def both() -> Any:
+            output, leaves = run()
+            first = next((leaf for leaf in tensors_in([output]) if leaf.requires_grad), None)
+            alike = (view for view in views if first is not None and view.shape == first.shape)
+            total = handed([output, next(alike, None)])
+            del output, first, alike
+            views.clear()
+            torch.clear_autocast_cache()
+            return behind(total, [*leaves, *parameters])
+
+        with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
+            whole = self.memory(both)
+        return max(0, whole.backward_peak_bytes - whole.saved_bytes)
 
     def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
         """The cost of what returns an output and the leaves that it came from."""
@@ -110,8 +150,10 @@ class Measures:
             again = self._again(run, parameters)
             casts = not self.outside and self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
-        with torch.no_grad():
-            free = self.memory(run)
+            free = self.memory(lambda: _recomputed_later(run)) if not self.outside else None
+        if free is None:
+            with torch.no_grad():
+                free = self.memory(run)
         there = [parameter.numel() * parameter.element_size() for parameter in parameters if self._present]
         return Cost(
             forward_seconds=forward,
@@ -158,6 +200,27 @@ class Measures:
             forward.append(middle - start)
             backward.append(now(self._device) - middle)
         return min(forward), min(backward)
+
+
+def _recomputed_later(run: Call) -> Any:
+    """A run that drops what it saves; the last ones are held to its end, to be compared with those of a recompute."""
+    last: deque[Tensor] = deque(maxlen=SAMPLED)
+
+    def drop(tensor: Tensor) -> None:
+        if tensor.requires_grad and not tensor.is_leaf and not _is_of_leaf(tensor):
+            last.append(tensor)
+
+    with saved_tensors_hooks(drop, _not_there):
+        return run()
+
+
+def _not_there(_: object) -> Any:
+    return None
+
+
+def _is_of_leaf(tensor: Tensor) -> bool:
+    """Whether it is a view of what the run was given: of a parameter or an argument."""
+    return tensor._base is not None and tensor._base.is_leaf
 
 
 def now(device: torch.device) -> float:

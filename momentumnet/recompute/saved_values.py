@@ -40,7 +40,7 @@ from momentumnet.recompute.looks import (
 from momentumnet.recompute.origins import Origins, Place
 
 # Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
-_SAMPLED = 4
+SAMPLED = 4
 
 
 class SavedValues:
@@ -71,7 +71,7 @@ class SavedValues:
         self.made: list[tuple[str, int]] = []
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
-        self._last: deque[tuple[int, Tensor]] = deque(maxlen=_SAMPLED)
+        self._last: deque[tuple[int, Tensor]] = deque(maxlen=SAMPLED)
         self._counters: list[tuple[int, Tensor, int]] = []
         self._find_origins: Callable[[], Origins] | None = origins
         self._origins: Origins | None = None

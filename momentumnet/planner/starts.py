@@ -1,0 +1,46 @@
+"""What momentum streams begin with: held while their forward runs, so that a pass can be played again from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+
+from momentumnet.planner.profile import Key, Unit
+from momentumnet.planner.stream_profile import StreamProfile
+
+
+def with_starts(
+    streams: Sequence[StreamProfile], units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]
+) -> tuple[StreamProfile, ...]:
+    """The streams, and what each begins with: the argument of its first block, which the state has a copy of.
+
+    Where no unit in front keeps that, its number is the copy's, and it gets one of its own, by ``stand_ins`` for who
+    has a name for it, too.
+    """
+    found = list(streams)
+    for index, unit in enumerate(units):
+        place = unit.stream
+        if place is None or not found[place].gamma or found[place].word is None:
+            continue
+        if index and units[index - 1].stream == place:
+            continue
+        size = found[place].position
+        start = next((key for key in unit.entry if sizes[key] in (0, size)), None)
+        if start is None or not sizes[start]:
+            continue  # the caller holds it
+        front = units[index - 1].saved if index else frozenset()
+        if start not in front:
+            own = min(sizes) - 1
+            stand_ins[start], start = own, own
+            sizes[start] = size
+        found[place] = replace(found[place], start=frozenset({start}))
+    return tuple(found)
+
+
+def beside_starts(
+    named: Sequence[Set[Key]], stand_ins: Mapping[Key, Key], units: Sequence[Unit], streams: Sequence[StreamProfile]
+) -> list[frozenset[Key]]:
+    """By unit what has a name, but for what its stream begins with, of which the stream itself says how long it is."""
+    starts = [frozenset[Key]() if unit.stream is None else streams[unit.stream].start for unit in units]
+    found = (frozenset(stand_ins.get(key, key) for key in keys) for keys in named)
+    return [keys - start for keys, start in zip(found, starts, strict=True)]
