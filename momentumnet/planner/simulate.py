@@ -6,11 +6,11 @@ activations, and gradients of parameters as they come; neither parameters nor wh
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
+from momentumnet.planner.held import Held
 from momentumnet.planner.profile import Handover, Key, Profile
 from momentumnet.planner.stream_profile import StreamProfile
 
@@ -55,31 +55,6 @@ def peak_of(moments: Sequence[Moment]) -> Moment:
     return max(moments, key=lambda moment: moment.bytes)
 
 
-@dataclass
-class _Held:
-    """Storages that are held, each counted once."""
-
-    sizes: dict[Key, int]
-    counts: Counter[Key] = field(default_factory=Counter)
-    total: int = 0
-
-    def add(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            if not self.counts[key]:
-                self.total += self.sizes[key]
-            self.counts[key] += 1
-
-    def remove(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            self.counts[key] -= 1
-            if not self.counts[key]:
-                self.total -= self.sizes[key]
-
-    def missing(self, keys: Iterable[Key]) -> int:
-        """Bytes of those that are not held."""
-        return sum(self.sizes[key] for key in keys if not self.counts[key])
-
-
 class Simulation:
     """A step, or its part in some units: what is held moves with it.
 
@@ -93,7 +68,7 @@ class Simulation:
         self.profile, self.units = profile, profile.units
         self.start, self.stop = (choices[0].start, choices[-1].stop) if choices else (0, 0)
         self._choices = choice_of_each(choices)
-        self.held = _Held(profile.sizes)
+        self.held = Held(profile.sizes)
         if front is Front.STORED:
             self.held.add(self.units[self.start - 1].saved)
         if front is Front.OFFLOADED:
