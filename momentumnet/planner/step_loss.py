@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, is_grad_enabled, stack
+from torch import Tensor, is_grad_enabled, nn, stack
 
 from momentumnet.errors import ConversionError
 from momentumnet.streams.nested import tensors_inside
@@ -15,13 +16,26 @@ _ASKED = "loss must be a function of the model's output that gives a tensor of o
 
 
 def check_loss(loss: Loss | None) -> None:
-    """It can be called.
+    """It can be called with the model's output alone.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or wants targets beside it.
     """
-    if loss is not None and not callable(loss):
+    if loss is None:
+        return
+    if not callable(loss):
         raise ValueError(f"{_ASKED}; got {loss!r}")
+    try:
+        found = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+    except ValueError:  # some functions in C tell nobody what they take
+        return
+    try:
+        found.bind(None)
+    except TypeError as error:
+        raise ValueError(
+            f"{_ASKED}; {loss!r} cannot be called with that alone ({error}). Give it what else it takes: "
+            "loss=lambda output: criterion(output, targets)"
+        ) from error
 
 
 def total_of(output: Any, loss: Loss | None) -> Tensor:

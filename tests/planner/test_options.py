@@ -64,6 +64,13 @@ LOSSES: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.functional.mse_loss, lambda output, targets: output.sum()])
+def test_a_loss_that_wants_targets_is_told_how_they_are_given(loss: Any) -> None:
+    with pytest.raises(ValueError, match=r"cannot be called with that alone.*loss=lambda output: criterion") as refused:
+        mn.plan(network(), rows(), budget="least", loss=loss)
+    assert "missing a required argument" in str(refused.value)
+
+
 @pytest.mark.parametrize(("loss", "got"), LOSSES)
 def test_something_else_than_a_loss(loss: Any, got: str) -> None:
     with pytest.raises(ValueError, match=f"loss must be a function of the model's output.*{got}"):
