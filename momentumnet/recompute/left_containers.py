@@ -150,16 +150,10 @@ class Containers:
 
     @contextmanager
     def left_alone(self, kinds: list[type]) -> Iterator[None]:
-        """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it.
-
-        Also those that the call has changed and in whose place others stand by now: somebody may have kept them.
-        """
+        """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it."""
         before = self._now(kinds)
-        standing = {id(seen.container) for seen in before.containers} | {id(value.held) for value in before.values}
-        kept = [_as_it_is(seen.container) for seen in self._changed if id(seen.container) not in standing]
-        written = [value.held for value in self._written if not isinstance(value, HeldTensor)]
-        values = [held_beside_tensors(value) for value in written if id(value) not in standing]
-        before = _Seen([*before.containers, *kept], [*before.values, *filter(None, values)])
+        if self._changed or self._written:
+            before = self._with_replaced(before)
         try:
             yield
         finally:
@@ -169,6 +163,14 @@ class Containers:
             for value in before.values:
                 if value.is_changed:
                     value.put_back()
+
+    def _with_replaced(self, now: _Seen) -> _Seen:
+        """And what the call has changed, where others stand in its place by now: somebody may have kept it."""
+        standing = {id(seen.container) for seen in now.containers} | {id(value.held) for value in now.values}
+        containers = [_as_it_is(seen.container) for seen in self._changed if id(seen.container) not in standing]
+        written = [value.held for value in self._written if not isinstance(value, HeldTensor)]
+        values = [held_beside_tensors(value) for value in written if id(value) not in standing]
+        return _Seen([*now.containers, *containers], [*now.values, *(value for value in values if value is not None)])
 
 
 def _itself(value: Any) -> Any:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from momentumnet.recompute.entries import MOST_ENTRIES
+
 _NUMBERS = frozenset({bool, int, float, complex, str, type(None)})
 
 Table = dict[str, Any]
@@ -78,4 +80,9 @@ def _names(tables: Sequence[Table]) -> list[str]:
 def _settings(known: _Known, values: list[Any]) -> list[Any]:
     """In the order of the places."""
     several = compress(values, known.several)
-    return [*compress(values, known.alone), *[v if _NUMBERS.issuperset(map(type, v)) else _NO_SETTING for v in several]]
+    return [*compress(values, known.alone), *[v if _is_setting(v) else _NO_SETTING for v in several]]
+
+
+def _is_setting(value: Sequence[Any]) -> bool:
+    """A longer one is a record of all steps, and each call would look at every entry."""
+    return len(value) <= MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))

@@ -1,4 +1,4 @@
-"""Containers that a block has changed, and that somebody keeps while others stand in their places: they stay as left."""
+"""Containers that a block has changed, and that somebody keeps while others stand there: they stay as left."""
 
 from __future__ import annotations
 
