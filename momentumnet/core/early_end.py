@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,7 +24,8 @@ from momentumnet.arithmetic.fingerprint import fingerprint
 from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.failures import Failures
-from momentumnet.recompute.collected_tensors import Collected, Enough
+from momentumnet.recompute.collected_tensors import Collected
+from momentumnet.recompute.left_attributes import without_scripts
 from momentumnet.recompute.moved_parameters import plain_parameters
 from momentumnet.recompute.origins import Place
 from momentumnet.recompute.replay import BlockCall
@@ -120,7 +120,7 @@ class Standing:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.parameters = plain_parameters(modules)
+        self.parameters = plain_parameters(without_scripts(modules))
         self._told = (
             torch.get_default_dtype(),
             list(map(hook_count, modules)),
@@ -199,7 +199,7 @@ def again_until(call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyE
     note = None if trial is None else trial.note
     collected = Collected(call.name, lambda: call.origins(x), enough=enough, note=note)
     output = None
-    with suppress(Enough), errors.explained(), collected.collecting():
+    with errors.explained(), collected.until_enough(), collected.collecting():
         output = call.again(x, unseen=enough is not None)
         if trial is not None:
             trial.conclude()

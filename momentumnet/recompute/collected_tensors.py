@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
@@ -69,6 +70,17 @@ class Collected:
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
         return saved_tensors_hooks(self._collect, never_opened)
+
+    @contextmanager
+    def until_enough(self) -> Iterator[None]:
+        """Context of the recompute, around that: it ends here where it has saved enough."""
+        try:
+            yield
+        except Enough:
+            pass
+        except Exception:  # TorchScript's interpreter makes a RuntimeError of whatever is raised in it
+            if len(self._tensors) != self._enough:
+                raise
 
     @uncompiled
     def _collect(self, tensor: Tensor) -> LeftBehind:
