@@ -71,6 +71,21 @@ def stacked_in(blocks: Iterable[BlockGraph]) -> dict[nn.Parameter, int]:
     return found
 
 
+def tables_of_values(graph: WeightGraph) -> set[nn.Parameter]:
+    """Tables whose rows reach the output by more than what attentions are weighed with, as relative positions do."""
+    tables: set[nn.Parameter] = set()
+    pending, seen = [graph.output], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node in seen or node not in graph.operands:
+            continue
+        seen.add(node)
+        tables.update(graph.looked_up.get(node, ()))
+        factors = _factors(graph, node)
+        pending.extend(graph.operands[node] if factors is None else [factors[1]])
+    return tables
+
+
 def is_causal(block: BlockGraph) -> bool:
     """Whether early positions of the stream do not see later ones, by the gradients of the block's output.
 

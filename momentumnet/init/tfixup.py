@@ -11,7 +11,7 @@ from torch import nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.init.attempt import all_or_nothing
-from momentumnet.init.attention import attention_of, is_causal
+from momentumnet.init.attention import attention_of, is_causal, tables_of_values
 from momentumnet.init.branches import Anatomy, BlockGraph, dissected
 from momentumnet.init.matrices import biases_of, maps_of, zero_padding
 from momentumnet.init.normalisation import is_normalisation, normalisations_in, remove_normalisations
@@ -87,8 +87,9 @@ def tfixup_(
     projections are taken to stand in the order queries, keys, values.
 
     N counts the self-attentions. Without a decoder, N of the embeddings is the encoder's. Every ``nn.Embedding`` counts
-    as an embedding, learned positions and tied output layers included; positions that are added as a parameter, class
-    tokens and normalisation weights stay as they are.
+    as an embedding, learned positions and tied output layers included; positions that are added as a parameter,
+    relative ones that only say how much an attention weighs what, class tokens and normalisation weights stay as they
+    are.
 
     Args:
         model: a transformer, before or after `momentumnet.convert`; changed in place.
@@ -137,7 +138,9 @@ def _plan_of_model(model: nn.Module, example_inputs: Any) -> _Plan:
     with dissected(model, example_inputs) as anatomy:
         if not anatomy.blocks:
             raise ConversionError(_nothing_found(model, anatomy.looked_at))
-        plan.embeddings = {anatomy.names[p]: None for p, how in anatomy.graph.lookups.items() if how in _EMBEDDINGS}
+        tables = [p for p, how in anatomy.graph.lookups.items() if how in _EMBEDDINGS]
+        passed_on = tables_of_values(anatomy.graph)
+        plan.embeddings = {anatomy.names[table]: None for table in tables if table in passed_on}
         plan.weights = {name: None for name in anatomy.weights() if name not in plan.embeddings}
         blocks = {block.call: block for block in anatomy.blocks}
         for run in Judge().runs(blocks):

@@ -43,6 +43,7 @@ class WeightGraph:
         operands: For each node, after those it depends on, its operands that carry data; the ends are no keys.
         weights: The weight layers: for each such node the parameters that it multiplies.
         lookups: Parameters that are looked up in, with the operations that do so: embeddings, tables of positions.
+        looked_up: The nodes of these operations, with what they look up in.
         computed: Parameters that a product takes only through a computation (weight normalisation).
     """
 
@@ -52,6 +53,7 @@ class WeightGraph:
         self.operands: dict[Node, tuple[Node, ...]] = {}
         self.weights: dict[Node, tuple[nn.Parameter, ...]] = {}
         self.lookups: dict[nn.Parameter, str] = {}
+        self.looked_up: dict[Node, tuple[nn.Parameter, ...]] = {}
         self.computed: set[nn.Parameter] = set()
         self._constants: dict[Node, _Constant] = {}
         for node, edges in operands_first(output, set(ends)):
@@ -69,9 +71,9 @@ class WeightGraph:
         constants = [self._constants[child] for child in children if child in self._constants]
         data = tuple(child for child in children if child is not None and child not in self._constants)
         if name in LOOKUPS:
-            self.lookups.update(
-                (p, name) for constant in constants if constant.kind == _ITSELF for p in constant.parameters
-            )
+            tables = tuple(p for constant in constants if constant.kind == _ITSELF for p in constant.parameters)
+            self.lookups.update((table, name) for table in tables)
+            self.looked_up[node] = tables
             self.operands[node] = data
         elif (weights := self._weights_of(node, name, children)) or data:
             self.operands[node] = data

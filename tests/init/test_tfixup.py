@@ -231,6 +231,36 @@ def test_embeddings_are_gaussian(head_first: bool) -> None:
     assert 0.9 * bound < float(model.encoder.layers[3].linear2.weight.detach().abs().max()) <= bound
 
 
+class RelativeAttention(nn.Module):
+    """Self-attention whose logits have a learned bias by distance, as T5's."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+        self.distances = nn.Embedding(11, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        places = torch.arange(x.shape[1])
+        bias = self.distances(places[:, None] - places + 5)[..., 0]
+        if self.fused:
+            return x + self.o(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias))
+        weights = (q @ k.transpose(-2, -1) / WIDTH**0.5 + bias).softmax(-1)
+        return x + self.o(weights @ v)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_tables_of_relative_positions_stay(fused: bool) -> None:
+    """They weigh values and are none: T5's had the scale of an embedding as wide as there are heads."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, WIDTH), *(RelativeAttention(fused=fused) for _ in range(3)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tfixup_(model, torch.randint(50, (2, 6)))
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert [name for name in before if name not in moved] == [f"{block}.distances.weight" for block in (1, 2, 3)]
+
+
 def test_embeddings_of_a_model_that_is_not_traced() -> None:
     torch.manual_seed(0)
     model = nn.ModuleDict({"words": nn.Embedding(2000, WIDTH), "body": transformer(), "head": nn.Linear(WIDTH, 7)})
