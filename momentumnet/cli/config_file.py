@@ -41,16 +41,24 @@ def as_switches(words: Sequence[str], known: Mapping[str, argparse.Action]) -> l
     """The words with those of a file that set a switch as the command line has them: ``--compare``, or nothing.
 
     ``augment = false`` sets none, and is refused as any other value that ``--augment`` does not take.
+
+    Raises:
+        argparse.ArgumentError: A switch is given another value than those, or one on the command line.
     """
     found = []
     for word in words:
-        flag, _, value = word.partition("=")
+        flag, equals, value = word.partition("=")
         action = known.get(flag)
-        is_set = isinstance(word, FromFile) and action is not None and action.nargs == 0 and value in ("true", "false")
-        if not is_set:
+        if action is None or action.nargs != 0 or not equals:
             found.append(word)
+        elif not isinstance(word, FromFile):
+            raise argparse.ArgumentError(
+                action, f"a switch takes no value, and {value!r} is given; write {flag}, or leave it out"
+            )
         elif value == "true":
             found.append(FromFile(flag))
+        elif value != "false":
+            raise argparse.ArgumentError(action, f"{value!r} is neither true nor false: in a file {flag[2:]} = true")
     return found
 
 

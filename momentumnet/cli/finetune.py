@@ -138,20 +138,31 @@ def _run(
 ) -> None:
     from momentumnet.cli import comparison_table
 
-    device = chosen_device(options)
-    if options.offload and device.type != "cuda":
-        raise UsageError(
-            f"--offload moves activations from a GPU to host memory, and the device is {device}; leave it out"
+    comparison = _compared(options, recipe, report, folder, together)
+    trained = (MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,)
+    try:
+        with _compiled(comparison.networks) if options.compile else nullcontext():
+            outcomes = comparison.run(trained=trained, resume=options.resume)
+    except KeyboardInterrupt:
+        place = "in the place of --overwrite " if options.overwrite else ""
+        report.remark(
+            f"Interrupted: the same command with --resume {place}goes on after the last finished epoch, in {folder}."
         )
+        raise
+    if together.is_first:
+        comparison_table.show(comparison, outcomes, report)
+
+
+def _compared(
+    options: argparse.Namespace, recipe: Recipe, report: Report, folder: Path, together: processes.Processes
+) -> Comparison:
+    """What is trained and measured; a run that is to be overwritten is gone as soon as there is such a thing."""
+    device = _device(options)
     torch.manual_seed(options.seed)
     with together.one_first():
         images, model, weights = _loaded(options, report)
         recipe = dataclasses.replace(recipe, batch_size=_batch_size(recipe.batch_size, len(images.train), together))
-    report.remark(
-        f"{options.model} (weights: {weights}) on {images.name}: {len(images.train)} training and "
-        f"{len(images.validation)} validation images of {images.image_size} x {images.image_size}, "
-        f"{images.classes} classes, {device}"
-    )
+    _tell(options, report, images, weights, device)
     if together.count > 1:
         report.remark(f"{together.count} processes, {recipe.batch_size // together.count} images of a batch in each")
     _check_room(images.image_size, recipe.batch_size)
@@ -164,7 +175,7 @@ def _run(
     if options.overwrite and together.is_first:  # not before: a mistyped option would have cost the run that is there
         run_folder.clear(folder)
     gamma = next((stream.gamma for stream in streams_of(converted)), Fraction(0))
-    comparison = Comparison(
+    return Comparison(
         networks={MOMENTUM: converted, UNCONVERTED: model},
         images=images,
         device=device,
@@ -177,17 +188,23 @@ def _run(
         options=training_options.recorded(options),
         tensorboard=options.tensorboard,
     )
-    trained = (MOMENTUM, UNCONVERTED) if options.compare else (MOMENTUM,)
-    try:
-        with _compiled(comparison.networks) if options.compile else nullcontext():
-            outcomes = comparison.run(trained=trained, resume=options.resume)
-    except KeyboardInterrupt:
-        report.remark(
-            f"Interrupted: the same command with --resume goes on after the last finished epoch, in {folder}."
+
+
+def _device(options: argparse.Namespace) -> torch.device:
+    device = chosen_device(options)
+    if options.offload and device.type != "cuda":
+        raise UsageError(
+            f"--offload moves activations from a GPU to host memory, and the device is {device}; leave it out"
         )
-        raise
-    if together.is_first:
-        comparison_table.show(comparison, outcomes, report)
+    return device
+
+
+def _tell(options: argparse.Namespace, report: Report, images: ImageData, weights: str, device: torch.device) -> None:
+    report.remark(
+        f"{options.model} (weights: {weights}) on {images.name}: {len(images.train)} training and "
+        f"{len(images.validation)} validation images of {images.image_size} x {images.image_size}, "
+        f"{images.classes} classes, {device}"
+    )
 
 
 def _loaded(options: argparse.Namespace, report: Report) -> tuple[ImageData, nn.Module, str]:

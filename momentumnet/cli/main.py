@@ -106,7 +106,10 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # a command's parser is asked by this
         known = self._option_string_actions
-        args = config_file.as_switches(sys.argv[1:] if args is None else args, known)
+        try:
+            args = config_file.as_switches(sys.argv[1:] if args is None else args, known)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
         options, unknown = super().parse_known_args(args, namespace)
         if len(unknown) == 1 and MODEL in known and not unknown[0].startswith("-"):
             return super().parse_known_args(self._with_model(unknown[0], args), namespace)

@@ -43,7 +43,8 @@ def test_a_model_of_the_command_line_wins_with_or_without_its_flag(words: list[s
         ("augment = false", "argument --augment: invalid choice: 'false'"),  # it was taken for the default, flip
         ("epochs = false", "argument --epochs: 'false' is not an integer"),
         ("output = true\nlr = 0", "argument --lr"),  # not the next word as the folder
-        ('compare = "no"', "argument --compare"),
+        ('compare = "no"', "argument --compare: 'no' is neither true nor false: in a file compare = true"),
+        ("quiet = 1", "argument --quiet: '1' is neither true nor false"),
         ('gamma = "2"', "argument --gamma"),
     ],
 )
@@ -52,6 +53,12 @@ def test_files_that_are_none_are_refused(command: Callable[..., Any], content: s
     done = command("finetune", "--config", "run.toml")
     assert (done.status, done.out) == (2, "")
     assert message in done.err
+
+
+def test_a_switch_of_the_command_line_takes_no_value(command: Callable[..., Any]) -> None:
+    done = command("finetune", "--quiet=no")
+    assert (done.status, done.out) == (2, "")
+    assert "argument --quiet: a switch takes no value, and 'no' is given; write --quiet, or leave it out" in done.err
 
 
 @needs_toml

@@ -33,6 +33,18 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(
     assert learned(epochs[0]) == learned(epochs[1])
 
 
+def test_an_interrupted_run_that_overwrites_goes_on_without_overwriting(
+    finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two options beside each other are refused."""
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        interrupted = finetune("--epochs", "2", "--output", "out", "--overwrite")
+    assert interrupted.status == 130
+    assert "the same command with --resume in the place of --overwrite goes on" in interrupted.out
+    assert "resuming after epoch 1 of 2" in finetune("--epochs", "2", "--output", "out", "--resume").out
+
+
 def test_resume_before_the_first_epoch_ended(finetune: Callable[..., Any]) -> None:
     done = finetune("--epochs", "1", "--output", "out", "--resume")
     assert done.status == 0
