@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -145,12 +146,7 @@ def convert(
     warn_of_kernels_left_behind()
     true_or_false(inplace=inplace)
     check_is_module(model)
-    if is_converted(model):
-        raise ConversionError(
-            f"the model is converted already{_where_converted(model)}; call momentumnet.revert on it first. Parts of a "
-            "model may be converted each by itself (momentumnet.convert(model.part, inputs_of_part, inplace=True)), "
-            "and the streams of one conversion may have a gamma each (momentumnet.set_gamma(model.part, gamma))"
-        )
+    _check_not_converted(model)
     options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
     stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare, "offload": offload}
     stepwise["gradients"] = gradients
@@ -159,22 +155,16 @@ def convert(
     ends = Ends(final_velocity, initial_velocity)
     check_options(others, spare, backward, arithmetic)
     is_planned = budget is not None or bool(spare) or plan is not None or like is not None
-    check_offload(offload, is_planned=is_planned)
-    check_gradients(gradients, is_planned=is_planned)
+    _check_beside_plans(offload, gradients, replan, is_planned=is_planned)
     rule = couplings.rule_of(coupling)
     if rule is not None and like is None and plan is None:
         velocity = {"initial_velocity": initial_velocity, "final_velocity": final_velocity}
         couplings.check_options(coupling, _not_default({"gamma": gamma, "spare": spare, **velocity, **planner}))
-    _check_replan(replan, is_planned=is_planned)
-    runners: list[MomentumStream] = []
-    roles: list[Role] = []
-    by_forward: Collection[str] = ()
-    again = None
+    parts, again = _Parts(), None
     if like is not None:
-        _check_nothing_else(
-            "like", {**given, "example_inputs": example_inputs, "final_velocity": final_velocity, "plan": plan}
-        )
-        runners, roles, by_forward = from_description(model, like, initial_velocity)
+        others_given = {"example_inputs": example_inputs, "final_velocity": final_velocity, "plan": plan}
+        _check_nothing_else("like", {**given, **others_given})
+        parts = _Parts(*from_description(model, like, initial_velocity))
     elif plan is not None:
         _check_nothing_else("plan", given)
     elif budget is not None or spare:
@@ -182,19 +172,40 @@ def convert(
         tell_of_gamma(model, plan, gamma)
         again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
     else:
-        new_stream = _stream_of(rule, gamma_without_budget(gamma), arithmetic, final_velocity)
-        resolution = gamma_without_budget(gamma) if rule is None else rule.gamma
-        runners, roles, by_forward = _found(model, example_inputs, resolution, streams, new_stream, options)
-        ends.begin(runners)
+        parts = _found(model, example_inputs, streams, rule, gamma_without_budget(gamma), ends, options)
     target = model if inplace else copy_of(model)
     if plan is not None:
         follow(target, plan, ends, again).look(target, example_inputs)
     else:
-        take_roles(target, runners, roles, by_forward)
+        take_roles(target, parts.runners, parts.roles, parts.by_forward)
     model_config.note(target)
     if not inplace:
         optimizer_left_behind.watch(model, target)
     return target
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the parts of a model become.
+
+    Attributes:
+        runners: the streams.
+        roles: of what is recomputed outside them.
+        by_forward: names of modules whose ``forward`` is called, and not they themselves.
+    """
+
+    runners: Sequence[MomentumStream] = ()
+    roles: Sequence[Role] = ()
+    by_forward: Collection[str] = ()
+
+
+def _check_not_converted(model: nn.Module) -> None:
+    if is_converted(model):
+        raise ConversionError(
+            f"the model is converted already{_where_converted(model)}; call momentumnet.revert on it first. Parts of a "
+            "model may be converted each by itself (momentumnet.convert(model.part, inputs_of_part, inplace=True)), "
+            "and the streams of one conversion may have a gamma each (momentumnet.set_gamma(model.part, gamma))"
+        )
 
 
 def _where_converted(model: nn.Module) -> str:
@@ -207,15 +218,13 @@ def _where_converted(model: nn.Module) -> str:
 def _found(
     model: nn.Module,
     example_inputs: Any,
-    gamma: Fraction,
     streams: Sequence[str] | None,
-    new_stream: Callable[..., MomentumStream],
+    rule: TwoStep | None,
+    gamma: Fraction,
+    ends: Ends,
     options: dict[str, Any],
-) -> tuple[list[MomentumStream], list[Role], Collection[str]]:
-    """The streams in the example inputs, or those that are named, and the roles of what is recomputed outside them.
-
-    Behind them, what is called by its ``forward``.
-    """
+) -> _Parts:
+    """The streams in the example inputs, or those that are named, and what is recomputed outside them."""
     found: list[tuple[str, tuple[str, ...], dict[str, Any]]]
     roles: list[Role] = []
     by_forward: Collection[str] = ()
@@ -224,7 +233,8 @@ def _found(
         backward = "reversible" if options["backward"] == AUTO else options["backward"]
         found = [(path, children_of(model, path), {"backward": backward}) for path in paths]
     else:
-        planned = conversion_plan(model, example_inputs, gamma=gamma, streams=streams, **options)
+        resolution = gamma if rule is None else rule.gamma
+        planned = conversion_plan(model, example_inputs, gamma=resolution, streams=streams, **options)
         found = [
             (
                 stream.path,
@@ -239,8 +249,10 @@ def _found(
             for stream, backward in zip(planned.discovery.streams, planned.backwards, strict=True)
         ]
         roles, by_forward = recomputed(planned.recomputed), planned.discovery.by_forward
+    new_stream = _stream_of(rule, gamma, options["arithmetic"], ends.final_velocity)
     runners = [new_stream(path or "(root)", blocks, **measured) for path, blocks, measured in found]
-    return runners, roles, by_forward
+    ends.begin(runners)
+    return _Parts(runners, roles, by_forward)
 
 
 def _stream_of(
@@ -252,7 +264,10 @@ def _stream_of(
     return partial(MomentumStream, gamma=gamma, arithmetic=arithmetic, final_velocity=final_velocity)
 
 
-def _check_replan(replan: str, *, is_planned: bool) -> None:
+def _check_beside_plans(offload: bool, gradients: str, replan: str, *, is_planned: bool) -> None:
+    """Options that say what is planned, and when anew."""
+    check_offload(offload, is_planned=is_planned)
+    check_gradients(gradients, is_planned=is_planned)
     one_of("replan", replan, REPLANS)
     if replan != "never" and not is_planned:
         raise ValueError("replan='auto' plans again, and nothing is planned; give a budget, too, e.g. budget='4GiB'")

@@ -87,7 +87,7 @@ def take_roles(
     apply(model, runners, roles, by_forward)
     note_converted(model)
     recomputing = [runner for runner in runners if runner.backward != "stored" and runner.gamma != 0]
-    recomputed = {runner.name: runner.blocks[: len(runner.blocks) - runner.kept] for runner in recomputing}
+    recomputed = [(runner.name, runner.blocks[: len(runner.blocks) - runner.kept]) for runner in recomputing]
     own_checkpoints.warn_of_parents(model, recomputed)
 
 

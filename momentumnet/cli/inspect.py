@@ -22,7 +22,7 @@ from momentumnet.planning import plan
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
     from momentumnet.planner.training_plan import TrainingPlan
-    from momentumnet.streams.plan import Plan
+    from momentumnet.streams.plan import Plan, PlanRow
 
 TEXT = CommandText(
     "show which blocks can be converted and what that saves",
@@ -120,6 +120,29 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
     with told_of_inputs(options.model, options.input):
         planned = plan(model, inputs, gamma=options.gamma, others=options.others)
     columns = ("stream", "blocks", "shape", "before", "after", "checkpointed")
+    report.table(columns, _rows(planned), title=options.model, left=2)
+    report.line(
+        f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
+        "checkpointed: by torch.utils.checkpoint of each block."
+    )
+    for note in planned.notes:
+        report.line(note)
+    report.result(
+        {
+            "command": "inspect",
+            "model": options.model,
+            "gamma": str(planned.gamma),
+            "others": options.others,
+            "streams": [_values(row) for row in planned.rows],
+            "saved_before": planned.saved_before,
+            "saved_after": planned.saved_after,
+        }
+    )
+    _draw(report, planned, options)
+
+
+def _rows(planned: Plan) -> list[tuple[str, ...]]:
+    """Of the table: one a stream, and one for all."""
     rows = [
         (
             row.path or "(root)",
@@ -133,37 +156,21 @@ def _show(report: Report, model: nn.Module, options: argparse.Namespace) -> None
     ]
     blocks = str(sum(row.blocks for row in planned.rows))
     total = (format_bytes(planned.saved_before), format_bytes(planned.saved_after))
-    report.table(columns, [*rows, ("whole network", blocks, "", *total, "")], title=options.model, left=2)
-    report.line(
-        f"Bytes held between forward and backward, at gamma {planned.gamma}, others {options.others}; "
-        "checkpointed: by torch.utils.checkpoint of each block."
-    )
-    for note in planned.notes:
-        report.line(note)
-    report.result(
-        {
-            "command": "inspect",
-            "model": options.model,
-            "gamma": str(planned.gamma),
-            "others": options.others,
-            "streams": [
-                {
-                    "path": row.path,
-                    "kind": row.kind,
-                    "blocks": row.blocks,
-                    "shape": list(row.shape),
-                    "beside": [list(shape) for shape in row.beside],
-                    "saved_before": row.saved_before,
-                    "saved_after": row.saved_after,
-                    "checkpointed": row.checkpointed,
-                }
-                for row in planned.rows
-            ],
-            "saved_before": planned.saved_before,
-            "saved_after": planned.saved_after,
-        }
-    )
-    _draw(report, planned, options)
+    return [*rows, ("whole network", blocks, "", *total, "")]
+
+
+def _values(row: PlanRow) -> dict[str, Any]:
+    """A stream as plain values."""
+    return {
+        "path": row.path,
+        "kind": row.kind,
+        "blocks": row.blocks,
+        "shape": list(row.shape),
+        "beside": [list(shape) for shape in row.beside],
+        "saved_before": row.saved_before,
+        "saved_after": row.saved_after,
+        "checkpointed": row.checkpointed,
+    }
 
 
 def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -26,14 +26,14 @@ def warn_of(module: nn.Module, block: str, stream: str) -> None:
     )
 
 
-def warn_of_parents(model: nn.Module, streams: Mapping[str, Iterable[str]]) -> None:
+def warn_of_parents(model: nn.Module, streams: Iterable[tuple[str, Iterable[str]]]) -> None:
     """Warn of a module that is switched to checkpointing the blocks that it holds; of the first one that is found.
 
     Args:
         model: the network.
-        streams: of each stream whose blocks are recomputed their paths, by its name.
+        streams: the name of each stream whose blocks are recomputed, which another may have, too, and their paths.
     """
-    for stream, blocks in streams.items():
+    for stream, blocks in streams:
         parents = {".".join(block.split(".")[:depth]) for block in blocks for depth in range(block.count(".") + 1)}
         for path in sorted(parents):
             if getattr(model.get_submodule(path), _FLAG_OF_PARENTS, False) is True:
