@@ -2,7 +2,8 @@
 
 Blocks that keep the shape are those of the streams' discovery (:mod:`momentumnet.streams`), also where one stands
 alone. Blocks that change the shape, such as the first of a ResNet's stage, are found beside them: of the same class, or
-handing a block its input or taking its output. Both are read on the autograd graph of one traced forward pass.
+handing a block its input or taking its output; where none keeps it, all that add a branch. Both are read on the
+autograd graph of one traced forward pass.
 """
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ def _unwrapped(call: Call) -> Call:
 
 
 def _changing_shape(trace: Trace, keeping: list[Call]) -> list[Call]:
-    """Calls with a residual sum that change the shape, beside or alike those that keep it."""
+    """Calls with a residual sum that change the shape, beside or alike those that keep it, if there are any."""
+    if not keeping:
+        return [inner for call in trace.root.children[0].children for inner in _with_sums(call)]
     within = {inner for call in keeping for inner in call.walk()}
     holders = {call for call in trace.root.walk() if any(inner in within for inner in call.children)}
     holders |= {call for call in trace.root.walk() if any(inner in holders for inner in call.walk())}
@@ -178,6 +181,15 @@ def _changing_shape(trace: Trace, keeping: list[Call]) -> list[Call]:
                 continue
         pending.extend(call.children)
     return found
+
+
+def _with_sums(call: Call) -> list[Call]:
+    """The innermost calls with a residual sum, as where each stage of a ResNet is a single block."""
+    found = [inner for child in call.children for inner in _with_sums(child)]
+    if found or not call.composite or call.plain_container or not call.inputs:
+        return found
+    block = _block(call, None)
+    return [call] if block is not None and block.joins else []
 
 
 def _block(call: Call, judge: Judge | None) -> BlockGraph | None:

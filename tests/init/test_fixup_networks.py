@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from tests.init.fixed_up import Residual, expected_draws, fixed, images
@@ -51,6 +52,18 @@ def test_transformer_encoder_has_two_branches_a_layer(norm_first: bool) -> None:
         with torch.no_grad():
             assert torch.equal(model(tokens), tokens)
             assert torch.equal(model(tokens, src_key_padding_mask=padding), tokens)
+
+
+def test_a_resnet_of_one_block_a_stage() -> None:
+    """No block keeps the shape; it was refused as a network without a residual block."""
+    torch.manual_seed(0)
+    model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=3)
+    report = fixed(model)
+    assert report.notes[0] == "4 residual branches in 4 blocks, of 3 weight layers"
+    factors = {f"layer{stage}.0.conv{layer}.weight": 4 ** (-1 / 4) for stage in (1, 2, 3, 4) for layer in (1, 2)}
+    zeros = {f"layer{stage}.0.conv3.weight": 0.0 for stage in (1, 2, 3, 4)}
+    for name, draw in expected_draws(model, {**factors, **zeros, "fc.weight": 0.0}).items():
+        torch.testing.assert_close(model.get_parameter(name).detach(), draw, msg=name)
 
 
 def test_vision_transformer() -> None:
