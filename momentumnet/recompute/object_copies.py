@@ -7,6 +7,7 @@ the object as the first run found it. Copies take no tensor's memory: they hold 
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,11 @@ def with_small_ones_cloned(tensor: Tensor) -> Tensor:
     return tensor.clone() if is_small(tensor) else tensor
 
 
+def _stays_itself(kind: type) -> bool:
+    """Whether it is a generator. One of a class derived from Python's may hold more (a count), and is copied."""
+    return is_generator(kind) and (kind is random.Random or not issubclass(kind, random.Random))
+
+
 class _TooLargeError(Exception):
     """A walk has met more than the state of a network. It ends the walk, and no caller sees it."""
 
@@ -77,7 +83,7 @@ class _Copies:
     def of(self, value: Any) -> Any:
         if type(value) in SIMPLE:
             return value
-        if is_generator(type(value)):
+        if _stays_itself(type(value)):
             if self._generators is not None:
                 self._generators.append(value)
             return value

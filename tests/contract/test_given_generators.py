@@ -16,10 +16,22 @@ import momentumnet as mn
 from tests.contract.branches import WIDTH
 from tests.contract.reference import assert_same, train_step
 
+
+class Counting(random.Random):
+    """Has more than a state: how often it was asked."""
+
+    count = 0
+
+    def random(self) -> float:
+        self.count += 1
+        return super().random()
+
+
 WAYS = [{"backward": "reversible"}, {"backward": "checkpointed"}, {"backward": "reversible", "others": "checkpoint"}]
 GENERATORS: dict[str, Callable[[], Any]] = {
     "torch": lambda: torch.Generator().manual_seed(3),
     "Python": lambda: random.Random(3),
+    "of a class of its own": lambda: Counting(3),
     "NumPy": lambda: np.random.default_rng(3),
     "NumPy's older one": lambda: np.random.RandomState(3),
 }
@@ -70,12 +82,14 @@ class Network(nn.Module):
 def test_a_recompute_draws_what_its_forward_drew(kind: str, place: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model, x = Network(GENERATORS[kind], PLACES[place]), torch.randn(3, WIDTH)
-    steps, drawn = [], []
+    steps, drawn, asked = [], [], []
     for given in ({"backward": "stored"}, options):
         net = mn.convert(model, x, **given)
         # The last one outgrows its scale, and is played again.
         steps.append([train_step(net, (factor * x,)) for factor in (1, 1, 1e6)])
         drawn.append(draw(net.generator))
+        asked.append(getattr(net.generator, "count", 0))
     for expected, got in zip(*steps, strict=True):
         assert_same(got, expected)
     assert float(drawn[0]) == float(drawn[1])
+    assert asked[0] == asked[1]
