@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,20 @@ from momentumnet.listing import listed
 
 NAMED = 3  # broken files, in a line that counts them all
 _OF_SYSTEMS = ("Thumbs.db", "desktop.ini")
+
+
+class _Images(ImageFolder):
+    """The images in the folders of classes, but for hidden ones, as Jupyter (.ipynb_checkpoints) and macOS leave."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = sorted(place.name for place in os.scandir(directory) if place.is_dir() and not _is_hidden(place.name))
+        if not names:
+            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+        return names, {name: label for label, name in enumerate(names)}
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], None], skip_broken: bool) -> ImageFolder:
@@ -37,9 +52,10 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
         UsageError: There are no folders of images, or a file cannot be read.
     """
     try:
-        images = ImageFolder(str(root), transform=transform, loader=read_image)
+        images = _Images(str(root), transform=transform, loader=read_image, is_valid_file=partial(_is_image, root))
     except FileNotFoundError as error:  # no class folders, or one without images
-        raise UsageError(f"{root} cannot be used: {str(error).splitlines()[0]}") from error
+        kinds = ", ".join(IMG_EXTENSIONS)
+        raise UsageError(f"{root} cannot be used: {str(error).splitlines()[0]} Images are {kinds}") from error
     _tell_of_others(images, say)
     if not skip_broken:
         for path, _ in images.samples:
@@ -60,14 +76,20 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
     return images
 
 
+def _is_image(root: Path, path: str) -> bool:
+    inside = Path(path).relative_to(root).parts
+    return has_file_allowed_extension(path, IMG_EXTENSIONS) and not any(map(_is_hidden, inside))
+
+
 def _tell_of_others(images: ImageFolder, say: Callable[[str], None]) -> None:
     """Of files that nobody looks at: photographs of a telephone (.heic), moving pictures (.gif)."""
     kinds = Counter(
         Path(file).suffix.lower() or file
         for name in images.classes
-        for _, _, files in os.walk(Path(images.root, name), followlinks=True)
+        for folder, _, files in os.walk(Path(images.root, name), followlinks=True)
+        if not any(map(_is_hidden, Path(folder).relative_to(images.root).parts))
         for file in files
-        if not has_file_allowed_extension(file, IMG_EXTENSIONS) and not file.startswith(".") and file not in _OF_SYSTEMS
+        if not has_file_allowed_extension(file, IMG_EXTENSIONS) and not _is_hidden(file) and file not in _OF_SYSTEMS
     )
     if kinds:
         counted = [f"{count} {kind}" for kind, count in kinds.most_common()]

@@ -114,6 +114,26 @@ def test_files_that_nobody_looks_at_are_told(photos: Path) -> None:
     assert said[0].endswith(" are left out: 2 .heic, 1 .gif, 1 .txt") or "2 .heic, 1 .txt, 1 .gif" in said[0]
 
 
+def test_hidden_folders_are_no_classes_and_hidden_files_no_images(photos: Path) -> None:
+    """Jupyter leaves .ipynb_checkpoints, with copies of images that were opened, and macOS ._ files beside images."""
+    said: list[str] = []
+    whole = data.load_images(str(photos), image_size=32, say=said.append)
+    for part in ("train", "val"):
+        image = next(Path(photos, part).rglob("*.png"))
+        for copy in (f"{part}/.ipynb_checkpoints/a.png", f"{part}/.empty/x/b.txt"):
+            Path(photos, copy).parent.mkdir(parents=True)
+            shutil.copy(image, Path(photos, copy))
+        inside = image.parent / ".ipynb_checkpoints"
+        inside.mkdir()
+        shutil.copy(image, inside / "a-checkpoint.png")
+        (inside / "notes.txt").write_text("")
+        (image.parent / f"._{image.name}").write_bytes(b"no image")
+    images = data.load_images(str(photos), image_size=32, say=said.append)
+    assert images.class_names == whole.class_names
+    assert (len(images.train), len(images.validation)) == (len(whole.train), len(whole.validation))
+    assert said == []
+
+
 def test_a_class_of_which_nothing_can_be_read_is_told(photos: Path) -> None:
     for file in (photos / "train" / "dark").iterdir():
         file.write_text("not an image")
