@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet.bench.probe import StepCost, step_costs
@@ -18,12 +17,11 @@ from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import checkpoint
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.metrics import Epoch, best_of, write_metrics
-from momentumnet.finetuning.own_classifiers import logits
 from momentumnet.finetuning.processes import ALONE, Processes
 from momentumnet.finetuning.recipe import Recipe
 from momentumnet.finetuning.tensorboard import Board
 from momentumnet.finetuning.trained import WEIGHTS, write_config
-from momentumnet.finetuning.training import Trainer, evaluate
+from momentumnet.finetuning.training import Trainer, begin_training, evaluate, loss_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -144,7 +142,7 @@ class Comparison:
     def _measure(self) -> dict[str, StepCost]:
         train, size = self.images.train, self.recipe.batch_size
         images, labels = next(iter(self.images.batches(train, size, shuffle_seed=0, processes=self.processes)))
-        step = partial(_forward_backward, images.to(self.device), labels.to(self.device))
+        step = partial(_forward_backward, images.to(self.device), labels.to(self.device), self.recipe)
         with self.narrator.progress() as progress:
             task = progress.add_task("measuring memory and time", total=None)
             return step_costs(self.networks, step, advance=lambda: progress.advance(task))
@@ -220,9 +218,10 @@ class Comparison:
             )
 
 
-def _forward_backward(images: Tensor, labels: Tensor, network: nn.Module) -> None:
-    network.train()
-    F.cross_entropy(logits(network(images)), labels).backward()
+def _forward_backward(images: Tensor, labels: Tensor, recipe: Recipe, network: nn.Module) -> None:
+    begin_training(network)
+    loss, _ = loss_of(network, images, labels, recipe)
+    loss.backward()
 
 
 def duration(seconds: float) -> str:

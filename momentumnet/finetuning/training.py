@@ -53,8 +53,6 @@ class Trainer:
         self.model, self.data, self.device = model, data, device
         self.recipe, self.path, self.settings, self.processes = recipe, path, settings, processes
         self.done: list[Epoch] = []
-        # Norms whose weights do not learn keep their statistics too.
-        self._frozen = [module for module in model.modules() if _is_frozen(module)]
         self._right = self._seen = 0  # training images of the epoch, and those of them whose class was found
         batches = len(data.batches(data.train, recipe.batch_size, shuffle_seed=0))
         self.steps_per_epoch = -(-batches // recipe.accumulate)
@@ -150,9 +148,7 @@ class Trainer:
         return best_of(self.done)
 
     def _train(self, number: int, advance: Callable[[], object]) -> float:
-        self.model.train()
-        for module in self._frozen:
-            module.eval()
+        begin_training(self.model)
         losses: list[Any] = []  # tensors, which the optimizers pass through from the closure
         right: list[Tensor] = []
         seed, self._seen = self.recipe.seed + number, 0
@@ -179,16 +175,13 @@ class Trainer:
 
     def _passes(self, group: list[tuple[Tensor, Tensor]], found: list[Tensor]) -> Callable[[], Any]:
         """What the optimizer calls once in a step, or twice; ``found`` takes the number of right classes of each."""
-        dtype, smoothing = PRECISIONS[self.recipe.precision], self.recipe.label_smoothing
 
         def closure() -> Tensor:
             self._optimizer.zero_grad()
             losses, right = [], []
             for number, (images, labels) in enumerate(group, start=1):
                 with self.processes.gradients_kept(self._called, until_later=number < len(group)):
-                    with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                        outputs = logits(self._called(images))
-                        loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+                    loss, outputs = loss_of(self._called, images, labels, self.recipe)
                     self._scaler.scale(loss / len(group)).backward()
                 losses.append(loss.detach())
                 right.append((predicted(outputs.detach()) == labels).sum())
@@ -196,6 +189,22 @@ class Trainer:
             return torch.stack(losses).mean()
 
         return closure
+
+
+def begin_training(model: nn.Module) -> None:
+    """Training mode; norms whose weights do not learn keep their statistics too."""
+    model.train()
+    for module in model.modules():
+        if _is_frozen(module):
+            module.eval()
+
+
+def loss_of(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The loss that a recipe trains by, in its precision, and the network's outputs."""
+    dtype = PRECISIONS[recipe.precision]
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+        outputs = logits(network(images))
+        return F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing), outputs
 
 
 @torch.no_grad()

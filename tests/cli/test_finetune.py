@@ -8,16 +8,19 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import get_model
 
 from momentumnet import whole_file
+from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.main import program
+from momentumnet.finetuning import comparison
 from momentumnet.finetuning.training import Trainer
 from momentumnet.finetuning.weights_file import load_weights
 from tests.cli.finetuned import learned, weights
@@ -232,3 +235,28 @@ def test_tensorboard_shows_each_epoch(finetune: Callable[..., Any]) -> None:
     assert [event.value for event in found.Scalars("loss")] == pytest.approx([epoch["loss"] for epoch in epochs])
     assert finetune("--epochs", "1", "--output", "out", "--overwrite").status == 0
     assert list(Path("out", "tensorboard", "momentum").iterdir()) == []
+
+
+def test_memory_and_time_are_those_of_the_step_that_is_trained(
+    finetune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its precision, and with norms that are frozen in eval mode: of bf16 the bytes of float32 were told."""
+    seen: list[tuple[bool, bool]] = []
+
+    def look(module: nn.Module, *_: object) -> None:
+        seen.append((torch.is_autocast_enabled("cpu"), module.training))
+
+    def watched(networks: Mapping[str, nn.Module], *args: Any, **options: Any) -> dict[str, StepCost]:
+        norms = [net.get_submodule("features.0.1") for net in networks.values()]
+        hooks = [norm.register_forward_hook(look) for norm in norms]
+        costs = step_costs(networks, *args, **options, repeats=1)
+        for hook in hooks:
+            hook.remove()
+        return costs
+
+    monkeypatch.setattr(comparison, "step_costs", watched)
+    assert finetune("--epochs", "1", "--freeze", "1", "--precision", "bf16").status == 0
+    assert set(seen) == {(True, False)}
+    seen.clear()
+    assert finetune("--epochs", "1", "--freeze", "1").status == 0
+    assert set(seen) == {(False, False)}
