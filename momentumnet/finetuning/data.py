@@ -215,9 +215,10 @@ def _folder(root: Path, image_size: int, say: Callable[[str], None], reading: Re
     preprocessing = Preprocessing(image_size)
     ways = preprocessing.transform(*reading.changes()), preprocessing.transform()
     places = _places(root, reading)
+    tellers = say, (say if places[0] != places[1] else _nothing)  # of one folder, once
     train, validation = (
-        image_folder.load(place, way, say=say, skip_broken=reading.skip_broken)
-        for place, way in zip(places, ways, strict=True)
+        image_folder.load(place, way, say=tell, skip_broken=reading.skip_broken)
+        for place, way, tell in zip(places, ways, tellers, strict=True)
     )
     if train.classes != validation.classes:
         different = sorted(set(train.classes) ^ set(validation.classes))
@@ -226,6 +227,10 @@ def _folder(root: Path, image_size: int, say: Callable[[str], None], reading: Re
     share, names = reading.validation, tuple(train.classes)
     held_out = None if share is None else image_folder.split(train, validation, share)
     return ImageData(str(root), train, validation, names, preprocessing, reading.file_workers, held_out)
+
+
+def _nothing(_: str) -> None:
+    """What a folder that is read a second time says."""
 
 
 def _places(root: Path, reading: Reading) -> tuple[Path, Path]:

@@ -51,6 +51,8 @@ def load(root: Path, transform: Callable[[Any], Any], *, say: Callable[[str], No
     Raises:
         UsageError: There are no folders of images, or a file cannot be read.
     """
+    if not root.is_dir():  # a run's folder may be used from another place than where it was trained
+        raise UsageError(f"there is no folder {root} in {Path.cwd()}; go to where it is, or name images by --data")
     try:
         images = _Images(str(root), transform=transform, loader=read_image, is_valid_file=partial(_is_image, root))
     except FileNotFoundError as error:  # no class folders, or one without images

@@ -134,6 +134,21 @@ def test_hidden_folders_are_no_classes_and_hidden_files_no_images(photos: Path) 
     assert said == []
 
 
+def test_a_folder_of_which_a_part_is_held_out_is_told_of_once(photos: Path) -> None:
+    Path(photos, "train", "dark", "a.heic").touch()
+    said: list[str] = []
+    reading = data.Reading(validation=0.25)
+    data.load_images(str(photos / "train"), image_size=32, say=said.append, reading=reading)
+    assert len(said) == 1
+
+
+def test_a_folder_that_is_not_there_says_from_where(photos: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"there is no folder nowhere in .*; go to where it is, or name images by --data"
+    ):
+        data.validation_of("nowhere", data.Preprocessing(32), say=silent, reading=data.Reading())
+
+
 def test_a_class_of_which_nothing_can_be_read_is_told(photos: Path) -> None:
     for file in (photos / "train" / "dark").iterdir():
         file.write_text("not an image")
