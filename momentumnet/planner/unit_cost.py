@@ -210,8 +210,11 @@ def _recomputed_later(run: Call) -> Any:
         if tensor.requires_grad and not tensor.is_leaf and not _is_of_leaf(tensor):
             last.append(tensor)
 
-    with saved_tensors_hooks(drop, _not_there):
-        return run()
+    try:
+        with saved_tensors_hooks(drop, _not_there):
+            return run()
+    finally:
+        last.clear()  # the graph holds the hook, which holds them: nobody would let go of it
 
 
 def _not_there(_: object) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.planner.garbage import full_collections_put_off
+from tests.planner.wide import chain, rows
 
 
 @pytest.fixture
@@ -84,3 +85,19 @@ def test_what_was_set_comes_back_behind_an_error(thresholds: tuple[int, int, int
     with pytest.raises(mn.ConversionError):
         mn.plan(nn.Linear(2, 2), torch.randn(1, 2), budget="least")
     assert gc.get_threshold() == thresholds
+
+
+@pytest.mark.parametrize("gamma", [0, 1 / 8])
+def test_nothing_that_a_plan_has_measured_stays(gamma: float) -> None:
+    """A graph owns the hooks of what it saves: one that held a tensor of it would keep both for good."""
+    model, x = chain(), rows()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(found) is Tensor for found in gc.get_objects())
+
+    mn.plan(model, x, budget="least", gamma=gamma)  # makes what a process has once
+    before = alive()
+    plan = mn.plan(model, x, budget="least", gamma=gamma)
+    assert plan.units
+    assert alive() <= before
