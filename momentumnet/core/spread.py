@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from momentumnet.arithmetic.reports import has_values, read
@@ -98,7 +99,8 @@ def _typical(value: Tensor) -> Tensor:
     flat = value.detach().reshape(-1)
     sample = flat[:: -(-flat.numel() // _SAMPLE) or 1].abs()
     sample = sample if sample.dtype == torch.float64 else sample.float()
-    return torch.where((sample > 0) & sample.isfinite(), sample, math.nan).nanmedian()
+    sample = F.threshold(sample, 0.0, math.nan, inplace=True)  # few operations: a trace looks at all that is returned
+    return torch.nan_to_num_(sample, nan=math.nan, posinf=math.nan).nanmedian()
 
 
 def _ratio(largest: float, typical: float) -> float:

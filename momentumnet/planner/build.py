@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import torch
@@ -142,7 +142,8 @@ def _with_gradient(trace: Trace, ending: Ending) -> list[Tensor]:
 
 def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
     """Where a step runs."""
-    return next((tensor.device for tensor in [*model.parameters(), *tensors_in(example_inputs)]), torch.device("cpu"))
+    found = (tensor.device for tensor in chain(model.parameters(), tensors_in(example_inputs)))
+    return next(found, torch.device("cpu"))
 
 
 def _as_streams(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Way(Enum):
@@ -14,6 +14,8 @@ class Way(Enum):
     CHECKPOINTED = "checkpointed"  # recomputed from an input that is kept
     REVERSIBLE = "reversible"  # recomputed from an input that the stream's state gives again
     OFFLOADED = "offloaded"  # kept in host memory
+
+    __hash__ = object.__hash__  # that of enumerations is written in Python, and a search asks for it again and again
 
 
 # The ways in which a unit's forward does not run a second time.
@@ -28,9 +30,10 @@ class Front(Enum):
     GIVEN = 2  # a stream whose state gives its input again
     OFFLOADED = 3  # a unit whose tensors leave while this one runs, and come back while its backward does
 
+    __hash__ = object.__hash__  # as of `Way`
 
-@dataclass(frozen=True)
-class Choice:
+
+class Choice(NamedTuple):
     """Units in a row, ``start`` to ``stop`` (exclusive), and how theirs come.
 
     Those that are checkpointed are recomputed together, from the input of the first, or if they are blocks of a

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from momentumnet.planner.alike import kinds_of
 from momentumnet.planner.choice import KEPT, Choice, Front, Way, choice_of_each
@@ -19,8 +19,7 @@ LONGEST_SEGMENT = 16
 SHARES = 4
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One way to treat units in a row, behind a certain front.
 
     Attributes:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from momentumnet.planner.advice import DoesNotFitError
-from momentumnet.planner.step_plans import NEAR, MeasuredStep
+from momentumnet.planner.step_plans import CLOSE, NEAR, MeasuredStep
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import Trial
 
 # A function that is not the network's own has to be quicker by so much: times are measured no better.
 WORTH = 0.02
-# Least budgets that are so close together, as a share, count as the same: predictions are no better.
-CLOSE = 1 / 256
 
 
 def quickest_plan(

@@ -123,8 +123,15 @@ def _cheapest(
 
 def fewest(options: Options, budget: int) -> list[Choice] | None:
     """The choices that fit into so many bytes and hold the fewest when the forward ends; None if none fit."""
+    found, _ = _fewest(options, budget)
+    return found
+
+
+def _fewest(options: Options, budget: int) -> tuple[list[Choice] | None, int]:
+    """`fewest`; and if nothing fits, bytes by which a budget has to be larger, at least, for anything to come of it."""
     count, always = len(options.profile.units), options.always
     best: dict[tuple[int, Front], tuple[int, Front, Option | None]] = {(0, Front.NOTHING): (0, Front.NOTHING, None)}
+    missing: set[int] = set()
     for start in range(count):
         for front in Front:
             if (start, front) not in best:
@@ -133,20 +140,31 @@ def fewest(options: Options, budget: int) -> list[Choice] | None:
             room = budget - always[start] - held
             for option in options.at(start, front):
                 key = (option.choices[-1].stop, option.behind)
-                if option.need <= room and (key not in best or held + option.held < best[key][0]):
+                if option.need > room:
+                    missing.add(option.need - room)
+                elif key not in best or held + option.held < best[key][0]:
                     best[key] = (held + option.held, front, option)
     ends = [
         (best[count, front][0] + options.loss_bytes[front], place, front)
         for place, front in enumerate(Front)
         if (count, front) in best
     ]
-    if not ends or min(ends)[0] + always[count] > budget:
-        return None
-    place, front, found = count, min(ends)[2], list[Choice]()
+    if not ends:
+        return None, min(missing, default=1)
+    found = _walked_back(best, count, min(ends)[2])
+    short = max(0, min(ends)[0] + always[count] - budget) or options.above(found, budget)
+    return (None, min({short, *missing})) if short else (found, 0)
+
+
+def _walked_back(
+    best: Mapping[tuple[int, Front], tuple[int, Front, Option | None]], place: int, front: Front
+) -> list[Choice]:
+    """The choices that lead there."""
+    found: list[Choice] = []
     while (entry := best[place, front])[2] is not None:
         found = [*entry[2].choices, *found]
         place, front = entry[2].choices[0].start, entry[1]
-    return None if options.above(found, budget) else found
+    return found
 
 
 def least(options: Options) -> tuple[int, list[Choice]]:
@@ -160,9 +178,9 @@ def least(options: Options) -> tuple[int, list[Choice]]:
     low, high = 0, peak_of(simulated(profile, found)).bytes
     while high - low > 1:
         middle = (low + high) // 2
-        choices = fewest(options, middle)
+        choices, missing = _fewest(options, middle)
         if choices is None:
-            low = middle
+            low = middle + missing - 1
         else:
             found, high = choices, peak_of(simulated(profile, choices)).bytes
     found = within(options, high) or found

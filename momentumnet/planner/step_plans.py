@@ -28,6 +28,11 @@ NEAR = 0.03
 # the others apart (of 16 networks, float32 and bfloat16, at two values of gamma, none had another choice that took less
 # by more than 0.02 %; a first step takes up to 0.6 % more than is predicted for one with its scales learned).
 EXACT = 0.01
+# Bytes, and seconds, that differ by so much, as a share, count as the same: predictions are no better.
+CLOSE = 1 / 256
+# What is kept of a unit that is recomputed so that it can be compared, at most, and is not predicted: it tells in a
+# network of many small ones. Two reports in forward, and two in backward (24 bytes each time, measured on the CPU).
+COMPARED = 48
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,10 @@ class MeasuredStep:
     def _quickest_tried(self, limit: int, trial: Trial) -> TrainingPlan | None:
         """The quickest plan that was measured to fit; None if none does.
 
-        What is predicted is corrected by what was measured, and tried again. To keep all is tried first where it may
-        fit: nothing is quicker.
+        What is predicted is corrected by what was measured, and tried again: as long as none fits, or much is left. To
+        keep all is tried first where it may fit: nothing is quicker.
         """
-        room, best, seen = limit, None, list[list[Choice]]()
+        room, best, seen = max(1, limit - COMPARED * len(self.options.profile.units)), None, list[list[Choice]]()
         for attempt in range(TRIALS):
             stored = not attempt and peak_of(self.methods[0].moments).bytes <= (1 + OFF) * limit
             choices = self._stored if stored else within(self.options, room) or self._least_below((1 + OFF) * limit)
@@ -117,16 +122,19 @@ class MeasuredStep:
                 break
             seen.append(choices)
             plan = self._with(choices, limit, room)
+            if best is not None and plan.seconds >= best.seconds * (1 - CLOSE):
+                break
             peak = trial(plan)
             if peak is not None and peak <= limit:
-                if best is None or plan.seconds < best.seconds:
-                    best = replace(plan, measured_peak=peak)
+                best = replace(plan, measured_peak=peak)
                 if all(choice.way is Way.STORED for choice in choices):
                     break
             elif best is not None:
                 break
             off = plan.peak / (peak or plan.peak * (1 + OFF))
-            room = int(limit * min(off, 1 + OFF))
+            before, room = room, int(limit * min(off, 1 + OFF))
+            if best is not None and room <= before * (1 + CLOSE):
+                break
         return best
 
     def _least_tried(self, trial: Trial) -> TrainingPlan:

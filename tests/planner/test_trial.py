@@ -268,3 +268,21 @@ def test_the_first_step_of_a_training_takes_no_more_than_was_measured(gamma: flo
         loss_of(output).backward()
 
     assert plan.measured_peak == mn.measure_memory(step).peak_bytes
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
+def test_what_is_kept_to_compare_recomputes_takes_no_second_trial(share: float) -> None:
+    """Of many small units: a trial takes as long as they all, and what is left by it is next to nothing."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(ResidualMLP(WIDTH) for _ in range(60)))
+    step = measured_step(net, torch.randn(64, WIDTH), gamma=exact_gamma(0))
+    least, stored = step.plan(None).peak, step.plan(1 << 40).peak
+    limit, tried = int(least + share * (stored - least)), list[TrainingPlan]()
+
+    def with_reports(plan: TrainingPlan) -> int:
+        tried.append(plan)
+        return plan.peak + 48 * sum(unit.way != "stored" for unit in plan.units)
+
+    found = step.plan(limit, trial=with_reports)
+    assert len(tried) == 1
+    assert limit * 0.98 <= (found.measured_peak or 0) <= limit
