@@ -90,10 +90,11 @@ def measured_steps(
         )
     batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
     containers = tuple(sizes_of(model, (name for unit in profiles[0].units for name in unit.names)).items())
-    autocast = autocast_of(device_of(model, example_inputs))
-    told = (arithmetic, batch, elements, containers, gradients, parameter_bytes_of(model), autocast)
+    device = device_of(model, example_inputs)
+    told = (arithmetic, batch, elements, containers, gradients, parameter_bytes_of(model), autocast_of(device))
     return [
-        MeasuredStep(found, Options(profile), gamma, *told) for gamma, profile in zip(gammas, profiles, strict=True)
+        MeasuredStep(found, Options(profile), gamma, *told, exact_bytes=device.type == "cpu")
+        for gamma, profile in zip(gammas, profiles, strict=True)
     ]
 
 
