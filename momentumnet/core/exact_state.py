@@ -23,7 +23,7 @@ from momentumnet.core.range import Range
 
 # A stream of no more elements has its next x left as floats by the undo before, which spares a launch; of a larger one
 # these would lie beside the saved tensors while the block's gradient is computed, at the peak of a backward.
-SMALL_STREAM = 1 << 18
+SMALL_STREAM = 1 << 17
 
 
 class ExactState(IntegerState):
