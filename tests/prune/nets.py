@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from momentumnet.prune import apply_masks, prunable
 from tests.models import WIDTH
 
 
@@ -67,3 +68,13 @@ def random_like(parameters: dict[str, nn.Parameter], seed: int = 0) -> dict[str,
     """Masks that keep about half, drawn without the package."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.rand(p.shape, generator=generator) < 0.5 for name, p in parameters.items()}
+
+
+def masked(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    masks = random_like(prunable(net))
+    apply_masks(net, masks)
+    return net, masks
+
+
+def snapshot(net: nn.Module) -> tuple[list[str], list[int], list[type]]:
+    return list(net.state_dict()), [id(p) for p in net.parameters()], [type(module) for module in net.modules()]

@@ -1,89 +1,21 @@
-"""Masks on a model: names, what they do to weights and gradients, how they come off, and what is refused."""
+"""Masks on a model: names, what they do to weights and gradients, and how they come off."""
 
 from __future__ import annotations
 
 import copy
 import math
-import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
-from torch.nn.utils.prune import l1_unstructured, remove
+from torch.nn.utils.parametrizations import spectral_norm
 
 from momentumnet.prune import apply_masks, masks_of, prunable, remove_masks, sparsity
-from momentumnet.prune.parametrization import Mask
 from tests.models import CASES, WIDTH
-from tests.prune.nets import Attention, Tied, perceptron, random_like, raw_chain
-
-
-def masked(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    masks = random_like(prunable(net))
-    apply_masks(net, masks)
-    return net, masks
-
-
-def snapshot(net: nn.Module) -> tuple[list[str], list[int], list[type]]:
-    return list(net.state_dict()), [id(p) for p in net.parameters()], [type(module) for module in net.modules()]
-
-
-def test_prunable_are_the_matrices() -> None:
-    assert list(prunable(Attention())) == ["attention.in_proj_weight", "attention.out_proj.weight"]
-    assert list(prunable(raw_chain())) == ["0.w", "1.w", "2.w"]
-    assert list(prunable(Tied())) == ["first.weight"]
-    reading, writing = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
-    writing.weight = reading.weight
-    assert not prunable(nn.Sequential(writing, reading))
-    other = nn.ModuleList([nn.Conv2d(4, 1, 1), nn.LSTMCell(2, 2), nn.RMSNorm((2, 2)), nn.Bilinear(2, 2, 1)])
-    assert list(prunable(other)) == ["0.weight", "1.weight_ih", "1.weight_hh", "3.weight"]
-
-
-def test_quantised_weights_are_not_pruned() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    net[0].weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
-    assert list(prunable(net)) == ["1.weight"]
-
-
-@pytest.mark.filterwarnings("ignore:.*is deprecated in favor of:FutureWarning")
-def test_norms_of_rows_are_not_pruned() -> None:
-    assert list(prunable(nn.utils.weight_norm(nn.Linear(4, 3)))) == ["weight_v"]
-
-
-def test_prunable_skips_parameters_and_modules_by_any_of_their_names() -> None:
-    net = Tied()
-    assert not prunable(net, skip=["second"])
-    assert not prunable(net, skip=["second.weight"])
-    assert not prunable(net, skip=[""])
-    assert list(prunable(net, skip=["first.bias"])) == ["first.weight"]
-    assert list(prunable(nn.Sequential(nn.Linear(2, 2), *[nn.ReLU()] * 9, nn.Linear(2, 2)), skip=["1"])) == [
-        "0.weight",
-        "10.weight",
-    ]
-
-
-@pytest.mark.parametrize("skip", [["third"], ["first.weigh"], "first"])
-def test_prunable_refuses_unknown_names(skip: list[str] | str) -> None:
-    with pytest.raises(ValueError, match="skip"):
-        prunable(Tied(), skip=skip)
-
-
-def test_prunable_refuses_the_masks_of_pytorch() -> None:
-    """Weights under them have values, by which they would count as kept."""
-    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    l1_unstructured(net[0], "weight", amount=8)
-    with pytest.raises(ValueError, match=r"'0\..*' is pruned by torch.nn.utils.prune"):
-        prunable(net)
-    remove(net[0], "weight")
-    assert list(prunable(net)) == ["0.weight", "1.weight"]
-
-
-def test_prunable_refuses_parameters_without_a_shape() -> None:
-    with pytest.raises(ValueError, match="lazy"):
-        prunable(nn.LazyLinear(3))
+from tests.prune.nets import Attention, Tied, masked, perceptron, random_like, raw_chain, snapshot
 
 
 @pytest.mark.parametrize("build", [Tied, Attention, raw_chain, *[case.model for case in CASES]])
@@ -260,12 +192,6 @@ def test_dtype_and_device_moves_keep_the_masks() -> None:
     assert net.to("meta")[0].weight.device.type == "meta"
 
 
-def test_pickling_is_refused_by_pytorch_and_said_so() -> None:
-    net, _ = masked(perceptron())
-    with pytest.raises(RuntimeError, match="state_dict"):
-        pickle.dumps(net)
-
-
 def test_gradients_still_arrive_where_others_wait_for_them() -> None:
     layer = nn.Linear(3, 2)
     parameter, seen = layer.weight, []
@@ -304,72 +230,6 @@ def test_compiled_models_read_the_masks() -> None:
     assert torch.equal(compiled(x), net(x))
     apply_masks(net, random_like(prunable(net), seed=5))
     assert torch.equal(compiled(x), net(x))
-
-
-def keep(*shape: int) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool)
-
-
-@pytest.mark.parametrize(
-    ("build", "masks", "message"),
-    [
-        (perceptron, {"0.weight": keep(8, 5), "9.weight": keep(1)}, "'9.weight', which is not a parameter"),
-        (perceptron, {"0.weight": keep(8, 5), "2.weight": keep(8, 3)}, r"shape \(3, 8\), got .*\(8, 3\)"),
-        (perceptron, {"0.weight": keep(8, 5), "2.weight": keep(3, 8).float()}, "torch.bool"),
-        (perceptron, {"0.weight": keep(8, 5), "2.weight": [True]}, "got list"),
-        (Tied, {"second.weight": keep(WIDTH, WIDTH)}, "shared, and its name is 'first.weight'"),
-        (lambda: nn.LSTM(2, 2), {"weight_hh_l0": keep(8, 2)}, "list of its own"),
-        (lambda: nn.GRU(2, 2), {"bias_hh_l0": keep(6)}, "list of its own"),
-        (lambda: spectral_norm(nn.Linear(2, 2)), {"parametrizations.weight.original": keep(2, 2)}, "already"),
-        (lambda: weight_norm(nn.Linear(2, 2)), {"weight": keep(2, 2)}, "not a parameter"),
-    ],
-)
-def test_what_cannot_be_masked_is_refused_and_nothing_changes(
-    build: Callable[[], nn.Module], masks: dict[str, Tensor], message: str
-) -> None:
-    net = build()
-    before = snapshot(net)
-    with pytest.raises(ValueError, match=message):
-        apply_masks(net, masks)
-    assert snapshot(net) == before
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
-def test_scripted_modules_are_refused() -> None:
-    with pytest.raises(ValueError, match="scripted"):
-        apply_masks(torch.jit.script(nn.Linear(2, 2)), {"weight": keep(2, 2)})
-
-
-@pytest.mark.parametrize("already", [False, True])
-def test_a_failure_on_the_way_is_undone(already: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = perceptron()
-    first = random_like(prunable(net))
-    if already:
-        apply_masks(net, {"0.weight": first["0.weight"]})
-    before = snapshot(net)
-    register = parametrize.register_parametrization
-
-    def fail_on_the_last(module: nn.Module, name: str, mask: Mask) -> None:
-        if module is net[2]:
-            raise RuntimeError("out of memory")
-        register(module, name, mask)
-
-    monkeypatch.setattr(parametrize, "register_parametrization", fail_on_the_last)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        apply_masks(net, random_like(prunable(net), seed=1))
-    assert snapshot(net) == before
-    assert list(masks_of(net)) == (["0.weight"] if already else [])
-    if already:
-        assert torch.equal(masks_of(net)["0.weight"], first["0.weight"])
-
-
-def test_a_mask_under_another_parametrization_stays() -> None:
-    net, _ = masked(nn.Linear(3, 3))
-    spectral_norm(net)
-    before = net.parametrizations.weight.original.detach().clone()
-    with pytest.raises(ValueError, match="another parametrization"):
-        remove_masks(net)
-    assert torch.equal(net.parametrizations.weight.original, before)
 
 
 def test_a_mask_beside_another_parametrization_comes_off_alone() -> None:
