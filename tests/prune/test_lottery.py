@@ -1,3 +1,5 @@
+"""A lottery's tickets against a loop that is written out, and what its trainings begin with and leave alone."""
+
 from __future__ import annotations
 
 import copy
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.errors import CheckpointError
-from momentumnet.prune import LotteryTicket, TrainingLog, apply_masks, dense_state_dict, magnitude_masks
+from momentumnet.prune import LotteryTicket, TrainingLog, dense_state_dict
 from momentumnet.streams.converted import streams_of
 from tests.prune.lotteries import STEPS, X, Y, network, train
 
@@ -97,69 +99,6 @@ def test_skipped_weights_are_not_pruned() -> None:
     lottery = LotteryTicket(network(), train, fraction=0.5, rounds=1, skip=["2"])
     lottery.run()
     assert list(lottery.masks(1)) == ["0.weight"]
-
-
-def test_reinitialised_control() -> None:
-    calls: list[nn.Module] = []
-
-    def draw(model: nn.Module) -> None:
-        calls.append(model)
-        for parameter in model.parameters():
-            nn.init.uniform_(parameter, 1, 2)
-
-    starts: list[int] = []
-
-    def noted(model: nn.Module, log: TrainingLog) -> None:
-        starts.append(log.start_step)
-        train(model, log)
-
-    lottery = LotteryTicket(network(), noted, rounds=2, rewind_to=2, controls=["reinitialised"], reinitialise=draw)
-    lottery.run()
-    for number in (1, 2):
-        ticket, control = (lottery.ticket(number, arm=arm, trained=False) for arm in ("ticket", "reinitialised"))
-        assert torch.equal(ticket[0].weight == 0, control[0].weight == 0)  # type: ignore[index]
-        kept = control[0].weight[control[0].weight != 0]  # type: ignore[index]
-        assert bool(((kept >= 1) & (kept <= 2)).all())
-    assert len(calls) == 2
-    again = [lottery.ticket(number, arm="reinitialised", trained=False)[2].bias for number in (1, 2)]  # type: ignore[index]
-    assert not torch.equal(*again)
-    assert starts == [0, 2, 0, 2, 0]  # new weights are trained in full, tickets from where they were rewound to
-
-
-def test_default_reinitialisation_draws_all_anew() -> None:
-    lottery = LotteryTicket(network(), train, rounds=1, controls=["reinitialised"])
-    lottery.run()
-    first = lottery.ticket(0, trained=False).state_dict()
-    drawn = lottery.ticket(1, arm="reinitialised", trained=False).state_dict()
-    for name in ("0.bias", "2.bias"):
-        assert not bool((first[name] == drawn[name]).any())
-
-
-def test_module_that_cannot_draw_its_weights() -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(6))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.scale
-
-    model = nn.Sequential(Own(), nn.Linear(6, 4)).double()
-    with pytest.raises(ValueError, match=r"0 \(Own\) has parameters and no reset_parameters.*pass reinitialise="):
-        LotteryTicket(model, train, rounds=1, controls=["reinitialised"]).run()
-
-
-def test_random_mask_control() -> None:
-    lottery = LotteryTicket(network(), train, fraction=0.5, rounds=2, rewind_to=1, controls=["random mask"])
-    lottery.run()
-    dense_start = lottery.ticket(1, trained=False)
-    for number in (1, 2):
-        ticket, control = (lottery.ticket(number, arm=arm, trained=False) for arm in ("ticket", "random mask"))
-        for layer in (0, 2):
-            kept, random_kept = (net[layer].weight != 0 for net in (ticket, control))  # type: ignore[index]
-            assert int(kept.sum()) == int(random_kept.sum())
-            assert not torch.equal(kept, random_kept)
-        assert torch.equal(control[0].bias, dense_start[0].bias)  # type: ignore[index]
 
 
 def test_model_and_generators_are_left_alone() -> None:
@@ -280,90 +219,11 @@ def test_a_folder_is_not_gone_on_with_at_another_gamma(tmp_path: Path) -> None:
         LotteryTicket(residual(), train, rounds=2, folder=tmp_path).run()
 
 
-def test_a_network_with_masks_is_refused() -> None:
-    """It ended, behind the dense training, in a KeyError."""
-    model = network()
-    apply_masks(model, magnitude_masks(model, fraction=0.5))
-    with pytest.raises(ValueError, match="remove_masks"):
-        LotteryTicket(model, train)
-
-
-def untrained(model: nn.Module, log: TrainingLog) -> None:
-    train(copy.deepcopy(model), log)
-
-
 def test_network_of_masked_weights_alone_is_seen_to_be_trained() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12, bias=False), nn.Tanh(), nn.Linear(12, 4, bias=False)).double()
     report = LotteryTicket(model, train, rounds=1).run()
     assert [training.steps for training in report.trainings] == [STEPS, STEPS]
-
-
-def silent(model: nn.Module, log: TrainingLog) -> None:
-    train(model, TrainingLog())
-
-
-def wordy(model: nn.Module, log: TrainingLog) -> str:
-    train(model, log)
-    return "fine"
-
-
-@pytest.mark.parametrize(
-    ("function", "options", "error", "message"),
-    [
-        (untrained, {}, ValueError, "left the model that it was given as it was"),
-        (silent, {"rewind_to": 1}, ValueError, "reported 0 steps, and rewind_to=1 lies beyond"),
-        (train, {"rewind_to": STEPS + 1}, ValueError, f"reported {STEPS} steps"),
-        (wordy, {}, TypeError, "must return the last accuracy or None, got str"),
-    ],
-)
-def test_training_that_cannot_be_used(
-    function: Callable[..., Any], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        LotteryTicket(network(), function, rounds=1, **options).run()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
-        ({"rounds": True}, "rounds must be"),
-        ({"rewind_to": -1}, "rewind_to must be a whole number of at least 0"),
-        ({"rewind_to": 1.5}, "rewind_to must be"),
-        ({"fraction": 1.5}, "fraction"),
-        ({"scope": "net"}, "scope"),
-        ({"structure": "filter"}, "structure must be one of 'weight', 'channel', 'block', got 'filter'"),
-        ({"structure": "channel"}, "needs example_inputs, with which the channels are found"),
-        ({"controls": ["other"]}, "controls must be of 'reinitialised', 'random mask', got 'other'"),
-        ({"early_bird": 2.0}, "early_bird must be a share"),
-        ({"early_bird": "0.1"}, "early_bird must be a share"),
-        ({"skip": ["nothing"]}, "nothing"),
-    ],
-)
-def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LotteryTicket(network(), train, **options)
-
-
-def test_unknown_options() -> None:
-    with pytest.raises(TypeError):
-        LotteryTicket(network(), train, sparsity=0.8)  # type: ignore[call-arg]
-
-
-def test_round_that_was_not_trained() -> None:
-    lottery = LotteryTicket(network(), train, rounds=1)
-    with pytest.raises(LookupError, match=r"round 1 of 'ticket' has not been trained; call run\(\) first"):
-        lottery.ticket(1)
-    lottery.run()
-    with pytest.raises(LookupError, match="round 1 of 'random mask'"):
-        lottery.ticket(1, arm="random mask")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", None])
-def test_accuracy_must_be_a_number(value: Any) -> None:
-    with pytest.raises(ValueError, match="an accuracy must be a finite number"):
-        TrainingLog().accuracy(value)
 
 
 class Counting(nn.Linear):
