@@ -1,95 +1,22 @@
-"""Blocks: which can go, which go, and that the network without them is the masked one."""
+"""Blocks: which can go, and which go."""
 
 from __future__ import annotations
 
-import copy
-import functools
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import momentumnet as mn
 from momentumnet.errors import PruningError
-from momentumnet.prune import apply_masks, magnitude_scores, masks_of
+from momentumnet.prune import magnitude_scores
 from momentumnet.prune.block_search import DroppedBlock
 from momentumnet.prune.blocks import BlockStructure
 from momentumnet.prune.masks import Masks
+from tests.prune.block_nets import Block, masked, net_of, resnet_structure, vectors
 from tests.prune.structured_nets import images, network
-
-
-class Block(nn.Module):
-    """x + f(x), or something alike."""
-
-    def __init__(self, kind: str = "plain", width: int = 6) -> None:
-        super().__init__()
-        self.kind = kind
-        self.fc = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-        self.gain = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor, scale: float = 1.0, *, side: Tensor | None = None) -> Any:
-        branch = self.fc(torch.tanh(x)) * scale + (0 if side is None else self.fc(side))
-        if self.kind == "post-norm":
-            return self.norm(x + branch)
-        if self.kind == "relu":
-            return F.relu(x + branch)
-        if self.kind == "factor":
-            return self.gain * x + branch
-        if self.kind == "tuple":
-            return x + branch, None
-        return x + branch
-
-
-class Net(nn.Module):
-    """Three blocks called in some way."""
-
-    def __init__(self, kind: str = "plain") -> None:
-        super().__init__()
-        self.kind = kind
-        self.stem = nn.Linear(6, 6)
-        self.blocks = nn.ModuleList([Block(kind) for _ in range(3)])
-        if kind == "shared":
-            self.blocks[1].fc.weight = self.stem.weight
-        if kind == "one module":
-            self.blocks = nn.ModuleList([self.blocks[0]] * 3)
-        self.head = nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            if self.kind == "arguments":
-                x = block(x, 0.5, side=torch.ones_like(x))
-            elif self.kind == "keyword":
-                x = block(side=None, x=x)
-            elif self.kind == "tuple":
-                x = block(x)[0]
-            else:
-                x = block(x)
-        return self.head(x) + (self.blocks[1].fc.bias[:5] if self.kind == "read inside" else 0)
-
-
-def vectors(seed: int = 0) -> Tensor:
-    return torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def net_of(kind: str) -> Net:
-    torch.manual_seed(0)
-    return Net(kind).double()
-
-
-@functools.cache
-def resnet_structure() -> BlockStructure:
-    return BlockStructure(network("resnet20"), images(size=2))
-
-
-def masked(net: nn.Module, masks: Masks) -> nn.Module:
-    own = copy.deepcopy(net)
-    apply_masks(own, masks)
-    return own
 
 
 def gone(structure: BlockStructure, masks: Masks) -> list[str]:
@@ -178,56 +105,6 @@ def test_one_module_called_again_goes_as_one() -> None:
     torch.testing.assert_close(small(vectors(1)), net.head(net.stem(vectors(1))))
 
 
-@pytest.mark.parametrize("fraction", [1 / 3, 2 / 3, 1.0])
-@pytest.mark.parametrize("kind", ["plain", "arguments", "keyword"])
-def test_shrunk_equals_masked(kind: str, fraction: float) -> None:
-    net = net_of(kind)
-    structure = BlockStructure(net, vectors())
-    masks = structure.prune(magnitude_scores(net), fraction=fraction)
-    own = masked(net, masks)
-    optimizer = torch.optim.SGD(own.parameters(), lr=0.1, weight_decay=0.1)
-    own(vectors()).square().mean().backward()
-    optimizer.step()
-    small = structure.shrink(own, masks)
-    torch.testing.assert_close(small(vectors(1)), own(vectors(1)), rtol=1e-12, atol=1e-12)
-    assert sum(isinstance(block, DroppedBlock) for block in small.blocks) == round(3 * fraction)
-    assert not masks_of(small)
-
-
-def test_shrunk_resnet_equals_masked() -> None:
-    net, structure = network("resnet20"), resnet_structure()
-    masks = structure.prune(magnitude_scores(net), fraction=0.5)
-    own = masked(net, masks).train()
-    for seed in (1, 2):  # the running statistics move
-        own(images(seed=seed))
-    small = structure.shrink(own, masks)
-    torch.testing.assert_close(small.eval()(images()), own.eval()(images()), rtol=1e-12, atol=1e-12)
-    removed = sum(int((~mask).sum()) for mask in masks.values())
-    assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in net.parameters()) - removed
-    assert small.state_dict().keys() < net.state_dict().keys()
-
-
-def test_shrunk_equals_masked_in_single_precision() -> None:
-    net, x = net_of("plain").float(), vectors().float()
-    structure = BlockStructure(net, x)
-    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
-    torch.testing.assert_close(structure.shrink(net, masks)(x), masked(net, masks)(x))
-
-
-def test_gradients_are_those_of_the_masked_network() -> None:
-    net = network("resnet20")
-    structure = resnet_structure()
-    masks = structure.prune(magnitude_scores(net), fraction=0.5)
-    small, own = structure.shrink(net, masks).train(), masked(net, masks).train()
-    for one in (small, own):
-        F.cross_entropy(one(images()), torch.arange(6) % 5).backward()
-    found = {name: parameter.grad for name, parameter in own.named_parameters()}
-    for name, parameter in small.named_parameters():
-        path, _, last = name.rpartition(".")
-        expected = found.get(name, found.get(f"{path}.parametrizations.{last}.original"))
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-10, atol=1e-13)
-
-
 def test_blocks_of_lowest_mean_magnitude_go() -> None:
     net = net_of("plain")
     for block, size in zip(net.blocks, (3.0, 1.0, 2.0), strict=True):
@@ -272,21 +149,6 @@ def test_shuffled_masks_keep_the_numbers() -> None:
     assert len(seen) > 4  # of 12
 
 
-def test_shrunk_network_converts_and_trains() -> None:
-    net, structure = network("resnet20"), resnet_structure()
-    masks = structure.prune(magnitude_scores(net), fraction={"layer1": 0.4, "layer2": 0, "layer3": 0}, scope="layer")
-    converted = mn.convert(structure.shrink(net, masks).train(), images(), gamma=0.5)
-    optimizer = torch.optim.SGD(converted.parameters(), lr=0.05)
-    losses = []
-    for _ in range(6):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(converted(images()), torch.arange(6) % 5)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
-
-
 def test_networks_without_blocks_are_refused() -> None:
     with pytest.raises(PruningError, match="no residual stream"):
         BlockStructure(nn.Sequential(nn.Linear(6, 6), nn.ReLU()).double(), vectors())
@@ -312,21 +174,3 @@ def test_scores_of_no_block_are_refused() -> None:
     net = net_of("plain")
     with pytest.raises(ValueError, match=r"scores hold none of block 'blocks.0'"):
         BlockStructure(net, vectors()).prune({"stem.weight": torch.ones(6, 6)}, fraction=0.5)
-
-
-def test_a_network_that_was_shrunk_is_another_one() -> None:
-    net = net_of("plain")
-    structure = BlockStructure(net, vectors())
-    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
-    with pytest.raises(ValueError, match="shrunk already"):
-        structure.shrink(structure.shrink(net, masks), masks)
-
-
-def test_a_block_that_became_no_identity_is_not_dropped() -> None:
-    net = net_of("plain")
-    structure = BlockStructure(net, vectors())
-    masks = structure.prune(magnitude_scores(net), fraction=1 / 3)
-    for block in net.blocks:
-        block.kind = "post-norm"
-    with pytest.raises(PruningError, match="outputs differ"):
-        structure.shrink(net, masks)
