@@ -19,7 +19,7 @@ import momentumnet as mn
 from momentumnet.core import audit
 from momentumnet.core.exact_state import ExactState
 from tests.contract.reference import assert_same, loss_of, relative_error, train_step
-from tests.contract.test_exact import Undetermined
+from tests.contract.unequal_blocks import Undetermined
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 from tests.tally import Tally
 
