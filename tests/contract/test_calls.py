@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from tests.contract.parents import Parent, straight
 from tests.contract.reference import assert_same, loss_of, pair, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -161,81 +162,6 @@ def test_outputs_keep_their_container(block: Any, unpack: Any) -> None:
     assert_same(outcomes[1], outcomes[0])
 
 
-class Parent(nn.Module):
-    """Three residual blocks, called as the given function says."""
-
-    def __init__(self, run: Any) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([ResidualMLP() for _ in range(3)])
-        self.glue = nn.Linear(WIDTH, WIDTH)
-        self.run = run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
-
-
-def straight(parent: Parent, x: Tensor) -> Tensor:
-    for block in parent.blocks:
-        x = block(x)
-    return x
-
-
-def glued(parent: Parent, x: Tensor) -> Tensor:
-    a, b, c = parent.blocks
-    return c(b(parent.glue(a(x))))
-
-
-def changed_in_place(parent: Parent, x: Tensor) -> Tensor:
-    a, b, c = parent.blocks
-    return c(b(a(x).mul_(2)))
-
-
-def out_of_order(parent: Parent, x: Tensor) -> Tensor:
-    a, b, c = parent.blocks
-    return c(a(b(x)))
-
-
-@pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("run", [glued, changed_in_place, out_of_order])
-def test_lost_velocity_is_an_error_that_names_blocks(run: Any, gradients: bool) -> None:
-    net = mn.convert(Parent(run), streams=["blocks"])
-    with torch.set_grad_enabled(gradients), pytest.raises(mn.ConversionError, match=r"blocks\.[01].*blocks\.[01]"):
-        net(torch.randn(5, WIDTH))
-
-
-@pytest.mark.parametrize("skipped", [0, 1])
-def test_skipped_block_is_fine(skipped: int) -> None:
-    """Layer drop: a block left out of a step; the others go on with the velocity."""
-
-    def run(parent: Parent, x: Tensor) -> Tensor:
-        for index, block in enumerate(parent.blocks):
-            if index != skipped or not parent.training:
-                x = block(x)
-        return x
-
-    torch.manual_seed(0)
-    model, x = Parent(run).train(), torch.randn(5, WIDTH)
-    outcomes = []
-    for backward in ("stored", "reversible"):
-        net = mn.convert(model, x, backward=backward)
-        outcomes.append(train_step(net, (x,)))
-    assert_same(outcomes[1], outcomes[0])
-    used = [f"blocks.{index}.inner.0.weight" for index in range(3) if index != skipped]
-    assert all(outcomes[1].gradients[name] is not None for name in used)
-
-
-def test_two_passes_at_once_do_not_mix() -> None:
-    torch.manual_seed(0)
-    model = Parent(straight)
-    net = mn.convert(model, torch.randn(5, WIDTH), backward="reversible")
-    x, y = torch.randn(5, WIDTH), torch.randn(5, WIDTH)
-    a, b, c = net.blocks
-    px, py = a(x), a(y)
-    px, py = b(px), b(py)
-    assert torch.equal(c(px), net(x))
-    assert torch.equal(c(py), net(y))
-
-
 def test_wrong_shape_and_missing_tensor_are_refused() -> None:
     net = mn.convert(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6)), streams=[""])
     with pytest.raises(mn.ConversionError, match=r"'0'.*\(2, 6\).*\(2, 4\)"):
@@ -315,39 +241,6 @@ def test_a_container_that_holds_the_streams_first_tensor_stays_the_callers_own(m
     torch.testing.assert_close(y, z, rtol=1e-9, atol=1e-10)
     expected = torch.autograd.grad(z.square().sum(), [x, *model.parameters()])
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("initial", [None, "branch", "module"])
-@pytest.mark.parametrize("final", ["flush", "drop"])
-@pytest.mark.parametrize("arithmetic", ["exact", "float"])
-def test_initial_and_final_velocity_against_the_rule(initial: Any, final: str, arithmetic: str) -> None:
-    torch.manual_seed(0)
-    model, start, gamma = Parent(straight).double(), nn.Linear(WIDTH, WIDTH).double(), 0.5
-    x = torch.randn(5, WIDTH, dtype=torch.float64)
-    net = mn.convert(
-        model,
-        x,
-        gamma=gamma,
-        initial_velocity=start if initial == "module" else initial,
-        final_velocity=final,
-        arithmetic=arithmetic,
-    )
-    y = x
-    v = {None: lambda: torch.zeros_like(x), "branch": lambda: model.blocks[0].inner(x), "module": lambda: start(x)}[
-        initial
-    ]()
-    for block in model.blocks:
-        v = gamma * v + (1 - gamma) * block.inner(y)
-        y = y + v
-    if final == "flush":
-        y = y + gamma / (1 - gamma) * v
-    expected = torch.autograd.grad(y.square().sum(), [*model.blocks.parameters()])
-    output = net(x)
-    torch.testing.assert_close(output, y, rtol=1e-10, atol=1e-12)
-    output.square().sum().backward()
-    for parameter, gradient in zip(model.blocks.parameters(), expected, strict=True):
-        name = next(name for name, other in model.named_parameters() if other is parameter)
-        torch.testing.assert_close(net.get_parameter(name).grad, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_options_that_do_not_exist_are_refused() -> None:
