@@ -14,19 +14,11 @@ from torch import nn
 import momentumnet as mn
 from momentumnet.core.late_check import LateCheck
 from momentumnet.streams.converted import streams_of
+from tests.contract.late_checks import WideGrowing, late
 from tests.contract.reference import assert_same, loss_of, train_step
 from tests.contract.test_kept import DEPTH, Wide, chain, converted
 from tests.contract.test_reads import Dropping, Growing, blocks, packed_bytes, reads, rows
 from tests.models import WIDTH, Case, ResidualMLP
-
-
-class WideGrowing(Growing):
-    """Keeps more than the stream's state takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = Wide().inner
-
 
 KINDS = [
     {},
@@ -38,15 +30,6 @@ KINDS = [
     {"dtype": torch.bfloat16},
     {"coupling": "dr2net"},
 ]
-
-
-def late(net: nn.Module) -> nn.Module:
-    """A copy that is checked late, behind the first pass, which is looked at as before."""
-    net = copy.deepcopy(net)
-    mn.set_range_check(net, "backward")
-    loss_of(net(rows().to(next(net.parameters()).dtype))).backward()
-    net.zero_grad(set_to_none=True)
-    return net
 
 
 @pytest.mark.parametrize("kind", [ResidualMLP, Dropping])
@@ -217,76 +200,6 @@ def test_it_is_told_again_by_each_backward_of_a_graph() -> None:
     for _ in range(2):
         with pytest.raises(mn.StateRangeError):
             loss.backward(retain_graph=True)
-
-
-def test_a_gradient_that_is_taken_on_the_way_is_checked() -> None:
-    net = late(mn.convert(blocks(5, Growing), rows()))
-    net.blocks[1].factor = 1e6
-    x = rows().requires_grad_()
-    h = net.blocks[2](net.blocks[1](net.blocks[0](x)))
-    with pytest.raises(mn.StateRangeError):
-        torch.autograd.grad(h.sum(), x)
-
-
-def test_a_gradient_of_a_tensor_on_the_way_is_checked_behind_the_stream() -> None:
-    net = late(mn.convert(blocks(5, Growing), rows()))
-    net.blocks[1].factor = 1e6
-    seen: list[torch.Tensor] = []
-    net.blocks[2].register_forward_hook(lambda module, args, output: seen.append(output))
-    x = rows().requires_grad_()
-    net(x)
-    with pytest.raises(mn.StateRangeError):
-        torch.autograd.grad(seen[0].sum(), x)
-
-
-def check_on_the_way(net: nn.Module, place: int) -> None:
-    """A loss on what a block in the middle is given alone, as a head on features has it."""
-    features: list[torch.Tensor] = []
-    net.blocks[place].register_forward_pre_hook(lambda module, args: features.append(args[0]))
-    net(rows() * (1 if place else 1e6))
-    with pytest.raises(mn.StateRangeError):
-        features[0].square().sum().backward()
-
-
-@pytest.mark.parametrize("options", [{"backward": way} for way in ("stored", "checkpointed", "reversible")], ids=str)
-@pytest.mark.parametrize("final", ["flush", "drop"])
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_a_loss_on_the_way_alone_is_checked(options: dict[str, Any], final: str, place: int) -> None:
-    net = late(mn.convert(blocks(5, Growing), rows(), final_velocity=final, **options))
-    net.blocks[1].factor = 1e6
-    check_on_the_way(net, place)
-
-
-@pytest.mark.parametrize("kept", [2, DEPTH - 1, DEPTH])
-@pytest.mark.parametrize("place", [0, 2, DEPTH - 1])
-def test_a_loss_on_the_way_alone_is_checked_where_blocks_keep_their_activations(kept: int, place: int) -> None:
-    net = late(converted(chain(WideGrowing), rows(), kept))
-    net.blocks[1].factor = 1e6
-    check_on_the_way(net, place)
-
-
-@pytest.mark.parametrize("kept", [2, DEPTH - 1, DEPTH])
-@pytest.mark.parametrize("in_forward", [False, True], ids=["behind_the_stream", "on_the_way"])
-def test_a_gradient_that_does_not_come_to_the_start_is_checked(kept: int, in_forward: bool) -> None:
-    """That of the last but one block's parameters alone, by a loss on what it returns."""
-    net = late(converted(chain(WideGrowing), rows(), kept))
-    net.blocks[1].factor = 1e6
-    parameters = list(net.blocks[DEPTH - 2].parameters())
-    taken: list[torch.Tensor] = []
-
-    def take(_: nn.Module, args: tuple[torch.Tensor]) -> None:
-        taken.append(args[0])
-        if in_forward:
-            torch.autograd.grad(args[0].square().sum(), parameters)
-
-    def step() -> None:
-        net(rows())
-        if not in_forward:
-            torch.autograd.grad(taken[0].square().sum(), parameters)
-
-    net.blocks[DEPTH - 1].register_forward_pre_hook(take)
-    with pytest.raises(mn.StateRangeError):
-        step()
 
 
 def test_a_copy_that_is_made_on_the_way() -> None:
