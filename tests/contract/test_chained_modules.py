@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.streams.discover import discover
 from tests.contract.reference import assert_same, train_step
-from tests.contract.test_chains import FINGERPRINT, FREED, PIXELS, WIDTH, Between, Stem, held, images, pair
+from tests.contract.stem import FINGERPRINT, FREED, PIXELS, WIDTH, Between, Stem, held, images, pair
 
 POOLED = HIDDEN = 4 * PIXELS // 4  # bytes of what the module takes, and of what it keeps of its own
 
