@@ -65,3 +65,10 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def _no_build_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the variables by which a build or an installation is told what to do."""
+    for name in ("MOMENTUMNET_BUILD", "MOMENTUMNET_NATIVE", "MOMENTUMNET_CUDA_ARCHS", "CXX"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,19 +1,13 @@
-"""Compiling and packaging: what is built goes along with the package; what cannot be built costs speed alone."""
+"""Compiling: what is built is used; what cannot be built, or is refused, costs speed alone."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
-import importlib.util
 import json
 import logging
-import os
-import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,41 +16,13 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
+from tests.arithmetic.compiled.build_tools import BUILD_OFF, CPU, CUDA, needs_compiler, needs_nvcc, run_python
 from tests.arithmetic.compiled.sources import ROOT, build
 
-PACKAGED = ("csrc", "momentumnet", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
-CPU, CUDA = "libmomentumnet_cpu.so", "libmomentumnet_cuda.so"
+pytestmark = pytest.mark.usefixtures("_no_build_settings")
 # What both libraries export besides mn_abi.
 OTHERS = " ".join(f"void {name}() {{}}" for name in ("mn_error", *libraries._FUNCTIONS))
-BUILD_OFF = "switched off at install by MOMENTUMNET_BUILD=0"
-
-
-def _found(finder: Callable[[], object]) -> bool:
-    try:
-        return bool(finder())
-    except build.NotBuilt:
-        return False
-
-
-def _major(package: str) -> int:
-    """The installed major version, or 0. By metadata: looking for the module pip switches distutils."""
-    try:
-        return int(importlib.metadata.version(package).partition(".")[0])
-    except importlib.metadata.PackageNotFoundError:
-        return 0
-
-
-needs_compiler = pytest.mark.skipif(not _found(build.cpp_compiler), reason="there is no C++ compiler")
-needs_nvcc = pytest.mark.skipif(not _found(build.find_nvcc), reason="there is no nvcc")
 needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
-needs_pip = pytest.mark.skipif(not _major("pip"), reason="installing a wheel takes pip")
-needs_setuptools = pytest.mark.skipif(_major("setuptools") < 77, reason="packaging takes setuptools 77 or newer")
-
-
-@pytest.fixture(autouse=True)
-def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MOMENTUMNET_BUILD", "MOMENTUMNET_NATIVE", "MOMENTUMNET_CUDA_ARCHS", "CXX"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -90,21 +56,6 @@ def gradients() -> list[Tensor]:
     found = [parameter.grad for parameter in model.parameters()]
     assert len(found) == 12
     return [gradient for gradient in found if gradient is not None]
-
-
-def run_python(code: str, path: Path | None = None, **settings: str) -> str:
-    """What ``code`` prints in a process of its own; ``path`` comes first where it imports from."""
-    paths = ([str(path)] if path else []) + sys.path
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **settings},
-        cwd=path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @needs_compiler
@@ -272,7 +223,7 @@ def test_switched_off_at_run_time(tmp_path: Path) -> None:
 @needs_nvcc
 def test_cuda_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def not_built(*_: Path) -> str:
-        raise build.NotBuilt("takes longer, and is tested below")
+        raise build.NotBuilt("takes longer, and is tested with the packages")
 
     monkeypatch.setenv("MOMENTUMNET_CUDA_ARCHS", "80")
     monkeypatch.setattr(build, "build_cpu", not_built)
@@ -286,114 +237,3 @@ def test_cuda_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         status = library.mn_probe(0)
         assert status != 0
         assert library.mn_error(status).decode() not in ("", "no error")
-
-
-def backend(tree: Path, hook: str, **settings: str) -> Path:
-    """What a hook of the build backend makes of ``tree``, as pip calls it."""
-    code = f"from setuptools import build_meta; print(build_meta.{hook}('dist'))"
-    name = run_python(code, tree, **settings).splitlines()[-1]
-    return tree / "dist" / name
-
-
-def install(wheel: Path, into: Path) -> None:
-    """By pip, which refuses a wheel whose tag is not for this machine."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    options = ["--no-deps", "--no-index", "--no-compile", "--target", str(into)]
-    subprocess.run([*pip, "install", *options, str(wheel)], check=True)
-
-
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from a copy of the source tree in which an earlier build has left its library."""
-    tree = tmp_path_factory.mktemp("tree")
-    for name in PACKAGED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("_kernels", "__pycache__"))
-        else:
-            shutil.copy(ROOT / name, tree)
-    (tree / "momentumnet" / "_kernels").mkdir()
-    (tree / "momentumnet" / "_kernels" / CPU).write_bytes(b"of an earlier build")
-    (tree / "dist").mkdir()
-    return backend(tree, "build_sdist")
-
-
-def unpacked(sdist: Path, into: Path) -> Path:
-    with tarfile.open(sdist) as archive:
-        archive.extractall(into, filter="data")
-    (tree,) = into.iterdir()
-    (tree / "dist").mkdir()
-    return tree
-
-
-@pytest.fixture(scope="module")
-def compiled(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that a machine with a compiler makes of the sdist; the only test compilation of the CPU kernels."""
-    tree = unpacked(sdist, tmp_path_factory.mktemp("compiled"))
-    return backend(tree, "build_wheel", MOMENTUMNET_BUILD="1", MOMENTUMNET_CUDA_ARCHS="nonsense")
-
-
-@needs_setuptools
-class TestPackages:
-    def test_sdist_has_the_sources_and_no_library(self, sdist: Path) -> None:
-        with tarfile.open(sdist) as archive:
-            names = {name.partition("/")[2] for name in archive.getnames()}
-        sources = {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir() if path.is_file()}
-        assert {"csrc/build.py", "csrc/cuda.cu", "csrc/interface.h"} <= sources <= names
-        assert {"setup.py", "momentumnet/py.typed"} <= names
-        assert not [name for name in names if name.endswith(".so")]
-
-    @needs_compiler
-    @needs_pip
-    def test_wheel_brings_the_kernels(self, compiled: Path, tmp_path: Path) -> None:
-        _, _, *tags = compiled.stem.split("-")
-        assert tags[:2] == ["py3", "none"]
-        assert tags[2] != "any"
-        install(compiled, tmp_path)
-        record = json.loads((tmp_path / "momentumnet" / "_kernels" / "build.json").read_text())
-        # Architectures that nvcc does not know, or no nvcc at all, are no reason not to install.
-        assert {name: outcome["built"] for name, outcome in record.items()} == {"cpu": True, "cuda": False}
-        code = "import momentumnet as mn; print(mn.__file__); print(mn.native.available(), mn.native.reason())"
-        place, state = run_python(code, tmp_path).splitlines()
-        assert Path(place).is_relative_to(tmp_path)
-        assert state == "True"
-
-    def test_another_package_may_add_a_command_to_the_build(self, sdist: Path, tmp_path: Path) -> None:
-        """As scikit-build-core does wherever it is installed, to every package that is built without isolation."""
-        tree = unpacked(sdist, tmp_path / "source")
-        (tree / "plugin-1.dist-info").mkdir()
-        (tree / "plugin-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
-        (tree / "plugin-1.dist-info" / "entry_points.txt").write_text(
-            "[setuptools.finalize_distribution_options]\nplugin = plugin:add\n"
-        )
-        (tree / "plugin.py").write_text(
-            "from setuptools.command.build import build\n\n"
-            "def asked(command):\n    print('the plugin was asked')\n    return False\n\n"
-            "def add(distribution):\n"
-            "    distribution.get_command_class('build').sub_commands.append(('build_more', asked))\n"
-            "    assert 'build_more' not in dict(build.sub_commands), 'in the build of every package'\n"
-        )
-        code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
-        assert "the plugin was asked" in run_python(code, tree, MOMENTUMNET_BUILD="0")
-
-    @needs_pip
-    def test_wheel_without_kernels_is_for_any_machine(self, sdist: Path, tmp_path: Path) -> None:
-        wheel = backend(unpacked(sdist, tmp_path / "source"), "build_wheel", MOMENTUMNET_BUILD="0")
-        assert wheel.name.endswith("-py3-none-any.whl")
-        install(wheel, tmp_path / "installed")
-        code = "import momentumnet as mn; print(mn.native.available(), mn.native.reason())"
-        assert run_python(code, tmp_path / "installed") == f"False {BUILD_OFF}"
-
-    @needs_compiler
-    def test_editable_installation_builds_into_the_source_tree(
-        self, sdist: Path, compiled: Path, tmp_path: Path
-    ) -> None:
-        tree = unpacked(sdist, tmp_path / "source")
-        library = tmp_path / CPU
-        with zipfile.ZipFile(compiled) as archive:
-            library.write_bytes(archive.read(f"momentumnet/_kernels/{CPU}"))
-        script = tmp_path / "compiler.py"  # one that is quick: it knows what will come out
-        script.write_text(f"import shutil, sys\nshutil.copy({str(library)!r}, sys.argv[sys.argv.index('-o') + 1])\n")
-        settings = {"CXX": f"{sys.executable} {script}", "MOMENTUMNET_CUDA_ARCHS": "nonsense"}
-        backend(tree, "build_editable", **settings)
-        assert (tree / "momentumnet" / "_kernels" / CPU).read_bytes() == library.read_bytes()
-        assert run_python("import momentumnet as mn; print(mn.native.available())", tree) == "True"
