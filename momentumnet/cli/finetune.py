@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from momentumnet.cli import arguments, config_file, training_options
+from momentumnet.cli import arguments, training_options
 from momentumnet.cli.options import (
     CommandText,
-    add_choice,
     add_command,
-    add_device,
     chosen_device,
     conversion,
 )
@@ -74,37 +72,8 @@ def add_parser(commands: Any) -> None:
     training_options.add_network_and_data(parser.add_argument_group("network and data"))
     training_options.add_training(parser.add_argument_group("training"))
     training_options.add_optimizer(parser.add_argument_group("optimizer"))
-    group = parser.add_argument_group("engine")
-    meaning = (
-        "memory that a training step may take, e.g. 2GiB, 'device' for what is free there, or 'least': for each block "
-        "and module is chosen what takes the least time in it, in place of --others and --backward"
-    )
-    group.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
-    group.add_argument(
-        "--offload",
-        action="store_true",
-        help="within --budget or --spare, on a GPU: activations may go to host memory, too, where that takes less time "
-        "than to compute them again (not timed on a GPU yet)",
-    )
-    add_choice(
-        group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
-    )
-    add_choice(group, "--arithmetic", ("exact", "float"), "integers that invert bit for bit, or plain floats")
-    group.add_argument("--compile", action="store_true", help="compile each block by torch.compile")
-    add_device(group)
-    group = parser.add_argument_group("run")
-    group.add_argument("--compare", action="store_true", help="fine-tune the unconverted network too")
-    group.add_argument("--output", type=Path, metavar="DIR", help="folder for checkpoints, weights and report.json")
-    group.add_argument(
-        config_file.FLAG,
-        metavar="FILE.toml",
-        help="options from a file, e.g. batch-size = 32; those of the command line win",
-    )
-    add_choice(group, "--save", ("last", "best", "both"), "weights to keep: of the last epoch, or of the best accuracy")
-    group.add_argument("--tensorboard", action="store_true", help="write the epochs to OUTPUT/tensorboard, too")
-    again = group.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
-    again.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
+    training_options.add_engine(parser.add_argument_group("engine"))
+    training_options.add_run(parser.add_argument_group("run"))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torchvision
 from torchvision.models import list_models
 
-from momentumnet.cli import arguments, completion
-from momentumnet.cli.options import add_choice, add_count, add_skip_broken
+from momentumnet.cli import arguments, completion, config_file
+from momentumnet.cli.options import add_choice, add_count, add_device, add_skip_broken
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.data import AUGMENTATIONS, ImageData, Reading
@@ -117,6 +118,43 @@ def add_optimizer(group: Any) -> None:
         help=f"radius of sam (default: {RHO}; of asam {ADAPTIVE_RHO})",
     )
     group.add_argument("--adaptive", action="store_true", help="with sam: the same as asam")
+
+
+def add_engine(group: Any) -> None:
+    """Adds how activations come to backward."""
+    meaning = (
+        "memory that a training step may take, e.g. 2GiB, 'device' for what is free there, or 'least': for each block "
+        "and module is chosen what takes the least time in it, in place of --others and --backward"
+    )
+    group.add_argument("--budget", type=arguments.budget, metavar="SIZE", help=meaning)
+    group.add_argument(
+        "--offload",
+        action="store_true",
+        help="within --budget or --spare, on a GPU: activations may go to host memory, too, where that takes less time "
+        "than to compute them again (not timed on a GPU yet)",
+    )
+    add_choice(
+        group, "--backward", ("auto", "reversible", "checkpointed", "stored"), "how activations come to backward"
+    )
+    add_choice(group, "--arithmetic", ("exact", "float"), "integers that invert bit for bit, or plain floats")
+    group.add_argument("--compile", action="store_true", help="compile each block by torch.compile")
+    add_device(group)
+
+
+def add_run(group: Any) -> None:
+    """Adds what comes of the training, where, and whether it goes on with what is there."""
+    group.add_argument("--compare", action="store_true", help="fine-tune the unconverted network too")
+    group.add_argument("--output", type=Path, metavar="DIR", help="folder for checkpoints, weights and report.json")
+    group.add_argument(
+        config_file.FLAG,
+        metavar="FILE.toml",
+        help="options from a file, e.g. batch-size = 32; those of the command line win",
+    )
+    add_choice(group, "--save", ("last", "best", "both"), "weights to keep: of the last epoch, or of the best accuracy")
+    group.add_argument("--tensorboard", action="store_true", help="write the epochs to OUTPUT/tensorboard, too")
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    again.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
 
 
 def recipe(options: argparse.Namespace) -> Recipe:
