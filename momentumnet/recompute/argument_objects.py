@@ -7,15 +7,58 @@ from __future__ import annotations
 
 import itertools
 import types
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from momentumnet.recompute.objects import parts
 
 # Parts of one object that are looked at.
 _MOST = 200
 _PLAIN = (bool, int, float, str, type(None))
+
+
+class UncopiedObjects:
+    """The objects among the arguments of one call that its recompute is given as they are.
+
+    Args:
+        named: the arguments, by position or keyword.
+        copies: the objects among them of which there is a copy, by identity.
+
+    Attributes:
+        changed: position or keyword, and type, of each that the first run has changed.
+    """
+
+    def __init__(self, named: Mapping[int | str, Any], copies: Collection[int]) -> None:
+        found = [(key, leaf) for key, value in named.items() for leaf in pytree.tree_leaves(value) if is_object(leaf)]
+        # With what they look like before the call.
+        self._objects = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
+        self.changed: list[tuple[int | str, str]] = []
+
+    def notice_changes(self) -> None:
+        """The first run is over."""
+        if self._objects:
+            changed = [(key, leaf) for key, leaf, before in self._objects if signature(leaf) != before]
+            self.changed = [(key, type(leaf).__name__) for key, leaf in changed]
+
+    def let_go(self) -> None:
+        """Hold none of them any more, as no run will be asked about."""
+        self._objects = []
+
+    @property
+    def given(self) -> list[Any]:
+        """They themselves, until they are let go."""
+        return [leaf for _, leaf, _ in self._objects]
+
+    @property
+    def are_unchanged(self) -> bool:
+        """Whether they are still what the first run was given."""
+        return all(signature(leaf) == before for _, leaf, before in self._objects)
+
+
+NO_OBJECTS = UncopiedObjects({}, ())
 
 
 def is_object(leaf: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the one walker that knows every registered container
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.argument_objects import is_object, signature
+from momentumnet.recompute.argument_objects import NO_OBJECTS, UncopiedObjects
 from momentumnet.recompute.given_generators import NO_GENERATORS, GivenGenerators
 from momentumnet.recompute.left_values import is_generator
 from momentumnet.recompute.object_copies import copied, is_small, with_small_ones_cloned
@@ -105,14 +105,10 @@ class Arguments:
         if not flat:
             generators += [leaf for leaf in self._leaves if is_generator(type(leaf))]
         self.generators = GivenGenerators(generators) if generators else NO_GENERATORS
-        # Objects that stay themselves, by the argument in which they stand, and what they look like before the call.
-        self._live: list[tuple[int | str, Any, list[object]]] = []
-        self._changed: list[tuple[int | str, str]] = []
+        self._uncopied = NO_OBJECTS
         if not flat:
             copies = {id(leaf) for place, leaf in objects.items() if self._objects[place] is not leaf}
-            named = named_arguments(args, kwargs).items()
-            found = [(key, leaf) for key, value in named for leaf in pytree.tree_leaves(value) if is_object(leaf)]
-            self._live = [(key, leaf, signature(leaf)) for key, leaf in found if id(leaf) not in copies]
+            self._uncopied = UncopiedObjects(named_arguments(args, kwargs), copies)
 
     def _keep_values(self, block: nn.Module) -> None:
         """Clone the tensors that the block may write to: in its first call all small ones."""
@@ -155,7 +151,7 @@ class Arguments:
         A run that may be taken back remembers what it has left in the others, too.
         """
         self.generators.forget_unused()
-        self._changed = [(key, type(leaf).__name__) for key, leaf, before in self._live if signature(leaf) != before]
+        self._uncopied.notice_changes()
         if self._clones:
             leaves, versions = self._leaves, self._versions
             self._clones = {
@@ -170,16 +166,15 @@ class Arguments:
 
     def stand(self) -> None:
         """The first run will not be taken back."""
-        self._live, self._cloned, self._written, self._arrays = [], [], [], []
+        self._uncopied.let_go()
+        self._cloned, self._written, self._arrays = [], [], []
         for place, value in self._clones.items():
             self._leaves[place], self._versions[place] = value, value._version
 
     @property
     def can_be_given_anew(self) -> bool:
         """Whether objects that stay themselves are still what the first run was given."""
-        return all(signature(leaf) == before for _, leaf, before in self._live) and all(
-            array.tobytes() == copy.tobytes() for array, copy in self._arrays
-        )
+        return self._uncopied.are_unchanged and all(array.tobytes() == copy.tobytes() for array, copy in self._arrays)
 
     def shared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The tensors in objects and containers that other calls may be given, too, in order."""
@@ -192,7 +187,7 @@ class Arguments:
         named = named_arguments(args, kwargs).items()
         shared = [value for key, value in named if key not in self._own and has_state(value)]
         found = []
-        for part, contents in parts(shared, apart=[leaf for _, leaf, _ in self._live]):
+        for part, contents in parts(shared, apart=self._uncopied.given):
             if contents is None:
                 found.append(part)
             elif isinstance(contents.items, set):
@@ -219,7 +214,7 @@ class Arguments:
     @property
     def changed(self) -> list[tuple[int | str, str]]:
         """Position or keyword, and type, of each object that the first run has changed and no copy was made of."""
-        return self._changed
+        return self._uncopied.changed
 
     def tensors(self) -> Iterator[tuple[int, Tensor]]:
         """The tensors among them and their numbers."""
