@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,83 +59,130 @@ def measured(
     meanwhile.
     """
     made = [tuple(unit) for unit in units]
-    given = (model, example_inputs, made, loss, device, dict(zip(made, kinds or [None] * len(made), strict=True)))
+    step = _Step(
+        model,
+        example_inputs,
+        made,
+        dict(zip(made, kinds or [None] * len(made), strict=True)),
+        blocks,
+        loss,
+        device,
+        present=present,
+        hollow=without_values(model, example_inputs),
+    )
     with forwards_as_calls(map(model.get_submodule, by_forward)):
         try:
-            hooks = saved_tensors_hooks(_nothing, _not_kept)
-            return _measured(*given, hooks, layers, blocks, present=present, watched=names)
+            return step.measured(saved_tensors_hooks(_nothing, _not_kept), layers, names)
         except _NothingKeptError:
             if names is not None:
                 names.at.clear()
-            return _measured(*given, without_history(), layers, blocks, present=present)
+            return step.measured(without_history(), layers, None)
 
 
-def _measured(
-    model: nn.Module,
-    example_inputs: Any,
-    names: Sequence[tuple[str, ...]],
-    loss: Callable[[Any], Tensor] | None,
-    device: torch.device,
-    kinds: Mapping[tuple[str, ...], object],
-    keeping: saved_tensors_hooks,
-    layers: LayersOutside | None,
-    blocks: Set[tuple[str, ...]],
-    *,
-    present: bool,
-    watched: Names | None = None,
-) -> tuple[list[Cost], Ending]:
-    costs: dict[tuple[str, ...], Cost] = {}
-    measuring = False
+@dataclass(frozen=True)
+class _Step:
+    """The step that is measured, of a model on its example.
 
-    def enter(unit: tuple[str, ...], kind: object, found: dict[tuple[str, ...], Cost]) -> Callable[..., None]:
-        modules = [model.get_submodule(name) for name in unit]
+    Attributes:
+        units: names of the modules of each, in the order of their calls.
+        kinds: what tells units of one make apart.
+        blocks: the units that are blocks of streams.
+        present: whether gradients of parameters are there before.
+        hollow: whether tensors have no values.
+    """
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal measuring
-            if not measuring and unit not in found:
-                measuring = True
-                check_not_nested(tensors_in([args, kwargs]))
-                with _told(unit):
-                    found[unit] = measures.of(modules, args, kwargs, kind, in_stream=unit in blocks)
-                measuring = False
+    model: nn.Module
+    example_inputs: Any
+    units: Sequence[tuple[str, ...]]
+    kinds: Mapping[tuple[str, ...], object]
+    blocks: Set[tuple[str, ...]]
+    loss: Callable[[Any], Tensor] | None
+    device: torch.device
+    present: bool
+    hollow: bool
 
-        return hook
+    def measured(
+        self, keeping: saved_tensors_hooks, layers: LayersOutside | None, names: Names | None
+    ) -> tuple[list[Cost], Ending]:
+        """Run the model with what it keeps for backward handed to ``keeping``, and measure what it comes to."""
+        costs: dict[tuple[str, ...], Cost] = {}
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            example_inputs, measures = self._measures(stack)
+            stack.enter_context(keeping)
+            stack.enter_context(left_as_found(self.model, example_inputs, eval_mode=False))
+            calls = _MeasuredCalls(self.model, measures, self.blocks)
+            calls.look_at(self.kinds, costs, stack)
+            with ExitStack() as rest:
+                if names is not None:
+                    names.watch(self.model, {unit[0] for unit in self.units}, lambda: calls.are_measured, rest)
+                behind = self._behind(lambda unit: not calls.are_measured and unit in costs, rest)
+                output = call_with_example(self.model, copied(example_inputs))
+            ending = ending_of(measures, output, self.loss, behind)
+            if (
+                layers is not None and layers.kinds
+            ):  # in a pass of their own: the end of the first one is measured as one
+                del output
+                measures.outside = True
+                calls.look_at(layers.kinds, layers.costs, stack)
+                call_with_example(self.model, copied(example_inputs))
+        return [costs.get(unit, Cost()) for unit in self.units], ending
 
-    def look_at(kinds: Mapping[tuple[str, ...], object], found: dict[tuple[str, ...], Cost], stack: ExitStack) -> None:
+    def _measures(self, stack: ExitStack) -> tuple[Any, Measures]:
+        """The example as it is run, and what measures on it."""
+        example_inputs, hollow = self.example_inputs, None
+        if self.hollow:
+            example_inputs, before = stack.enter_context(hollowed(self.model, example_inputs))
+            hollow = HollowMeasures(before)
+        measures = Measures(self.device, hollow, present=self.present)
+        measures.shared = _shared(self.model, self.units)
+        return example_inputs, measures
+
+    def _behind(self, is_over: Callable[[tuple[str, ...]], bool], stack: ExitStack) -> Sequence[Sequence[MemoryReport]]:
+        """Gets what the forward does behind the last unit; nothing where tensors have no values."""
+        if not self.units or self.hollow:
+            return []
+        unit = self.units[-1]
+        times = self.units.count(unit) * unit.count(unit[-1])
+        has_come = nth(times, lambda: is_over(unit))
+        return stack.enter_context(measured_behind(self.model.get_submodule(unit[-1]), has_come))
+
+
+class _MeasuredCalls:
+    """Calls of modules of a model, at the first of which a unit is measured.
+
+    Attributes:
+        are_measured: whether one is being measured now, so that further calls are its own.
+    """
+
+    def __init__(self, model: nn.Module, measures: Measures, blocks: Set[tuple[str, ...]]) -> None:
+        self._model, self._measures, self._blocks = model, measures, blocks
+        self.are_measured = False
+
+    def look_at(
+        self, kinds: Mapping[tuple[str, ...], object], found: dict[tuple[str, ...], Cost], stack: ExitStack
+    ) -> None:
+        """Measure these units, each with its kind, when the first module of each is called."""
         for unit, kind in kinds.items():
-            entering = enter(unit, kind, found)
-            hook = model.get_submodule(unit[0]).register_forward_pre_hook(entering, with_kwargs=True, prepend=True)
+            entering = self._entering(unit, kind, found)
+            hook = self._model.get_submodule(unit[0]).register_forward_pre_hook(
+                entering, with_kwargs=True, prepend=True
+            )
             stack.callback(hook.remove)
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        hollow = None
-        if without_values(model, example_inputs):
-            example_inputs, before = stack.enter_context(hollowed(model, example_inputs))
-            hollow = HollowMeasures(before)
-        measures = Measures(device, hollow, present=present)
-        measures.shared = _shared(model, names)
-        stack.enter_context(keeping)
-        stack.enter_context(left_as_found(model, example_inputs, eval_mode=False))
-        look_at(kinds, costs, stack)
-        with ExitStack() as rest:
-            if watched is not None:
-                watched.watch(model, {unit[0] for unit in names}, lambda: measuring, rest)
-            behind: list[list[MemoryReport]] = []
-            if names and hollow is None:
-                unit = names[-1]
-                calls = names.count(unit) * unit.count(unit[-1])
-                has_come = nth(calls, lambda: not measuring and unit in costs)
-                behind = rest.enter_context(measured_behind(model.get_submodule(unit[-1]), has_come))
-            output = call_with_example(model, copied(example_inputs))
-        ending = ending_of(measures, output, loss, behind)
-        if layers is not None and layers.kinds:  # in a pass of their own: the end of the first one is measured as one
-            del output
-            measures.outside = True
-            look_at(layers.kinds, layers.costs, stack)
-            call_with_example(model, copied(example_inputs))
-    return [costs.get(unit, Cost()) for unit in names], ending
+    def _entering(self, unit: tuple[str, ...], kind: object, found: dict[tuple[str, ...], Cost]) -> Callable[..., None]:
+        modules = [self._model.get_submodule(name) for name in unit]
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self.are_measured and unit not in found:
+                self.are_measured = True
+                check_not_nested(tensors_in([args, kwargs]))
+                with _told(unit):
+                    found[unit] = self._measures.of(modules, args, kwargs, kind, in_stream=unit in self._blocks)
+                self.are_measured = False
+
+        return hook
 
 
 def _shared(model: nn.Module, units: Sequence[Sequence[str]]) -> Set[nn.Parameter]:
