@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, compress
 from typing import Any
@@ -14,17 +14,16 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
+from momentumnet.planner.at_gamma import at_gamma
 from momentumnet.planner.ending import Ending
-from momentumnet.planner.flow import flow_of
+from momentumnet.planner.flow import Flow, flow_of
 from momentumnet.planner.glue import LayersOutside, glue_of, layers_outside, spaces_of
 from momentumnet.planner.hollow import without_values
 from momentumnet.planner.measure import measured
-from momentumnet.planner.names import Names, beside_glue
-from momentumnet.planner.profile import Handover, Key, Profile, Unit
+from momentumnet.planner.names import Names
+from momentumnet.planner.profile import Cost, Handover, Key, Profile, Unit
 from momentumnet.planner.returned import filled_by, outputs_of, returns_last
-from momentumnet.planner.starts import beside_starts, with_starts
 from momentumnet.planner.stream_cost import stream_profile
-from momentumnet.planner.stream_profile import StreamProfile
 from momentumnet.streams.calls import Call, Trace
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.division import follows
@@ -55,74 +54,140 @@ def profiles_of(
         loss: of the model's output; None for the output's own, or a sum.
         present: whether gradients of parameters are there before.
     """
+    ran, device = _recorded(model, example_inputs, found), device_of(model, example_inputs)
+    took = _measured(ran, model, example_inputs, loss, device, moving=any(gammas), present=present)
+    hollow = without_values(model, example_inputs)
+    step = _step_of(ran, took, hollow=hollow, present=present)
+    glue = glue_of(ran.trace, ran.calls)
+    streams = [[stream_profile(s, gamma, arithmetic, device, hollow=hollow) for s in found.streams] for gamma in gammas]
+    return [at_gamma(gamma, step, glue, own) for gamma, own in zip(gammas, streams, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A pass of the network in training, as its trace tells of it.
+
+    Attributes:
+        trace: of the pass.
+        stages: the units.
+        calls: those of each unit.
+        sizes: bytes of the storages; what the trace has none of gets a number of its own.
+    """
+
+    trace: Trace
+    stages: list[Stage]
+    calls: list[list[Call]]
+    sizes: dict[Key, int]
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """Of the modules of each unit."""
+        return [stage.names for stage in self.stages]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of a pass.
+
+    Attributes:
+        costs: of the units.
+        ending: what comes behind the last of them.
+        placed: the costs of layers outside of all units, with their places.
+        named: by unit, the storages that have a name while it runs.
+    """
+
+    costs: list[Cost]
+    ending: Ending
+    placed: list[tuple[int, Cost]]
+    named: list[frozenset[Key]]
+
+
+def _recorded(model: nn.Module, example_inputs: Any, found: Discovery) -> _Pass:
     trace = record(model, example_inputs, eval_mode=False, values=False)
     forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
-    device = device_of(model, example_inputs)
-    calls = _calls_of(trace, stages)
     sizes = {key: storage.nbytes() for key, storage in trace.storages.items()} | dict.fromkeys(trace.given, 0)
-    shown = any(tensor.requires_grad for tensor in trace.returned)  # not in an output of a class that hides them
-    names, kinds = [stage.names for stage in stages], [_kind(own, sizes) for own in calls]
-    outside = layers_outside(trace, calls)
-    layers = LayersOutside({(call.name,): _kind([call], sizes) for _, call in outside})
+    return _Pass(trace, stages, _calls_of(trace, stages), sizes)
+
+
+def _measured(
+    ran: _Pass,
+    model: nn.Module,
+    example_inputs: Any,
+    loss: Callable[[Any], Tensor] | None,
+    device: torch.device,
+    *,
+    moving: bool,
+    present: bool,
+) -> _Measured:
+    """Measure the units and what is around them; ``moving`` tells whether streams move by momentum at any gamma."""
+    outside = layers_outside(ran.trace, ran.calls)
+    layers = LayersOutside({(call.name,): _kind([call], ran.sizes) for _, call in outside})
     watched = Names()
     costs, ending = measured(
-        *(model, example_inputs, names, loss, device, trace.by_forward),
-        kinds=kinds,
-        blocks={stage.names for stage in stages if stage.stream is not None and any(gammas)},
+        *(model, example_inputs, ran.names, loss, device, ran.trace.by_forward),
+        kinds=[_kind(own, ran.sizes) for own in ran.calls],
+        blocks={stage.names for stage in ran.stages if stage.stream is not None and moving},
         present=present,
         layers=layers,
         names=watched,
     )
-    named, placed = watched.of_units(trace, names, sizes), layers.placed(outside)
-    ranges = [(own[0].first, own[-1].behind) for own in calls]
-    flow = flow_of(_with_gradient(trace, ending), ranges, present=present, untrained=untrained_nodes(trace))
-    flow = flow.with_layers([(place, cost.backward_peak - cost.parameter_bytes) for place, cost in placed])
-    handed = _handed_first(calls, sizes, trace.given)
-    filled, left = filled_by(trace, calls, sizes)
-    units = [
+    return _Measured(costs, ending, layers.placed(outside), watched.of_units(ran.trace, ran.names, ran.sizes))
+
+
+def _step_of(ran: _Pass, took: _Measured, *, hollow: bool, present: bool) -> Profile:
+    """The step at no gamma: without its streams, and what glue keeps."""
+    flow = _flow_of(ran, took, present=present)
+    handed = _handed_first(ran.calls, ran.sizes, ran.trace.given)
+    filled, left = filled_by(ran.trace, ran.calls, ran.sizes)
+    units = _units_of(ran, took.costs, flow, handed, filled)
+    return Profile(
+        units,
+        (),
+        ran.sizes,
+        (),
+        loss=took.ending.cost,
+        loss_held=took.ending.held,
+        behind=took.ending.work,
+        outputs=outputs_of(ran.trace, ran.sizes) | left,
+        returns_last=returns_last(ran.trace, ran.calls),
+        flow=flow,
+        named=tuple(took.named),
+        spaces=spaces_of(took.placed, len(units)),
+        estimated=hollow,
+        present=sum(flow.parameters) if present else 0,
+    )
+
+
+def _flow_of(ran: _Pass, took: _Measured, *, present: bool) -> Flow:
+    """The gradients between the units, and what layers outside take of them."""
+    ranges = [(own[0].first, own[-1].behind) for own in ran.calls]
+    reached = _with_gradient(ran.trace, took.ending)
+    flow = flow_of(reached, ranges, present=present, untrained=untrained_nodes(ran.trace))
+    return flow.with_layers([(place, cost.backward_peak - cost.parameter_bytes) for place, cost in took.placed])
+
+
+def _units_of(
+    ran: _Pass,
+    costs: Sequence[Cost],
+    flow: Flow,
+    handed: Sequence[frozenset[Key]],
+    filled: Sequence[frozenset[Key]],
+) -> tuple[Unit, ...]:
+    """The units with what they keep, are handed first and leave in caches, and what they cost."""
+    shown = any(tensor.requires_grad for tensor in ran.trace.returned)  # not in an output of a class that hides them
+    return tuple(
         Unit(
             stage.names,
             stage.stream,
             frozenset(key for call in own for inner in call.walk() for key in inner.saved),
-            _entry(own[0], sizes, number) | handed[number],
-            _handover(calls, number),
+            _entry(own[0], ran.sizes, number) | handed[number],
+            _handover(ran.calls, number),
             cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
             filled[number],
         )
-        for number, (stage, own, cost) in enumerate(zip(stages, calls, costs, strict=True))
-    ]
-    hollow = without_values(model, example_inputs)
-    step = Profile(
-        tuple(units),
-        (),
-        sizes,
-        (),
-        loss=ending.cost,
-        loss_held=ending.held,
-        behind=ending.work,
-        outputs=outputs_of(trace, sizes) | left,
-        returns_last=returns_last(trace, calls),
-        flow=flow,
-        named=tuple(named),
-        spaces=spaces_of(placed, len(units)),
-        estimated=hollow,
-        present=sum(flow.parameters) if present else 0,
+        for number, (stage, own, cost) in enumerate(zip(ran.stages, ran.calls, costs, strict=True))
     )
-    glue = glue_of(trace, calls)
-    streams = [[stream_profile(s, gamma, arithmetic, device, hollow=hollow) for s in found.streams] for gamma in gammas]
-    return [_at(gamma, step, glue, own) for gamma, own in zip(gammas, streams, strict=True)]
-
-
-def _at(gamma: Fraction, step: Profile, glue: Mapping[Key, int], streams: Sequence[StreamProfile]) -> Profile:
-    """The step with its streams at this gamma, and its storages where they are kept: by units, and by glue."""
-    sizes = dict(step.sizes)
-    stand_ins: dict[Key, Key] = {}
-    units = _as_streams(step.units, sizes, stand_ins) if gamma else step.units
-    parts, parted = _parted(units, dict(glue))
-    begun = with_starts(streams, step.units, sizes, stand_ins)
-    named = beside_glue(beside_starts(step.named, stand_ins, step.units, begun), parted)
-    return replace(step, units=tuple(parts), glue=parted, sizes=sizes, streams=begun, named=named)
 
 
 def _handover(calls: Sequence[Sequence[Call]], number: int) -> Handover:
@@ -144,61 +209,6 @@ def device_of(model: nn.Module, example_inputs: Any) -> torch.device:
     """Where a step runs."""
     found = (tensor.device for tensor in chain(model.parameters(), tensors_in(example_inputs)))
     return next(found, torch.device("cpu"))
-
-
-def _as_streams(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:
-    """The units, where the blocks of streams move by momentum; these fill no caches, whatever they keep.
-
-    ``stand_ins`` get the storages that stand in the place of others.
-    """
-    found = _with_own_inputs(units, sizes, stand_ins)
-    return [unit if unit.stream is None else replace(unit, filled=frozenset()) for unit in found]
-
-
-def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:
-    """The units, where a momentum stream hands its blocks, and whoever comes behind it, a tensor of its own.
-
-    In the trace a block's output is the input of the next one; in a momentum stream that is x after the step. What the
-    model was given is no bytes of the step, but the first block takes it from the state. What more than two units share
-    (the angles of rotary positions) is no stream.
-    """
-    found: list[Unit] = []
-    uses = Counter(key for unit in units for key in unit.entry | unit.saved)
-    for index, unit in enumerate(units):
-        streams = {unit.stream, units[index - 1].stream if index else None} - {None}
-        given = {key for key in unit.entry if not sizes[key]} if unit.stream is not None else set()
-        if index and units[index - 1].stream == unit.stream:
-            given = set()
-        handed = unit.entry & units[index - 1].saved if index and streams else frozenset()
-        shared = {key for key in handed if uses[key] <= 2} | given
-        own = {key: -1 - len(units) - len(sizes) - number for number, key in enumerate(shared)}
-        sizes.update({new: sizes[key] or unit.cost.output_bytes for key, new in own.items()})
-        stand_ins.update(own)
-        entry, saved = (frozenset(own.get(key, key) for key in keys) for keys in (unit.entry, unit.saved))
-        found.append(replace(unit, entry=entry, saved=saved))
-    return found
-
-
-def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tuple[tuple[int, frozenset[Key]], ...]]:
-    """The units without what glue keeps anyway, and glue with what units far from one another need.
-
-    What a unit saves, too, is there until its backward: glue keeps it from that unit on.
-    """
-    places: dict[Key, list[int]] = {}
-    savers: dict[Key, int] = {}
-    for index, unit in enumerate(units):
-        for key in unit.saved | unit.entry:
-            places.setdefault(key, []).append(index)
-        for key in unit.saved:
-            savers.setdefault(key, index)
-    for key, used in places.items():
-        if key in glue or used[-1] - used[0] > 1:
-            glue[key] = min(glue.get(key, len(units)), savers.get(key, used[0] + 1))
-    by_place: dict[int, set[Key]] = {}
-    for key, place in glue.items():
-        by_place.setdefault(place, set()).add(key)
-    parted = [replace(unit, saved=unit.saved - glue.keys(), entry=unit.entry - glue.keys()) for unit in units]
-    return parted, tuple((place, frozenset(keys)) for place, keys in sorted(by_place.items()))
 
 
 def _kind(own: Sequence[Call], sizes: Mapping[Key, int]) -> object:
