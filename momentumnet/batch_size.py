@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from momentumnet.core.settings import ARITHMETICS
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.options import one_of
-from momentumnet.planner.budget import ANEW
+from momentumnet.planner.budget import ANEW, bytes_of
 from momentumnet.planning import step_plan
 from momentumnet.planning_options import check_gradients, check_offload, gammas_within_budget
 
@@ -66,11 +67,9 @@ def largest_batch(
         >>> size = mn.largest_batch(model, make_example, "1MiB")
         >>> converted = mn.convert(model, make_example(size), budget="1MiB")
     """
-    from momentumnet.planner.advice import DoesNotFitError
-    from momentumnet.planner.batch import largest_planned, largest_tried
-    from momentumnet.planner.budget import bytes_of
+    # Only who gives a budget waits for these.
+    from momentumnet.planner.batch import largest_tried
     from momentumnet.planner.build import device_of
-    from momentumnet.planner.fit import measured_steps
     from momentumnet.planner.step_loss import check_loss
 
     check_loss(loss)
@@ -79,34 +78,71 @@ def largest_batch(
         raise ValueError(f"budget must be a number of bytes for the largest batch, got {budget!r}")
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ValueError(f"most must be a batch size, 1 or more, got {most!r}")
-
     one_of("arithmetic", arithmetic, ARITHMETICS)
     check_offload(offload, is_planned=True)
     check_gradients(gradients, is_planned=True)
     given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
     given["gradients"] = gradients
 
-    def measure(example_inputs: Any) -> list[Options]:
-        return [step.options for step in measured_steps(model, example_inputs, gammas=gammas, **given)]
-
-    def fits(batch: int) -> bool:
-        try:
-            step_plan(model, make_example(batch), limit, gamma=gamma, **given)
-        except (ConversionError, torch.OutOfMemoryError):
-            return False
-        return True
-
-    try:
-        predicted = largest_planned(make_example, measure, limit, most=most)
-    except DoesNotFitError as error:
-        if error.__cause__ is not None:  # a batch of one cannot even be measured
-            raise
-        step_plan(model, make_example(1), limit, gamma=gamma, **given)  # tried out, it may fit; or says what it took
-        predicted = 1
-    found = largest_tried(predicted, fits, most)
+    steps = _Steps(model, make_example, limit, gamma, gammas, given)
+    predicted = steps.predicted_largest(most)
+    found = largest_tried(predicted, steps.fits, most)
     if not found:
         raise ConversionError(
             f"no batch fits a budget of {format_bytes(limit)}: {predicted} was predicted to, and took more when it was "
             "tried, and so did those below. Give more bytes"
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps of a network at several batch sizes, within one budget.
+
+    Attributes:
+        limit: the budget in bytes.
+        gamma: that was given.
+        gammas: that may be planned.
+        options: the other ones of a plan.
+    """
+
+    model: nn.Module
+    make_example: Callable[[int], Any]
+    limit: int
+    gamma: float | Fraction | None
+    gammas: Sequence[Fraction]
+    options: Mapping[str, Any]
+
+    def predicted_largest(self, most: int) -> int:
+        """The largest batch, of up to ``most``, that is predicted to fit.
+
+        Raises:
+            ConversionError: a batch of one does not fit.
+        """
+        from momentumnet.planner.advice import DoesNotFitError
+        from momentumnet.planner.batch import largest_planned
+
+        try:
+            return largest_planned(self.make_example, self._measured, self.limit, most=most)
+        except DoesNotFitError as error:
+            if error.__cause__ is not None:  # a batch of one cannot even be measured
+                raise
+            self._plan(1)  # tried out, it may fit; or says what it took
+            return 1
+
+    def fits(self, batch: int) -> bool:
+        """Whether a plan for this batch fits, tried out."""
+        try:
+            self._plan(batch)
+        except (ConversionError, torch.OutOfMemoryError):
+            return False
+        return True
+
+    def _measured(self, example_inputs: Any) -> list[Options]:
+        from momentumnet.planner.fit import measured_steps
+
+        found = measured_steps(self.model, example_inputs, gammas=self.gammas, **self.options)
+        return [step.options for step in found]
+
+    def _plan(self, batch: int) -> None:
+        step_plan(self.model, self.make_example(batch), self.limit, gamma=self.gamma, **self.options)

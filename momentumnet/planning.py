@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.planner.budget import ANEW, PRESENT
+from momentumnet.planner.budget import ANEW, PRESENT, bytes_of
 from momentumnet.planner.garbage import full_collections_put_off
 from momentumnet.planning_options import (
     check_gradients,
     check_offload,
     check_options,
+    checked_budget,
     gamma_without_budget,
     gammas_within_budget,
 )
@@ -242,25 +243,13 @@ def step_plan(
         ValueError: an option is given that the plan itself has to choose, or two that say how many bytes there are.
     """
     # Only who gives a budget waits for these.
-    from momentumnet.planner.budget import LEAST, bytes_of
     from momentumnet.planner.build import device_of
     from momentumnet.planner.fit import measured_steps
     from momentumnet.planner.quickest import quickest_plan
     from momentumnet.planner.step_loss import check_loss
     from momentumnet.planner.trial import trial_of
 
-    chosen = {"backward": backward != AUTO, "others": others != "keep"}
-    if any(chosen.values()):
-        given = ", ".join(name for name, is_given in chosen.items() if is_given)
-        said = "a budget" if budget is not None else "bytes to spare"
-        raise ValueError(f"with {said}, what is recomputed is chosen for each block and module; leave out {given}")
-    if budget is None:
-        budget = LEAST
-    if spare and budget != LEAST:
-        raise ValueError(
-            f"spare={spare!r} is a budget of the least that there is and so many bytes, and budget={budget!r} another "
-            "one; leave out one of them"
-        )
+    budget = checked_budget(budget, spare, backward, others)
     if example_inputs is None:
         raise ConversionError("a budget, and bytes to spare, need example_inputs: the step that is to be planned")
     check_loss(loss)

@@ -8,7 +8,7 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.core.collectives import launched
 from momentumnet.core.settings import ARITHMETICS, BACKWARDS
 from momentumnet.options import one_of, true_or_false
-from momentumnet.planner.budget import ANEW, GRADIENTS
+from momentumnet.planner.budget import ANEW, GRADIENTS, LEAST
 from momentumnet.streams.plan import AUTO
 
 OTHERS = ("keep", "checkpoint")
@@ -57,3 +57,22 @@ def gammas_within_budget(gamma: float | Fraction | None) -> tuple[Fraction, ...]
     if gamma is None and launched() == 1:
         return exact_gamma(0), exact_gamma(DEFAULT_GAMMA)
     return (gamma_without_budget(gamma),)
+
+
+def checked_budget(budget: int | str | None, spare: int, backward: str, others: str) -> int | str:
+    """The budget that a plan is for, once what is given beside it fits.
+
+    Raises:
+        ValueError: an option is given that the plan itself has to choose, or two that say how many bytes there are.
+    """
+    chosen = {"backward": backward != AUTO, "others": others != "keep"}
+    if any(chosen.values()):
+        given = ", ".join(name for name, is_given in chosen.items() if is_given)
+        said = "a budget" if budget is not None else "bytes to spare"
+        raise ValueError(f"with {said}, what is recomputed is chosen for each block and module; leave out {given}")
+    if spare and budget not in (None, LEAST):
+        raise ValueError(
+            f"spare={spare!r} is a budget of the least that there is and so many bytes, and budget={budget!r} another "
+            "one; leave out one of them"
+        )
+    return LEAST if budget is None else budget
