@@ -116,17 +116,7 @@ class LotteryTicket:
         seed: int = 0,
         folder: str | Path | None = None,
     ) -> None:
-        whole("rounds", rounds)
-        whole("rewind_to", rewind_to, least=0)
-        if not is_whole(seed):
-            raise ValueError(f"seed must be a whole number, got {seed!r}")
-        check_names("skip", skip)
-        check_names("controls", controls)
-        for control in controls:
-            if control not in CONTROLS:
-                raise ValueError(f"controls must be of {', '.join(map(repr, CONTROLS))}, got {control!r}")
-        if early_bird is not None and not (is_finite(early_bird) and 0 <= early_bird <= 1):
-            raise ValueError(f"early_bird must be a share of the weights between 0 and 1, got {early_bird!r}")
+        _check_options(rounds, rewind_to, skip, controls, early_bird, seed)
         if masks_of(model):
             raise ValueError(
                 "the model has masks already, and a lottery begins with the dense network: take them off first "
@@ -276,6 +266,23 @@ class LotteryTicket:
             scope=self._scope,
             previous=masks,
         )
+
+
+def _check_options(
+    rounds: int, rewind_to: int, skip: Collection[str], controls: Sequence[str], early_bird: float | None, seed: int
+) -> None:
+    """These options can be; shares, scopes and structures are looked at where they are used."""
+    whole("rounds", rounds)
+    whole("rewind_to", rewind_to, least=0)
+    if not is_whole(seed):
+        raise ValueError(f"seed must be a whole number, got {seed!r}")
+    check_names("skip", skip)
+    check_names("controls", controls)
+    for control in controls:
+        if control not in CONTROLS:
+            raise ValueError(f"controls must be of {', '.join(map(repr, CONTROLS))}, got {control!r}")
+    if early_bird is not None and not (is_finite(early_bird) and 0 <= early_bird <= 1):
+        raise ValueError(f"early_bird must be a share of the weights between 0 and 1, got {early_bird!r}")
 
 
 def _name(arm: str, number: int) -> str:
