@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from momentumnet import couplings, model_config, optimizer_left_behind
-from momentumnet.core.coupled_stream import CoupledStream
 from momentumnet.core.dr2net import Dr2Net
-from momentumnet.core.stream import MomentumStream
 from momentumnet.core.two_step import TwoStep
 from momentumnet.description import from_description
 from momentumnet.errors import ConversionError
 from momentumnet.listing import quoted
 from momentumnet.options import one_of, true_or_false
-from momentumnet.planned import Ends, follow, replanning, take_roles
-from momentumnet.planning import conversion_plan, step_plan, tell_of_gamma
+from momentumnet.planned import Ends, follow, replanning
+from momentumnet.planning import step_plan, tell_of_gamma
 from momentumnet.planning_options import check_gradients, check_offload, check_options, gamma_without_budget
 from momentumnet.source_tree import warn_once as warn_of_kernels_left_behind
-from momentumnet.streams.block import scale_of
-from momentumnet.streams.by_hand import children_of, named_by_hand
-from momentumnet.streams.converted import Role, converted_blocks, is_converted
+from momentumnet.streams.converted import converted_blocks, is_converted
 from momentumnet.streams.copies import copy_of
-from momentumnet.streams.plan import AUTO
-from momentumnet.streams.roles import recomputed
 from momentumnet.streams.wrapped import check_is_module
+from momentumnet.unplanned import Parts, parts_found
 
 if TYPE_CHECKING:
+    from momentumnet.planner.batch_watch import Again
     from momentumnet.planner.training_plan import TrainingPlan
 
 Model = TypeVar("Model", bound=nn.Module)
 REPLANS = ("never", "auto")
+# The options that a plan within a budget takes, too.
+STEPWISE = ("arithmetic", "backward", "others", "gamma", "streams", "spare", "offload", "gradients")
 
 
 def convert(
@@ -147,37 +144,12 @@ def convert(
     true_or_false(inplace=inplace)
     check_is_module(model)
     _check_not_converted(model)
-    options: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others}
-    stepwise = {**options, "gamma": gamma, "streams": streams, "spare": spare, "offload": offload}
-    stepwise["gradients"] = gradients
-    planner = {"budget": budget, "replan": replan}
-    given = {**stepwise, **planner, "coupling": coupling}
-    ends = Ends(final_velocity, initial_velocity)
-    check_options(others, spare, backward, arithmetic)
-    is_planned = budget is not None or bool(spare) or plan is not None or like is not None
-    _check_beside_plans(offload, gradients, replan, is_planned=is_planned)
-    rule = couplings.rule_of(coupling)
-    if rule is not None and like is None and plan is None:
-        velocity = {"initial_velocity": initial_velocity, "final_velocity": final_velocity}
-        couplings.check_options(coupling, _not_default({"gamma": gamma, "spare": spare, **velocity, **planner}))
-    parts, again = _Parts(), None
-    if like is not None:
-        others_given = {"example_inputs": example_inputs, "final_velocity": final_velocity, "plan": plan}
-        _check_nothing_else("like", {**given, **others_given})
-        parts = _Parts(*from_description(model, like, initial_velocity))
-    elif plan is not None:
-        _check_nothing_else("plan", given)
-    elif budget is not None or spare:
-        plan = step_plan(model, example_inputs, budget, **stepwise)
-        tell_of_gamma(model, plan, gamma)
-        again = replanning(budget, stepwise, plan, ends) if replan == "auto" else None
-    else:
-        parts = _found(model, example_inputs, streams, rule, gamma_without_budget(gamma), ends, options)
+    given: dict[str, Any] = {"arithmetic": arithmetic, "backward": backward, "others": others, "gamma": gamma}
+    given |= {"streams": streams, "spare": spare, "offload": offload, "gradients": gradients}
+    given |= {"budget": budget, "replan": replan, "coupling": coupling}
+    change = _change_of(model, example_inputs, given, Ends(final_velocity, initial_velocity), like, plan)
     target = model if inplace else copy_of(model)
-    if plan is not None:
-        follow(target, plan, ends, again).look(target, example_inputs)
-    else:
-        take_roles(target, parts.runners, parts.roles, parts.by_forward)
+    change.make(target)
     model_config.note(target)
     if not inplace:
         optimizer_left_behind.watch(model, target)
@@ -185,18 +157,69 @@ def convert(
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What the parts of a model become.
+class _ByPlan:
+    """Conversion as a plan says.
 
     Attributes:
-        runners: the streams.
-        roles: of what is recomputed outside them.
-        by_forward: names of modules whose ``forward`` is called, and not they themselves.
+        plan: that is followed.
+        ends: of the streams.
+        example_inputs: of which is looked whether they are larger than planned.
+        again: what plans again for larger inputs.
     """
 
-    runners: Sequence[MomentumStream] = ()
-    roles: Sequence[Role] = ()
-    by_forward: Collection[str] = ()
+    plan: TrainingPlan
+    ends: Ends
+    example_inputs: Any
+    again: Again | None = None
+
+    def make(self, model: nn.Module) -> None:
+        """Convert the model, itself."""
+        follow(model, self.plan, self.ends, self.again).look(model, self.example_inputs)
+
+
+def _change_of(
+    model: nn.Module,
+    example_inputs: Any,
+    given: dict[str, Any],
+    ends: Ends,
+    like: Mapping[str, Any] | None,
+    plan: TrainingPlan | None,
+) -> Parts | _ByPlan:
+    """What the options of `convert` make of a model, all others being in ``given``."""
+    rule = _checked_rule(given, ends, is_told=like is not None or plan is not None)
+    if like is not None:
+        beside = {"example_inputs": example_inputs, "final_velocity": ends.final_velocity, "plan": plan}
+        _check_nothing_else("like", {**given, **beside})
+        return Parts(*from_description(model, like, ends.initial_velocity))
+    if plan is not None:
+        _check_nothing_else("plan", given)
+        return _ByPlan(plan, ends, example_inputs)
+    budget, gamma = given["budget"], given["gamma"]
+    if budget is not None or given["spare"]:
+        stepwise = {name: given[name] for name in STEPWISE}
+        plan = step_plan(model, example_inputs, budget, **stepwise)
+        tell_of_gamma(model, plan, gamma)
+        again = replanning(budget, stepwise, plan, ends) if given["replan"] == "auto" else None
+        return _ByPlan(plan, ends, example_inputs, again)
+    options = {name: given[name] for name in ("streams", "arithmetic", "backward", "others")}
+    return parts_found(model, example_inputs, rule, gamma_without_budget(gamma), ends, **options)
+
+
+def _checked_rule(given: dict[str, Any], ends: Ends, *, is_told: bool) -> TwoStep | None:
+    """The rule of the coupling, None for momentum, once the options can be and go together.
+
+    ``is_told`` says whether a plan or a description is there already, beside which nothing else may be given.
+    """
+    check_options(given["others"], given["spare"], given["backward"], given["arithmetic"])
+    is_planned = given["budget"] is not None or bool(given["spare"]) or is_told
+    _check_beside_plans(given["offload"], given["gradients"], given["replan"], is_planned=is_planned)
+    rule = couplings.rule_of(given["coupling"])
+    if rule is not None and not is_told:
+        velocity = {"initial_velocity": ends.initial_velocity, "final_velocity": ends.final_velocity}
+        own = {"gamma": given["gamma"], "spare": given["spare"], **velocity}
+        own |= {"budget": given["budget"], "replan": given["replan"]}
+        couplings.check_options(given["coupling"], _not_default(own))
+    return rule
 
 
 def _check_not_converted(model: nn.Module) -> None:
@@ -213,55 +236,6 @@ def _where_converted(model: nn.Module) -> str:
     converted = {block for block, _ in converted_blocks(model)}
     names = [name for name, child in model.named_children() if not converted.isdisjoint(child.modules())]
     return f", in {quoted(names)}" if names else ""
-
-
-def _found(
-    model: nn.Module,
-    example_inputs: Any,
-    streams: Sequence[str] | None,
-    rule: TwoStep | None,
-    gamma: Fraction,
-    ends: Ends,
-    options: dict[str, Any],
-) -> _Parts:
-    """The streams in the example inputs, or those that are named, and what is recomputed outside them."""
-    found: list[tuple[str, tuple[str, ...], dict[str, Any]]]
-    roles: list[Role] = []
-    by_forward: Collection[str] = ()
-    if example_inputs is None:
-        paths = named_by_hand(streams, options["others"])
-        backward = "reversible" if options["backward"] == AUTO else options["backward"]
-        found = [(path, children_of(model, path), {"backward": backward}) for path in paths]
-    else:
-        resolution = gamma if rule is None else rule.gamma
-        planned = conversion_plan(model, example_inputs, gamma=resolution, streams=streams, **options)
-        found = [
-            (
-                stream.path,
-                stream.blocks,
-                {
-                    **scale_of(stream.magnitude, stream.start_magnitude, stream.spread),
-                    "backward": backward,
-                    "arguments": stream.arguments,
-                    "companions": stream.companions,
-                },
-            )
-            for stream, backward in zip(planned.discovery.streams, planned.backwards, strict=True)
-        ]
-        roles, by_forward = recomputed(planned.recomputed), planned.discovery.by_forward
-    new_stream = _stream_of(rule, gamma, options["arithmetic"], ends.final_velocity)
-    runners = [new_stream(path or "(root)", blocks, **measured) for path, blocks, measured in found]
-    ends.begin(runners)
-    return _Parts(runners, roles, by_forward)
-
-
-def _stream_of(
-    rule: TwoStep | None, gamma: Fraction, arithmetic: str, final_velocity: str
-) -> Callable[..., MomentumStream]:
-    """What makes a stream of a name, its blocks and what was measured of it."""
-    if rule is not None:
-        return partial(CoupledStream, rule=rule, arithmetic=arithmetic)
-    return partial(MomentumStream, gamma=gamma, arithmetic=arithmetic, final_velocity=final_velocity)
 
 
 def _check_beside_plans(offload: bool, gradients: str, replan: str, *, is_planned: bool) -> None:

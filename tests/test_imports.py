@@ -24,6 +24,7 @@ FLOORS = (
     ("planning", "stream_rules"),
     ("batch_size", "gamma_setting", "range_check", "reversion"),
     ("planned",),
+    ("unplanned",),
     ("conversion", "step_schedule"),
     ("dr2net_schedule", "gamma_schedule"),
     ("hf", "init", "landscape", "lightning", "momentum_net", "optim", "prune", "reversible_sequential"),
