@@ -150,15 +150,12 @@ class Measures:
             again = self._again(run, parameters)
             casts = not self.outside and self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
             cast_bytes = self.memory(cast).saved_bytes if casts else 0
-            free = self.memory(lambda: _recomputed_later(run)) if not self.outside else None
-        if free is None:
-            with torch.no_grad():
-                free = self.memory(run)
+            free = self._keeping_nothing(run)
         there = [parameter.numel() * parameter.element_size() for parameter in parameters if self._present]
         return Cost(
             forward_seconds=forward,
             backward_seconds=backward,
-            free_peak=free.peak_bytes,
+            free_peak=free,
             forward_peak=forward_peak,
             backward_peak=max(0, whole.backward_peak_bytes - whole.saved_bytes),
             output_bytes=output_bytes,
@@ -167,6 +164,13 @@ class Measures:
             added_bytes=max(there, default=0),
             again_peak=again,
         )
+
+    def _keeping_nothing(self, run: Call) -> int:
+        """The most bytes in a run that keeps nothing: as what is recomputed later runs, or without gradients."""
+        if not self.outside:
+            return self.memory(lambda: _recomputed_later(run)).peak_bytes
+        with torch.no_grad():
+            return self.memory(run).peak_bytes
 
     def _again(self, run: Call, parameters: Sequence[Tensor]) -> int:
         """The most bytes in backward where other gradients of shared parameters wait, beside those."""
