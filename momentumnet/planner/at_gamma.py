@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 from momentumnet.planner.names import beside_glue
+from momentumnet.planner.own_tensors import OwnTensors
 from momentumnet.planner.profile import Key, Profile, Unit
-from momentumnet.planner.starts import beside_starts, with_starts
+from momentumnet.planner.starts import with_starts
 from momentumnet.planner.stream_profile import StreamProfile
 
 
 def at_gamma(gamma: Fraction, step: Profile, glue: Mapping[Key, int], streams: Sequence[StreamProfile]) -> Profile:
     """The step with its streams at this gamma, and its storages where they are kept: by units, and by glue."""
-    sizes = dict(step.sizes)
-    stand_ins: dict[Key, Key] = {}
-    units = _as_streams(step.units, sizes, stand_ins) if gamma else step.units
-    parts, parted = _parted(units, dict(glue))
-    begun = with_starts(streams, step.units, sizes, stand_ins)
-    named = beside_glue(beside_starts(step.named, stand_ins, step.units, begun), parted)
-    return replace(step, units=tuple(parts), glue=parted, sizes=sizes, streams=begun, named=named)
-
-
-def _as_streams(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:
-    """The units, where the blocks of streams move by momentum; these fill no caches, whatever they keep.
-
-    ``stand_ins`` get the storages that stand in the place of others.
-    """
-    found = _with_own_inputs(units, sizes, stand_ins)
-    return [unit if unit.stream is None else replace(unit, filled=frozenset()) for unit in found]
-
-
-def _with_own_inputs(units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]) -> list[Unit]:
-    """The units, where a momentum stream hands its blocks, and whoever comes behind it, a tensor of its own.
-
-    In the trace a block's output is the input of the next one; in a momentum stream that is x after the step. What the
-    model was given is no bytes of the step, but the first block takes it from the state. What more than two units share
-    (the angles of rotary positions) is no stream.
-    """
-    found: list[Unit] = []
-    uses = Counter(key for unit in units for key in unit.entry | unit.saved)
-    for index, unit in enumerate(units):
-        streams = {unit.stream, units[index - 1].stream if index else None} - {None}
-        given = {key for key in unit.entry if not sizes[key]} if unit.stream is not None else set()
-        if index and units[index - 1].stream == unit.stream:
-            given = set()
-        handed = unit.entry & units[index - 1].saved if index and streams else frozenset()
-        shared = {key for key in handed if uses[key] <= 2} | given
-        own = {key: -1 - len(units) - len(sizes) - number for number, key in enumerate(shared)}
-        sizes.update({new: sizes[key] or unit.cost.output_bytes for key, new in own.items()})
-        stand_ins.update(own)
-        entry, saved = (frozenset(own.get(key, key) for key in keys) for keys in (unit.entry, unit.saved))
-        found.append(replace(unit, entry=entry, saved=saved))
-    return found
+    if not gamma:
+        parts, parted = _parted(step.units, dict(glue))
+        named = beside_glue(step.named, parted)
+        return replace(step, units=tuple(parts), glue=parted, streams=tuple(streams), named=named)
+    own = OwnTensors(step, glue, streams)
+    parts, parted = _parted(own.units, own.glue)
+    begun = with_starts(streams, step.units, glue.keys(), own.sizes, own.stand_ins)
+    stood_for = [frozenset(own.stand_ins.get(key, key) for key in keys) for keys in step.named]
+    named = beside_glue(stood_for, parted)
+    moved = replace(step, units=tuple(parts), glue=parted, sizes=own.sizes, outputs=own.outputs)
+    return replace(moved, streams=begun, named=named)
 
 
 def _parted(units: Sequence[Unit], glue: dict[Key, int]) -> tuple[list[Unit], tuple[tuple[int, frozenset[Key]], ...]]:

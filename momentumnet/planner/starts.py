@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from momentumnet.planner.profile import Key, Unit
@@ -10,12 +10,16 @@ from momentumnet.planner.stream_profile import StreamProfile
 
 
 def with_starts(
-    streams: Sequence[StreamProfile], units: Sequence[Unit], sizes: dict[Key, int], stand_ins: dict[Key, Key]
+    streams: Sequence[StreamProfile],
+    units: Sequence[Unit],
+    glue: Set[Key],
+    sizes: dict[Key, int],
+    stand_ins: dict[Key, Key],
 ) -> tuple[StreamProfile, ...]:
     """The streams, and what each begins with: the argument of its first block, which the state has a copy of.
 
-    Where no unit in front keeps that, its number is the copy's, and it gets one of its own, by ``stand_ins`` for who
-    has a name for it, too.
+    Where no unit in front keeps that, nor code outside of all units (``glue``), its number is the copy's, and it gets
+    one of its own, by ``stand_ins`` for who has a name for it, too.
     """
     found = list(streams)
     for index, unit in enumerate(units):
@@ -29,18 +33,9 @@ def with_starts(
         if start is None or not sizes[start]:
             continue  # the caller holds it
         front = units[index - 1].saved if index else frozenset()
-        if start not in front:
+        if start not in front and start not in glue:
             own = min(sizes) - 1
             stand_ins[start], start = own, own
             sizes[start] = size
         found[place] = replace(found[place], start=frozenset({start}))
     return tuple(found)
-
-
-def beside_starts(
-    named: Sequence[Set[Key]], stand_ins: Mapping[Key, Key], units: Sequence[Unit], streams: Sequence[StreamProfile]
-) -> list[frozenset[Key]]:
-    """By unit what has a name, but for what its stream begins with, of which the stream itself says how long it is."""
-    starts = [frozenset[Key]() if unit.stream is None else streams[unit.stream].start for unit in units]
-    found = (frozenset(stand_ins.get(key, key) for key in keys) for keys in named)
-    return [keys - start for keys, start in zip(found, starts, strict=True)]
