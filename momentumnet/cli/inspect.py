@@ -194,6 +194,7 @@ def _within_budget(report: Report, model: nn.Module, options: argparse.Namespace
             "budget": planned.budget,
             "gradients": planned.gradients,
             "peak": planned.peak,
+            "measured_peak": planned.measured_peak,
             "stored_peak": planned.stored_peak,
             "seconds": planned.seconds,
             "stored_seconds": planned.stored_seconds,

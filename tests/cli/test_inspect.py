@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from momentumnet.memory import format_bytes
+
 
 def test_table_names_the_streams(command: Callable[..., Any]) -> None:
     done = command("inspect", "resnet50", "--input", "1,3,64,64")
@@ -69,6 +71,7 @@ def test_choices_for_a_budget(command: Callable[..., Any]) -> None:
     assert done.status == 0
     values = json.loads(done.out)
     assert values["peak"] <= values["stored_peak"]
+    assert f"measured {format_bytes(values['measured_peak'])}, for the least" in done.err
     assert [unit["names"] for unit in values["units"]][-2:] == [["layer3"], ["layer4"]]
     assert "reversible" in done.err or "checkpointed" in done.err or "stored" in done.err
 
