@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,8 @@ from momentumnet.planning_options import check_gradients, check_offload, gammas_
 
 if TYPE_CHECKING:
     from momentumnet.planner.options import Options
+
+logger = logging.getLogger("momentumnet")
 
 
 def largest_batch(
@@ -84,6 +87,12 @@ def largest_batch(
     given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
     given["gradients"] = gradients
 
+    if not model.training:
+        logger.warning(
+            "%s is in eval mode, and so are the steps that are measured; in training mode, where dropout keeps masks, "
+            "they may take more. Call train() first, where it is trained so",
+            type(model).__name__,
+        )
     steps = _Steps(model, make_example, limit, gamma, gammas, given)
     predicted = steps.predicted_largest(most)
     found = largest_tried(predicted, steps.fits, most)

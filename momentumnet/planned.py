@@ -61,11 +61,13 @@ def follow(model: nn.Module, plan: TrainingPlan, ends: Ends, again: Again | None
     Raises:
         ConversionError: the plan is one for another model, or has no stream that could begin with a velocity.
     """
-    from momentumnet.planner.following import from_plan  # only who plans waits for it
+    from momentumnet.planner.following import from_plan  # only who plans waits for these
+    from momentumnet.planner.made_for import differences
 
     runners, roles = from_plan(model, plan, ends.final_velocity)
-    watch = BatchWatch(plan.elements, plan.budget, again, plan.autocast)
-    watch.look_at_parameters(model, plan.parameter_bytes)
+    watch = BatchWatch(plan.elements, plan.budget, again, plan.autocast, plan.training)
+    if found := differences(model, plan):
+        watch.tell_of_another(model, found)
     if ends.initial_velocity is not None and not runners:
         raise ConversionError(
             "initial_velocity was given, and by its plan the network computes what it always did (gamma 0, or without "

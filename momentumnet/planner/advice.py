@@ -63,13 +63,13 @@ def does_not_fit(
     advice = f"What would help: {'; '.join(helps)}" if helps else "Neither a smaller batch nor a larger gamma helps"
     found = f"about {_as_budget(smallest)}" if measured is None else f"{_to_the_byte(measured)} as measured"
     return DoesNotFitError(
-        f"no choice fits a budget of {_told_apart(limit, measured)}. The least is {found}, for "
+        f"no choice fits a budget of {told_apart(limit, measured)}. The least is {found}, for "
         f"{_place(profile, fullest.moment)}: {fullest}. {advice}",
         smallest if measured is None else measured,
     )
 
 
-def _told_apart(size: int, other: int | None) -> str:
+def told_apart(size: int, other: int | None) -> str:
     """Bytes, to the last one where rounded they are the same as others."""
     same = other is not None and format_bytes(other) == format_bytes(size)
     return _to_the_byte(size) if same else format_bytes(size)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from momentumnet.core.collectives import processes
 from momentumnet.core.transforms import at_work
@@ -31,11 +30,19 @@ class BatchWatch:
         budget: bytes that the step was planned for; None for the least.
         again: for larger calls; None: a line in the log says what to do.
         autocast: as in `TrainingPlan`.
+        training: as in `TrainingPlan`.
     """
 
-    def __init__(self, planned: int, budget: int | None, again: Again | None, autocast: str | None = None) -> None:
+    def __init__(
+        self,
+        planned: int,
+        budget: int | None,
+        again: Again | None,
+        autocast: str | None = None,
+        training: bool | None = None,
+    ) -> None:
         self._planned, self._budget, self._again = planned, budget, again
-        self._noticed, self._autocast = planned, autocast
+        self._noticed, self._autocast, self._training = planned, autocast, training
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at a call that is about to be made; those without gradients keep nothing, and a trace is no step.
@@ -47,31 +54,38 @@ class BatchWatch:
         if is_averaging():  # also where all is stored, so that no block looks
             check_averaged(type(model).__name__, model)
         self._look_at_autocast(model, (args, kwargs))
-        if not self._is_larger((args, kwargs)):
+        is_larger, trains = self._is_larger((args, kwargs)), self._begins_to_train(model)
+        if not (is_larger or trains):
             return
         if self._again is not None and processes() == 1:
-            logger.info("planning again: %d elements come in, %d were planned for", self._noticed, self._planned)
+            logger.info(
+                "planning again: %d elements come in%s, %d were planned for%s",
+                self._noticed,
+                " in training mode" if trains else "",
+                self._planned,
+                " in eval mode" if trains else "",
+            )
             self._again(model, args, kwargs)
             return
-        self._tell(model)
+        if is_larger:
+            self._tell(model)
+        if trains:
+            self._tell_of_mode(model)
 
     def look(self, model: nn.Module, inputs: Any) -> None:
         """Look at example inputs, as at those of a call; they are not planned for again."""
         if self._is_larger(inputs):
             self._tell(model)
 
-    def look_at_parameters(self, model: nn.Module, planned: int) -> None:
-        """Tell of a model whose parameters take more than the ``planned`` bytes: so will its activations."""
-        found = parameter_bytes_of(model)
-        if 0 < planned < found:
-            logger.warning(
-                "%s has %s of parameters, and was planned with %s: it is wider, deeper or of another type, and the "
-                "step takes more than %s. Plan again (momentumnet.plan) with this model",
-                type(model).__name__,
-                format_bytes(found),
-                format_bytes(planned),
-                self._room,
-            )
+    def tell_of_another(self, model: nn.Module, differences: Sequence[str]) -> None:
+        """Tell of a model that is not the one of the plan."""
+        logger.warning(
+            "%s follows a plan that was made for another model: %s. The step takes other bytes than %s; plan again "
+            "(momentumnet.plan) with this model",
+            type(model).__name__,
+            "; ".join(differences),
+            self._room,
+        )
 
     def _look_at_autocast(self, model: nn.Module, inputs: Any) -> None:
         """Tell, once, of a step that autocasts to another type than planned, or does in place of not, or does not."""
@@ -110,6 +124,12 @@ class BatchWatch:
         self._noticed = max(elements, self._noticed)
         return larger
 
+    def _begins_to_train(self, model: nn.Module) -> bool:
+        """Whether it is in training mode for the first time, and was planned in eval mode."""
+        begins = self._training is False and model.training
+        self._training = self._training or begins
+        return begins
+
     @property
     def _room(self) -> str:
         return "the least that was planned" if self._budget is None else f"the {format_bytes(self._budget)} planned"
@@ -124,6 +144,15 @@ class BatchWatch:
             "Plan again for the largest batch (momentumnet.plan), or let it be done (convert(..., replan='auto'))"
             if self._again is None
             else "In several processes it is not planned again, as all have to recompute alike: plan for this batch",
+        )
+
+    def _tell_of_mode(self, model: nn.Module) -> None:
+        logger.warning(
+            "%s was planned in eval mode and is in training mode now, where dropout keeps masks and norms measure the "
+            "batch: the step may take more than %s. Call train() before it is planned, as from_pretrained of "
+            "transformers leaves models in eval mode",
+            type(model).__name__,
+            self._room,
         )
 
 
@@ -154,10 +183,3 @@ def autocast_of(device: torch.device) -> str | None:
     if not torch.is_autocast_enabled(device.type):
         return "none"
     return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
-
-
-def parameter_bytes_of(model: nn.Module) -> int:
-    """Bytes of all parameters, those of every process; lazy ones have none before their first forward."""
-    return sum(
-        parameter.numel() * parameter.element_size() for parameter in model.parameters() if not is_lazy(parameter)
-    )

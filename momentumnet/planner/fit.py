@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.planner.batch_watch import autocast_of, elements_of, parameter_bytes_of
+from momentumnet.planner.batch_watch import autocast_of, elements_of
 from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.build import device_of, profiles_of
 from momentumnet.planner.garbage import full_collections_put_off
 from momentumnet.planner.host_link import link_of
+from momentumnet.planner.made_for import classes_of, parameter_bytes_of, trained_in
 from momentumnet.planner.options import Options
 from momentumnet.planner.step_plans import MeasuredStep
 from momentumnet.streams.containers import sizes_of
@@ -88,13 +89,23 @@ def measured_steps(
             if found.streams
             else f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
-    batch, elements = _batch_of(example_inputs), elements_of(example_inputs)
-    containers = tuple(sizes_of(model, (name for unit in profiles[0].units for name in unit.names)).items())
     device = device_of(model, example_inputs)
-    told = (arithmetic, batch, elements, containers, gradients, parameter_bytes_of(model), autocast_of(device))
+    names = [name for unit in profiles[0].units for name in unit.names]
+    told: dict[str, Any] = {
+        "arithmetic": arithmetic,
+        "batch": _batch_of(example_inputs),
+        "elements": elements_of(example_inputs),
+        "containers": tuple(sizes_of(model, names).items()),
+        "gradients": gradients,
+        "parameter_bytes": parameter_bytes_of(model.parameters()),
+        "autocast": autocast_of(device),
+        "trained_bytes": parameter_bytes_of(trained_in(model)),
+        "training": model.training,
+        "classes": classes_of(model, names),
+        "exact_bytes": device.type == "cpu",
+    }
     return [
-        MeasuredStep(found, Options(profile), gamma, *told, exact_bytes=device.type == "cpu")
-        for gamma, profile in zip(gammas, profiles, strict=True)
+        MeasuredStep(found, Options(profile), gamma, **told) for gamma, profile in zip(gammas, profiles, strict=True)
     ]
 
 

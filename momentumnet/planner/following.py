@@ -6,11 +6,10 @@ from torch import nn
 
 from momentumnet.core.stream import MomentumStream
 from momentumnet.errors import ConversionError
-from momentumnet.listing import quoted
+from momentumnet.planner.made_for import faults_of
 from momentumnet.planner.soundness import check
 from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.streams.block import scale_of
-from momentumnet.streams.containers import differences
 from momentumnet.streams.converted import Role
 from momentumnet.streams.roles import offloaded, recomputed
 
@@ -19,7 +18,8 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
     """The streams and the other roles of a plan, for a model that is not converted.
 
     Raises:
-        ConversionError: the model has not the modules that the plan names, or more of them; or it is no such plan.
+        ConversionError: the model has not the modules that the plan names, more of them, or blocks of another class; or
+            it is no such plan.
     """
     if not isinstance(plan, TrainingPlan):
         raise ConversionError(
@@ -30,12 +30,7 @@ def from_plan(model: nn.Module, plan: TrainingPlan, final_velocity: str) -> tupl
         check(plan)
     except ValueError as error:
         raise ConversionError(f"the plan cannot be followed: {error}; plan again") from error
-    there = {name for name, _ in model.named_modules()}
-    named = [name for unit in plan.units for name in unit.names] + [name for s in plan.streams for name in s.blocks]
-    named += [*plan.by_forward, *(path for path, _ in plan.containers)]
-    missing = [name for name in dict.fromkeys(named) if name not in there]
-    faults = [f"{type(model).__name__} has no module {quoted(missing)}"] if missing else []
-    faults = faults or differences(model, dict(plan.containers))
+    faults = faults_of(model, plan)
     if faults:
         raise ConversionError(f"the plan was made for another model: {'; '.join(faults)}; plan again")
     runners = []

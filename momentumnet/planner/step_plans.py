@@ -50,6 +50,9 @@ class MeasuredStep:
         gradients: as in `TrainingPlan`.
         parameter_bytes: as in `TrainingPlan`.
         autocast: as in `TrainingPlan`.
+        trained_bytes: as in `TrainingPlan`.
+        training: as in `TrainingPlan`.
+        classes: as in `TrainingPlan`.
         exact_bytes: whether a tensor takes what it asks for. CUDA's allocator hands out up to 1 MiB more, by what lies
             free: then plans that are predicted alike take up to half a percent more or less.
     """
@@ -64,6 +67,9 @@ class MeasuredStep:
     gradients: str = ANEW
     parameter_bytes: int = 0
     autocast: str | None = None
+    trained_bytes: int | None = None
+    training: bool | None = None
+    classes: tuple[tuple[str, str], ...] = ()
     exact_bytes: bool = True
 
     def plan(self, limit: int | None, *, spare: int = 0, trial: Trial | None = None) -> TrainingPlan:
@@ -219,6 +225,9 @@ class MeasuredStep:
             gradients=self.gradients,
             parameter_bytes=self.parameter_bytes,
             autocast=self.autocast,
+            trained_bytes=self.trained_bytes,
+            training=self.training,
+            classes=self.classes,
         )
 
 

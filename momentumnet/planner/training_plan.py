@@ -87,6 +87,9 @@ class TrainingPlan:
         gradients: of parameters: "anew", as the step makes them, or "present", where they are there all the time.
         parameter_bytes: of all parameters; 0 where the plan was written by a version that did not say.
         autocast: the type to which autocast cast in the measured step, "none" without; None where that is not known.
+        trained_bytes: of the parameters that take a gradient; None where that is not known.
+        training: whether the network was in training mode in the measured step; None where that is not known.
+        classes: names of the classes of the units' modules, by name.
 
     Example:
         >>> import torch
@@ -122,6 +125,9 @@ class TrainingPlan:
     gradients: str = ANEW
     parameter_bytes: int = 0
     autocast: str | None = None
+    trained_bytes: int | None = None
+    training: bool | None = None
+    classes: tuple[tuple[str, str], ...] = ()
 
     def units_of(self, stream: PlannedStream) -> list[PlannedUnit]:
         """The blocks of a stream; several streams have one path where a container holds them."""
@@ -216,6 +222,11 @@ class TrainingPlan:
             lines.append(
                 f"{format_bytes(self.offloaded)} go to host memory; the time of offloaded blocks is what their copies "
                 "take longer than the computation beside them, by the speed of copies alone."
+            )
+        if self.training is False:
+            lines.append(
+                "Measured in eval mode; in training mode, where dropout keeps masks, a step may take more. Call "
+                "model.train() before it is planned, where it is trained so."
             )
         if self.estimated:
             lines.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import pickle
 import re
@@ -53,27 +52,6 @@ def test_a_larger_batch_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count(TOLD) == 1
     assert f"{16 * WIDTH} elements and is given {32 * WIDTH}" in caplog.text
     assert "Plan again for the largest batch" in caplog.text
-
-
-def test_larger_parameters_than_planned_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A plan names modules: the same ones of another type or width take other bytes."""
-    model = nn.Sequential(*(ResidualMLP() for _ in range(3)))
-    half, single = copy.deepcopy(model).bfloat16(), rows(16)
-    for budget, room in (("least", "the least that was planned"), (1 << 20, r"the 1.00 MiB planned")):
-        mn.plan(half, single.bfloat16(), budget=budget).save(tmp_path / "plan.json")
-        plan = mn.TrainingPlan.load(tmp_path / "plan.json")
-        for fitting in (half, copy.deepcopy(half)):
-            mn.convert(fitting, plan=plan)
-        assert not caplog.text
-        mn.convert(model, plan=plan)
-        assert re.search(rf"Sequential has 6.38 KiB of parameters, and was planned with 3.19 KiB.*{room}", caplog.text)
-        caplog.clear()
-        mn.convert(nn.Sequential(*(ResidualMLP(2 * WIDTH) for _ in range(3))), plan=plan)
-        assert "was planned with 3.19 KiB" in caplog.text
-        caplog.clear()
-    mn.convert(half, plan=mn.plan(model, single, budget="least"))  # takes less
-    mn.convert(model, plan=dataclasses.replace(plan, parameter_bytes=0))  # of a version that did not say
-    assert not caplog.text
 
 
 def cast(dtype: torch.dtype | None) -> torch.autocast:

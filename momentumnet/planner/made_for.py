@@ -1,0 +1,80 @@
+"""Whether a model is the one that a plan was made for: the blocks of its streams have to be, of the rest is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from momentumnet.listing import quoted
+from momentumnet.planner.advice import told_apart
+from momentumnet.streams import containers
+
+if TYPE_CHECKING:
+    from momentumnet.planner.training_plan import TrainingPlan
+
+
+def faults_of(model: nn.Module, plan: TrainingPlan) -> list[str]:
+    """In words, why a model cannot follow a plan: modules that it lacks or has beside, blocks of another class.
+
+    A block without a skip would move by the rule of those with one, and the network compute something else.
+    """
+    there = {name for name, _ in model.named_modules()}
+    blocks = [name for stream in plan.streams for name in stream.blocks]
+    named = [*(name for unit in plan.units for name in unit.names), *blocks]
+    named += [*plan.by_forward, *(path for path, _ in plan.containers)]
+    missing = [name for name in dict.fromkeys(named) if name not in there]
+    if missing:
+        return [f"{type(model).__name__} has no module {quoted(missing)}"]
+    return containers.differences(model, dict(plan.containers)) or _of_other_classes(model, plan, set(blocks))
+
+
+def differences(model: nn.Module, plan: TrainingPlan) -> list[str]:
+    """In words, what a model that can follow a plan has otherwise, so that the plan's bytes are not those of its step.
+
+    As far as it is known: a plan of an earlier version may not say, and lazy parameters have no size yet.
+    """
+    found = _of_other_classes(model, plan, {name for name, _ in plan.classes})
+    if any(map(is_lazy, model.parameters())):
+        return found
+    kinds = (
+        ("parameters", model.parameters(), plan.parameter_bytes or None),
+        ("parameters that take a gradient", trained_in(model), plan.trained_bytes),
+    )
+    for kind, parameters, planned in kinds:
+        size = parameter_bytes_of(parameters)
+        if planned not in (None, size):  # of the second kind it goes without saying where the first is another
+            now, then = told_apart(size, planned), told_apart(planned, size)
+            return [*found, f"it has {now} of {kind}, not the {then} planned"]
+    return found
+
+
+def classes_of(model: nn.Module, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The names of these modules' classes."""
+    return tuple((name, type(model.get_submodule(name)).__name__) for name in dict.fromkeys(names))
+
+
+def parameter_bytes_of(parameters: Iterable[nn.Parameter]) -> int:
+    """Their bytes, those of every process; lazy ones have none before their first forward."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters if not is_lazy(parameter))
+
+
+def trained_in(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that take a gradient."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _of_other_classes(model: nn.Module, plan: TrainingPlan, names: set[str]) -> list[str]:
+    """Which of the modules are no longer of their class in the plan, nor of one that is derived from it (as FSDP's)."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, planned in plan.classes:
+        kind = type(model.get_submodule(name))
+        if name in names and planned not in {base.__name__ for base in kind.__mro__}:
+            found.setdefault((kind.__name__, planned), []).append(name)
+    return [
+        f"{quoted(modules)} {'is' if len(modules) == 1 else 'are'} of class {now}, and "
+        f"{'was' if len(modules) == 1 else 'were'} of class {planned} in the plan"
+        for (now, planned), modules in found.items()
+    ]
