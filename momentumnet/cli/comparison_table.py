@@ -22,7 +22,7 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
     rows = [(name, *_cells(outcome)) for name, outcome in outcomes.items()]
     report.table(COLUMNS, rows, title=f"{settings['model']} on {settings['data']}", spare=("held", "accuracy before"))
     report.remark(
-        f"Converted at gamma {settings['gamma']}, others {settings['others']}. Memory and time are those "
+        f"Converted at gamma {settings['gamma']}, {_chosen(settings)}. Memory and time are those "
         f"of one forward and backward pass over {comparison.recipe.batch_size} images, beside parameters and gradients."
     )
     if comparison.save != "last":
@@ -41,6 +41,15 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
     }
     report.result(values)  # first: a disk that is full by now does not cost it
     whole_file.write_json(folder / "report.json", in_json(values))
+
+
+def _chosen(settings: Mapping[str, Any]) -> str:
+    """By which options it was chosen what is recomputed."""
+    budget, spare = settings["budget"], settings["spare"]
+    if budget is None and not spare:
+        return f"others {settings['others']}"
+    size = format_bytes(budget) if isinstance(budget, int) else str(budget or f"least and {format_bytes(spare)}")
+    return f"for a budget ({size}) that gradients of parameters count in"
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.recipe import PRECISIONS, Recipe, freeze
 from momentumnet.finetuning.trained import CONFIG, Trained
+from momentumnet.finetuning.training import begin_training
 from momentumnet.listing import listed
 from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import ANEW, PRESENT
@@ -254,7 +255,8 @@ def _convert(
     batch_size, dtype = recipe.batch_size, PRECISIONS[recipe.precision]
     few = [images.train[index][0] for index in range(min(EXAMPLES, len(images.train)))]
     models.check_takes(options.model, model, torch.stack(few[:2]).to(device))
-    if arguments.is_planned(options):  # measured as the steps will be
+    if arguments.is_planned(options):  # measured as the steps will be, also where the network came in eval mode
+        begin_training(model)
         examples = torch.stack([images.train[index][0] for index in range(batch_size)])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             budgeted = {"gamma": options.gamma, "arithmetic": options.arithmetic, "budget": options.budget}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +98,40 @@ def test_a_resumed_run_keeps_the_function_that_its_plan_chose(
         assert done.status == 0, done.err
         assert json.loads(done.out)["settings"]["gamma"] == str(exact_gamma(gammas[0]))
     assert asked == [None, exact_gamma(gammas[0])]
+
+
+DROPPING = """\
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.GroupNorm(1, 8), nn.Dropout(0.1), nn.Conv2d(8, 8, 3, padding=1), nn.Dropout(0.1))
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def network():
+    torch.manual_seed(0)
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *(Block() for _ in range(6)), *ends).eval()
+"""
+
+
+def test_a_network_that_comes_in_eval_mode_is_planned_as_it_is_trained(
+    command: Callable[..., Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers' do, whose dropout then keeps masks that nobody planned for."""
+    (tmp_path / "mine.py").write_text(DROPPING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = ("finetune", "mine:network", "--data", str(photos), "--image-size", "32", "--batch-size", "8")
+    asked += ("--epochs", "1", "--workers", "0", "--budget", "4MiB")
+    done = command(*asked, "--json")
+    assert done.status == 0, done.err
+    networks = json.loads(done.out)["networks"]
+    assert networks["momentum"]["peak_bytes"] <= 4 << 20 < networks["unconverted"]["peak_bytes"]
+    assert "eval mode" not in done.err
+    assert "Converted at gamma 0, for a budget (4.00 MiB) that gradients of parameters count in." in done.err
