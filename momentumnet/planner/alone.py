@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from momentumnet.errors import ConversionError
@@ -128,3 +128,21 @@ def gradients_there(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor |
     finally:
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
+
+
+@contextmanager
+def gradients_put_aside(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Gradients are none of those that a backward of the network's own adds meanwhile, as reversible ones do."""
+    before = [(parameter, parameter.grad) for parameter in parameters]
+    without_gradients(parameter for parameter, _ in before)
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
+def without_gradients(parameters: Iterable[Tensor]) -> None:
+    """They have none any more."""
+    for parameter in parameters:
+        parameter.grad = None

@@ -17,6 +17,7 @@ from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport
 from momentumnet.planner.alone import (
     check_not_nested,
+    gradients_put_aside,
     without_history,
 )
 from momentumnet.planner.ending import Ending, ending_of, measured_behind, nth
@@ -70,7 +71,7 @@ def measured(
         present=present,
         hollow=without_values(model, example_inputs),
     )
-    with forwards_as_calls(map(model.get_submodule, by_forward)):
+    with gradients_put_aside(model.parameters()), forwards_as_calls(map(model.get_submodule, by_forward)):
         try:
             return step.measured(saved_tensors_hooks(_nothing, _not_kept), layers, names)
         except _NothingKeptError:

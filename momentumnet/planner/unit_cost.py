@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence, Set
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
-from momentumnet.memory import measure_memory
+from momentumnet.memory import MemoryReport, measure_memory
 from momentumnet.planner.alone import (
     differentiate,
     gradient_bytes,
@@ -22,6 +22,7 @@ from momentumnet.planner.alone import (
     handed,
     leaf_of,
     waiting,
+    without_gradients,
     without_history,
 )
 from momentumnet.planner.hollow import HollowMeasures
@@ -49,7 +50,10 @@ class Measures:
         self._device, self._hollow, self._present = device, hollow, present
         self.shared: Set[nn.Parameter] = frozenset()  # that several units have
         self.outside = False  # whether it is layers outside: no times, and nothing of what they keep
-        self.memory = measure_memory if hollow is None else hollow.memory
+        self._taken_by = measure_memory if hollow is None else hollow.memory
+        # What a run leaves on attributes, until it is put back: a backward of the network's own may read it, and leave
+        # gradients, which are none of the next one's.
+        self._left = ExitStack()
         self._known: dict[Any, Cost] = {}
 
     def of(
@@ -91,10 +95,11 @@ class Measures:
 
             # Objects, too: what one run leaves in them, or on attributes, is not for the next.
             given_args, given_kwargs = object_copies.copied((args, kwargs), given)
-            with Attributes(modules[0], owners).replayed():
-                output = modules[0](*given_args, **given_kwargs)
-                for module in modules[1:]:
-                    output = module(output)
+            self._left.enter_context(Attributes(modules[0], owners).replayed())
+            self._left.callback(without_gradients, parameters)
+            output = modules[0](*given_args, **given_kwargs)
+            for module in modules[1:]:
+                output = module(output)
             return output, leaves
 
         parameters = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
@@ -103,6 +108,11 @@ class Measures:
             return found
         with torch.enable_grad(), without_history():
             return replace(found, stream_peak=self._in_stream(run, parameters, views))
+
+    def memory(self, call: Call) -> MemoryReport:
+        """What a call takes, behind which attributes are put back."""
+        with self._left:
+            return self._taken_by(call)
 
     def _in_stream(self, run: Call, parameters: Sequence[Tensor], views: list[Tensor]) -> int:
         """The most bytes in backward where a gradient of the input has come before those that the run makes."""
@@ -124,10 +134,10 @@ class Measures:
     def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
         """The cost of what returns an output and the leaves that it came from."""
         with torch.enable_grad(), without_history():
-            output, leaves = run()
-            outputs = [leaf for leaf in tensors_in([output]) if leaf.requires_grad]
-            output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
-            del output, outputs, leaves
+            with self._left:
+                outputs = [leaf for leaf in tensors_in([run()[0]]) if leaf.requires_grad]
+                output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
+                del outputs
             forward, backward = (0.0, 0.0) if self.outside else self._seconds(run, parameters)
 
             made = [0]
@@ -143,6 +153,7 @@ class Measures:
 
             def cast() -> None:
                 run()
+                self._left.close()
 
             forward_peak = 0 if self.outside else self.memory(run).peak_bytes
             with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
@@ -190,20 +201,23 @@ class Measures:
         return max(0, found.backward_peak_bytes - found.saved_bytes - there)
 
     def _seconds(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
+        found = []
+        for _ in range(REPEATS if self._hollow is None else 1):
+            with self._left:
+                found.append(self._seconds_once(run, parameters))
+        forward, backward = zip(*found, strict=True)
+        return min(forward), min(backward)
+
+    def _seconds_once(self, run: Call, parameters: Sequence[Tensor]) -> tuple[float, float]:
         if self._hollow is not None:
             (output, leaves), seconds = self._hollow.seconds(run)
             total = handed(output)
-            both = self._hollow.seconds(lambda: differentiate(total, [*leaves, *parameters]))
-            return seconds, both[1]
-        forward, backward = [], []
-        for _ in range(REPEATS):
-            start = now(self._device)
-            output, leaves = run()
-            middle = now(self._device)
-            differentiate(handed(output), [*leaves, *parameters])
-            forward.append(middle - start)
-            backward.append(now(self._device) - middle)
-        return min(forward), min(backward)
+            return seconds, self._hollow.seconds(lambda: differentiate(total, [*leaves, *parameters]))[1]
+        start = now(self._device)
+        output, leaves = run()
+        middle = now(self._device)
+        differentiate(handed(output), [*leaves, *parameters])
+        return middle - start, now(self._device) - middle
 
 
 def _recomputed_later(run: Call) -> Any:
