@@ -42,12 +42,6 @@ def play_again(tape: Tape, watch: Watch) -> None:
     steps = [passed.step for passed in watch.passed]
     if not watch.can_play_again or watch.begin is None or watch.start is None or None in steps:
         raise cannot_be_made_over(tape.name)
-    logger.warning(
-        "stream %r: values outgrew their scale in one pass, so its forward was played again, exactly. Nothing to do, "
-        "unless the network computes something between the stream's blocks (an auxiliary loss): that has seen wrong "
-        "values in this one pass",
-        tape.name,
-    )
     for step in reversed(steps):
         step.call.take_back()
     passed, watch.passed = watch.passed, []
@@ -62,6 +56,12 @@ def play_again(tape: Tape, watch: Watch) -> None:
     for index, entry in enumerate(passed):
         made = _make_over(tape, watch, index, entry)
         _give_right_values(tape, watch, entry, made, [step.call for step in steps[index + 1 :]])
+    logger.warning(
+        "stream %r: values outgrew their scale in one pass, so its forward was played again, exactly. Nothing to do, "
+        "unless the network computes something between the stream's blocks (an auxiliary loss): that has seen wrong "
+        "values in this one pass",
+        tape.name,
+    )
 
 
 def cannot_be_made_over(stream: str) -> StateRangeError:

@@ -44,7 +44,7 @@ class ScalePlan:
         exponent: the scale k at the start.
         resolution: the word, and its bits for which scales are chosen.
         coarsest: by place in the stream, the scale that earlier passes had to take there.
-        careful: whether every step is to be looked at, because nothing is known yet.
+        careful: whether every step is to be looked at, because it is not known yet where values outgrow the scale.
     """
 
     exponent: int
@@ -124,7 +124,7 @@ class StreamScale(StreamSpread):
         return resolution_for(dtype, self._blocks, gamma, self._spread or 1.0)
 
     def plan_for(self, x: Tensor, gamma: Fraction, *, from_start: bool = True) -> ScalePlan:
-        """How a pass from ``x`` begins. Reads the device only if nothing is known of the stream yet.
+        """How a pass from ``x`` begins. Reads the device only where nothing is known of how the stream begins.
 
         Args:
             x: the stream tensor.
@@ -140,7 +140,12 @@ class StreamScale(StreamSpread):
         found = replace(found, bits=min(found.bits, full_bits(found.word) - UNSEEN_BITS))
         largest = largest if start is None else min(largest, GROWTH * start)
         exponent = choose_exponent(largest, found.word, found.bits)
-        return ScalePlan(exponent, found, self._coarsest_for(found), careful=False)
+        careful = self._outgrows(largest) and has_values(x)
+        return ScalePlan(exponent, found, self._coarsest_for(found), careful=careful)
+
+    def _outgrows(self, largest: float) -> bool:
+        """Whether values will outgrow a scale that is chosen for ``largest``, and no pass has told yet where."""
+        return self._reached.once is None and self._magnitude is not None and self._magnitude > largest
 
     def _coarsest_for(self, found: Resolution) -> dict[int, int]:
         """By place, the scale that is to be taken there."""
