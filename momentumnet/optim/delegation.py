@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ class DelegatingOptimizer(Optimizer, ABC):
     """
 
     base_optimizer: Optimizer
+    _own_by_group: Sequence[dict[str, Any]] = ()
 
     def __init__(self, base: Optimizer, own_options: dict[str, Any]) -> None:
         # Not Optimizer.__init__, which would begin groups and a state of its own; this is its way after unpickling.
@@ -36,8 +38,18 @@ class DelegatingOptimizer(Optimizer, ABC):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base optimizer's, and no copy."""
-        return self.base_optimizer.param_groups
+        """The base optimizer's, and no copy.
+
+        A group that came past this optimizer has own options by their defaults, and one that lost them, as the base
+        optimizer loaded a state of its own, has them again.
+        """
+        groups = self.base_optimizer.param_groups
+        for index, group in enumerate(groups):
+            if not self._own_options.keys() <= group.keys():
+                own = self._own_by_group[index] if index < len(self._own_by_group) else self._own_options
+                group.update({name: group.get(name, value) for name, value in own.items()})
+        self._own_by_group = [{name: group[name] for name in self._own_options} for group in groups]
+        return groups
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -67,11 +79,9 @@ class DelegatingOptimizer(Optimizer, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of the base optimizer alone (own options stay as they are)."""
         self._refuse_midway("load_state_dict")
-        own = [{name: group[name] for name in self._own_options} for group in self.param_groups]
+        _ = self.param_groups  # which knows their own options then
         self.base_optimizer.load_state_dict(state_dict)
-        for group, options in zip(self.param_groups, own, strict=True):
-            for name, value in options.items():
-                group.setdefault(name, value)
+        _ = self.param_groups
 
     # The state dict is the base optimizer's, so its hooks are too.
     def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:

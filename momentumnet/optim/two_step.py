@@ -265,7 +265,7 @@ class TwoStepOptimizer(DelegatingOptimizer):
 
 
 _LASTING = (
-    *("defaults", "base_optimizer", "_own_options", "_model", "_same_random", "_local", "_blocks"),
+    *("defaults", "base_optimizer", "_own_options", "_own_by_group", "_model", "_same_random", "_local", "_blocks"),
     *("_displaced", "_statistics", "_finite", "_overflow_hooks"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,31 @@ def test_an_instance_keeps_its_groups_and_state() -> None:
     assert len(base.state) == 4
     SAM(net.parameters(), base, rho=0.7)
     assert [group["rho"] for group in base.param_groups] == [0.7, 0.7]
+
+
+def test_a_group_that_is_added_to_the_base_optimizer_is_perturbed_like_the_others() -> None:
+    """Code that thaws layers has the optimizer that it made, and not the one around it."""
+    found = []
+    for past in (True, False):
+        net, (x, y) = network(), batch()
+        base = SGD(net[0].parameters(), lr=0.1)
+        optimizer = SAM(net[0].parameters(), base, rho=0.3)
+        (base if past else optimizer).add_param_group({"params": list(net[2].parameters())})
+        for _ in range(2):
+            optimizer.step(closure_of(optimizer, lambda: loss_of(net, x, y)))  # noqa: B023 called in this round
+        assert [group["rho"] for group in base.param_groups] == [0.3, 0.3]
+        assert copy.deepcopy(optimizer).param_groups[1]["rho"] == 0.3
+        found.append(list(net.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+
+
+def test_a_state_that_is_loaded_into_the_base_optimizer_leaves_each_group_its_rho() -> None:
+    net, (x, y) = network(), batch()
+    state = SGD([{"params": layer.parameters()} for layer in (net[0], net[2])], lr=0.2).state_dict()
+    optimizer = SAM([{"params": net[0].parameters(), "rho": 0.3}, {"params": net[2].parameters()}], SGD, lr=0.1)
+    optimizer.base_optimizer.load_state_dict(state)
+    optimizer.step(closure_of(optimizer, lambda: loss_of(net, x, y)))
+    assert [(group["lr"], group["rho"]) for group in optimizer.param_groups] == [(0.2, 0.3), (0.2, 0.05)]
 
 
 def other() -> list[nn.Parameter]:
