@@ -6,8 +6,9 @@ them: an average is not taken twice.
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -25,6 +26,7 @@ _MOVED: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictiona
 # all memory away from those that it has put in place.)
 _MANAGED = ("_fsdp_flattened", "ds_id")
 _FSDP_MODULE = "_is_fsdp_managed_module"  # on each module in one that FSDP has wrapped
+REPLACED_BY = "another nn.Parameter, load_state_dict(assign=True), an assignment to its .data, a move to another device"
 
 
 @contextmanager
@@ -138,17 +140,16 @@ class MovedParameters:
         Raises:
             ReconstructionError: one is not.
         """
-        parameters = plain_parameters(self._modules)
-        pointers = [parameter.data_ptr() for parameter in parameters]
-        before = self._places[1]
-        # FSDP2 takes the memory away from parameters between forward and backward, and gives others or more to them.
-        if pointers == before or any(getattr(module, _FSDP_MODULE, False) for module in self._modules):
-            return
-        if len(pointers) != len(before):
-            raise _moved_between(block, "one")
-        for number, parameter in enumerate(parameters):
-            if pointers[number] != before[number] and number not in self._numbers:
-                raise _moved_between(block, repr(_name_of(parameter, self._modules)))
+        if (parameter := self.replaced()) is not None:
+            raise ReconstructionError(
+                f"module {block!r}: of its parameters {parameter} was replaced between forward and backward "
+                f"({REPLACED_BY}), so the gradient of that forward cannot be computed any more; do that after backward"
+            )
+
+    @property
+    def replaced(self) -> Callable[[], str | None]:
+        """Gives the name of a parameter that is not the memory any more that the forward read, quoted."""
+        return functools.partial(_replaced, self._modules, self._places[1], self._numbers)
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context of a recompute: parameters begin where the first run found them, and end where they stood."""
@@ -180,12 +181,17 @@ def _name_of(parameter: nn.Parameter, modules: Sequence[nn.Module]) -> str:
     return next(name for name, found in modules[0].named_parameters() if found is parameter)
 
 
-def _moved_between(block: str, parameter: str) -> ReconstructionError:
-    return ReconstructionError(
-        f"module {block!r}: of its parameters {parameter} was replaced between forward and backward (another "
-        "nn.Parameter, an assignment to its .data, a move to another device), so the gradient of that forward cannot "
-        "be computed any more; do that after backward"
-    )
+def _replaced(modules: Sequence[nn.Module], before: Sequence[int], moved: Collection[int]) -> str | None:
+    """Which of the parameters that lay there has been replaced since, not by the call itself; "one" of other numbers."""
+    parameters = plain_parameters(modules)
+    pointers = [parameter.data_ptr() for parameter in parameters]
+    # FSDP2 takes the memory away from parameters between forward and backward, and gives others or more to them.
+    if pointers == before or any(getattr(module, _FSDP_MODULE, False) for module in modules):
+        return None
+    if len(pointers) != len(before):
+        return "one"
+    changed = (n for n, pointer in enumerate(pointers) if pointer != before[n] and n not in moved)
+    return next((repr(_name_of(parameters[number], modules)) for number in changed), None)
 
 
 def _places(parameters: Sequence[Tensor]) -> tuple[list[int], list[int]]:

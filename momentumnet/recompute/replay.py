@@ -127,7 +127,8 @@ class BlockCall:
     @property
     def suspects(self) -> Suspects:
         """What may have made its recompute another one."""
-        return Suspects(self.name, self._module, self._arguments.changed, self._generators.used, self._hooks)
+        changed, draws = self._arguments.changed, self._generators.used
+        return Suspects(self.name, self._module, changed, draws, self._hooks, self._moved.replaced)
 
     @property
     def holds_streams(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from momentumnet.listing import quoted
 from momentumnet.recompute.arguments import parameter_names
 from momentumnet.recompute.left_attributes import left_by_a_call
+from momentumnet.recompute.moved_parameters import REPLACED_BY
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
 _THREADS: set[int] = set()
@@ -38,6 +39,7 @@ class Suspects:
         changed: position or keyword, and type, of each argument object that the first run changed.
         draws: whether the call drew random numbers.
         hooks: by module of the call, how many forward hooks it had then.
+        replaced: gives the name of a parameter that has been replaced since, quoted, or None.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Suspects:
     changed: Sequence[tuple[int | str, str]]
     draws: bool
     hooks: Sequence[tuple[nn.Module, int]]
+    replaced: Callable[[], str | None]
 
     def sentences(self) -> list[str]:
         """In words, without a full stop."""
@@ -59,6 +62,11 @@ class Suspects:
             found.append(
                 f"forward hooks of {quoted(names)} have been added or removed since its forward, and hooks belong to "
                 "what is recomputed: change them after the backward"
+            )
+        if parameter := self.replaced():
+            found.append(
+                f"of its parameters {parameter} has been replaced since its forward ({REPLACED_BY}): do that after the "
+                "backward"
             )
         if self.draws and len(_THREADS) > 1:
             found.append(
