@@ -182,7 +182,7 @@ def _name_of(parameter: nn.Parameter, modules: Sequence[nn.Module]) -> str:
 
 
 def _replaced(modules: Sequence[nn.Module], before: Sequence[int], moved: Collection[int]) -> str | None:
-    """Which of the parameters that lay there has been replaced since, not by the call itself; "one" of other numbers."""
+    """Which of the parameters that lay there has been replaced since, not by the call; "one" where there are others."""
     parameters = plain_parameters(modules)
     pointers = [parameter.data_ptr() for parameter in parameters]
     # FSDP2 takes the memory away from parameters between forward and backward, and gives others or more to them.
