@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from momentumnet.core.failures import is_out_of_memory
 from momentumnet.errors import ConversionError, MomentumNetError
 from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport
@@ -199,11 +200,16 @@ def _told(unit: tuple[str, ...]) -> Iterator[None]:
     """Of a part that can be trained, but not by itself, is said why.
 
     Raises:
-        ConversionError: it overwrites an argument in training alone, or takes no gradient but of a whole backward.
+        ConversionError: it overwrites an argument in training alone, takes no gradient but of a whole backward, or
+            raised anything else.
     """
     try:
         yield
-    except RuntimeError as error:
+    except MomentumNetError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         part = f"{listed(unit)} cannot be measured by itself, so that no plan can be made"
         if "in-place operation" in str(error):
             raise ConversionError(
@@ -217,7 +223,10 @@ def _told(unit: tuple[str, ...]) -> Iterator[None]:
             raise ConversionError(
                 f"{part}: it calls torch.utils.checkpoint, with use_reentrant=True; take False"
             ) from error
-        raise
+        raise ConversionError(
+            f"{part}: it raised {type(error).__name__} there ({error}), as a part does whose own autograd.Function "
+            "reads in backward what its forward has left on an attribute; convert without a budget"
+        ) from error
 
 
 def _nothing(_: object) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from momentumnet.errors import ConversionError
 
 
-def is_about_hooks(error: RuntimeError) -> bool:
+def is_about_hooks(error: Exception) -> bool:
     """Whether torch.func has refused to run under saved-tensor hooks."""
     return "torch.func" in str(error) and "saved tensor hooks" in str(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -270,9 +271,34 @@ class Reentrant(Shifting):
         return checkpoint(self.inner, x + self.shift, use_reentrant=True)
 
 
+class Times(torch.autograd.Function):
+    """Its backward asks the module what the factor was, as a Reformer's asks for seeds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.Module) -> Tensor:
+        ctx.module = module
+        return x * module.factor
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * float(ctx.module.factor), None
+
+
+class AsksInBackward(Shifting):
+    factor: float | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.factor = 2.0
+        return Times.apply(self.inner(x + self.shift), self)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(InTraining, "'?1'? .*it overwrites what it takes"), (Reentrant, "use_reentrant=True; take F")],
+    [
+        (InTraining, "'?1'? .*it overwrites what it takes"),
+        (Reentrant, "use_reentrant=True; take F"),
+        (AsksInBackward, "it raised TypeError there .* left on an attribute; convert without a budget"),
+    ],
 )
 def test_what_cannot_be_measured_by_itself_is_said(kind: type[nn.Module], message: str) -> None:
     model = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(WIDTH, WIDTH), kind())])
