@@ -224,8 +224,7 @@ def _told(unit: tuple[str, ...]) -> Iterator[None]:
                 f"{part}: it calls torch.utils.checkpoint, with use_reentrant=True; take False"
             ) from error
         raise ConversionError(
-            f"{part}: it raised {type(error).__name__} there ({error}), as a part does whose own autograd.Function "
-            "reads in backward what its forward has left on an attribute; convert without a budget"
+            f"{part}: it raised {type(error).__name__} there ({error}); convert without a budget"
         ) from error
 
 

@@ -271,25 +271,23 @@ class Reentrant(Shifting):
         return checkpoint(self.inner, x + self.shift, use_reentrant=True)
 
 
-class Times(torch.autograd.Function):
-    """Its backward asks the module what the factor was, as a Reformer's asks for seeds."""
+class OfLoss(torch.autograd.Function):
+    """Wants the gradient of a loss, and not what stands in its place where a part is measured by itself."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, module: nn.Module) -> Tensor:
-        ctx.module = module
-        return x * module.factor
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * float(ctx.module.factor), None
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if bool((gradient == 1).all()):
+            raise TypeError("expected what a loss hands on")
+        return gradient
 
 
-class AsksInBackward(Shifting):
-    factor: float | None = None
-
+class WantsLoss(Shifting):
     def forward(self, x: Tensor) -> Tensor:
-        self.factor = 2.0
-        return Times.apply(self.inner(x + self.shift), self)
+        return OfLoss.apply(self.inner(x + self.shift))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +295,7 @@ class AsksInBackward(Shifting):
     [
         (InTraining, "'?1'? .*it overwrites what it takes"),
         (Reentrant, "use_reentrant=True; take F"),
-        (AsksInBackward, "it raised TypeError there .* left on an attribute; convert without a budget"),
+        (WantsLoss, r"it raised TypeError there \(expected what .*\); convert without a budget"),
     ],
 )
 def test_what_cannot_be_measured_by_itself_is_said(kind: type[nn.Module], message: str) -> None:
