@@ -23,6 +23,7 @@ class Displacement:
         points: What is moved, in place.
         origins: What the points were, once `keep` has been called: the one copy that a perturbed step costs.
         gradients: One for each point, of its shape.
+        flattened: Whether it is the part that this process holds of a `FullyShardedDataParallel`'s, for each point.
     """
 
     def __init__(self, group: dict[str, Any]) -> None:
@@ -30,6 +31,7 @@ class Displacement:
         self.points: list[Tensor] = []
         self.origins: list[Tensor] = []
         self.gradients: list[Tensor] = []
+        self.flattened: list[bool] = []
         self._rows: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
 
     def add(self, parameter: Tensor) -> None:
@@ -45,6 +47,7 @@ class Displacement:
             self._rows.append((whole, rows, point))
         self.points.append(as_real(point))
         self.gradients.append(as_real(gradient))
+        self.flattened.append(is_flattened(parameter))
 
     def keep(self) -> None:
         """Copy the points, so that they can be written to and put back."""
@@ -96,6 +99,11 @@ def total_norm(norms: Sequence[Tensor]) -> float:
     device, dtype = norms[0].device, functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
     total = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
     return float(total.full_tensor() if _is_sharded(total) else total)  # over all processes
+
+
+def is_flattened(parameter: Tensor) -> bool:
+    """Whether FSDP1 has put the parameter into one with others; the tensor is the part that this process holds then."""
+    return bool(getattr(parameter, "_fsdp_flattened", False))
 
 
 def _is_sharded(tensor: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from momentumnet.optim.displacement import Displacement, norms_of, total_norm
+from momentumnet.optim.displacement import Displacement, norms_of
 from momentumnet.optim.two_step import TwoStepOptimizer
 
 
@@ -67,7 +67,7 @@ class Extragradient(TwoStepOptimizer):
             raise ValueError(f"the look-ahead needs a learning rate; {type(self.base_optimizer).__name__} has none")
 
     def _displace(self, moves: list[Displacement]) -> bool:
-        finite = math.isfinite(total_norm([norm for move in moves for norm in norms_of(move.gradients)]))
+        finite = math.isfinite(self._total_norm(moves, lambda move: norms_of(move.gradients)))
         for move in moves if finite else []:
             rate = float(move.group["lr"])
             torch._foreach_add_(move.points, move.gradients, alpha=rate if move.group.get("maximize", False) else -rate)

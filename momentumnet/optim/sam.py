@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from momentumnet.optim.displacement import Displacement, norms_of, total_norm
+from momentumnet.optim.displacement import Displacement, norms_of
 from momentumnet.optim.two_step import TwoStepOptimizer
 from momentumnet.options import is_finite, true_or_false, whole
 from momentumnet.streams.block import ResidualStream
@@ -43,8 +43,8 @@ class SAM(TwoStepOptimizer):
             (from `find_streams`) or lists of parameters. The extra copy is then that of the largest part.
             Parameters in none of the blocks are never perturbed.
         model: The network, wrapped as it is trained. Without it, norms are found as modules are called in the second
-            pass, by a hook on all modules, for which `torch.compile` warns and compiles again. Needed for ``local`` and
-            for streams in ``blocks``.
+            pass, by a hook on all modules, for which `torch.compile` warns and compiles again. Needed for ``local``,
+            for streams in ``blocks``, and for parameters of a `FullyShardedDataParallel` (FSDP1).
         same_random: In `step`, the second pass draws the same random numbers as the first (dropout masks).
         local: In `step` and `step_chunks`, each process of a `DistributedDataParallel` ``model`` perturbs by its own
             gradient (m-sharpness, Foret et al., section 4.1); otherwise all perturb alike by the averaged one.
@@ -190,7 +190,7 @@ class SAM(TwoStepOptimizer):
                 group["turn"] += 1
 
     def _displace(self, moves: list[Displacement]) -> bool:
-        total = total_norm([norm for move in moves for norm in _norms(move)])
+        total = self._total_norm(moves, _norms)
         for move in moves:
             if 0 < total < math.inf:
                 _climb(move, move.group["rho"] / total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from momentumnet.optim.base import base_optimizer_of
 from momentumnet.optim.delegation import DelegatingOptimizer
 from momentumnet.optim.displacement import Displacement, displacements, norms_of, total_norm
 from momentumnet.optim.passes import RunningStatistics
+from momentumnet.optim.shards import sharing_processes, total_norm_over
 from momentumnet.options import true_or_false
 from momentumnet.recompute.generators import Generators
 
@@ -39,8 +40,8 @@ class TwoStepOptimizer(DelegatingOptimizer):
         local: The first pass of `step` runs in ``model.no_sync()``.
 
     Raises:
-        ValueError: An option cannot be, the base optimizer does not fit, or ``local`` without a
-            `DistributedDataParallel` model.
+        ValueError: An option cannot be, the base optimizer does not fit, ``local`` without a
+            `DistributedDataParallel` model, or parameters of a `FullyShardedDataParallel` without it as ``model``.
     """
 
     evaluates_twice = True
@@ -71,10 +72,15 @@ class TwoStepOptimizer(DelegatingOptimizer):
         self._overflow_hooks: list[RemovableHandle] = []
         for group in self.param_groups:
             self._check_group(group)
+        sharing_processes(model, self._parameters())  # or says what it needs
 
     @abstractmethod
     def _displace(self, moves: list[Displacement]) -> bool:
         """Move every point from its origin, in place; False, and all points at their origins, if that is not finite."""
+
+    def _total_norm(self, moves: list[Displacement], norms: Callable[[Displacement], Sequence[Tensor]]) -> float:
+        """The 2-norm over all points, also where several processes hold parts of the parameters."""
+        return total_norm_over(sharing_processes(self._model, self._parameters()), moves, norms)
 
     def _moving(self, group: dict[str, Any]) -> list[Tensor]:
         """The parameters of a group that are to be moved in this step, with or without a gradient."""
