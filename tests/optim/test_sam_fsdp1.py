@@ -1,4 +1,4 @@
-"""SAM on parameters of which each of two processes holds a part in plain tensors (FSDP1): the formula of one process."""
+"""SAM on parameters of which each of two processes holds a part in plain tensors (FSDP1): as one process does it."""
 
 from __future__ import annotations
 
