@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.test_reads import reads
+from tests.contract.read_counts import reads
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 MODES = [torch.no_grad, torch.inference_mode]

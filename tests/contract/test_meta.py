@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from torchvision.models import resnet18
 
 import momentumnet as mn
+from tests.contract.read_counts import reads
 from tests.contract.reference import assert_same, train_step
-from tests.contract.test_reads import reads
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 

@@ -15,9 +15,9 @@ import momentumnet as mn
 from momentumnet.core.late_check import LateCheck
 from momentumnet.streams.converted import streams_of
 from tests.contract.late_checks import WideGrowing, late
+from tests.contract.read_counts import Dropping, Growing, blocks, packed_bytes, reads, rows
 from tests.contract.reference import assert_same, loss_of, train_step
 from tests.contract.test_kept import DEPTH, Wide, chain, converted
-from tests.contract.test_reads import Dropping, Growing, blocks, packed_bytes, reads, rows
 from tests.models import WIDTH, Case, ResidualMLP
 
 KINDS = [

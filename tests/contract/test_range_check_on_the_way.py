@@ -10,8 +10,8 @@ from torch import nn
 
 import momentumnet as mn
 from tests.contract.late_checks import WideGrowing, late
+from tests.contract.read_counts import Growing, blocks, rows
 from tests.contract.test_kept import DEPTH, chain, converted
-from tests.contract.test_reads import Growing, blocks, rows
 
 
 def test_a_gradient_that_is_taken_on_the_way_is_checked() -> None:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import momentumnet as mn
+from tests.contract.read_counts import reads
 from tests.contract.reference import assert_same, loss_of, train_step
-from tests.contract.test_reads import reads
 from tests.models import WIDTH, Chain, ResidualMLP
 from tests.tally import Tally
 

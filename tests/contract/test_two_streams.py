@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.streams.converted import streams_of
+from tests.contract.read_counts import reads
 from tests.contract.reference import Outcome, assert_same, assert_same_beyond_the_scale, train_step
-from tests.contract.test_reads import reads
 from tests.models import WIDTH
 
 
