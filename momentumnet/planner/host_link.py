@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from momentumnet.errors import ConversionError
+from momentumnet.recompute.host_copies import pinned
 
 # Copies that are timed: so large that what it takes to ask for one does not count, and of some the quickest.
 SAMPLE = 1 << 26
@@ -52,7 +53,7 @@ def link_of(device: torch.device, *, hollow: bool) -> HostLink:
 def measured_link(device: torch.device) -> HostLink:
     """The link of a CUDA device."""
     there = torch.empty(SAMPLE, dtype=torch.uint8, device=device)
-    here = torch.empty(SAMPLE, dtype=torch.uint8, pin_memory=True)
+    here = pinned(SAMPLE)
     return HostLink(_bytes_a_second(here, there, device), _bytes_a_second(there, here, device))
 
 

@@ -128,7 +128,7 @@ class CudaCopies(HostCopies):
         return super().send(source)
 
     def _allocated(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return pinned(size)
 
     def _begun(self, target: Tensor, source: Tensor) -> Copy:
         computing = torch.cuda.current_stream(self.device)
@@ -157,6 +157,11 @@ class _CudaCopy:
         current = torch.cuda.current_stream(self._computing.device)
         if current != self._computing:
             self._copies.have_waited(current, self._number, self._done)
+
+
+def pinned(count: int) -> Tensor:
+    """So many bytes of host memory that a device copies beside its computation, whatever the default device is."""
+    return torch.empty(count, dtype=torch.uint8, device="cpu", pin_memory=True)
 
 
 _OF_DEVICE: dict[torch.device, HostCopies | None] = {}

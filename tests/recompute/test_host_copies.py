@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from momentumnet.recompute import offloaded_tensors
-from momentumnet.recompute.host_copies import CudaCopies
+from momentumnet.recompute.host_copies import CudaCopies, pinned
 from momentumnet.recompute.offloaded_tensors import OffloadedTensors, Parked
 
 
@@ -127,3 +128,23 @@ def test_while_a_graph_is_recorded_nothing_waits(copies: CudaCopies) -> None:
     assert memory() is None
     assert other._host is host
     assert Cuda.current.done == {0}
+
+
+class Pinning(TorchFunctionMode):
+    """Notes what is to be pinned, which nothing can be without a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bool] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        self.asked.append(options.pop("pin_memory", False))
+        return func(*args, **options)
+
+
+def test_host_memory_is_pinned_whatever_the_default_device_is() -> None:
+    with torch.device("meta"), Pinning() as pinning:
+        memory = pinned(8)
+    assert memory.is_cpu
+    assert pinning.asked == [True]
