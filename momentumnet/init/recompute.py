@@ -77,7 +77,7 @@ class _Call:
         self._leaves = [_WANTED if _needs_gradient(leaf) else leaf for leaf in leaves]
         # A block that runs again must see what it saw, and move no running statistics.
         self._buffers = {name: buffer.detach().clone() for name, buffer in body.named_buffers()}
-        self._generators = Generators(tensors[0].device if tensors else torch.device("cpu"))
+        self._generators = Generators(*{tensor.device for tensor in tensors})
         self._outputs: list[Any] = []
         self._output_spec: Any = None
 

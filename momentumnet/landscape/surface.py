@@ -58,7 +58,7 @@ class LossSurface:
         self.device = self.parameters[0].device
         self.dtype = reduce(torch.promote_types, (p.dtype for p in self.parameters), torch.float32)
         self.size = sum(p.numel() for p in self.parameters)
-        self._start = Generators(self.device)
+        self._start = Generators(*{p.device for p in self.parameters})
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors in the shapes of the parameters as one vector."""

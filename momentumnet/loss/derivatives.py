@@ -98,7 +98,7 @@ class Gradient:
         self.reached = [False] * len(theta)
         self.loss, self.value = 0.0, [torch.zeros_like(tensor, requires_grad=False) for tensor in theta]
         for part, share in self._parts:
-            self._generators.append(Generators(theta[0].device))
+            self._generators.append(Generators(*{tensor.device for tensor in theta}))
             value, gradient = self._differentiated(part, create_graph=products and chunk is None)
             if products and chunk is None:
                 self._graph = gradient

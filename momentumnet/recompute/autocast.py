@@ -11,7 +11,7 @@ from momentumnet.recompute.generators import AS_IT_IS
 
 
 class Autocast:
-    """Autocast as it stood, on the CPU and on the stream's device."""
+    """Autocast as it stood, on the CPU and on the device where the call computes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

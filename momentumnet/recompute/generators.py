@@ -7,7 +7,7 @@ offset; of the CPU's the bytes of its state.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 
 # Context of a replay that has nothing to put in place.
 AS_IT_IS = nullcontext()
+# Where the CPU's generator alone is drawn from.
+HOSTS = ("cpu", "meta")
 # Bytes at either end of the CPU generator's state that tell it from others: seed, position, and words of each round.
 _TELLING = 64
 
 _State = Tensor | tuple[int, int] | None
-_Told = bytes | tuple[int, int] | None
+_Told = list[bytes | tuple[int, int] | None]
 
 
 class _Known:
@@ -29,56 +31,52 @@ class _Known:
 
 
 class Generators:
-    """The states of the CPU's generator and of the device's, where the stream lives.
+    """The states of the CPU's generator and of those of devices.
 
     While CUDA records a graph, its generator can neither be looked at nor be put back; a block that draws then computes
     something else in its recompute, which its checksum tells.
 
     Args:
-        device: where the stream lives.
+        devices: where the stream lives, and where else the call may compute.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device if device.type not in ("cpu", "meta") else None
+    def __init__(self, *devices: torch.device) -> None:
+        self._devices = [device for device in devices if device.type not in HOSTS]
         self.cpu: Tensor | None = torch.default_generator.get_state()
-        self.accelerator: _State = None
-        if self._device is not None:
-            self.accelerator = _state_of(self._device)
-        self._left: tuple[_Told, _Told] | None = None  # what a call has left, if it is what it has found
+        self.there: list[_State] = self._there()
+        self._left: _Told | None = None  # what a call has left, if it is what it has found
 
     def forget_unused(self) -> None:
         """The call has ended: drop each state that is the same, as nothing was drawn from that generator."""
         here, there = torch.default_generator.get_state(), self._there()
-        stays_here, stays_there = _same(self.cpu, here), _same(self.accelerator, there)
-        _Known.is_moved |= not (stays_here and stays_there)
-        if stays_here:
+        stays = [_same(self.cpu, here), *map(_same, self.there, there)]
+        _Known.is_moved |= not all(stays)
+        if stays[0]:
             self.cpu = None
-        if stays_there:
-            self.accelerator = None
+        self.there = [None if same else state for same, state in zip(stays[1:], self.there, strict=True)]
         if not self.used:
-            self._left = _told(here), _told(there)
+            self._left = _told(here, there)
 
-    def _there(self) -> _State:
-        return None if self._device is None else _state_of(self._device)
+    def _there(self) -> list[_State]:
+        return [_state_of(device) for device in self._devices]
 
     @property
     def used(self) -> bool:
-        return self.cpu is not None or self.accelerator is not None
+        return self.cpu is not None or any(state is not None for state in self.there)
 
     def set(self) -> None:
         """Put the generators back to these states."""
         if self.cpu is not None:
             torch.default_generator.set_state(self.cpu)
-        if self._device is None or self.accelerator is None:
-            return
-        if isinstance(self.accelerator, Tensor):
-            torch.get_device_module(self._device).set_rng_state(self.accelerator, self._device)
-        else:
-            generator = _cuda_generator(self._device)
-            seed, offset = self.accelerator
-            if generator.initial_seed() != seed:
-                generator.manual_seed(seed)
-            generator.set_offset(offset)
+        for device, state in zip(self._devices, self.there, strict=True):
+            if isinstance(state, Tensor):
+                torch.get_device_module(device).set_rng_state(state, device)
+            elif state is not None:
+                generator = _cuda_generator(device)
+                seed, offset = state
+                if generator.initial_seed() != seed:
+                    generator.manual_seed(seed)
+                generator.set_offset(offset)
 
     def replayed(self) -> AbstractContextManager[None]:
         """Context that runs with these states, then puts the generators back where they were."""
@@ -87,26 +85,26 @@ class Generators:
         return self._watched(self._left) if _Known.is_moved and self._left is not None else AS_IT_IS
 
     @contextmanager
-    def _watched(self, left: tuple[_Told, _Told]) -> Iterator[None]:
+    def _watched(self, left: _Told) -> Iterator[None]:
         """Of a call that has drawn nothing, or has seeded them as another one before it.
 
         Where it seeds, they end where it has left them, wherever they were. What another thread draws meanwhile stays.
         """
-        outside = Generators(self._device or torch.device("cpu"))
-        found = _told(outside.cpu), _told(outside.accelerator)
+        outside = Generators(*self._devices)
+        found = _told(outside.cpu, outside.there)
         # No tensor while the call needs the most memory.
         host, outside.cpu = bytearray(b"" if outside.cpu is None else bytes_on_host(outside.cpu)), None
         try:
             yield
         finally:
-            now = _told(torch.default_generator.get_state()), _told(self._there())
+            now = _told(torch.default_generator.get_state(), self._there())
             if now == left and now != found:
                 outside.cpu = torch.frombuffer(host, dtype=torch.uint8)
                 outside.set()
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
-        outside = Generators(self._device or torch.device("cpu"))
+        outside = Generators(*self._devices)
         try:
             self.set()
             yield
@@ -124,10 +122,12 @@ def _state_of(device: torch.device) -> _State:
     return generator.initial_seed(), generator.get_offset()
 
 
-def _told(state: _State) -> _Told:
-    """What tells the state of a generator, in few bytes."""
-    if not isinstance(state, Tensor):
-        return state
+def _told(here: _State, there: Iterable[_State]) -> _Told:
+    """What tells the states of generators, in few bytes."""
+    return [_in_few_bytes(state) if isinstance(state, Tensor) else state for state in (here, *there)]
+
+
+def _in_few_bytes(state: Tensor) -> bytes:
     start, size = state.data_ptr(), min(state.nbytes, _TELLING)
     return ctypes.string_at(start, size) + ctypes.string_at(start + state.nbytes - size, size)
 

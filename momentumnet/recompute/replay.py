@@ -6,7 +6,7 @@ mode, and buffers that the block itself changes. All of it is recorded here, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from momentumnet.recompute.batch_statistics import BatchStatistics
 from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.choices import Choices, recomputing
-from momentumnet.recompute.generators import AS_IT_IS, Generators
+from momentumnet.recompute.generators import AS_IT_IS, HOSTS, Generators
 from momentumnet.recompute.left_attributes import Attributes, without_scripts
 from momentumnet.recompute.modes import Modes
 from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
@@ -59,11 +59,11 @@ class BlockCall:
         self._module, self._function = module, function
         self._arguments = Arguments(module, stream, args, kwargs, own)
         self._left: list[Tensor] = []  # by `anew`, in the objects and containers that it was given
-        device = self._arguments.device if stream is None else stream.device
-        self._autocast = Autocast(device)
-        self._generators = Generators(device)
-        self._switches = Switches()
         self._owners = owners = _modules_of(module)
+        devices = _devices_of(self._arguments.device if stream is None else stream.device, owners)
+        self._autocast = Autocast(next((device for device in devices if device.type not in HOSTS), devices[0]))
+        self._generators = Generators(*devices)
+        self._switches = Switches()
         self._look_at(owners)
         self._modes = Modes(owners)
         self._hooks = [(owner, hook_count(owner)) for owner in owners]
@@ -234,3 +234,14 @@ def _modules_of(module: nn.Module) -> list[nn.Module]:
                 found[id(child)] = child
                 owners.append(child)
     return owners
+
+
+def _devices_of(given: torch.device, owners: Iterable[nn.Module]) -> list[torch.device]:
+    """Where a call may compute: where its input lies, and where parameters do, to which it may move that."""
+    found = {given: None}
+    for owner in owners:
+        for parameter in owner._parameters.values():
+            if parameter is not None:
+                found[parameter.device] = None
+                break
+    return list(found)
