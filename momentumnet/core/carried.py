@@ -42,6 +42,11 @@ def refusal_of_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], tenso
 
 def refusal_of_output(y: Tensor, x: Tensor) -> str | None:
     """Why a block that takes ``x``, which a stream can carry, cannot return ``y``."""
+    if y.device != x.device:  # a kernel would take its address for one on its own device
+        return (
+            f"it lies on {y.device}, the block's input on {x.device}, and a stream is carried on one device; convert "
+            "with example inputs while the blocks are where they will be trained, which show where streams end"
+        )
     if gradients_on() and y.layout != x.layout:
         return f"its layout is {y.layout}, that of the block's input {x.layout}"
     has_memory = isinstance(y, FakeTensor) or type(y).__torch_dispatch__ is Tensor.__torch_dispatch__

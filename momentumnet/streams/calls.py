@@ -31,11 +31,16 @@ class Endpoint:
     tensor: torch.Tensor | None
     shape: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
     key: Key
     edge: GradientEdge | None
     base_edge: GradientEdge | None = None
     argument: int | str | None = None
     magnitude: float = 0.0
+
+    def is_like(self, other: Endpoint) -> bool:
+        """Whether one state can carry both: they are of one shape and type, and on one device."""
+        return (self.shape, self.dtype, self.device) == (other.shape, other.dtype, other.device)
 
 
 @dataclass(eq=False)
@@ -43,11 +48,11 @@ class Call:
     """One call of one module.
 
     ``inputs`` holds the tensors that can be the stream: floating-point arguments, in order. ``keeps_shape`` says that
-    one of them has the shape and dtype of the output; then ``inputs`` holds only such tensors, and the endpoints keep
+    one of them is like the output; then ``inputs`` holds only such tensors, and the endpoints keep
     them alive. ``first_argument`` is where the first of them all stood, whatever its shape.
     ``refusal`` says why a stream cannot carry that one, such as a complex one; then there are no ``inputs``.
     ``beside`` are the floating-point tensors that it returned beside the stream's, by their places in the output, where
-    one of the arguments, which are ``taken``, has the same shape and dtype; ``rewritten`` says which of those arguments
+    one of the arguments, which are ``taken``, is like them; ``rewritten`` says which of those arguments
     it overwrote.
     ``saved`` are the storages that autograd kept for it, ``saved_at`` how many calls had begun by then, ``saved_by`` by
     their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept, or that

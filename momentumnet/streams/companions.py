@@ -110,9 +110,8 @@ def _refusal(side: _Side, call: Call, entry: Endpoint) -> str:
         return f"block {call.name!r} has no skip connection for it: it is not returned as the sum of itself and work"
     if side.entry.dtype != entry.dtype:
         return f"it is of {side.entry.dtype}, the stream of {entry.dtype}, and one state has one type"
-    tensor, stream = side.entry.tensor, entry.tensor
-    if tensor is not None and stream is not None and tensor.device != stream.device:
-        return f"it lies on {tensor.device}, the stream on {stream.device}"
+    if side.entry.device != entry.device:
+        return f"it lies on {side.entry.device}, the stream on {entry.device}"
     return ""
 
 
@@ -128,11 +127,7 @@ def _sides(call: Call, stream: Endpoint) -> Iterator[_Side]:
     """What the call takes and returns beside its stream: for each output the argument with a skip, else any alike."""
     seen = {None if call.output is None else call.output.key}
     for place, output in call.beside:
-        alike = [
-            entry
-            for entry in call.taken
-            if (entry.shape, entry.dtype) == (output.shape, output.dtype) and entry.key != stream.key
-        ]
+        alike = [entry for entry in call.taken if entry.is_like(output) and entry.key != stream.key]
         if output.key in seen or not alike or any(entry.key == output.key for entry in alike):
             continue
         seen.add(output.key)

@@ -146,7 +146,7 @@ class Recorder:
         end = None if stream is None else self._endpoint(stream, stream)
         call.spoils = any(item.seen._version != item.version for item in entered)
         call.spoils |= any(version(tensor) != counter for tensor, counter in counters)
-        alike = [item for item in entered if end and (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
+        alike = [item for item in entered if end and item.end.is_like(end)]
         self._look_for_gradients(call, alike)
         alike = [item for item in alike if item.end.edge or item.end.argument == call.first_argument]
         if not alike or end is None:
@@ -166,7 +166,7 @@ class Recorder:
         """What the call takes, and returns beside the stream in the same shape."""
         for place, tensor in outputs_beside(output):
             end = self._endpoint(tensor, tensor)
-            alike = [item for item in entered if (item.end.shape, item.end.dtype) == (end.shape, end.dtype)]
+            alike = [item for item in entered if item.end.is_like(end)]
             if end.edge is None or not alike:
                 continue
             self._look_for_gradients(call, alike)
@@ -206,7 +206,8 @@ class Recorder:
     def _endpoint(self, tensor: torch.Tensor, seen: torch.Tensor, argument: int | str | None = None) -> Endpoint:
         base = seen._base  # not public; the only way to know of a view
         base_edge = None if base is None else _edge(base)
-        return Endpoint(tensor, tuple(tensor.shape), tensor.dtype, _key(tensor), _edge(seen), base_edge, argument)
+        kind = tuple(tensor.shape), tensor.dtype, tensor.device
+        return Endpoint(tensor, *kind, _key(tensor), _edge(seen), base_edge, argument)
 
     def _magnitude(self, endpoint: Endpoint) -> float:
         if not self._values:

@@ -141,4 +141,6 @@ def _joins_overwritten_view(call: Call, entry: Endpoint, output: GradientEdge) -
 def _change(entry: Endpoint, output: Endpoint) -> str:
     if entry.shape != output.shape:
         return f"{CHANGES_SHAPE} from {entry.shape} to {output.shape}"
-    return f"changes the dtype from {entry.dtype} to {output.dtype}"
+    if entry.dtype != output.dtype:
+        return f"changes the dtype from {entry.dtype} to {output.dtype}"
+    return f"moves from {entry.device} to {output.device}"
