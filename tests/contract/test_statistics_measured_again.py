@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 import momentumnet as mn
 from momentumnet.recompute import batch_statistics
@@ -76,6 +78,66 @@ def test_exactness_is_really_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = batch_statistics.normalised
     monkeypatch.setattr(batch_statistics, "normalised", lambda *args: exact(*args).nextafter(torch.tensor(9.0)))
     assert not batch_statistics._exact_kernels(torch.device("cpu"), torch.float32, torch.float32)
+
+
+@pytest.fixture
+def by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as a device whose norms have several kernels behind one name."""
+    monkeypatch.setattr(batch_statistics, "_goes_by_size", lambda device: True)
+    monkeypatch.setattr(batch_statistics, "_FOUND_AT_SIZES", {})
+
+
+@pytest.mark.usefixtures("by_size")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_that_rounds_otherwise_at_one_size_measures_again(
+    monkeypatch: pytest.MonkeyPatch, memory_format: torch.memory_format
+) -> None:
+    """As cuDNN's do, which takes another one for many channels that lie side by side."""
+    exact = batch_statistics.normalised
+    assert batch_statistics._exact_kernels(torch.device("cpu"), torch.float32, torch.float32)
+
+    def otherwise(x: Tensor, *args: Any) -> Tensor:
+        found = exact(x, *args)
+        return found.nextafter(torch.tensor(9.0)) if x.shape[1] == WIDTH else found
+
+    monkeypatch.setattr(batch_statistics, "normalised", otherwise)
+    torch.manual_seed(0)
+    x = images().contiguous(memory_format=memory_format)
+    stored, recomputed = pair(Net(nn.BatchNorm2d).train(), x)
+    assert_same(train_step(recomputed, (x,)), train_step(stored, (x,)), tolerance=0.0)
+    assert measured_in_backward(recomputed, x) == 7
+
+
+@pytest.mark.usefixtures("by_size")
+def test_a_size_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, agrees = [], batch_statistics._agrees_on
+
+    def noted(norm: nn.Module, x: Tensor, *rest: Any) -> bool:
+        tried.append(x.shape)
+        return agrees(norm, x, *rest)
+
+    monkeypatch.setattr(batch_statistics, "_agrees_on", noted)
+    _, recomputed = pair(Net(nn.BatchNorm2d).train(), images())
+    for _ in range(2):
+        assert measured_in_backward(recomputed, images()) == 0
+    assert len(tried) == 1
+
+
+@pytest.mark.usefixtures("by_size")
+def test_a_size_that_could_not_be_tried_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, x = nn.BatchNorm2d(WIDTH), images()
+    x[0, 0] = torch.nan  # of which both make the same bits
+    assert _measured(norm, x) is not None
+    monkeypatch.setattr(batch_statistics, "_can_be_tried", lambda device: False)
+    assert _measured(norm, x) is not None
+    assert _measured(norm, x.repeat(8, 1, 1, 1)) is None
+
+
+def _measured(norm: nn.Module, x: Tensor) -> batch_statistics.Measured | None:
+    saved: list[Tensor] = []
+    with saved_tensors_hooks(saved.append, lambda _: pytest.fail("no backward")):
+        output = norm(x)
+    return batch_statistics._measured(norm, x, output, saved)
 
 
 def test_what_warm_up_passes_have_found_holds_where_nothing_can_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
