@@ -54,12 +54,14 @@ def test_no_read_a_block(kind: type[nn.Module], options: dict[str, Any]) -> None
 @pytest.mark.parametrize("budget", [None, "least"])
 def test_a_step_passes_pytorchs_check_for_waits(budget: str | None) -> None:
     """What is read goes to pinned memory behind an event of its own, for which nobody else has to wait."""
-    net = mn.convert(blocks(6, Dropping).cuda(), rows().cuda(), others="checkpoint", budget=budget)
-    loss_of(net(rows().cuda())).backward()  # tries out the norms
+    others = {"others": "checkpoint"} if budget is None else {}
+    x = rows().cuda()  # which waits itself
+    net = mn.convert(blocks(6, Dropping).cuda(), x, budget=budget, **others)
+    loss_of(net(x)).backward()  # tries out the norms
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss_of(net(rows().cuda())).backward()
+        loss_of(net(x)).backward()
     finally:
         torch.cuda.set_sync_debug_mode(mode)
 
