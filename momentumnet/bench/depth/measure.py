@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from momentumnet.bench import methods as ways
 from momentumnet.bench.networks import family
+from momentumnet.bench.probe import untouched
 from momentumnet.bench.results import Row
 from momentumnet.bench.training_step import TrainingStep, built, step_rows
 
@@ -39,11 +41,18 @@ def measure(
     torch.manual_seed(0)
     network = family(name, depth)
     model = network.build().to(device)
-    step = TrainingStep(network.example().to(device), dtype)
+    step = TrainingStep(_handed_on(name, network.example().to(device), dtype), dtype)
     builds = ways.methods(network, gammas, arithmetics=("exact",))
     variants = built({name: build for name, build in builds.items() if name not in ended}, model, step)
     rows = step_rows(variants, step, repeats=repeats, budget=budget)
     return [{"depth": depth, "method": name, **row} for name, row in rows.items()]
+
+
+def _handed_on(name: str, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The input in the type in which blocks hand it on, as a stem would under autocast: convolutions change it."""
+    with torch.no_grad(), untouched([]), TrainingStep(x, dtype).autocast():
+        output: Tensor = family(name, 1).build().to(x.device)(x)
+    return x.to(output.dtype)
 
 
 def ended_methods(rows: Sequence[Row], depth: int) -> set[str]:

@@ -32,6 +32,15 @@ def test_table_json_and_plot(command: Callable[..., Any], family: str) -> None:
     assert "momentum 9/10" in done.err
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_methods_run_under_autocast(command: Callable[..., Any], family: str) -> None:
+    """As `benchmarks/gpu_check.sh depth` asks for it: in half precision convolutions change their input's type."""
+    options = ("--family", family, "--depths", "2", "--repeats", "1", "--gammas", "1/8", "--dtype", "bfloat16")
+    done = command("bench", "depth", *options, "--output", "out", "--json")
+    assert done.status == 0
+    assert not [row["error"] for row in json.loads(done.out)["rows"] if "error" in row]
+
+
 def test_budget_ends_a_method_and_the_others_go_on(command: Callable[..., Any]) -> None:
     # mlp blocks, 256 x 64 floats: stored activations take 256 KiB and 128 KiB more a block, checkpoints 64 KiB.
     options = ("--family", "mlp", "--depths", "2,8,16,32", "--budget", "1280KiB", "--gammas", "9/10", "--repeats", "1")
