@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from momentumnet.listing import quoted
 from momentumnet.planner.advice import told_apart
@@ -14,6 +15,9 @@ from momentumnet.streams import containers
 
 if TYPE_CHECKING:
     from momentumnet.planner.training_plan import TrainingPlan
+
+# Where torch.compile, PyTorch's checkpoint_wrapper and FullyShardedDataParallel hold a module that computes as before.
+_WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
 def faults_of(model: nn.Module, plan: TrainingPlan) -> list[str]:
@@ -53,7 +57,7 @@ def differences(model: nn.Module, plan: TrainingPlan) -> list[str]:
 
 def classes_of(model: nn.Module, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """The names of these modules' classes."""
-    return tuple((name, type(model.get_submodule(name)).__name__) for name in dict.fromkeys(names))
+    return tuple((name, _class_of(model.get_submodule(name)).__name__) for name in dict.fromkeys(names))
 
 
 def parameter_bytes_of(parameters: Iterable[nn.Parameter]) -> int:
@@ -70,7 +74,7 @@ def _of_other_classes(model: nn.Module, plan: TrainingPlan, names: set[str]) -> 
     """Which of the modules are no longer of their class in the plan, nor of one that is derived from it (as FSDP's)."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, planned in plan.classes:
-        kind = type(model.get_submodule(name))
+        kind = _class_of(model.get_submodule(name))
         if name in names and planned not in {base.__name__ for base in kind.__mro__}:
             found.setdefault((kind.__name__, planned), []).append(name)
     return [
@@ -78,3 +82,11 @@ def _of_other_classes(model: nn.Module, plan: TrainingPlan, names: set[str]) -> 
         f"{'was' if len(modules) == 1 else 'were'} of class {planned} in the plan"
         for (now, planned), modules in found.items()
     ]
+
+
+def _class_of(module: nn.Module) -> type[nn.Module]:
+    """The class that says what it computes: not that of a wrapper, nor the one that parametrizations have made."""
+    while (inner := next(filter(None, map(module._modules.get, _WRAPPED)), None)) is not None:
+        module = inner
+    kind: type[nn.Module] = type_before_parametrizations(module)
+    return kind

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import parametrize
 
 import momentumnet as mn
 from momentumnet.planner.training_plan import TrainingPlan
@@ -48,6 +53,44 @@ def test_blocks_of_another_class_do_not_move_by_the_rule(tmp_path: Path) -> None
     expected = train_step(mn.convert(model, rows(), gamma=GAMMA, backward="stored"), (rows(),))
     assert_same(train_step(mn.convert(model, plan=plan), (rows(),)), expected, tolerance=0.0)
     mn.convert(Chain([Plain() for _ in range(6)]), plan=replace(plan, classes=()))  # of a version that did not say
+
+
+@pytest.mark.parametrize("wrap", [functools.partial(torch.compile, backend="eager"), checkpoint_wrapper])
+def test_wrapped_blocks_compute_what_they_did(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = saved_and_loaded(mn.plan(chain(), rows(), budget="least", gamma=GAMMA), tmp_path)
+    model = chain()
+    expected = train_step(mn.convert(model, plan=plan), (rows(),))
+    wrapped = copy.deepcopy(model)
+    for number in range(len(wrapped.blocks)):
+        wrapped.blocks[number] = wrap(wrapped.blocks[number])
+    output = train_step(mn.convert(wrapped, plan=plan, inplace=True), (rows(),)).output
+    assert torch.equal(output, expected.output)
+    assert "another model" not in caplog.text
+    wrapped = Chain([wrap(Plain()) for _ in range(6)])
+    with pytest.raises(mn.ConversionError, match=r"of class Plain, and were of class Wide in the plan"):
+        mn.convert(wrapped, plan=plan)
+
+
+class Scaled(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((WIDTH,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.inner(x)
+
+
+def test_a_plan_of_parametrized_blocks() -> None:
+    """Their class is one that PyTorch has made of theirs."""
+    model = Chain([Scaled() for _ in range(6)])
+    for block in model.blocks:
+        parametrize.register_parametrization(block, "scale", nn.Softplus())
+    plan = mn.plan(model, rows(), budget="least", gamma=GAMMA)
+    assert plan.streams
+    mn.convert(model, plan=plan)
+    mn.convert(Chain([Scaled() for _ in range(6)]), plan=plan)
 
 
 def test_at_gamma_0_every_class_computes_what_it_did_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
