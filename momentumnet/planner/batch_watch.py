@@ -127,7 +127,8 @@ class BatchWatch:
     def _begins_to_train(self, model: nn.Module) -> bool:
         """Whether it is in training mode for the first time, and was planned in eval mode."""
         begins = self._training is False and model.training
-        self._training = self._training or begins
+        if begins:
+            self._training = True
         return begins
 
     @property

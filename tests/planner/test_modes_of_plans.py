@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,14 @@ def test_planned_in_training_mode_it_may_be_either(budget: int, caplog: pytest.L
     net = mn.convert(dropping(), rows(), gamma=0, budget=budget)
     assert taken(net) <= budget
     assert taken(net.eval()) <= budget
+    assert not caplog.text
+
+
+def test_a_plan_of_a_version_that_did_not_say_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    plan = replace(mn.plan(dropping(), rows(), budget="least"), training=None)
+    net = mn.convert(dropping(), plan=plan)
+    for training in (True, True, False, True):
+        step(net.train(training))
     assert not caplog.text
 
 
