@@ -241,8 +241,9 @@ int32_t run(const MnPlan* plan, int64_t size, int32_t device, void* stream, cons
     const bool wide = plan->y_dtype == MN_FLOAT64 || plan->skip_dtype == MN_FLOAT64;
     return with_word(*plan, [&](auto word) -> int32_t {
         using Word = decltype(word);
-        if (wide || Word::bits == 64) return launch_as<Operation, Word, double>(*plan, launch, device, on);
-        if constexpr (Word::bits == 32) return launch_as<Operation, Word, float>(*plan, launch, device, on);
+        if constexpr (Word::bits == 64) return finished(launch_as<Operation, Word, double>(*plan, launch, device, on));
+        else return finished(wide ? launch_as<Operation, Word, double>(*plan, launch, device, on)
+                                  : launch_as<Operation, Word, float>(*plan, launch, device, on));
     });
 }
 
