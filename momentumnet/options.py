@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from momentumnet.listing import listed
 
@@ -29,8 +29,34 @@ def check_generator(generator: torch.Generator | None) -> None:
         )
 
 
+def is_flattened(parameter: Tensor) -> bool:
+    """Whether FSDP1 has put the parameter into one with others; the tensor is the part that this process holds then."""
+    return bool(getattr(parameter, "_fsdp_flattened", False))
+
+
+def check_is_whole(model: nn.Module) -> None:
+    """Raises ValueError as `check_has_values` does, and for parameters in shards, as FSDP2 makes them."""
+    check_has_values(model)
+    sharded = [name for name, parameter in model.named_parameters() if hasattr(parameter, "full_tensor")]
+    if sharded:
+        raise ValueError(_in_parts(model, sharded))
+
+
+def _in_parts(model: nn.Module, names: Sequence[str]) -> str:
+    return (
+        f"of parameters of {type(model).__name__} each process holds a part: {listed(names)}; do this before the model "
+        "is sharded (fully_shard, FullyShardedDataParallel)"
+    )
+
+
 def check_has_values(model: nn.Module) -> None:
-    """Raises ValueError for a model with parameters on the meta device, which are shapes alone."""
+    """Raises ValueError for a model with parameters on the meta device, which are shapes alone, or in parts of FSDP1's.
+
+    Those of FSDP2 know that they are parts, so that one may draw them anew or compare them.
+    """
+    parts = [name for name, parameter in model.named_parameters() if is_flattened(parameter)]
+    if parts:
+        raise ValueError(_in_parts(model, parts))
     hollow = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if hollow:
         raise ValueError(

@@ -18,7 +18,7 @@ from momentumnet.init.placement import Placement, place_scalars
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.init.scalars import add_scalar
 from momentumnet.listing import listed
-from momentumnet.options import check_generator, check_has_values, one_of, true_or_false
+from momentumnet.options import check_generator, check_is_whole, one_of, true_or_false
 
 Mode = Literal["fan_in", "fan_out"]
 MODES: tuple[Mode, ...] = ("fan_in", "fan_out")
@@ -85,7 +85,7 @@ def fixup_(
     one_of("mode", mode, MODES)
     true_or_false(remove_normalization=remove_normalization)
     check_generator(generator)
-    check_has_values(model)
+    check_is_whole(model)
     present = normalisations_in(model)
     if present and not remove_normalization:
         raise ValueError(

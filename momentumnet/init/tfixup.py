@@ -16,7 +16,7 @@ from momentumnet.init.branches import Anatomy, BlockGraph, dissected
 from momentumnet.init.matrices import biases_of, maps_of, zero_padding
 from momentumnet.init.normalisation import is_normalisation, normalisations_in, remove_normalisations
 from momentumnet.init.report import InitReport, norms_of, scales_between
-from momentumnet.options import check_generator, check_has_values, true_or_false
+from momentumnet.options import check_generator, check_is_whole, true_or_false
 from momentumnet.streams.select import Judge
 
 _EMBEDDINGS = ("Embedding", "EmbeddingBag")
@@ -120,7 +120,7 @@ def tfixup_(
     """
     true_or_false(remove_normalization=remove_normalization)
     check_generator(generator)
-    check_has_values(model)
+    check_is_whole(model)
     with all_or_nothing(model):
         before = norms_of(model)
         plan = _plan_of_layers(model) if example_inputs is None else _plan_of_model(model, example_inputs)

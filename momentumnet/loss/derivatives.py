@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from momentumnet.loss.batches import Batch, LossFunction, outputs_of
 from momentumnet.loss.samples import chunks
-from momentumnet.options import check_has_values
+from momentumnet.options import check_is_whole
 from momentumnet.recompute.generators import Generators
 
 Vectors = list[Tensor]
@@ -45,7 +45,7 @@ class ParametricLoss:
             raise ValueError(
                 f"{type(model).__name__} has no parameter with requires_grad=True, so nothing to differentiate by"
             )
-        check_has_values(model)
+        check_is_whole(model)
         self.model, self.loss_fn = model, loss_fn
         self.names = tuple(trainable)
         self.parameters = list(trainable.values())

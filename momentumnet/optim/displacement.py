@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.loss.derivatives import as_real
+from momentumnet.options import is_flattened
 
 
 class Displacement:
@@ -99,11 +100,6 @@ def total_norm(norms: Sequence[Tensor]) -> float:
     device, dtype = norms[0].device, functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
     total = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
     return float(total.full_tensor() if _is_sharded(total) else total)  # over all processes
-
-
-def is_flattened(parameter: Tensor) -> bool:
-    """Whether FSDP1 has put the parameter into one with others; the tensor is the part that this process holds then."""
-    return bool(getattr(parameter, "_fsdp_flattened", False))
 
 
 def _is_sharded(tensor: Any) -> bool:

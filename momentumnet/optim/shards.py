@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from momentumnet.optim.displacement import Displacement, is_flattened, total_norm
+from momentumnet.optim.displacement import Displacement, total_norm
+from momentumnet.options import is_flattened
 
 
 def sharing_processes(model: nn.Module | None, parameters: Iterable[Tensor]) -> dist.ProcessGroup | None:
