@@ -74,6 +74,7 @@ class DelegatingOptimizer(Optimizer, ABC):
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state dict, own options in its groups. Load it before the next scheduler step."""
         self._refuse_midway("state_dict")
+        _ = self.param_groups  # which have own options then, however they came
         return self.base_optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -53,6 +53,7 @@ def test_a_group_that_is_added_to_the_base_optimizer_is_perturbed_like_the_other
         base = SGD(net[0].parameters(), lr=0.1)
         optimizer = SAM(net[0].parameters(), base, rho=0.3)
         (base if past else optimizer).add_param_group({"params": list(net[2].parameters())})
+        assert [group.get("rho") for group in optimizer.state_dict()["param_groups"]] == [0.3, 0.3]
         for _ in range(2):
             optimizer.step(closure_of(optimizer, lambda: loss_of(net, x, y)))  # noqa: B023 called in this round
         assert [group["rho"] for group in base.param_groups] == [0.3, 0.3]
