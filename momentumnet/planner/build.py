@@ -24,7 +24,8 @@ from momentumnet.planner.names import Names
 from momentumnet.planner.profile import Cost, Handover, Key, Profile, Unit
 from momentumnet.planner.returned import filled_by, outputs_of, returns_last
 from momentumnet.planner.stream_cost import stream_profile
-from momentumnet.streams.calls import Call, Trace
+from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.calls import Call, Trace, storage_key
 from momentumnet.streams.discover import Discovery
 from momentumnet.streams.division import follows
 from momentumnet.streams.nested import tensors_in
@@ -72,12 +73,14 @@ class _Pass:
         stages: the units.
         calls: those of each unit.
         sizes: bytes of the storages; what the trace has none of gets a number of its own.
+        streams: of the network.
     """
 
     trace: Trace
     stages: list[Stage]
     calls: list[list[Call]]
     sizes: dict[Key, int]
+    streams: Sequence[ResidualStream]
 
     @property
     def names(self) -> list[tuple[str, ...]]:
@@ -107,7 +110,7 @@ def _recorded(model: nn.Module, example_inputs: Any, found: Discovery) -> _Pass:
     forget_untrained(trace)
     stages = [stage for stage in found.timeline if not stage.repeated]
     sizes = {key: storage.nbytes() for key, storage in trace.storages.items()} | dict.fromkeys(trace.given, 0)
-    return _Pass(trace, stages, _calls_of(trace, stages), sizes)
+    return _Pass(trace, stages, _calls_of(trace, stages), sizes, found.streams)
 
 
 def _measured(
@@ -185,6 +188,7 @@ def _units_of(
             _handover(ran.calls, number),
             cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
             filled[number],
+            frozenset() if stage.stream is None else handed[number] - _carried(own[0], ran.streams[stage.stream]),
         )
         for number, (stage, own, cost) in enumerate(zip(ran.stages, ran.calls, costs, strict=True))
     )
@@ -253,6 +257,13 @@ def _handed_first(calls: Sequence[Sequence[Call]], sizes: dict[Key, int], given:
         sizes.update(new)
         found.append(frozenset(new))
     return found
+
+
+def _carried(call: Call, stream: ResidualStream) -> set[Key | None]:
+    """The storages of a block's arguments that its stream carries."""
+    place = stream.blocks.index(call.name)
+    taken = {stream.arguments[place], *(companion.arguments[place] for companion in stream.companions)}
+    return {storage_key(end.tensor) for end in call.inputs if end.tensor is not None and (end.argument or 0) in taken}
 
 
 def _entry(call: Call, sizes: dict[Key, int], number: int) -> frozenset[Key]:

@@ -81,6 +81,7 @@ class Unit:
         cost: what it takes.
         filled: the storages that it leaves in key-value caches which the model returns, so that they stay to the end of
             the step; nothing where it is recomputed.
+        beside: of the arguments those that nobody saves, no unit before was given and its stream does not carry.
     """
 
     names: tuple[str, ...]
@@ -90,6 +91,7 @@ class Unit:
     handover: Handover
     cost: Cost
     filled: frozenset[Key] = frozenset()
+    beside: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True)

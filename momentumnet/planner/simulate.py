@@ -172,8 +172,8 @@ class Simulation:
         if keeps:
             self.held.add(unit.saved)
             self.held.add(unit.filled)  # to the end of the step, as the output holds them
-        elif self._keeps_input(index):
-            self.held.add(unit.entry)
+        else:
+            self.held.add(self._kept_of_input(index))
         if stream is not None and self._is_last(index):
             self.note("forward", index, stream.at_end(whole) + unit.cost.output_bytes + self.casts)
         if stream is not None and steps and steps == whole:
@@ -203,6 +203,13 @@ class Simulation:
         held = self.held.total - self.before + self.states
         self.held.add(leaving)
         return held
+
+    def _kept_of_input(self, index: int) -> frozenset[Key]:
+        """The arguments that a unit which is recomputed keeps; a state gives what the stream carries again."""
+        unit = self.units[index]
+        if self.choice(index).way is Way.REVERSIBLE:
+            return unit.beside
+        return unit.entry if self._keeps_input(index) else frozenset()
 
     def _keeps_input(self, index: int) -> bool:
         choice = self.choice(index)
@@ -247,8 +254,8 @@ class Simulation:
         self.note("backward", index, extra + stays + ahead + self._own_backward(index))
         if unit.cost.has_backward:  # else the model's output keeps what is there, and nothing is recomputed
             self.held.remove(unit.saved)
-        if self._keeps_input(index):
-            self.held.remove(unit.entry)
+        if choice.way not in KEPT:
+            self.held.remove(self._kept_of_input(index))
         self.note("backward", index, self.profile.flow.summed(index))
         self.gradients += unit.cost.parameter_bytes
         self.note("backward", index, self.profile.flow.in_front(index))

@@ -29,7 +29,7 @@ def with_starts(
         if index and units[index - 1].stream == place:
             continue
         size = found[place].position
-        start = next((key for key in unit.entry if sizes[key] in (0, size)), None)
+        start = next((key for key in unit.entry - unit.beside if sizes[key] in (0, size)), None)
         if start is None or not sizes[start]:
             continue  # the caller holds it
         front = units[index - 1].saved if index else frozenset()
