@@ -45,7 +45,7 @@ def show(comparison: Comparison, outcomes: Mapping[str, Outcome], report: Report
 
 def _chosen(settings: Mapping[str, Any]) -> str:
     """By which options it was chosen what is recomputed."""
-    budget, spare = settings["budget"], settings["spare"]
+    budget, spare = settings.get("budget"), settings.get("spare", 0)
     if budget is None and not spare:
         return f"others {settings['others']}"
     size = format_bytes(budget) if isinstance(budget, int) else str(budget or f"least and {format_bytes(spare)}")
