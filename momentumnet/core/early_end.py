@@ -25,11 +25,11 @@ from momentumnet.core import audit
 from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.failures import Failures
 from momentumnet.recompute.collected_tensors import Collected
-from momentumnet.recompute.left_attributes import without_scripts
 from momentumnet.recompute.moved_parameters import plain_parameters
 from momentumnet.recompute.origins import Place
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved_values import SavedValues
+from momentumnet.recompute.standing import without_scripts
 from momentumnet.recompute.suspects import hook_count
 from momentumnet.recompute.uncompiled import is_compiled
 

@@ -28,8 +28,9 @@ from momentumnet.planner.alone import (
 from momentumnet.planner.hollow import HollowMeasures
 from momentumnet.planner.profile import Cost
 from momentumnet.recompute import object_copies
-from momentumnet.recompute.left_attributes import Attributes, without_scripts
+from momentumnet.recompute.left_attributes import Attributes
 from momentumnet.recompute.saved_values import SAMPLED
+from momentumnet.recompute.standing import without_scripts
 from momentumnet.streams.nested import tensors_in
 
 # Timed runs of a unit, of which the quickest counts.

@@ -7,34 +7,27 @@ live until the next forward with all that the recompute has saved. So what stood
 
 from __future__ import annotations
 
-import operator
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, compress, islice, repeat
+from itertools import islice
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
+from momentumnet.recompute.inventory import inventory_of
 from momentumnet.recompute.left_containers import Containers
 from momentumnet.recompute.left_values import is_plain_tensor, is_written, stand_ins
 from momentumnet.recompute.objects import parts
 from momentumnet.recompute.settings import Settings
+from momentumnet.recompute.standing import Standing, Table
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
 _NUMBERS = (bool, int, float, complex, str, type(None))
 # An object that reaches more than this is a part of the program around the network.
 _MOST_PARTS = 1000
-
-Table = dict[str, Any]
-
-
-def without_scripts(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Those whose attributes and parameters can be looked at: a script keeps them to itself."""
-    return [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
 
 
 def left_by_a_call(module: nn.Module) -> list[str]:
@@ -57,55 +50,6 @@ class _Plain(NamedTuple):
         return is_written(self.tensor, self.counter, self.value)
 
 
-class _Standing:
-    """Attributes, parameters and layers of modules, as they stand there; `recompute.buffers` has the buffers.
-
-    So do attributes of parameters that have any by then (counters of libraries that hook layers, as opacus does).
-    Looked at all together: this happens for every call of every block, and nearly always nothing has changed.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._attributes: list[Table] = [module.__dict__ for module in modules]
-        parameters = list(chain.from_iterable([attributes["_parameters"].values() for attributes in self._attributes]))
-        are_plain = map(operator.is_, map(type, parameters), repeat(nn.Parameter))
-        of_parameters: list[Table] = list(filter(None, map(vars, compress(parameters, are_plain))))
-        self._first_of_layers = len(self._attributes) + len(of_parameters)
-        self._tables = [
-            *self._attributes,
-            *of_parameters,
-            *[attributes["_parameters"] for attributes in self._attributes],
-            *[attributes["_modules"] for attributes in self._attributes],
-        ]
-        # A library's own kind of table (DeepSpeed's) may do something when it is asked for an entry.
-        self._copies = [table.copy() if type(table) is dict else dict(dict.items(table)) for table in self._tables]
-
-    def values(self) -> list[Any]:
-        """All attributes, in order."""
-        return list(chain.from_iterable(map(dict.values, self._attributes)))
-
-    @property
-    def attributes(self) -> list[Table]:
-        """Copies, a table for each module."""
-        return self._copies[: len(self._attributes)]
-
-    def changes(self) -> list[tuple[Table, Table, bool]]:
-        """Each table that is another one by now, what it was, and whether it holds attributes."""
-        tables, copies = self._tables, self._copies
-        now, before = (chain.from_iterable(map(dict.values, found)) for found in (tables, copies))
-        alike = list(map(len, tables)) == list(map(len, copies)) and all(map(operator.is_, now, before))
-        if alike and self._last_names(tables) == self._last_names(copies):
-            return []
-        return [
-            (table, copy, number < self._first_of_layers)
-            for number, (table, copy) in enumerate(zip(tables, copies, strict=True))
-            if not _is_as(table, copy)
-        ]
-
-    def _last_names(self, tables: Sequence[Table]) -> list[str]:
-        """Of attributes. One that has come in the place of another one is the last."""
-        return list(map(next, map(reversed, tables[: self._first_of_layers])))
-
-
 class Attributes:
     """What a call changes of the attributes of its modules; to be made before its first run.
 
@@ -115,16 +59,15 @@ class Attributes:
     """
 
     def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
-        self._modules = modules
+        self._block, self._modules = block, modules
         self._is_first = block not in _WRITTEN
         self._written = _WRITTEN.setdefault(block, set())
-        self._before: _Standing | None = _Standing(modules)
-        values = self._before.values()
-        kinds = list(map(type, values))
-        self._plain = self._plain_tensors() if Tensor in kinds else []
+        self._before: Standing | None = Standing(modules)
+        inventory, look = inventory_of(block, self._before)
+        self._plain = self._plain_tensors() if inventory.has_tensors else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
-        self._containers = Containers(block, modules, kinds)
-        self._settings = Settings(block, self._before.attributes, values, kinds)
+        self._containers = Containers(block, modules, inventory.containers, look)
+        self._settings = Settings(inventory, self._before.values)
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""
@@ -161,13 +104,13 @@ class Attributes:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Context of a recompute: it sees what the first run saw, and all is and holds what it was before."""
-        before = _Standing(self._modules)
-        values = before.values()
+        before = Standing(self._modules)
+        inventory, look = inventory_of(self._block, before)
         plain = self._plain_tensors() if self._plain else []
         try:
-            with self._containers.left_alone(list(map(type, values))):
-                for number, name, value in self._settings.changes(before.attributes, values):
-                    vars(self._modules[number])[name] = value
+            with self._containers.left_alone(inventory.containers, look):
+                for number, name, value in self._settings.changes(inventory, before):
+                    before.attributes[number][name] = value
                 self.put_back()
                 yield
         finally:
@@ -207,13 +150,6 @@ def _holds_no_graph(value: Any) -> bool:
 def _are_layers(table: Table) -> bool:
     """Whether parameters or layers are no library's own, which knows when which one stands there (shards of FSDP)."""
     return all(value is None or type(value) is nn.Parameter or isinstance(value, nn.Module) for value in table.values())
-
-
-def _is_as(table: Table, before: Table) -> bool:
-    """Whether they are the same objects under the same names: one that has come is the last one."""
-    if len(table) != len(before) or not all(map(operator.is_, table.values(), before.values())):
-        return False
-    return not table or next(reversed(table)) == next(reversed(before))
 
 
 def _make_as(table: Table, before: Table) -> None:

@@ -2,8 +2,7 @@
 
 A recompute begins with what the call began with, and leaves its own entries behind as little as `left_attributes` its
 attributes: a record has one entry for each forward. So it is of tensors in them, of arrays and of generators, there or
-on attributes themselves (`left_values`). Which of them there are is looked for in a block's first call, and again where
-an attribute of its modules has come or gone since, or is of another class.
+on attributes themselves (`left_values`). Where they stand is for `inventory` to say.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from momentumnet.recompute.left_values import (
 )
 from momentumnet.recompute.objects import (
     CONTAINERS,
-    OF_MODULE,
     contents_of,
     is_container,
     size_of,
@@ -51,15 +49,6 @@ _NUMBERS = frozenset({int, float, bool, str, type(None)})
 Place = tuple[int, str]
 
 
-class _Known(NamedTuple):
-    """Where a block's modules hold containers, as far as it has been looked for."""
-
-    kinds: list[type]
-    places: list[Place]
-
-
-# By block.
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 # By block, the kinds of tensors in containers, large ones or on a GPU, that it writes to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[Kind]] = weakref.WeakKeyDictionary()
 
@@ -77,29 +66,23 @@ class Containers:
     Args:
         block: which is called.
         modules: those of the block, and it itself.
-        kinds: the classes of all their attributes, in order.
+        places: of attributes that are looked at.
+        look: how.
     """
 
-    def __init__(self, block: nn.Module, modules: Sequence[nn.Module], kinds: list[type]) -> None:
+    def __init__(self, block: nn.Module, modules: Sequence[nn.Module], places: Sequence[Place], look: Look) -> None:
         self._block, self._modules = block, modules
-        self._before = self._now(kinds)
+        self._before = self._now(places, look)
         self._changed: list[Entries | Whole] = []
         self._written: list[Held] = []
         self._in_buffers: list[InBuffer] = []
         self._tuples: list[Place] = []
 
-    def _now(self, kinds: list[type]) -> _Seen:
-        known = _KNOWN.get(self._block)
-        look = Look.LATER
-        if known is None or known.kinds != kinds:
-            places = _places(self._modules)
-            if known is None or not set(places) <= set(known.places):
-                look = Look.FIRST
-            known = _KNOWN[self._block] = _Known(kinds, places)
-        self._places = known.places
-        if not known.places:
+    def _now(self, places: Sequence[Place], look: Look) -> _Seen:
+        self._places = places
+        if not places:
             return _Seen([], [])
-        values = (vars(self._modules[number]).get(name) for number, name in known.places)
+        values = (vars(self._modules[number]).get(name) for number, name in places)
         return _seen(values, look, _WRITTEN.get(self._block, ()))
 
     def forget_unchanged(self, may_be_kept: Callable[[Any], bool]) -> None:
@@ -149,9 +132,14 @@ class Containers:
                 attributes[name] = replace(attributes[name])
 
     @contextmanager
-    def left_alone(self, kinds: list[type]) -> Iterator[None]:
-        """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it."""
-        before = self._now(kinds)
+    def left_alone(self, places: Sequence[Place], look: Look) -> Iterator[None]:
+        """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it.
+
+        Args:
+            places: of attributes that are looked at by now.
+            look: how.
+        """
+        before = self._now(places, look)
         if self._changed or self._written:
             before = self._with_replaced(before)
         try:
@@ -213,18 +201,9 @@ def _what(kind: type) -> _What:
     return found
 
 
-def _is_kept(kind: type) -> bool:
+def is_looked_at(kind: type) -> bool:
     """Whether an attribute of this class is looked at; `left_attributes` has tensors that are attributes themselves."""
     return kind is not Tensor and _what(kind) is not _What.NOTHING
-
-
-def _places(modules: Sequence[nn.Module]) -> list[Place]:
-    return [
-        (number, name)
-        for number, module in enumerate(modules)
-        for name, value in module.__dict__.items()
-        if name not in OF_MODULE and _is_kept(type(value))
-    ]
 
 
 def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:

@@ -19,12 +19,13 @@ from momentumnet.recompute.buffers import Buffers
 from momentumnet.recompute.buffers_on_demand import as_they_are
 from momentumnet.recompute.choices import Choices, recomputing
 from momentumnet.recompute.generators import AS_IT_IS, HOSTS, Generators
-from momentumnet.recompute.left_attributes import Attributes, without_scripts
+from momentumnet.recompute.left_attributes import Attributes
 from momentumnet.recompute.modes import Modes
 from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
 from momentumnet.recompute.origins import Origins, Place
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
 from momentumnet.recompute.parameters import Parameters
+from momentumnet.recompute.standing import without_scripts
 from momentumnet.recompute.suspects import Suspects, hook_count, note_thread
 from momentumnet.recompute.switches import Switches
 

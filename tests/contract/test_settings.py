@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from momentumnet.recompute.inventory import inventory_of
 from momentumnet.recompute.settings import Settings
+from momentumnet.recompute.standing import Standing
 from tests.contract.reference import COUPLED
 
 
@@ -161,7 +163,11 @@ def test_what_a_later_block_sets_in_a_layer_of_all() -> None:
 @pytest.mark.parametrize(("count", "is_setting"), [(1024, True), (1025, False)])
 def test_a_long_list_is_a_record_and_no_setting(count: int, is_setting: bool) -> None:
     """Each call would look at every entry: steps took ten times as long with a record of 300 000 numbers."""
-    block = nn.Module()
-    before, now = ({"record": [value] * count} for value in (0, 1))
-    settings = Settings(block, [before], list(before.values()), [list])
-    assert list(settings.changes([now], list(now.values()))) == [(0, "record", before["record"])] * is_setting
+    block, record = nn.Module(), [0] * count
+    block.record = record
+    before = Standing([block])
+    settings = Settings(inventory_of(block, before)[0], before.values)
+    block.record = [1] * count
+    now = Standing([block])
+    changes = list(settings.changes(inventory_of(block, now)[0], now))
+    assert changes == ([(0, "record", record)] if is_setting else [])

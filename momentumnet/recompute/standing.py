@@ -1,0 +1,79 @@
+"""What stands on modules at one moment: attributes, parameters and layers; and what has changed there since.
+
+Looked at all together and without a loop of Python's: this happens for every call of every block, and nearly always
+nothing has changed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, chain, compress, repeat
+from typing import Any
+
+import torch
+from torch import nn
+
+Table = dict[str, Any]
+_IN_ORDER: tuple[Callable[[Table], Iterable[Any]], ...] = (dict.keys, dict.values)
+
+
+def without_scripts(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those whose attributes and parameters can be looked at: a script keeps them to itself."""
+    return [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+
+
+class Standing:
+    """Attributes, parameters and layers of modules, as they stand there; `recompute.buffers` has the buffers.
+
+    So do attributes of parameters that have any by then (counters of libraries that hook layers, as opacus does).
+
+    Attributes:
+        attributes: those of the modules, as they are at any time.
+        sizes: how many entries each table has: attributes of the modules and of parameters, parameters, layers.
+        names: of all entries, table by table.
+        values: of all entries.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.attributes: list[Table] = [module.__dict__ for module in modules]
+        of_modules: list[Table] = [attributes["_parameters"] for attributes in self.attributes]
+        parameters = list(chain.from_iterable([table.values() for table in of_modules]))
+        are_plain = map(operator.is_, map(type, parameters), repeat(nn.Parameter))
+        of_parameters: list[Table] = list(filter(None, map(vars, compress(parameters, are_plain))))
+        self._first_of_layers = len(self.attributes) + len(of_parameters)
+        layers: list[Table] = [attributes["_modules"] for attributes in self.attributes]
+        self._tables = [*self.attributes, *of_parameters, *of_modules, *layers]
+        self.sizes, self.names, self.values = self._now()
+
+    def _now(self) -> tuple[list[int], list[str], list[Any]]:
+        """Sizes, names and values. A library's own kind of table (DeepSpeed's) may do something when it is asked."""
+        names, values = (chain.from_iterable(map(of, self._tables)) for of in _IN_ORDER)
+        return list(map(len, self._tables)), list(names), list(values)
+
+    def kinds(self) -> list[type]:
+        """The classes of all values."""
+        return list(map(type, self.values))
+
+    def changes(self) -> list[tuple[Table, Table, bool]]:
+        """Each table that is another one by now, what it was, and whether it holds attributes."""
+        sizes, names, values = self._now()
+        # Before values are compared by more than their identity: that may be anything.
+        if sizes == self.sizes and names == self.names and all(map(operator.is_, values, self.values)):
+            return []
+        ends = list(accumulate(self.sizes))
+        copies = [
+            dict(zip(self.names[start:end], self.values[start:end], strict=True))
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
+        return [
+            (table, copy, number < self._first_of_layers)
+            for number, (table, copy) in enumerate(zip(self._tables, copies, strict=True))
+            if not _is_as(table, copy)
+        ]
+
+
+def _is_as(table: Table, before: Table) -> bool:
+    """Whether they are the same objects under the same names, in the same order."""
+    same_names = len(table) == len(before) and all(map(operator.eq, table, before))
+    return same_names and all(map(operator.is_, table.values(), before.values()))
