@@ -79,17 +79,21 @@ def build_cpu(target: Path, scratch: Path) -> str:
     """
     compiler = cpp_compiler()
     if Path(compiler[0]).stem.lower() == "cl":
-        sources = [str(SOURCES / name) for name in ("cpu.cpp", "cpu_loops.cpp")]
+        sources = [str(SOURCES / name) for name in ("cpu.cpp", "tables.cpp", "cpu_loops.cpp")]
         _run([*compiler, *MSVC_FLAGS, "/LD", *sources, f"/Fe{target}", f"/Fo{scratch}{os.sep}"])
         return f"{compiler[0]}: portable"
     variants = _compile_variants(compiler, scratch) if platform.machine().lower() in X86 else []
     choices = [f"-DMN_HAS_{name.upper()}" for name in variants]
-    objects = [str(scratch / f"{name}.o") for name in ("cpu", "portable", *variants)]
+    objects = [str(scratch / f"{name}.o") for name in ("cpu", "tables", "portable", *variants)]
     with ThreadPoolExecutor() as pool:
         base = [*compiler, *GNU_FLAGS, "-c"]
-        portable = pool.submit(_run, [*base, str(SOURCES / "cpu_loops.cpp"), "-o", objects[1]])
+        others = [
+            pool.submit(_run, [*base, str(SOURCES / source), "-o", target])
+            for source, target in zip(("tables.cpp", "cpu_loops.cpp"), objects[1:], strict=False)
+        ]
         _run([*base, *choices, str(SOURCES / "cpu.cpp"), "-o", objects[0]])
-        portable.result()
+        for other in others:
+            other.result()
     _run([*compiler, "-shared", *objects, "-pthread", "-o", str(target)])
     return f"{' '.join(compiler)}: {', '.join(('portable', *variants))}"
 

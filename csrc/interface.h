@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 // Changed whenever anything below changes; Python refuses a library with another number (arithmetic/compiled/libraries.py).
-#define MN_ABI 8
+#define MN_ABI 9
 
 #if defined(_WIN32)
 #define MN_EXPORT extern "C" __declspec(dllexport)

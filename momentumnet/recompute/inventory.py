@@ -6,13 +6,16 @@ It is looked for in a block's first call, and again where an attribute has come 
 from __future__ import annotations
 
 import enum
+import operator
 import weakref
-from itertools import compress
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.compiled import python_tables
+from momentumnet.arithmetic.compiled.python_tables import Entries
 from momentumnet.recompute.left_containers import is_looked_at
 from momentumnet.recompute.left_values import Look
 from momentumnet.recompute.objects import OF_MODULE
@@ -24,26 +27,36 @@ NUMBERS = frozenset({bool, int, float, complex, str, type(None)})
 Place = tuple[int, str]
 
 
+class Places:
+    """Where some values stand among the entries, and on which modules, under which names."""
+
+    def __init__(self, found: Sequence[tuple[int, Place]]) -> None:
+        self.places = [place for _, place in found]
+        # With two more, as of fewer it makes no tuple.
+        self._take = operator.itemgetter(*[index for index, _ in found], 0, 0)
+
+    def values(self, standing: Standing) -> Entries:
+        """Those that stand there; and two of no meaning behind them."""
+        found: Entries = self._take(standing.entries)
+        return found
+
+
 class Inventory(NamedTuple):
     """What the entries of a `Standing` are.
 
     Attributes:
         sizes: of its tables.
-        names: of its entries.
-        kinds: the classes of their values.
-        single: which entries are settings by their class.
-        several: which are if all in them is.
-        settings: where these and those stand: number of the module, and name.
+        kinds: names, and classes of values.
+        single: settings by their class.
+        several: those that are settings if all in them is.
         containers: where containers, and what else may be written to, stand.
         has_tensors: whether a tensor is an attribute.
     """
 
     sizes: list[int]
-    names: list[str]
-    kinds: list[type]
-    single: list[bool]
-    several: list[bool]
-    settings: list[Place]
+    kinds: Entries
+    single: Places
+    several: Places
     containers: list[Place]
     has_tensors: bool
 
@@ -53,21 +66,26 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, Inventory] = weakref.WeakKeyDiction
 
 def inventory_of(block: nn.Module, standing: Standing) -> tuple[Inventory, Look]:
     """What stands on the modules of ``block``, and how its containers are looked at."""
-    kinds, known = standing.kinds(), _KNOWN.get(block)
-    if known is not None and known.kinds == kinds and known.names == standing.names and known.sizes == standing.sizes:
+    known = _KNOWN.get(block)
+    if known is not None and known.sizes == standing.sizes and python_tables.are_of(standing.entries, known.kinds):
         return known, Look.LATER
-    found = _KNOWN[block] = _inventory(standing, kinds)
+    found = _KNOWN[block] = _inventory(standing)
     is_new = known is None or not set(found.containers) <= set(known.containers)
     return found, Look.FIRST if is_new else Look.LATER
 
 
-def _inventory(standing: Standing, kinds: list[type]) -> Inventory:
+def _inventory(standing: Standing) -> Inventory:
+    kinds = python_tables.kinds_of(standing.entries)
+    single: list[tuple[int, Place]] = []
+    several: list[tuple[int, Place]] = []
+    containers: list[Place] = []
+    # Attributes of modules; parameters and layers, and what they have, stand behind them.
     places = [(number, name) for number, table in enumerate(standing.attributes) for name in table]
-    own = kinds[: len(places)]  # attributes of modules; parameters and layers, and what they have, stand behind them
-    single = [kind in NUMBERS or issubclass(kind, (enum.Enum, torch.dtype)) for kind in own]
-    several = [kind is list or kind is tuple for kind in own]
-    containers = [
-        place for place, kind in zip(places, own, strict=True) if place[1] not in OF_MODULE and is_looked_at(kind)
-    ]
-    settings = [*compress(places, single), *compress(places, several)]
-    return Inventory(standing.sizes, standing.names, kinds, single, several, settings, containers, Tensor in own)
+    for index, (place, kind) in enumerate(zip(places, kinds[1::2], strict=False)):
+        is_single = kind in NUMBERS or issubclass(kind, (enum.Enum, torch.dtype))
+        if is_single or kind is list or kind is tuple:
+            (single if is_single else several).append((2 * index + 1, place))
+        if place[1] not in OF_MODULE and is_looked_at(kind):
+            containers.append(place)
+    has_tensors = Tensor in kinds[1 : 2 * len(places) : 2]
+    return Inventory(standing.sizes, kinds, Places(single), Places(several), containers, has_tensors)

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.compiled.python_tables import Table
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.inventory import inventory_of
 from momentumnet.recompute.left_containers import Containers
 from momentumnet.recompute.left_values import is_plain_tensor, is_written, stand_ins
 from momentumnet.recompute.objects import parts
 from momentumnet.recompute.settings import Settings
-from momentumnet.recompute.standing import Standing, Table
+from momentumnet.recompute.standing import Standing
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
@@ -67,7 +68,7 @@ class Attributes:
         self._plain = self._plain_tensors() if inventory.has_tensors else []
         self._changed: list[tuple[Table, Table, Sequence[str]]] = []
         self._containers = Containers(block, modules, inventory.containers, look)
-        self._settings = Settings(inventory, self._before.values)
+        self._settings = Settings(inventory, self._before)
 
     def forget_unchanged(self) -> None:
         """The first run has ended: what it has put something else in the place of is kept, if no graph hangs on it."""

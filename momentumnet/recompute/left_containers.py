@@ -14,12 +14,13 @@ import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from momentumnet.recompute.entries import MOST_ENTRIES, Entries, Whole
+from momentumnet.recompute.generators import AS_IT_IS
 from momentumnet.recompute.left_values import (
     Held,
     HeldTensor,
@@ -131,8 +132,7 @@ class Containers:
             if name in attributes:
                 attributes[name] = replace(attributes[name])
 
-    @contextmanager
-    def left_alone(self, places: Sequence[Place], look: Look) -> Iterator[None]:
+    def left_alone(self, places: Sequence[Place], look: Look) -> AbstractContextManager[None]:
         """Context of a recompute, which begins with `put_back`: at its end all hold what they held before it.
 
         Args:
@@ -142,15 +142,7 @@ class Containers:
         before = self._now(places, look)
         if self._changed or self._written:
             before = self._with_replaced(before)
-        try:
-            yield
-        finally:
-            for seen in before.containers:
-                if not seen.is_as:
-                    seen.put_back(_itself)
-            for value in before.values:
-                if value.is_changed:
-                    value.put_back()
+        return _left_as(before) if before.containers or before.values else AS_IT_IS
 
     def _with_replaced(self, now: _Seen) -> _Seen:
         """And what the call has changed, where others stand in its place by now: somebody may have kept it."""
@@ -159,6 +151,20 @@ class Containers:
         written = [value.held for value in self._written if not isinstance(value, HeldTensor)]
         values = [held_beside_tensors(value) for value in written if id(value) not in standing]
         return _Seen([*now.containers, *containers], [*now.values, *(value for value in values if value is not None)])
+
+
+@contextmanager
+def _left_as(before: _Seen) -> Iterator[None]:
+    """Context at whose end all hold what they held before."""
+    try:
+        yield
+    finally:
+        for seen in before.containers:
+            if not seen.is_as:
+                seen.put_back(_itself)
+        for value in before.values:
+            if value.is_changed:
+                value.put_back()
 
 
 def _itself(value: Any) -> Any:

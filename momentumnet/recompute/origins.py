@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-_PLAIN = (Tensor, nn.Parameter)
+_STRIDED = torch.strided
+_PLAIN = frozenset({Tensor, nn.Parameter})
+
+# A tensor that a call is given, behind the kind, number and name of its `Place`.
+Given = tuple[str, int, str, Tensor]
 
 
 class Place(NamedTuple):
@@ -48,37 +52,40 @@ class Origins:
         given: their places and they themselves; of those that share memory the first one counts.
     """
 
-    def __init__(self, given: Iterable[tuple[Place, Tensor]]) -> None:
+    def __init__(self, given: Iterable[Given]) -> None:
         # While the block runs another module's code by vmap over parameters, tensors that have no memory stand there.
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        self._given = [(place, tensor) for place, tensor in given if not wrapped(tensor)]
-        self._starts: dict[int, tuple[Place, Tensor]] = {}
-        for place, tensor in self._given:
-            if type(tensor) in _PLAIN and tensor.layout == torch.strided:
-                self._starts.setdefault(tensor.data_ptr(), (place, tensor))
+        self._given = found = [one for one in given if not wrapped(one[3])]
+        self._starts: dict[int, Given] = {
+            one[3].data_ptr(): one for one in reversed(found) if type(one[3]) in _PLAIN and one[3].layout is _STRIDED
+        }
         self._strided: dict[int, tuple[Place, int, Any]] | None = None
         self._others: dict[int, Place] = {}
 
     def starting_at(self, tensor: Tensor) -> Place | None:
         """Where the tensor lies, if it begins where a given one begins; that is found with little on the host."""
-        if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
+        if type(tensor) not in _PLAIN or tensor.layout is not _STRIDED:
             return self.place_of(tensor)
         return self._start(tensor)
 
     def _start(self, tensor: Tensor) -> Place | None:
-        place, start = self._starts.get(tensor.data_ptr(), (None, tensor))
+        found = self._starts.get(tensor.data_ptr())
+        if found is None:
+            return None
+        start = found[3]
         # FSDP lets go of a parameter's memory when its module has run: the address may be another tensor's by now.
-        return place if start is tensor or start.untyped_storage()._cdata == tensor.untyped_storage()._cdata else None
+        is_same = start is tensor or start.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+        return Place(*found[:3]) if is_same else None
 
     def _look_closer(self) -> dict[int, tuple[Place, int, Any]]:
         """The given tensors by their storages."""
         found: dict[int, tuple[Place, int, Any]] = {}
-        for place, tensor in self._given:
+        for kind, number, name, tensor in self._given:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                found.setdefault(storage._cdata, (place, int(tensor.storage_offset()), storage))
+                found.setdefault(storage._cdata, (Place(kind, number, name), int(tensor.storage_offset()), storage))
             else:
-                self._others.setdefault(id(tensor), place)
+                self._others.setdefault(id(tensor), Place(kind, number, name))
         return found
 
     def place_of(self, tensor: Tensor) -> Place | None:
@@ -86,7 +93,7 @@ class Origins:
 
         Given tensors may share one storage (two rows of indices): one that begins where the tensor does comes first.
         """
-        if type(tensor) in _PLAIN and tensor.layout == torch.strided and (place := self._start(tensor)) is not None:
+        if type(tensor) in _PLAIN and tensor.layout is _STRIDED and (place := self._start(tensor)) is not None:
             return place
         if self._strided is None:
             self._strided = self._look_closer()

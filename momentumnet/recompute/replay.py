@@ -22,7 +22,7 @@ from momentumnet.recompute.generators import AS_IT_IS, HOSTS, Generators
 from momentumnet.recompute.left_attributes import Attributes
 from momentumnet.recompute.modes import Modes
 from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
-from momentumnet.recompute.origins import Origins, Place
+from momentumnet.recompute.origins import Given, Origins
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
 from momentumnet.recompute.parameters import Parameters
 from momentumnet.recompute.standing import without_scripts
@@ -107,18 +107,18 @@ class BlockCall:
         """The tensors that the call is given, with ``stream`` in the stream's place; to be asked while it runs."""
         return Origins(self._given(stream))
 
-    def _given(self, stream: Tensor | None) -> Iterator[tuple[Place, Tensor]]:
+    def _given(self, stream: Tensor | None) -> Iterator[Given]:
         if stream is not None:
-            yield Place("input"), stream
+            yield "input", 0, "", stream
         for number, owner in enumerate(self._owners):
             for name, parameter in owner._parameters.items():
                 if parameter is not None:
-                    yield Place("parameter", number, name), parameter
-            for name, buffer in as_they_are(owner):
+                    yield "parameter", number, name, parameter
+            for name, buffer in as_they_are(owner) if owner._buffers else ():
                 if buffer is not None:
-                    yield Place("buffer", number, name), buffer
+                    yield "buffer", number, name, buffer
         for number, argument in self._arguments.tensors():
-            yield Place("argument", number), argument
+            yield "argument", number, "", argument
 
     @property
     def modules(self) -> Sequence[nn.Module]:

@@ -6,11 +6,10 @@ backward may come before that of this one, or with it.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
-from itertools import compress
 from typing import Any
 
+from momentumnet.arithmetic.compiled import python_tables
 from momentumnet.recompute.entries import MOST_ENTRIES
 from momentumnet.recompute.inventory import NUMBERS, Inventory
 from momentumnet.recompute.standing import Standing
@@ -23,26 +22,30 @@ class Settings:
 
     Args:
         inventory: which attributes are.
-        values: all of them, in order.
+        standing: the attributes. Of what is no setting, nothing is kept alive.
     """
 
-    def __init__(self, inventory: Inventory, values: list[Any]) -> None:
+    def __init__(self, inventory: Inventory, standing: Standing) -> None:
         self._inventory = inventory
-        self._values = _settings(inventory, values)  # of what is no setting, nothing is kept alive
+        self._single = inventory.single.values(standing)
+        several = inventory.several.values(standing)
+        self._several = [value if _is_setting(value) else _NO_SETTING for value in several[:-2]]
 
     def changes(self, inventory: Inventory, standing: Standing) -> Iterator[tuple[int, str, Any]]:
         """Where another one stands by now: number of the module, name, and what the call has begun with."""
-        if inventory is self._inventory and all(map(operator.is_, _settings(inventory, standing.values), self._values)):
+        if inventory is self._inventory and self._stand(standing):
             return
-        for (number, name), value in zip(self._inventory.settings, self._values, strict=True):
-            if value is not _NO_SETTING and standing.attributes[number].get(name, _NO_SETTING) is not value:
-                yield number, name, value
+        for places, values in ((self._inventory.single, self._single[:-2]), (self._inventory.several, self._several)):
+            for (number, name), value in zip(places.places, values, strict=True):
+                if value is not _NO_SETTING and standing.attributes[number].get(name, _NO_SETTING) is not value:
+                    yield number, name, value
 
-
-def _settings(inventory: Inventory, values: list[Any]) -> list[Any]:
-    """In the order of the places."""
-    several = compress(values, inventory.several)
-    return [*compress(values, inventory.single), *[v if _is_setting(v) else _NO_SETTING for v in several]]
+    def _stand(self, standing: Standing) -> bool:
+        """Whether they do, where the inventory is the same."""
+        if not python_tables.are_same(self._inventory.single.values(standing), self._single):
+            return False
+        several = self._inventory.several.values(standing)
+        return all(now is value or value is _NO_SETTING for now, value in zip(several, self._several, strict=False))
 
 
 def _is_setting(value: Sequence[Any]) -> bool:

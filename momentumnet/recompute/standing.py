@@ -1,21 +1,19 @@
 """What stands on modules at one moment: attributes, parameters and layers; and what has changed there since.
 
-Looked at all together and without a loop of Python's: this happens for every call of every block, and nearly always
-nothing has changed.
+Looked at all together: this happens for every call of every block, and nearly always nothing has changed.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, chain, compress, repeat
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain, compress, pairwise, repeat
 
 import torch
 from torch import nn
 
-Table = dict[str, Any]
-_IN_ORDER: tuple[Callable[[Table], Iterable[Any]], ...] = (dict.keys, dict.values)
+from momentumnet.arithmetic.compiled import python_tables
+from momentumnet.arithmetic.compiled.python_tables import Table
 
 
 def without_scripts(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -31,8 +29,7 @@ class Standing:
     Attributes:
         attributes: those of the modules, as they are at any time.
         sizes: how many entries each table has: attributes of the modules and of parameters, parameters, layers.
-        names: of all entries, table by table.
-        values: of all entries.
+        entries: of all tables, in this order (`python_tables.entries_of`).
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -44,27 +41,17 @@ class Standing:
         self._first_of_layers = len(self.attributes) + len(of_parameters)
         layers: list[Table] = [attributes["_modules"] for attributes in self.attributes]
         self._tables = [*self.attributes, *of_parameters, *of_modules, *layers]
-        self.sizes, self.names, self.values = self._now()
-
-    def _now(self) -> tuple[list[int], list[str], list[Any]]:
-        """Sizes, names and values. A library's own kind of table (DeepSpeed's) may do something when it is asked."""
-        names, values = (chain.from_iterable(map(of, self._tables)) for of in _IN_ORDER)
-        return list(map(len, self._tables)), list(names), list(values)
-
-    def kinds(self) -> list[type]:
-        """The classes of all values."""
-        return list(map(type, self.values))
+        self.sizes = list(map(len, self._tables))
+        self.entries = python_tables.entries_of(self._tables)
 
     def changes(self) -> list[tuple[Table, Table, bool]]:
         """Each table that is another one by now, what it was, and whether it holds attributes."""
-        sizes, names, values = self._now()
-        # Before values are compared by more than their identity: that may be anything.
-        if sizes == self.sizes and names == self.names and all(map(operator.is_, values, self.values)):
+        if list(map(len, self._tables)) == self.sizes and python_tables.hold(self._tables, self.entries):
             return []
-        ends = list(accumulate(self.sizes))
+        names, values = self.entries[::2], self.entries[1::2]
         copies = [
-            dict(zip(self.names[start:end], self.values[start:end], strict=True))
-            for start, end in zip([0, *ends], ends, strict=False)
+            dict(zip(names[start:end], values[start:end], strict=True))
+            for start, end in pairwise(accumulate(self.sizes, initial=0))
         ]
         return [
             (table, copy, number < self._first_of_layers)

@@ -166,7 +166,7 @@ def test_a_long_list_is_a_record_and_no_setting(count: int, is_setting: bool) ->
     block, record = nn.Module(), [0] * count
     block.record = record
     before = Standing([block])
-    settings = Settings(inventory_of(block, before)[0], before.values)
+    settings = Settings(inventory_of(block, before)[0], before)
     block.record = [1] * count
     now = Standing([block])
     changes = list(settings.changes(inventory_of(block, now)[0], now))

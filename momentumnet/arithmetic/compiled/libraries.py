@@ -21,7 +21,7 @@ import torch
 
 logger = logging.getLogger("momentumnet")
 
-ABI = 8  # MN_ABI in csrc/interface.h
+ABI = 9  # MN_ABI in csrc/interface.h
 FOLDER = Path(__file__).resolve().parents[2] / "_kernels"
 VARIANTS = ("portable", "avx2", "avx512")
 # pip would take the wheel that it has made before, without kernels, from its cache.
@@ -234,6 +234,7 @@ def _checked(library: ctypes.CDLL, name: str) -> ctypes.CDLL:
         library.mn_variant.restype = ctypes.c_char_p
         library.mn_select_variant.argtypes = (ctypes.c_char_p,)
         library.mn_set_openmp.argtypes = (ctypes.c_void_p,) * 3
+        library.mn_set_python.argtypes = (ctypes.c_void_p,)  # for `python_tables`
     else:
         library.mn_probe.argtypes = (ctypes.c_int32,)
     return library
