@@ -68,7 +68,7 @@ class Buffers:
         self._owners = owners
         self._before: list[_Before] = []
         self._read: list[tuple[nn.Module, str, Tensor, int]] = []
-        self._moved_unseen = set(map(id, _moved_unseen(owners)))
+        self._moved_unseen: set[int] = set()
         self._tables = tables_of(owners)
         # By name, whether it was None.
         self._names = [
@@ -77,13 +77,14 @@ class Buffers:
         self._learned: Learned | None = None
         self._moving: list[nn.Module] = []
         self._is_watched = False
-        if holding := [owner for owner in owners if owner._buffers]:
+        if holding := [owner for owner, table in zip(owners, self._tables, strict=True) if table]:
             self._look_at(owners, holding)
         self._seen: list[tuple[nn.Module, str, Tensor]] = []
         self._running: Clones = []
         self._may_be_taken_back = False
 
     def _look_at(self, owners: list[nn.Module], holding: list[nn.Module]) -> None:
+        self._moved_unseen = set(map(id, _moved_unseen(owners)))
         self._learned = learned = learned_of(owners[0])
         self._moving = moving = [owner for owner in holding if _only_moves(owner)]
         if not learned.knows(moving):
