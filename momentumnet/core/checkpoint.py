@@ -129,8 +129,8 @@ class _Link:
     def again(self, given: Tensor | None) -> tuple[Any, Collected]:
         """What the call returns and saves this time; its output is compared with that of the first run."""
         errors = Failures(self.call.suspects)
-        output, collected = again_until(self.call, given, errors, self.end)
-        collected.settle(self.values.given)
+        output, collected = again_until(self.call, given, errors, self.end, self.values.given)
+        collected.settle()
         if self.fingerprint is not None:
             failures.compare(self.fingerprint, fingerprint(output), errors.output)
         return output, collected

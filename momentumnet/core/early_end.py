@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -182,7 +182,9 @@ class Trial:
         return wanted <= seen
 
 
-def again_until(call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyEnd | None) -> tuple[Any, Collected]:
+def again_until(
+    call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyEnd | None, given: Collection[int]
+) -> tuple[Any, Collected]:
     """Make a call again.
 
     Args:
@@ -190,6 +192,7 @@ def again_until(call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyE
         x: what is handed in anew.
         errors: explain what it raises.
         end: what there is to know of its end; None where its output is needed.
+        given: the numbers of what it saves that it was given in its first run.
 
     Returns:
         Its output, None of one that has ended before, and what it has saved.
@@ -197,7 +200,7 @@ def again_until(call: BlockCall, x: Tensor | None, errors: Failures, end: EarlyE
     trial = None if end is None else end.trial()
     enough = end.count if end is not None and end.allowed else None
     note = None if trial is None else trial.note
-    collected = Collected(call.name, lambda: call.origins(x), enough=enough, note=note)
+    collected = Collected(call.name, lambda: call.origins(x), given=given, enough=enough, note=note)
     output = None
     with errors.explained(), collected.until_enough(), collected.collecting():
         output = call.again(x, unseen=enough is not None)

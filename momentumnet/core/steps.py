@@ -76,7 +76,7 @@ class TapeStep:
     def again_for(self, saved: SavedTensors, x: Tensor) -> tuple[Any, Callable[[], None]]:
         """The same, and what hands what it saves over to ``saved``; None for an output that it did not reach."""
         failures = self.failures
-        output, collected = again_until(self.call, x, failures, self.end)
+        output, collected = again_until(self.call, x, failures, self.end, self.values.given)
         if not self._ends_early:
             self._compare(output, failures)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -48,6 +48,7 @@ class Collected:
     Args:
         name: the block's name, for errors.
         origins: the tensors that the recompute is given; asked once, while it runs, and held until they are let go of.
+        given: the numbers of those to be collected whose places among them are wanted.
         enough: with so many of them the recompute ends, by raising `Enough`; None to let it run to its end.
         note: called with each tensor, and its place among those that were given.
     """
@@ -57,15 +58,17 @@ class Collected:
         name: str,
         origins: Callable[[], Origins],
         *,
+        given: Collection[int] = (),
         enough: int | None = None,
         note: Callable[[Tensor, Place | None], None] | None = None,
     ) -> None:
-        self._enough, self._note = enough, note
+        self._given, self._enough, self._note = given, enough, note
         self._tensors: list[tuple[Tensor, int]] = []
         self._left = LeftBehind(name)
-        self._find_origins: Callable[[], Origins] | None = origins
+        self._find_origins: Callable[[], Origins] | None = origins if given or note is not None else None
         self._origins: Origins | None = None
-        self._places: list[Place | None] = []  # of those that begin where a given one begins; of others if asked for
+        # By number: of those that begin where a given one begins; of others if asked for.
+        self._places: dict[int, Place | None] = {}
 
     def collecting(self) -> saved_tensors_hooks:
         """Context of the recompute: its saved tensors come here, its own graph keeps none."""
@@ -84,30 +87,31 @@ class Collected:
 
     @uncompiled
     def _collect(self, tensor: Tensor) -> LeftBehind:
-        if len(self._tensors) == self._enough:  # the block's own code has caught it, and goes on by another way
+        number = len(self._tensors)
+        if number == self._enough:  # the block's own code has caught it, and goes on by another way
             raise Enough
         alias = tensor.detach()
         self._tensors.append((alias, alias._version))
         if self._origins is None and self._find_origins is not None:
             self._origins = self._find_origins()
-        place = None if self._origins is None else self._origins.starting_at(tensor)
-        self._places.append(place)
-        if self._note is not None:
-            self._note(tensor, place)
-        if len(self._tensors) == self._enough:
+        if self._origins is not None and (self._note is not None or number in self._given):
+            place = self._places[number] = self._origins.starting_at(tensor)
+            if self._note is not None:
+                self._note(tensor, place)
+        if number + 1 == self._enough:
             raise Enough
         return self._left
 
     def place_of(self, number: int) -> Place | None:
-        """Where one of the tensors lies, among those that the recompute was given."""
+        """Where one of the ``given`` tensors lies, among those that the recompute was given."""
         if self._places[number] is None and self._origins is not None:
             self._places[number] = self._origins.place_of(self._tensors[number][0])
         return self._places[number]
 
-    def settle(self, numbers: Iterable[int]) -> None:
-        """Find these tensors' places now, and let go of what the recompute was given: a cast of it may be saved."""
-        for number in numbers:
-            if number < len(self._places):
+    def settle(self) -> None:
+        """Find the places that are wanted now, and let go of what the recompute was given: a cast may be saved."""
+        for number in self._given:
+            if number in self._places:
                 self.place_of(number)
         self._origins = self._find_origins = None
 
@@ -116,21 +120,19 @@ class Collected:
 
         What the recompute was given leads to its modules, and may lead to that hook.
         """
-        self._tensors, self._places = [], []
+        self._tensors, self._places = [], {}
         self._origins = self._find_origins = self._note = None
 
-    def checked(self, name: str, asked_for: Sequence[bool]) -> list[Tensor]:
+    def checked(self, name: str, asked_for: Sequence[object | None]) -> list[Tensor]:
         """The tensors, unless one was overwritten after it was saved (what plain autograd refuses as well).
 
         Args:
             name: the block's name.
-            asked_for: which of those that the first run saved backward may ask for. Autograd looks at no others: what
-                an index was computed from (a codebook's rows) is often overwritten.
+            asked_for: what is not None for those that backward may ask for, of all that the first run saved. Autograd
+                looks at no others: what an index was computed from (a codebook's rows) is often overwritten.
         """
-        for (tensor, counter), may_be_asked in zip(
-            self._tensors, asked_for, strict=False
-        ):  # numbers are compared later
-            if may_be_asked and tensor._version != counter:
+        for (tensor, counter), asks in zip(self._tensors, asked_for, strict=False):  # numbers are compared later
+            if asks is not None and tensor._version != counter:
                 raise ReconstructionError(
                     f"block {name!r} changes a tensor of shape {tuple(tensor.shape)} in place after autograd has "
                     "saved it; ordinary autograd would refuse this backward too. Use the out-of-place operation."

@@ -66,9 +66,6 @@ class Origins:
         """Where the tensor lies, if it begins where a given one begins; that is found with little on the host."""
         if type(tensor) not in _PLAIN or tensor.layout is not _STRIDED:
             return self.place_of(tensor)
-        return self._start(tensor)
-
-    def _start(self, tensor: Tensor) -> Place | None:
         found = self._starts.get(tensor.data_ptr())
         if found is None:
             return None
@@ -93,7 +90,7 @@ class Origins:
 
         Given tensors may share one storage (two rows of indices): one that begins where the tensor does comes first.
         """
-        if type(tensor) in _PLAIN and tensor.layout is _STRIDED and (place := self._start(tensor)) is not None:
+        if type(tensor) in _PLAIN and tensor.layout is _STRIDED and (place := self.starting_at(tensor)) is not None:
             return place
         if self._strided is None:
             self._strided = self._look_closer()

@@ -13,8 +13,7 @@ import weakref
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.autograd.graph import _engine_run_backward as _run_backward
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import _engine_run_backward, saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments import version
@@ -23,6 +22,8 @@ from momentumnet.recompute.looks import Kind, kind_of
 from momentumnet.recompute.origins import Place
 from momentumnet.recompute.saved_values import SavedValues
 from momentumnet.recompute.uncompiled import uncompiled
+
+_RUN_BACKWARD = _engine_run_backward.__code__
 
 
 class Slot:
@@ -110,7 +111,8 @@ class SavedTensors:
         Returns:
             The reports of their values, to be compared with those of `SavedValues`.
         """
-        tensors = collected.checked(self._name, [reference() is not None for reference in self._slots])
+        slots = [reference() for reference in self._slots]
+        tensors = collected.checked(self._name, slots)
         kinds = list(map(kind_of, tensors))
         expected = self._values.kinds
         if kinds != expected:
@@ -118,8 +120,7 @@ class SavedTensors:
         for number, place in self._values.given.items():
             if (other := collected.place_of(number)) != place:
                 raise differ(f"saved {_told(place)} in forward and {_told(other)} when it was recomputed")
-        for reference, tensor in zip(self._slots, tensors, strict=True):
-            slot = reference()
+        for slot, tensor in zip(slots, tensors, strict=True):
             if slot is not None:
                 slot.tensor, slot.counter = tensor, tensor._version
         return self._values.reports_of(tensors)
@@ -149,20 +150,15 @@ def _open(slot: Slot) -> Tensor:
         raise ReconstructionError("a saved tensor was not filled by its block's recompute; please report this")
     if tensor._version != slot.counter:
         raise slot.owner.changed(tensor)
-    if _is_asked_by_the_engine():
+    # A node of PyTorch's own opens a slot once. A function written in Python may ask for ``ctx.saved_tensors`` again
+    # and again; it stands below then.
+    try:
+        is_asked_by_the_engine = sys._getframe(1).f_code is _RUN_BACKWARD
+    except ValueError:  # a thread of a device
+        is_asked_by_the_engine = True
+    if is_asked_by_the_engine:
         slot.tensor = None
     return tensor
-
-
-def _is_asked_by_the_engine() -> bool:
-    """Whether a node of PyTorch's own opens a slot, which it does once.
-
-    A function written in Python may ask for ``ctx.saved_tensors`` again and again; it stands below the caller then.
-    """
-    try:
-        return sys._getframe(2).f_code is _run_backward.__code__
-    except ValueError:  # a thread of a device
-        return True
 
 
 def _told(place: Place | None) -> str:

@@ -41,6 +41,8 @@ from momentumnet.recompute.origins import Origins, Place
 
 # Floats with a gradient of which a sample is taken: the last ones, on which what came before has had its effect.
 SAMPLED = 4
+_NOT, _MKLDNN = Look.NOT, torch._mkldnn  # type: ignore[attr-defined]
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 class SavedValues:
@@ -54,6 +56,7 @@ class SavedValues:
     Attributes:
         kinds: shapes and dtypes of the saved tensors.
         looks: how each is looked at; or the place of one that the call was given.
+        given: by their numbers, the places of those that the call was given.
         made: of the floats with a gradient that the call has computed, the operation and its number; with ``saved``.
         reports: what tells the values.
     """
@@ -68,6 +71,7 @@ class SavedValues:
         """A first run begins: its values count from now on."""
         self.kinds: list[Kind] = []
         self.looks: list[Look | Place] = []
+        self.given: dict[int, Place] = {}
         self.made: list[tuple[str, int]] = []
         self.reports: list[Tensor] = []
         self._views: Views | None = Views(exact=self.exact)
@@ -75,29 +79,27 @@ class SavedValues:
         self._counters: list[tuple[int, Tensor, int]] = []
         self._find_origins: Callable[[], Origins] | None = origins
         self._origins: Origins | None = None
-
-    @property
-    def given(self) -> dict[int, Place]:
-        """By their numbers, the places of those saved tensors that the call was given."""
-        return {number: look for number, look in enumerate(self.looks) if isinstance(look, Place)}
+        self._seen: list[tuple[int, Look]] = []  # all that are looked at; known at the end
 
     def note(self, tensor: Tensor, references: int) -> None:
         """A tensor is saved in the first run; so many references to it there are in the hook that is given it."""
-        kind = kind_of(tensor)
+        kind, number = kind_of(tensor), len(self.kinds)
         self.kinds.append(kind)
         if self._saved is not None:
-            self._saved(len(self.kinds))
+            self._saved(number + 1)
         look = self._look_at(tensor, references)
         self.looks.append(look)
-        if self._views is None or isinstance(look, Place):
+        if isinstance(look, Place):
+            self.given[number] = look
+        elif self._views is None:
             return
-        if look is not Look.NOT:
-            self._views.add(len(self.looks) - 1, tensor.detach(), look)
-            self._counters.append((len(self.looks) - 1, twin_without_memory(tensor), tensor._version))
+        elif look is not _NOT:
+            self._views.add(number, tensor.detach(), look)
+            self._counters.append((number, twin_without_memory(tensor), tensor._version))
         elif len(kind[0]) == 1:
-            for number in self._running_statistics():
-                self.looks[number] = Look.NOT
-                self._views.forget(number)
+            for statistics in self._running_statistics():
+                self.looks[statistics] = Look.NOT
+                self._views.forget(statistics)
 
     def _running_statistics(self) -> range:
         """Which of the last ones are running statistics that no module holds as buffers; the very last is 1-D.
@@ -143,6 +145,9 @@ class SavedValues:
                 self.looks[number] = Look.NOT
                 self._views.forget(number)
             self.reports = self._views.reports()
+            self._seen = [
+                (number, look) for number, look in enumerate(self.looks) if look is not _NOT and isinstance(look, Look)
+            ]
         self._last.clear()
         self._counters.clear()
         self._views = self._find_origins = self._origins = None
@@ -150,24 +155,24 @@ class SavedValues:
     def reports_of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The reports of other tensors, looked at in the same way."""
         views = Views(exact=self.exact)
-        for number, (tensor, look) in enumerate(zip(tensors, self.looks, strict=True)):
-            if look is not Look.NOT and isinstance(look, Look):
-                views.add(number, tensor, look)
+        for number, look in self._seen:
+            views.add(number, tensors[number], look)
         return views.reports()
 
     def _look_at(self, tensor: Tensor, references: int) -> Look | Place:
-        if self._find_origins is None or _has_no_memory(tensor):
-            return Look.NOT
+        # Some stand for others (in a transform of torch.func), or lie in a layout of a library's own.
+        if self._find_origins is None or _is_wrapped(tensor) or tensor.layout is _MKLDNN:
+            return _NOT
         if self._origins is None:
             self._origins = self._find_origins()
-        integers = not (tensor.is_floating_point() or tensor.is_complex())
         if tensor.requires_grad:
             place = self._origins.starting_at(tensor)
             if place is None and self.exact:
                 self._last.append((len(self.looks), tensor))
                 if self._saved is not None and tensor.grad_fn is not None:
                     self.made.append((tensor.grad_fn.name(), tensor.grad_fn._sequence_nr()))
-            return Look.NOT if place is None else place
+            return _NOT if place is None else place
+        integers = not (tensor.is_floating_point() or tensor.is_complex())
         held = references > _references_of_own_results()
         if not held and not integers:
             return Look.NOT
@@ -184,11 +189,6 @@ class SavedValues:
         if _is_scratch(tensor):
             return Look.NOT
         return Look.WHOLE if small else sample_of(tensor)
-
-
-def _has_no_memory(tensor: Tensor) -> bool:
-    """Whether it stands for others (in a transform of torch.func), or lies in a layout of a library's own."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor.layout == torch._mkldnn  # type: ignore[attr-defined]
 
 
 def _is_scratch(tensor: Tensor) -> bool:
