@@ -21,7 +21,10 @@ from momentumnet.recompute.objects import has_state, parts
 
 def version(tensor: Tensor) -> int:
     """The tensor's in-place counter; -1 for inference tensors, which have none."""
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return -1
 
 
 def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:

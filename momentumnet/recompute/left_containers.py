@@ -81,10 +81,9 @@ class Containers:
 
     def _now(self, places: Sequence[Place], look: Look) -> _Seen:
         self._places = places
-        if not places:
-            return _Seen([], [])
-        values = (vars(self._modules[number]).get(name) for number, name in places)
-        return _seen(values, look, _WRITTEN.get(self._block, ()))
+        values = [vars(self._modules[number]).get(name) for number, name in places]
+        values = [value for value in values if not _is_fixed(value)]
+        return _seen(values, look, _WRITTEN.get(self._block, ())) if values else _Seen([], [])
 
     def forget_unchanged(self, may_be_kept: Callable[[Any], bool]) -> None:
         """The first run has ended: of those that it has changed, what they held is kept, if it may be."""
@@ -212,7 +211,12 @@ def is_looked_at(kind: type) -> bool:
     return kind is not Tensor and _what(kind) is not _What.NOTHING
 
 
-def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:
+def _is_fixed(value: Any) -> bool:
+    """Whether it is a tuple of numbers (options of a convolution), which can neither change nor hold what can."""
+    return type(value) is tuple and len(value) <= MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))
+
+
+def _seen(values: Iterable[Any], look: Look, written: Container[Kind]) -> _Seen:
     """The containers among the values, and those in them, the outer ones first; and what else is in them."""
     containers: list[Entries | Whole] = []
     others: list[Held] = []
@@ -231,9 +235,7 @@ def _seen(values: Iterator[Any], look: Look, written: Container[Kind]) -> _Seen:
             continue
         is_usual = kind in CONTAINERS
         size = len(value) if is_usual else size_of(value)
-        # Those of numbers, as the options of a convolution are, can neither change nor hold what can.
-        is_fixed = kind is tuple and size <= MOST_ENTRIES and _NUMBERS.issuperset(map(type, value))
-        if not is_fixed and len(known) - len(others) < _MOST_CONTAINERS and size <= _most_of(kind):
+        if not _is_fixed(value) and len(known) - len(others) < _MOST_CONTAINERS and size <= _most_of(kind):
             known.add(id(value))
             seen = _as_it_is(value)
             if kind is not tuple:

@@ -6,7 +6,7 @@ Looked at all together: this happens for every call of every block, and nearly a
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress, pairwise, repeat
 
 import torch
@@ -14,6 +14,8 @@ from torch import nn
 
 from momentumnet.arithmetic.compiled import python_tables
 from momentumnet.arithmetic.compiled.python_tables import Table
+
+_PARAMETERS, _LAYERS = operator.itemgetter("_parameters"), operator.itemgetter("_modules")
 
 
 def without_scripts(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -33,13 +35,13 @@ class Standing:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.attributes: list[Table] = [module.__dict__ for module in modules]
-        of_modules: list[Table] = [attributes["_parameters"] for attributes in self.attributes]
-        parameters = list(chain.from_iterable([table.values() for table in of_modules]))
+        self.attributes: list[Table] = list(map(vars, modules))
+        of_modules: list[Table] = list(map(_PARAMETERS, self.attributes))
+        parameters = list(chain.from_iterable(map(dict.values, of_modules)))
         are_plain = map(operator.is_, map(type, parameters), repeat(nn.Parameter))
         of_parameters: list[Table] = list(filter(None, map(vars, compress(parameters, are_plain))))
         self._first_of_layers = len(self.attributes) + len(of_parameters)
-        layers: list[Table] = [attributes["_modules"] for attributes in self.attributes]
+        layers: Iterator[Table] = map(_LAYERS, self.attributes)
         self._tables = [*self.attributes, *of_parameters, *of_modules, *layers]
         self.sizes = list(map(len, self._tables))
         self.entries = python_tables.entries_of(self._tables)
