@@ -126,20 +126,19 @@ class _Link:
     fingerprint: list[Tensor] | None
     end: EarlyEnd | None
 
-    def again(self, given: Tensor | None) -> tuple[Any, Collected]:
-        """What the call returns and saves this time; its output is compared with that of the first run."""
+    def again(self, given: Tensor | None) -> tuple[Any, Callable[[], None]]:
+        """What the call returns this time, compared with that of the first run; and what hands over what it saves."""
         errors = Failures(self.call.suspects)
         output, collected = again_until(self.call, given, errors, self.end, self.values.given)
         collected.settle()
         if self.fingerprint is not None:
             failures.compare(self.fingerprint, fingerprint(output), errors.output)
-        return output, collected
+        return output, functools.partial(self._fill, collected, errors)
 
-    def fill(self, collected: Collected) -> None:
+    def _fill(self, collected: Collected, errors: Failures) -> None:
         """Hand over what was saved, if somebody is waiting."""
         saved = self.saved()
         if saved is not None:
-            errors = Failures(self.call.suspects)
             reports = saved.fill(collected, errors.differ)
             failures.compare(self.values.reports, reports, errors.saved_values)
         collected.let_go()
@@ -179,8 +178,9 @@ class _Passage:
         """
         lent = Lent(name, module, args, kwargs)
         args, kwargs = lent.args, lent.kwargs
-        behind = bool(self._links)
-        inputs = [(leaf, version(leaf)) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        behind = bool(self._links)  # what it is given is what was returned before
+        leaves = () if behind else pytree.tree_leaves((args, kwargs))
+        inputs = [(leaf, version(leaf)) for leaf in leaves if isinstance(leaf, Tensor)]
         given = args[0] if behind else self._given_again(leaf for leaf, _ in inputs)
         call = BlockCall(name, module, function, given, args, kwargs)
         end = EarlyEnd(call.modules) if last else None
@@ -196,7 +196,7 @@ class _Passage:
         values.close(last_whole=ends_early)
         seen = fingerprint(output) if compared and not ends_early else None
         self._links.append(_Link(call, weakref.ref(saved), values, seen, end))
-        if not behind and any(version(leaf) != counter for leaf, counter in inputs):
+        if any(version(leaf) != counter for leaf, counter in inputs):
             raise ReconstructionError(
                 f"module {name!r} overwrites its own input in place, so it cannot be recomputed from it; use the "
                 "out-of-place operation (inplace=False) at its start, or convert with others='keep'"
@@ -212,14 +212,14 @@ class _Passage:
         return tensor
 
     def _refill(self, _: SavedTensors) -> None:
-        found = []
+        fills = []
         with outside(), torch.no_grad(), audit.errors_explained():
             output = None if self._source is None else self._source()
             for link in self._links:
-                output, collected = link.again(output)
-                found.append((link, collected))
-            for link, collected in found:
-                link.fill(collected)
+                output, fill = link.again(output)
+                fills.append(fill)
+            for fill in fills:
+                fill()
 
 
 def _is_known(module: nn.Module) -> bool:
