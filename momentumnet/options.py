@@ -8,9 +8,10 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from momentumnet.listing import listed
+from momentumnet.parameter_parts import is_dtensor, is_flattened
 
 
 def true_or_false(**options: bool) -> None:
@@ -29,15 +30,10 @@ def check_generator(generator: torch.Generator | None) -> None:
         )
 
 
-def is_flattened(parameter: Tensor) -> bool:
-    """Whether FSDP1 has put the parameter into one with others; the tensor is the part that this process holds then."""
-    return bool(getattr(parameter, "_fsdp_flattened", False))
-
-
 def check_is_whole(model: nn.Module) -> None:
     """Raises ValueError as `check_has_values` does, and for parameters in shards, as FSDP2 makes them."""
     check_has_values(model)
-    sharded = [name for name, parameter in model.named_parameters() if hasattr(parameter, "full_tensor")]
+    sharded = [name for name, parameter in model.named_parameters() if is_dtensor(parameter)]
     if sharded:
         raise ValueError(_in_parts(model, sharded))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from momentumnet.loss.derivatives import as_real
-from momentumnet.options import is_flattened
+from momentumnet.parameter_parts import is_dtensor, is_flattened
 
 
 class Displacement:
@@ -61,7 +61,7 @@ class Displacement:
 
     def reset(self) -> None:
         """Make every point its origin."""
-        if any(_is_sharded(point) for point in self.points):
+        if any(map(is_dtensor, self.points)):
             for point, origin in zip(self.points, self.origins, strict=True):
                 point.copy_(origin)  # torch has no _foreach_copy_ of sharded tensors
         else:
@@ -88,7 +88,7 @@ def norms_of(tensors: list[Tensor]) -> Sequence[Tensor]:
     wide = torch.promote_types(tensors[0].dtype, torch.float32)  # squares of half precision soon overflow
     if tensors[0].dtype == wide:
         return torch._foreach_norm(tensors)
-    if any(_is_sharded(tensor) for tensor in tensors):  # which know no dtype here
+    if any(map(is_dtensor, tensors)):  # which know no dtype here
         return [torch.linalg.vector_norm(tensor.to(wide)) for tensor in tensors]
     return torch._foreach_norm(tensors, 2, dtype=wide)
 
@@ -99,8 +99,4 @@ def total_norm(norms: Sequence[Tensor]) -> float:
         return 0.0
     device, dtype = norms[0].device, functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
     total = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
-    return float(total.full_tensor() if _is_sharded(total) else total)  # over all processes
-
-
-def _is_sharded(tensor: Any) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor, as FSDP2 makes parameters; some builds of torch have none
+    return float(total.full_tensor() if is_dtensor(total) else total)  # over all processes

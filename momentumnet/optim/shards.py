@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from momentumnet.optim.displacement import Displacement, total_norm
-from momentumnet.options import is_flattened
+from momentumnet.parameter_parts import is_flattened
 
 
 def sharing_processes(model: nn.Module | None, parameters: Iterable[Tensor]) -> dist.ProcessGroup | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
+from momentumnet.parameter_parts import is_flattened
 from momentumnet.recompute.arguments import version
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
 from momentumnet.recompute.generators import AS_IT_IS, bytes_on_host
@@ -22,9 +23,6 @@ from momentumnet.recompute.looks import has_lost_its_memory
 
 # By block, the numbers of those parameters that its calls move: their values are copied before the next one.
 _MOVED: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
-# What FSDP and DeepSpeed, which give parameters other memory while modules run, have on those of theirs. (FSDP2 takes
-# all memory away from those that it has put in place.)
-_MANAGED = ("_fsdp_flattened", "ds_id")
 _FSDP_MODULE = "_is_fsdp_managed_module"  # on each module in one that FSDP has wrapped
 REPLACED_BY = "another nn.Parameter, load_state_dict(assign=True), an assignment to its .data, a move to another device"
 
@@ -113,8 +111,7 @@ class MovedParameters:
 
     def _note(self, number: int, counter: int, pointer: int) -> None:
         parameter = self._parameters[number]
-        is_managed = any(hasattr(parameter, name) for name in _MANAGED)
-        if not pointer or has_lost_its_memory(parameter) or is_managed:
+        if not pointer or has_lost_its_memory(parameter) or _is_managed(parameter):
             return
         self._known.add(number)
         value = self._copies.get(number)
@@ -175,6 +172,11 @@ class MovedParameters:
         finally:
             for table, name, parameter in places:
                 table[name] = parameter
+
+
+def _is_managed(parameter: nn.Parameter) -> bool:
+    """Whether FSDP1 or DeepSpeed gives it other memory while modules run; FSDP2 takes all memory away from its own."""
+    return is_flattened(parameter) or hasattr(parameter, "ds_id")
 
 
 def _name_of(parameter: nn.Parameter, modules: Sequence[nn.Module]) -> str:
