@@ -38,18 +38,9 @@ class DelegatingOptimizer(Optimizer, ABC):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base optimizer's, and no copy.
-
-        A group that came past this optimizer has own options by their defaults, and one that lost them, as the base
-        optimizer loaded a state of its own, has them again.
-        """
-        groups = self.base_optimizer.param_groups
-        for index, group in enumerate(groups):
-            if not self._own_options.keys() <= group.keys():
-                own = self._own_by_group[index] if index < len(self._own_by_group) else self._own_options
-                group.update({name: group.get(name, value) for name, value in own.items()})
-        self._own_by_group = [{name: group[name] for name in self._own_options} for group in groups]
-        return groups
+        """The base optimizer's, and no copy; each group has own options."""
+        self._give_own_options()
+        return self.base_optimizer.param_groups
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -64,6 +55,19 @@ class DelegatingOptimizer(Optimizer, ABC):
     def state(self, state: Any) -> None:
         self.base_optimizer.state = state
 
+    def _give_own_options(self) -> None:
+        """Give own options to groups that have none, and remember those of all.
+
+        A group that came past this optimizer has them by their defaults, and one that lost them, as the base optimizer
+        loaded a state of its own, has them again.
+        """
+        groups = self.base_optimizer.param_groups
+        for index, group in enumerate(groups):
+            if not self._own_options.keys() <= group.keys():
+                own = self._own_by_group[index] if index < len(self._own_by_group) else self._own_options
+                group.update({name: group.get(name, value) for name, value in own.items()})
+        self._own_by_group = [{name: group[name] for name in self._own_options} for group in groups]
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer; own options that it does not name have their default."""
         self._refuse_midway("add_param_group")
@@ -74,15 +78,15 @@ class DelegatingOptimizer(Optimizer, ABC):
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state dict, own options in its groups. Load it before the next scheduler step."""
         self._refuse_midway("state_dict")
-        _ = self.param_groups  # which have own options then, however they came
+        self._give_own_options()  # to groups that came past it
         return self.base_optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or the state of the base optimizer alone (own options stay as they are)."""
         self._refuse_midway("load_state_dict")
-        _ = self.param_groups  # which knows their own options then
+        self._give_own_options()  # which are remembered, for groups that lose them to the state
         self.base_optimizer.load_state_dict(state_dict)
-        _ = self.param_groups
+        self._give_own_options()
 
     # The state dict is the base optimizer's, so its hooks are too.
     def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> RemovableHandle:
