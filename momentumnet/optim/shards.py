@@ -6,24 +6,23 @@ FSDP2's are DTensors, which know it themselves. FSDP1's are plain tensors: the p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from momentumnet.optim.displacement import Displacement, total_norm
-from momentumnet.parameter_parts import is_flattened
 
 
-def sharing_processes(model: nn.Module | None, parameters: Iterable[Tensor]) -> dist.ProcessGroup | None:
-    """Those among which FSDP1 has divided the parameters; None where each process holds all of them.
+def sharing_processes(model: nn.Module | None) -> dist.ProcessGroup | None:
+    """Those among which FSDP1 has divided the model's parameters; None where each process holds all of them.
+
+    A walk over all modules.
 
     Raises:
         ValueError: the model that FSDP1 has wrapped is not known, or its parts are divided in several ways.
     """
-    if not any(map(is_flattened, parameters)):
-        return None
     from torch.distributed.fsdp import FullyShardedDataParallel  # slow to import
 
     wrapped = [] if model is None else FullyShardedDataParallel.fsdp_modules(model)

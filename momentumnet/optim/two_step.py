@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from momentumnet.optim.displacement import Displacement, displacements, norms_of
 from momentumnet.optim.passes import RunningStatistics
 from momentumnet.optim.shards import sharing_processes, total_norm_over
 from momentumnet.options import true_or_false
+from momentumnet.parameter_parts import is_flattened
 from momentumnet.recompute.generators import Generators
 
 
@@ -72,7 +74,7 @@ class TwoStepOptimizer(DelegatingOptimizer):
         self._overflow_hooks: list[RemovableHandle] = []
         for group in self.param_groups:
             self._check_group(group)
-        sharing_processes(model, self._parameters())  # or says what it needs
+        self._processes()  # or says what it needs
 
     @abstractmethod
     def _displace(self, moves: list[Displacement]) -> bool:
@@ -80,7 +82,15 @@ class TwoStepOptimizer(DelegatingOptimizer):
 
     def _total_norm(self, moves: list[Displacement], norms: Callable[[Displacement], Sequence[Tensor]]) -> float:
         """The 2-norm over all points, also where several processes hold parts of the parameters."""
-        return total_norm_over(sharing_processes(self._model, self._parameters()), moves, norms)
+        return total_norm_over(self._processes(), moves, norms)
+
+    def _processes(self) -> dist.ProcessGroup | None:
+        """Those among which the parameters are divided, also of groups that have come since; None: each holds all."""
+        return self._processes_of_model if any(map(is_flattened, self._parameters())) else None
+
+    @cached_property
+    def _processes_of_model(self) -> dist.ProcessGroup | None:
+        return sharing_processes(self._model)
 
     def _moving(self, group: dict[str, Any]) -> list[Tensor]:
         """The parameters of a group that are to be moved in this step, with or without a gradient."""

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,6 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     "converted": {"use_orig_params": True, "auto_wrap_policy": ModuleWrapPolicy({ResidualMLP})},
     "not_divided": {"use_orig_params": True, "sharding_strategy": ShardingStrategy.NO_SHARD},
     "extragradient": {"use_orig_params": True},
+    "added": {"use_orig_params": True},
+    "added_to_the_base": {"use_orig_params": True},
 }
 
 
@@ -51,11 +54,29 @@ wrapped = partial(FullyShardedDataParallel, device_id=torch.device("cpu"))
 def moved(case: str, x: Tensor) -> dict[str, Tensor]:
     model = wrapped(build(case), **CASES[case])
     kind = Extragradient if case == "extragradient" else partial(SAM, rho=RHO)
-    optimizer = kind(model.parameters(), SGD, model=model, lr=LR)
+    if case.startswith("added"):  # to an optimizer of parameters that are whole
+        optimizer = kind([nn.Parameter(torch.ones(()))], SGD, model=model, lr=LR)
+        optimizer.first_step()  # nothing has a gradient
+        optimizer.restore()
+        by = optimizer if case == "added" else optimizer.base_optimizer
+        by.add_param_group({"params": list(model.parameters())})
+    else:
+        optimizer = kind(model.parameters(), SGD, model=model, lr=LR)
     for _ in range(STEPS):
         optimizer.step(closure_of(optimizer, lambda: loss(model, x)))
     with FullyShardedDataParallel.summon_full_params(model):
         return {n.replace("_fsdp_wrapped_module.", ""): p.detach().clone() for n, p in model.named_parameters()}
+
+
+def walks() -> int:
+    """How often the model is searched for its parts, in all steps of an optimizer that has been made."""
+    model = wrapped(build("blocks"), **CASES["blocks"])
+    optimizer = SAM(model.parameters(), SGD, model=model, lr=LR)
+    search = FullyShardedDataParallel.fsdp_modules
+    with patch.object(FullyShardedDataParallel, "fsdp_modules", side_effect=search) as searches:
+        for _ in range(STEPS):
+            optimizer.step(closure_of(optimizer, lambda: loss(model, data())))
+    return searches.call_count
 
 
 def refused() -> list[str]:
@@ -75,6 +96,7 @@ def work(rank: int, folder: Path) -> None:
         for case in CASES:
             leave(folder, case, moved(case, data().chunk(2)[rank]))
         leave(folder, "refused", refused())
+        leave(folder, "walks", walks())
 
 
 group = groups(work, counts=(2,))
@@ -97,6 +119,11 @@ def test_parts_move_as_the_whole(case: str, group: Group) -> None:
     for name, parameter in net.named_parameters():
         change = (parameter - start[name]).norm()
         assert (group.found(case)[name] - parameter).norm() <= 1e-9 * change, name
+
+
+def test_the_processes_are_looked_for_once(group: Group) -> None:
+    """A walk over all modules."""
+    assert group.found("walks") == 0
 
 
 def test_what_is_not_known_is_said(group: Group) -> None:
