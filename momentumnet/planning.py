@@ -14,6 +14,8 @@ from momentumnet.planner.budget import ANEW, PRESENT, bytes_of
 from momentumnet.planner.garbage import full_collections_put_off
 from momentumnet.planning_options import (
     check_gradients,
+    check_no_loss,
+    check_objective,
     check_offload,
     check_options,
     checked_budget,
@@ -158,22 +160,15 @@ def plan(
         True
     """
     check_is_module(model)
+    is_planned = budget is not None or bool(spare)
     check_options(others, spare, backward, arithmetic)
-    check_offload(offload, is_planned=budget is not None or bool(spare))
-    check_gradients(gradients, is_planned=budget is not None or bool(spare))
-    if objective != "time":
-        raise ValueError(f"objective must be 'time', got {objective!r}")
-    if budget is None and not spare:
-        if loss is not None:
-            raise ValueError("loss= is measured for a budget; give one, e.g. budget='4GiB', or leave it out")
+    check_offload(offload, is_planned=is_planned)
+    check_gradients(gradients, is_planned=is_planned)
+    check_objective(objective)
+    if not is_planned:
+        check_no_loss(loss)
         return conversion_plan(
-            model,
-            example_inputs,
-            gamma=gamma,
-            streams=streams,
-            arithmetic=arithmetic,
-            backward=backward,
-            others=others,
+            model, example_inputs, gamma=gamma, streams=streams, arithmetic=arithmetic, backward=backward, others=others
         )
     found = step_plan(
         model,

@@ -44,6 +44,18 @@ def check_gradients(gradients: str, *, is_planned: bool) -> None:
         )
 
 
+def check_objective(objective: str) -> None:
+    """There is one thing that a plan makes the least of."""
+    if objective != "time":
+        raise ValueError(f"objective must be 'time', got {objective!r}")
+
+
+def check_no_loss(loss: object) -> None:
+    """Where nothing is planned a loss is nothing to go by."""
+    if loss is not None:
+        raise ValueError("loss= is measured for a budget; give one, e.g. budget='4GiB', or leave it out")
+
+
 def gamma_without_budget(gamma: float | Fraction | None) -> Fraction:
     """The momentum factor that is meant where nothing is planned."""
     return exact_gamma(DEFAULT_GAMMA if gamma is None else gamma)
