@@ -43,44 +43,52 @@ def trial_of(
         return None
     try:
         with torch.inference_mode(False):
-            copies = [_copy_of(model)]  # for the first trial
+            return _Trials(model, example_inputs, loss, present=present)
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, copy.Error):
         return None
 
-    def once(plan: TrainingPlan) -> int | None:
+
+class _Trials:
+    """Trials of plans for one step; see `trial_of`."""
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, loss: Callable[[Any], Tensor] | None, *, present: bool
+    ) -> None:
+        self._model, self._example_inputs, self._loss, self._present = model, example_inputs, loss, present
+        self._copies = [_copy_of(model)]  # for the first trial
+
+    def __call__(self, plan: TrainingPlan) -> int | None:
+        found = self._peak_of(plan)
+        if found is None:  # for want of memory, which garbage may hold while collections are put off
+            gc.collect()
+            found = self._peak_of(plan)
+        return found
+
+    def _peak_of(self, plan: TrainingPlan) -> int | None:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(left_as_found(model, example_inputs, eval_mode=False))
-            net = _following(copies.pop() if copies else _copy_of(model), plan)
+            stack.enter_context(left_as_found(self._model, self._example_inputs, eval_mode=False))
+            net = _following(self._copies.pop() if self._copies else _copy_of(self._model), plan)
             stack.enter_context(backward_hooks_off(net))
-            example = copied(example_inputs)
-            autocast = Autocast(device_of(model, example_inputs))
+            example = copied(self._example_inputs)
+            autocast = Autocast(device_of(self._model, self._example_inputs))
             stack.enter_context(autocast.suspended())
 
             def step() -> None:
                 with autocast.replayed():  # which a training loop leaves behind the loss
                     output = call_with_example(net, example)  # held in backward, as in the prediction
-                    total = total_of(output, loss)
+                    total = total_of(output, self._loss)
                 total.backward()
 
             try:
-                if present:
+                if self._present:
                     step()  # which makes them
                 there = sum(gradient_bytes(parameter.grad) for parameter in net.parameters())
                 # The first one without them: it takes the most (streams learn their scales), and training has it too.
                 return there + measure_memory(step).peak_bytes
             except torch.OutOfMemoryError:
                 return None
-
-    def trial(plan: TrainingPlan) -> int | None:
-        found = once(plan)
-        if found is None:  # for want of memory, which garbage may hold while collections are put off
-            gc.collect()
-            found = once(plan)
-        return found
-
-    return trial
 
 
 def remembered(trial: Trial) -> Trial:
