@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from momentumnet.core.settings import ARITHMETICS
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.options import one_of
+from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.planner.budget import ANEW, bytes_of
 from momentumnet.planning import step_plan
 from momentumnet.planning_options import check_gradients, check_offload, gammas_within_budget
@@ -141,9 +141,15 @@ class _Steps:
 
     def fits(self, batch: int) -> bool:
         """Whether a plan for this batch fits, tried out."""
+        from momentumnet.planner.advice import DoesNotFitError
+
         try:
             self._plan(batch)
-        except (ConversionError, torch.OutOfMemoryError):
+        except DoesNotFitError:
+            return False
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         return True
 

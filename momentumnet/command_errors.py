@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from momentumnet.errors import MomentumNetError
 
 
@@ -27,10 +25,3 @@ class MachineError(CommandError):
     """The machine lacks what is needed: disk, memory, a device, a package, the network, a right to write."""
 
     status = 3
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocator, of Python or PyTorch, on any device, could not give what it was asked for."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )

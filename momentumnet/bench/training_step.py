@@ -16,6 +16,8 @@ from momentumnet.errors import MomentumNetError
 
 # With what a method may fail and have a row that says so; anything else is a fault of the benchmark.
 FAILURES: tuple[type[Exception], ...] = (MomentumNetError, torch.OutOfMemoryError, *COMPILE_ERRORS)
+# Why a method was measured, and not timed.
+OVER_BUDGET = "over the budget"
 
 
 class TrainingStep:
@@ -118,7 +120,7 @@ def step_rows(
             continue
         rows[name].update(peak_bytes=memory.peak_bytes, saved_bytes=memory.saved_bytes)
         if budget is not None and memory.peak_bytes > budget:
-            rows[name]["error"] = "over the budget"
+            rows[name]["error"] = OVER_BUDGET
         else:
             timed[name] = network
     for name, seconds in step_seconds(timed, step, repeats=repeats).items():

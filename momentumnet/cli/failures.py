@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from momentumnet.command_errors import CommandError, MachineError, UsageError, is_out_of_memory
+from momentumnet.command_errors import CommandError, MachineError, UsageError
 from momentumnet.errors import CheckpointError, MomentumNetError, StorageError
 from momentumnet.finetuning import model_inputs, model_sources, own_code
 from momentumnet.finetuning.model_inputs import Given
 from momentumnet.memory import format_bytes
+from momentumnet.out_of_memory import is_out_of_memory
 
 # By the extra that brings them.
 EXTRA_MODULES = {

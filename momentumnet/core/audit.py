@@ -21,6 +21,7 @@ from torch.autograd import Variable
 from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core import ledger
 from momentumnet.errors import ReconstructionError, StateRangeError
+from momentumnet.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,9 @@ def errors_explained() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         audit = _AUDITS.get(torch._C._current_graph_task_id())
         if audit is not None:
             try:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from momentumnet.core import audit
@@ -14,6 +13,7 @@ from momentumnet.core.audit import Comparison, Fingerprint
 from momentumnet.core.coupling import FLOAT_TOLERANCE
 from momentumnet.errors import ReconstructionError, StateRangeError
 from momentumnet.listing import listed
+from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.recompute.suspects import Suspects
 from momentumnet.recompute.uncompiled import is_compiled
 
@@ -123,13 +123,6 @@ class Failures:
             f" ({listed(names)} hold{'s' * (len(names) == 1)} tensors of an earlier call, with their gradients: a "
             "state that is carried on? transformers' models leave it out with use_cache=False)"
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is used up; the CPU's allocator has no class for it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def compare(

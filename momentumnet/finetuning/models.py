@@ -14,8 +14,9 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.bench import downloads
 from momentumnet.checkpoint_file import UNREADABLE
-from momentumnet.command_errors import UsageError, is_out_of_memory
+from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import weight_faults
+from momentumnet.out_of_memory import is_out_of_memory
 
 VIDEO_FRAMES = 16
 DEFAULT_SIZE = 224

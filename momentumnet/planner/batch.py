@@ -10,6 +10,7 @@ import torch
 
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
+from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.planner.advice import does_not_fit
 from momentumnet.planner.budget import allowed
 from momentumnet.planner.options import Options
@@ -65,9 +66,9 @@ def largest_planned(
             )
         try:
             found[batch] = measure(example)
-        except torch.OutOfMemoryError:
-            return ()
-        except (RuntimeError, ValueError) as error:
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                return ()
             # Batch norms have nothing to measure in one value a channel: then a batch of two is the smallest.
             if batch == 1 and FIRST in found:
                 raise does_not_fit(_smallest(found[FIRST]), limit, FIRST) from error

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from momentumnet.core.failures import is_out_of_memory
 from momentumnet.errors import ConversionError, MomentumNetError
 from momentumnet.listing import listed
 from momentumnet.memory import MemoryReport
+from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.planner.alone import (
     check_not_nested,
     gradients_put_aside,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from momentumnet.core.collectives import processes
 from momentumnet.memory import measure_memory
+from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.planner.alone import gradient_bytes
 from momentumnet.planner.build import device_of
 from momentumnet.planner.following import from_plan
@@ -87,7 +88,9 @@ class _Trials:
                 there = sum(gradient_bytes(parameter.grad) for parameter in net.parameters())
                 # The first one without them: it takes the most (streams learn their scales), and training has it too.
                 return there + measure_memory(step).peak_bytes
-            except torch.OutOfMemoryError:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 return None
 
 

@@ -118,6 +118,40 @@ def test_without_the_memory_to_measure_anything() -> None:
         mn.largest_batch(model, lambda batch: torch.randn(batch, 16), "8MiB")
 
 
+def test_a_batch_for_which_the_cpu_has_not_the_memory_does_not_fit() -> None:
+    class Huge(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 8:
+                torch.empty(1 << 50, dtype=torch.uint8)
+            return super().forward(x)
+
+    model = Chain([Huge() for _ in range(3)]).train()
+    assert mn.largest_batch(model, lambda batch: torch.randn(batch, 16), "8MiB") == 8
+
+
+def test_an_error_of_a_part_is_none_of_the_memory() -> None:
+    """Behind the prediction, while batches are tried out: it was taken for a batch that does not fit."""
+
+    seen: set[int] = set()
+    again: list[int] = []
+
+    class Positions(ResidualMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            made = x.grad_fn
+            by_itself = made is not None and not any(node and node.next_functions for node, _ in made.next_functions)
+            if again and by_itself:
+                raise RuntimeError("the positions are over")
+            return super().forward(x)
+
+    def make_example(batch: int) -> Tensor:
+        again[:] = seen & {batch}  # one that was predicted, and is tried out now
+        seen.add(batch)
+        return torch.randn(batch, 16)
+
+    with pytest.raises(mn.ConversionError, match="the positions are over"):
+        mn.largest_batch(Chain([Positions() for _ in range(3)]).train(), make_example, "100KiB")
+
+
 def test_where_one_sample_is_too_few_for_batch_norms() -> None:
     blocks = Chain([nn.Sequential(nn.BatchNorm1d(16), ResidualMLP(16)) for _ in range(2)])
     model = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), blocks).train()

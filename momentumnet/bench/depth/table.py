@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from momentumnet.bench.results import Row
 from momentumnet.bench.tables import Table
+from momentumnet.bench.training_step import OVER_BUDGET
 from momentumnet.memory import format_bytes
 
 
@@ -49,11 +50,17 @@ def _deepest(rows: Sequence[Row], budget: int) -> list[str]:
         own = [row for row in rows if row["method"] == method]
         fitting = [row for row in own if "error" not in row]
         best = max(fitting, key=lambda row: int(row["depth"]), default=None)
-        failed = min((row["depth"] for row in own if "error" in row), default=None)
+        failed = min((row for row in own if "error" in row), key=lambda row: int(row["depth"]), default=None)
         what = "none" if best is None else f"{best['depth']} blocks, peak {format_bytes(best['peak_bytes'])}"
-        end = "the deepest tried" if failed is None else f"{failed} blocks do not fit"
+        end = "the deepest tried" if failed is None else _why_no_deeper(failed)
         lines.append(f"Deepest network within {format_bytes(budget)}, {method}: {what} ({end}).")
     return lines
+
+
+def _why_no_deeper(failed: Row) -> str:
+    """Of a network that could not be trained: beside want of memory a method may fail by anything else."""
+    depth, why = failed["depth"], failed["error"]
+    return f"{depth} blocks do not fit" if why == OVER_BUDGET else f"{depth} blocks: {why}"
 
 
 def simulated_table(rows: Sequence[Row]) -> Table:

@@ -10,7 +10,9 @@ import torch
 
 from momentumnet import whole_file
 from momentumnet.bench.depth.simulate import GIANTS, Giant
+from momentumnet.bench.depth.table import table
 from momentumnet.bench.networks import FAMILIES, family
+from momentumnet.bench.training_step import OVER_BUDGET
 
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")
 
@@ -57,6 +59,18 @@ def test_budget_ends_a_method_and_the_others_go_on(command: Callable[..., Any]) 
         assert last in Path("out", "depth-mlp.md").read_text()
     assert [row["depth"] for row in rows if row["method"] == "momentum 9/10"] == [2, 8, 16, 32]
     assert "momentum 9/10: 32 blocks" in done.err
+
+
+def test_a_method_that_fails_is_not_said_not_to_fit() -> None:
+    row = {"peak_bytes": None, "saved_bytes": None, "step_seconds": None}
+    rows = [
+        {**row, "depth": 8, "method": "compiled", "peak_bytes": 1 << 20, "step_seconds": 0.1},
+        {**row, "depth": 16, "method": "compiled", "error": "blocks.0 raised BackendCompilerFailed"},
+        {**row, "depth": 8, "method": "stored", "peak_bytes": 1 << 24, "error": OVER_BUDGET},
+    ]
+    compiled, stored = table(rows, "mlp", (2, 16), 1 << 21).notes[1:]
+    assert compiled.endswith("peak 1.00 MiB (16 blocks: blocks.0 raised BackendCompilerFailed).")
+    assert stored.endswith("none (8 blocks do not fit).")
 
 
 def test_resume_measures_only_what_is_missing(command: Callable[..., Any]) -> None:
