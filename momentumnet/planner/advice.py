@@ -13,6 +13,7 @@ from momentumnet.memory import format_bytes
 from momentumnet.planner.budget import MARGIN, allowed
 from momentumnet.planner.choice import KEPT, Choice
 from momentumnet.planner.options import Options
+from momentumnet.planner.parameter_bytes import to_the_byte, told_apart
 from momentumnet.planner.profile import Profile
 from momentumnet.planner.rescaled import predicted_largest, rescaled
 from momentumnet.planner.search import least
@@ -61,23 +62,12 @@ def does_not_fit(
         *(_chunks(profile, limit, smallest) if fullest.moment.phase == "loss" else ()),
     ]
     advice = f"What would help: {'; '.join(helps)}" if helps else "Neither a smaller batch nor a larger gamma helps"
-    found = f"about {_as_budget(smallest)}" if measured is None else f"{_to_the_byte(measured)} as measured"
+    found = f"about {_as_budget(smallest)}" if measured is None else f"{to_the_byte(measured)} as measured"
     return DoesNotFitError(
         f"no choice fits a budget of {told_apart(limit, measured)}. The least is {found}, for "
         f"{_place(profile, fullest.moment)}: {fullest}. {advice}",
         smallest if measured is None else measured,
     )
-
-
-def told_apart(size: int, other: int | None) -> str:
-    """Bytes, to the last one where rounded they are the same as others."""
-    same = other is not None and format_bytes(other) == format_bytes(size)
-    return _to_the_byte(size) if same else format_bytes(size)
-
-
-def _to_the_byte(size: int) -> str:
-    """Bytes as a budget that is no less than they are."""
-    return f"{format_bytes(size)} ({size} bytes)"
 
 
 @dataclass(frozen=True)

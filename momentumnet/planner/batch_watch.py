@@ -1,4 +1,4 @@
-"""Training keeps to its plan: calls with more than the example that was planned for are noticed."""
+"""Training keeps to its plan: calls with more than the example that was planned for, and other bytes of parameters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from momentumnet.core.collectives import processes
 from momentumnet.core.transforms import at_work
 from momentumnet.memory import format_bytes
+from momentumnet.planner.parameter_bytes import WatchedParameters
 from momentumnet.streams.averaging import check_averaged, is_averaging
 from momentumnet.streams.converted import is_laid_aside
 from momentumnet.streams.nested import tensors_in
@@ -43,6 +44,7 @@ class BatchWatch:
     ) -> None:
         self._planned, self._budget, self._again = planned, budget, again
         self._noticed, self._autocast, self._training = planned, autocast, training
+        self._parameters = WatchedParameters()
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at a call that is about to be made; those without gradients keep nothing, and a trace is no step.
@@ -55,15 +57,17 @@ class BatchWatch:
             check_averaged(type(model).__name__, model)
         self._look_at_autocast(model, (args, kwargs))
         is_larger, trains = self._is_larger((args, kwargs)), self._begins_to_train(model)
-        if not (is_larger or trains):
+        changes = self._parameters.changes(model)
+        if not (is_larger or trains or changes):
             return
         if self._again is not None and processes() == 1:
             logger.info(
-                "planning again: %d elements come in%s, %d were planned for%s",
+                "planning again: %d elements come in%s, %d were planned for%s%s",
                 self._noticed,
                 " in training mode" if trains else "",
                 self._planned,
                 " in eval mode" if trains else "",
+                "".join(f"; {change}" for change in changes),
             )
             self._again(model, args, kwargs)
             return
@@ -71,6 +75,8 @@ class BatchWatch:
             self._tell(model)
         if trains:
             self._tell_of_mode(model)
+        if changes:
+            self.tell_of_another(model, changes)
 
     def look(self, model: nn.Module, inputs: Any) -> None:
         """Look at example inputs, as at those of a call; they are not planned for again."""
@@ -115,6 +121,7 @@ class BatchWatch:
 
     def attach(self, model: nn.Module) -> None:
         """Watch the calls of a model."""
+        self._parameters.look(model)
         model.register_forward_pre_hook(self, with_kwargs=True)
 
     def _is_larger(self, inputs: Any) -> bool:

@@ -15,8 +15,9 @@ from momentumnet.planner.budget import ANEW, PRESENT
 from momentumnet.planner.build import device_of, profiles_of
 from momentumnet.planner.garbage import full_collections_put_off
 from momentumnet.planner.host_link import link_of
-from momentumnet.planner.made_for import classes_of, parameter_bytes_of, trained_in
+from momentumnet.planner.made_for import classes_of
 from momentumnet.planner.options import Options
+from momentumnet.planner.parameter_bytes import parameter_bytes_of, trained_in
 from momentumnet.planner.step_plans import MeasuredStep
 from momentumnet.streams.containers import sizes_of
 from momentumnet.streams.converted import is_converted

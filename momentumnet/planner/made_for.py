@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from momentumnet.listing import quoted
-from momentumnet.planner.advice import told_apart
+from momentumnet.planner.parameter_bytes import differs, parameter_bytes_of, trained_in
 from momentumnet.streams import containers
 
 if TYPE_CHECKING:
@@ -49,25 +49,16 @@ def differences(model: nn.Module, plan: TrainingPlan) -> list[str]:
     )
     for kind, parameters, planned in kinds:
         size = parameter_bytes_of(parameters)
-        if planned not in (None, size):  # of the second kind it goes without saying where the first is another
-            now, then = told_apart(size, planned), told_apart(planned, size)
-            return [*found, f"it has {now} of {kind}, not the {then} planned"]
+        if (
+            planned is not None and size != planned
+        ):  # of the second kind it goes without saying where the first is another
+            return [*found, differs(kind, size, planned)]
     return found
 
 
 def classes_of(model: nn.Module, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """The names of these modules' classes."""
     return tuple((name, _class_of(model.get_submodule(name)).__name__) for name in dict.fromkeys(names))
-
-
-def parameter_bytes_of(parameters: Iterable[nn.Parameter]) -> int:
-    """Their bytes, those of every process; lazy ones have none before their first forward."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in parameters if not is_lazy(parameter))
-
-
-def trained_in(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that take a gradient."""
-    return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _of_other_classes(model: nn.Module, plan: TrainingPlan, names: set[str]) -> list[str]:
