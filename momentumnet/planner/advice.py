@@ -198,6 +198,10 @@ def _in_chunks(profile: Profile, count: int) -> Profile:
     whole = 2 * max([output, *(profile.sizes[key] for key in profile.outputs)])
     needed = profile.outputs.union(*(unit.saved | unit.entry for unit in profile.units))
     own = profile.glue_at(last) - needed
+    behind = profile.backward_behind
+    if behind is not None:
+        kept = profile.flow.of_parameters(last) + whole
+        behind = min(behind, kept) + max(0, behind - kept) // count
     loss = replace(
         profile.loss,
         forward_peak=profile.loss.forward_peak // count,
@@ -207,6 +211,7 @@ def _in_chunks(profile: Profile, count: int) -> Profile:
         profile,
         loss=loss,
         behind=profile.behind // count,
+        backward_behind=behind,
         sizes={key: size // count if key in own else size for key, size in profile.sizes.items()},
         flow=profile.flow.with_work(2 * last, lambda work: min(work, whole) + max(0, work - whole) // count),
     )

@@ -152,6 +152,7 @@ def _step_of(ran: _Pass, took: _Measured, *, hollow: bool, present: bool) -> Pro
         loss=took.ending.cost,
         loss_held=took.ending.held,
         behind=took.ending.work,
+        backward_behind=took.ending.backward,
         outputs=outputs_of(ran.trace, ran.sizes) | left,
         returns_last=returns_last(ran.trace, ran.calls),
         flow=flow,

@@ -30,12 +30,15 @@ class Ending:
         held: bytes of its own that it holds until backward.
         work: bytes that the model's forward takes behind the last unit, above what is left of them when it returns.
         reached: of the tensors in the output, in order, whether the loss hands a gradient to them.
+        backward: bytes that backward takes at most in the loss and in what stands behind the last unit, above what is
+            held when it begins; None where that was not measured as one.
     """
 
     cost: Cost
     held: int
     work: int
     reached: tuple[bool, ...] = ()
+    backward: int | None = None
 
 
 def nth(number: int, counts: Callable[[], bool]) -> Callable[[], bool]:

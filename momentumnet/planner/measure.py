@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from momentumnet.planner.glue import LayersOutside
 from momentumnet.planner.hollow import HollowMeasures, hollowed, without_values
 from momentumnet.planner.names import Names
 from momentumnet.planner.profile import Cost
+from momentumnet.planner.tail import Tail
 from momentumnet.planner.unit_cost import Measures
 from momentumnet.recompute.own_gradients import is_about_hooks
 from momentumnet.streams.forwards import forwards_as_calls
@@ -122,10 +124,13 @@ class _Step:
                 behind = self._behind(lambda unit: not calls.are_measured and unit in costs, rest)
                 output = call_with_example(self.model, copied(example_inputs))
             ending = ending_of(measures, output, self.loss, behind)
-            if (
-                layers is not None and layers.kinds
-            ):  # in a pass of their own: the end of the first one is measured as one
-                del output
+            del output
+            # Passes of their own: the end of the first one is measured as one.
+            if self.units and not self.hollow and names is not None:
+                tail = Tail(self.model, self.units, present=self.present)
+                run = partial(call_with_example, self.model, copied(example_inputs))
+                ending = replace(ending, backward=tail.measured(run, self.loss))
+            if layers is not None and layers.kinds:
                 measures.outside = True
                 calls.look_at(layers.kinds, layers.costs, stack)
                 call_with_example(self.model, copied(example_inputs))

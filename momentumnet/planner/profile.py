@@ -106,6 +106,8 @@ class Profile:
         loss: the cost of the loss, behind the last unit.
         loss_held: bytes of its own that it holds until its backward.
         behind: bytes that the forward takes behind the last unit, above what is left of them when the model returns.
+        backward_behind: bytes that backward takes there at most, loss included, above what is held when it begins; None
+            where that was not measured as one.
         outputs: the storages of what the model returns. The training loop has a name for it, and so holds it until
             the step ends.
         returns_last: whether what the last unit returns is what the model does.
@@ -125,6 +127,7 @@ class Profile:
     loss: Cost
     loss_held: int = 0
     behind: int = 0
+    backward_behind: int | None = None
     outputs: frozenset[Key] = frozenset()
     returns_last: bool = False
     flow: Flow = field(default_factory=Flow)
@@ -223,7 +226,10 @@ class Profile:
         """
         output = self.units[-1].cost.output_bytes if self.units and not self.returns_last else 0
         forward = casts + max(self.behind, max(output - returned, 0) + self.loss.forward_peak)
-        backward = max(self.loss_held + self.loss.backward_peak, self.flow.in_front(len(self.units)))
+        if self.backward_behind is not None:
+            backward = self.loss_held + self.backward_behind
+        else:
+            backward = max(self.loss_held + self.loss.backward_peak, self.flow.in_front(len(self.units)))
         return returned + max(forward, backward)
 
     @cached_property

@@ -14,6 +14,7 @@ def rescaled(profile: Profile, share: float) -> Profile:
 
     Times are left as they were.
     """
+    behind, own = profile.backward_behind, profile.flow.of_parameters(len(profile.units))
     return replace(
         profile,
         units=tuple(_unit(unit, share) for unit in profile.units),
@@ -22,6 +23,7 @@ def rescaled(profile: Profile, share: float) -> Profile:
         loss=_cost(profile.loss, share),
         loss_held=int(profile.loss_held * share),
         behind=int(profile.behind * share),
+        backward_behind=None if behind is None else _grown(behind, own, share),
         flow=profile.flow.scaled(share),
         spaces=tuple(int(space * share) for space in profile.spaces),
     )
@@ -55,7 +57,7 @@ def _unit(unit: Unit, share: float) -> Unit:
 
 def _cost(cost: Cost, share: float) -> Cost:
     def grown(total: int, fixed: int) -> int:
-        return fixed + int(share * max(0, total - fixed))
+        return _grown(total, fixed, share)
 
     return replace(
         cost,
@@ -66,3 +68,8 @@ def _cost(cost: Cost, share: float) -> Cost:
         again_peak=grown(cost.again_peak, cost.parameter_bytes + cost.added_bytes),
         output_bytes=grown(cost.output_bytes, 0),
     )
+
+
+def _grown(total: int, fixed: int, share: float) -> int:
+    """Bytes of which so many do not depend on the batch."""
+    return fixed + int(share * max(0, total - fixed))
