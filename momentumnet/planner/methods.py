@@ -46,6 +46,7 @@ def _one_by_one(profile: Profile, in_streams: Way) -> list[Choice]:
     found, start = list[Choice](), 0
     while start < len(profile.units):
         stop = profile.end_of_stream(start)
-        found.append(Choice(start, stop, in_streams) if stop else Choice(start, start + 1, Way.CHECKPOINTED))
+        way = in_streams if profile.is_momentum(start) else Way.CHECKPOINTED
+        found.append(Choice(start, stop or start + 1, way))
         start = found[-1].stop
     return found

@@ -15,6 +15,8 @@ from momentumnet.planner.taken import Taken, taken_by
 
 # Units that are recomputed together from one input, at most.
 LONGEST_SEGMENT = 16
+# Of units that are chosen for as a whole the first ones are recomputed, down to one of about so many places.
+CUTS = 32
 # Of a stream's blocks that are kept, those that are offloaded are counted in these shares: each is an option.
 SHARES = 4
 
@@ -75,11 +77,11 @@ class Options:
                     for way in (Way.REVERSIBLE, Way.CHECKPOINTED) if middle > start else (Way.STORED,):
                         yield (*((Choice(start, middle, way),) if middle > start else ()), *tail)
             return
-        stop = self.profile.end_of_repeated(start)
+        stop = self.profile.end_of_whole(start)
         if stop is not None:
             yield (Choice(start, stop, Way.STORED),)
             if not all(map(self._is_idle, range(start, stop))):
-                yield tuple(Choice(index, index + 1, Way.CHECKPOINTED) for index in range(start, stop))
+                yield from self._as_a_whole(start, stop)
             return
         yield (Choice(start, start + 1, Way.STORED),)
         if self.profile.link is not None and start + 1 < len(units) and self.profile.moved(start):
@@ -90,6 +92,27 @@ class Options:
             if end > start + 1 or not self._is_idle(start):
                 yield (Choice(start, end, Way.CHECKPOINTED),)
 
+    def _as_a_whole(self, start: int, stop: int) -> Iterator[tuple[Choice, ...]]:
+        """Choices where streams and parts take turns: the first units are recomputed, and those behind them stored.
+
+        Parts whose modules run again and again are recomputed all, or none of them.
+        """
+        blocks = [index for index in range(start, stop) if self.profile.is_momentum(index)]
+        if not blocks:
+            yield tuple(Choice(index, index + 1, Way.CHECKPOINTED) for index in range(start, stop))
+            return
+        whole = any(map(self.profile.is_repeated, range(start, stop)))
+        middles = {stop, *range(start + 1, stop, max(1, (stop - start) // CUTS))}
+        for middle in sorted(middles):
+            for in_streams in (Way.REVERSIBLE, Way.CHECKPOINTED):
+                for outside in (Way.STORED, Way.CHECKPOINTED):
+                    yield tuple(
+                        Choice(index, index + 1, Way.STORED if index >= middle else in_streams)
+                        if self.profile.is_momentum(index)
+                        else Choice(index, index + 1, Way.STORED if index >= middle and not whole else outside)
+                        for index in range(start, stop)
+                    )
+
     def _is_idle(self, index: int) -> bool:
         """Whether a unit keeps nothing and is never recomputed, as a frozen one: then its input is not kept either."""
         unit = self.profile.units[index]
@@ -97,7 +120,7 @@ class Options:
 
     def _goes_on(self, index: int) -> bool:
         """Whether a unit can be recomputed together with those in front of it."""
-        in_one_way = self.profile.is_momentum(index) or self.profile.end_of_repeated(index) is not None
+        in_one_way = self.profile.is_momentum(index) or self.profile.end_of_whole(index) is not None
         unit = self.profile.units[index]
         return unit.handover is Handover.ALL and unit.cost.has_backward and not in_one_way
 
@@ -116,7 +139,8 @@ class Options:
     def _option(self, choices: tuple[Choice, ...], front: Front) -> Option:
         start, stop = choices[0].start, choices[-1].stop
         key: object = (choices, front)
-        if not self.profile.is_momentum(start) and self.profile.link is None:
+        in_one_way = self.profile.is_momentum(start) or self.profile.end_of_whole(start) is not None
+        if not in_one_way and self.profile.link is None:
             # Units whose kinds tell all, and as many of them by each choice.
             kinds = self._kinds[start - 1 if front is Front.STORED else start : stop]
             key = (choices[0].way, len(choices), front, kinds)

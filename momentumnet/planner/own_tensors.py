@@ -47,7 +47,7 @@ class OwnTensors:
 
     def _given_to(self, index: int) -> dict[Key, Key]:
         """By what a unit is given in the trace, what it is given by a stream."""
-        unit, front = self._traced[index], self._traced[index - 1] if index else None
+        unit, front = self._traced[index], self._front_of(index)
         if front is not None and (unit.stream, front.stream) != (None, None):
             # What more than two units share (the angles of rotary positions) is no stream.
             handed = {key: self.sizes[key] for key in unit.entry & front.saved if self._uses[key] <= 2}
@@ -61,6 +61,12 @@ class OwnTensors:
             copied = {key: self.sizes[key] for key in kept if self._is_stream(unit, key)}
         self.stand_ins |= (own := {key: self._new(size) for key, size in handed.items()})
         return own | {key: self._new(size) for key, size in copied.items()}
+
+    def _front_of(self, index: int) -> Unit | None:
+        """The unit in front; of a block behind another one of its stream that one, which may not be the last to run."""
+        stream = self._traced[index].stream
+        alike = (unit for unit in reversed(self._traced[:index]) if stream is not None and unit.stream == stream)
+        return next(alike, self._traced[index - 1] if index else None)
 
     def _hand_behind(self, index: int) -> None:
         """Who comes behind a block has what the stream returns, not what the block has returned and keeps itself."""

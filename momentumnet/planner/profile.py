@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -185,33 +186,68 @@ class Profile:
         return self.momentum_streams[index] is not None
 
     def end_of_stream(self, start: int) -> int | None:
-        """Behind the last block of the momentum stream whose blocks begin here; None if none does."""
-        if not self.is_momentum(start):
+        """Behind the last block of the momentum stream whose blocks begin here, in a row; None if none does."""
+        if not self.is_momentum(start) or any(first <= start < stop for first, stop in self._tangled):
             return None
         stop = start
         while stop < len(self.units) and self.units[stop].stream == self.units[start].stream:
             stop += 1
         return stop
 
-    def end_of_repeated(self, start: int) -> int | None:
-        """Behind the last of the units that begin here of which modules run again and again; None if none does.
-
-        Outside of momentum streams, where a module comes in one way in all of its calls.
-        """
-        return self._repeated.get(start)
+    def ends_of_stream(self, index: int) -> tuple[int, int]:
+        """The first and the last block of the momentum stream that a unit is a block of."""
+        return self._ends[self.units[index].stream]
 
     @cached_property
-    def _repeated(self) -> dict[int, int]:
+    def _ends(self) -> dict[int | None, tuple[int, int]]:
+        found: dict[int | None, tuple[int, int]] = {}
+        for index, unit in enumerate(self.units):
+            if self.is_momentum(index):
+                found[unit.stream] = found.get(unit.stream, (index, index))[0], index
+        return found
+
+    def under_way(self, index: int) -> list[int]:
+        """Of the other momentum streams that have begun in front of a unit and end behind it, the latest block."""
+        if not any(first <= index < stop for first, stop in self._tangled):
+            return []
+        others = [at for at, (first, last) in self._ends.items() if first < index < last]
+        streams = [stream for stream in others if stream != self.units[index].stream]
+        return [max(at for at in range(index) if self.units[at].stream == stream) for stream in streams]
+
+    @cached_property
+    def _tangled(self) -> list[tuple[int, int]]:
+        """Where momentum streams are whose blocks take turns with other units, as those of two streams side by side."""
+        return merged(
+            (first, last + 1)
+            for stream, (first, last) in self._ends.items()
+            if any(unit.stream != stream for unit in self.units[first : last + 1])
+        )
+
+    def end_of_whole(self, start: int) -> int | None:
+        """Behind the last of the units that begin here and are chosen for as a whole; None if none do.
+
+        Outside of momentum streams a module comes in one way in all of its calls; and in a momentum stream the first
+        blocks are recomputed and those behind them kept, also where its blocks take turns with other units.
+        """
+        return self._whole.get(start)
+
+    @cached_property
+    def _whole(self) -> dict[int, int]:
+        return dict(merged([*self._repeated, *self._tangled]))
+
+    def is_repeated(self, index: int) -> bool:
+        """Whether a unit lies where modules outside of momentum streams run again and again."""
+        return any(first <= index < stop for first, stop in self._repeated)
+
+    @cached_property
+    def _repeated(self) -> list[tuple[int, int]]:
         first: dict[str, int] = {}
         found: list[tuple[int, int]] = []
         for index, unit in enumerate(self.units):
             start = min((first.setdefault(name, index) for name in unit.names), default=index)
-            if self.is_momentum(index) or start == index:
-                continue
-            while found and found[-1][1] > start:  # the ranges of several modules meet
-                start = min(start, found.pop()[0])
-            found.append((start, index + 1))
-        return dict(found)
+            if not self.is_momentum(index) and start < index:
+                found.append((start, index + 1))
+        return merged(found)
 
     def bytes_of(self, keys: frozenset[Key]) -> int:
         """Bytes of storages."""
@@ -285,3 +321,14 @@ class Profile:
     def momentum_seconds(self) -> float:
         """That the rule of the streams takes, whatever is recomputed: a step forward and one of its gradients."""
         return sum(2 * stream.step_seconds for stream in self.momentum_streams if stream is not None)
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges without those that meet: of these, what reaches from the first of them to the last."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        else:
+            found.append((start, stop))
+    return found

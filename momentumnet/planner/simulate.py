@@ -129,7 +129,7 @@ class Simulation:
 
     def _is_last(self, index: int) -> bool:
         """Whether the unit is the last block of its stream."""
-        return index + 1 == len(self.units) or self.units[index + 1].stream != self.units[index].stream
+        return self.profile.ends_of_stream(index)[1] == index
 
     def note(self, phase: str, index: int, extra: int) -> None:
         """A moment at which so many bytes are there beside those that are held."""
@@ -157,7 +157,7 @@ class Simulation:
         self.held.add(self.profile.glue_at(index) if index > self.start else ())
         unit, choice, stream = self.units[index], self.choice(index), self.stream_of(index)
         there = unit.entry | self.profile.named_at(index, self.start, self.stop) | self.begun_with(index)
-        extra = self.held.missing(there) + self.casts
+        extra = self.held.missing(there) + self.casts + self._under_way(index)
         steps, whole = self.rewound(index)
         keeps = choice.way in KEPT
         if stream is not None:
@@ -244,7 +244,7 @@ class Simulation:
         if self._moves:
             self.held.add(self._in_front(index - 1))
         stream = self.stream_of(index)
-        extra = self._of_stream(index) + self.profile.flow.around(index)
+        extra = self._of_stream(index) + self.profile.flow.around(index) + self._under_way(index, backward=True)
         if choice.way not in KEPT:
             given = stream.position if stream is not None and choice.way is Way.REVERSIBLE else 0
             self._recompute(index, choice, extra + unit.cost.output_bytes + given)
@@ -277,7 +277,7 @@ class Simulation:
         if stream is None:
             return 0
         gradients = stream.gradients(
-            first=index == 0 or self.units[index - 1].stream != self.units[index].stream,
+            first=self.profile.ends_of_stream(index)[0] == index,
             handed_on=self.profile.flow.reaches_in_front(index),
         )
         steps, whole = self.rewound(index)
@@ -286,6 +286,18 @@ class Simulation:
         if steps == whole:
             self.states -= stream.at_rest(whole)
         return gradients + stream.in_motion + stream.put_aside(steps)
+
+    def _under_way(self, index: int, *, backward: bool = False) -> int:
+        """Bytes of other streams' states, and in backward of their gradients of v, between two of their blocks."""
+        found = 0
+        for block in self.profile.under_way(index):
+            stream, (steps, whole) = self.stream_of(block), self.rewound(block)
+            assert stream is not None
+            if not backward or 0 < steps < whole:
+                found += stream.in_motion + stream.put_aside(steps)
+            if backward and self.profile.flow.reaches_in_front(block):
+                found += stream.gradients(first=False, handed_on=True) - stream.position
+        return found
 
     def _recompute(self, index: int, choice: Choice, extra: int) -> None:
         """The saved tensors of a unit, or of all that are recomputed with it, are there again."""

@@ -26,7 +26,7 @@ def with_starts(
         place = unit.stream
         if place is None or not found[place].gamma or found[place].word is None:
             continue
-        if index and units[index - 1].stream == place:
+        if any(before.stream == place for before in units[:index]):
             continue
         size = found[place].position
         start = next((key for key in unit.entry - unit.beside if sizes[key] in (0, size)), None)
