@@ -189,10 +189,19 @@ def _units_of(
             _handover(ran.calls, number),
             cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
             filled[number],
-            frozenset() if stage.stream is None else handed[number] - _carried(own[0], ran.streams[stage.stream]),
+            _beside(ran, number, handed[number]),
         )
         for number, (stage, own, cost) in enumerate(zip(ran.stages, ran.calls, costs, strict=True))
     )
+
+
+def _beside(ran: _Pass, number: int, handed: frozenset[Key]) -> frozenset[Key]:
+    """Of a block's arguments those that its stream does not carry: nothing gives them again but who keeps them."""
+    stream, call = ran.stages[number].stream, ran.calls[number][0]
+    if stream is None:
+        return frozenset()
+    carried = _carried(call, ran.streams[stream])
+    return (handed | frozenset(call.entered) if carried - {None} else handed) - carried
 
 
 def _handover(calls: Sequence[Sequence[Call]], number: int) -> Handover:

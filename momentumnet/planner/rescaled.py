@@ -14,7 +14,6 @@ def rescaled(profile: Profile, share: float) -> Profile:
 
     Times are left as they were.
     """
-    behind, own = profile.backward_behind, profile.flow.of_parameters(len(profile.units))
     return replace(
         profile,
         units=tuple(_unit(unit, share) for unit in profile.units),
@@ -23,7 +22,7 @@ def rescaled(profile: Profile, share: float) -> Profile:
         loss=_cost(profile.loss, share),
         loss_held=int(profile.loss_held * share),
         behind=int(profile.behind * share),
-        backward_behind=None if behind is None else _grown(behind, own, share),
+        backward_behind=None if profile.backward_behind is None else _behind(profile, profile.backward_behind, share),
         flow=profile.flow.scaled(share),
         spaces=tuple(int(space * share) for space in profile.spaces),
     )
@@ -49,6 +48,15 @@ def predicted_largest(profile: Profile, measured: int, limit: int, batches: rang
         middle = (first + last + 1) // 2
         first, last = (middle, last) if fits(middle) else (first, middle - 1)
     return first
+
+
+def _behind(profile: Profile, measured: int, share: float) -> int:
+    """What backward takes behind the last unit, with or without the gradients of parameters there, or what is known."""
+    last, flow = len(profile.units), profile.flow
+    own = flow.parameters[2 * last] if flow.parameters else 0
+    # Where they are there before, each is added to them and goes: the graph tells of their sum alone.
+    known = 0 if profile.present else flow.scaled(share).in_front(last) - int(share * profile.loss_held)
+    return max(_grown(measured, own, share), known, int(share * profile.loss.backward_peak))
 
 
 def _unit(unit: Unit, share: float) -> Unit:
