@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "momentumnet"
 
 # From the ground up. A room may import those below it, and itself; rooms of one row know nothing of each other.
 FLOORS = (
-    ("errors", "figures", "listing", "log", "memory", "parameter_parts", "predictions", "progress"),
+    ("errors", "figures", "listing", "log", "memory", "out_of_memory", "parameter_parts", "predictions", "progress"),
     ("options",),
     ("arithmetic", "command_errors", "whole_file"),
     ("checkpoint_file", "native", "optimizer_left_behind", "recompute", "source_tree"),
