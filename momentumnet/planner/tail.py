@@ -63,6 +63,8 @@ class Tail:
                 if self._left or self._within:
                     return None
                 total = total_of(output, loss)
+                if total.grad_fn is None:
+                    return None
                 torch.clear_autocast_cache()  # a backward stands behind autocast
                 gradients = self._differentiated(total)
                 self._behind.close()
@@ -83,8 +85,7 @@ class Tail:
 
     def _ends(self, total: Tensor) -> Iterator[GradientEdge]:
         """Where gradients leave what stands behind the last unit."""
-        assert total.grad_fn is not None
-        pending: list[Node] = [total.grad_fn]
+        pending: list[Node] = [] if total.grad_fn is None else [total.grad_fn]
         seen: set[Any] = set(pending)
         while pending:
             for node, place in pending.pop().next_functions:
