@@ -88,8 +88,8 @@ def build_cpu(target: Path, scratch: Path) -> str:
     with ThreadPoolExecutor() as pool:
         base = [*compiler, *GNU_FLAGS, "-c"]
         others = [
-            pool.submit(_run, [*base, str(SOURCES / source), "-o", target])
-            for source, target in zip(("tables.cpp", "cpu_loops.cpp"), objects[1:], strict=False)
+            pool.submit(_run, [*base, str(SOURCES / source), "-o", str(scratch / f"{name}.o")])
+            for name, source in {"tables": "tables.cpp", "portable": "cpu_loops.cpp"}.items()
         ]
         _run([*base, *choices, str(SOURCES / "cpu.cpp"), "-o", objects[0]])
         for other in others:

@@ -49,9 +49,8 @@ def differences(model: nn.Module, plan: TrainingPlan) -> list[str]:
     )
     for kind, parameters, planned in kinds:
         size = parameter_bytes_of(parameters)
-        if (
-            planned is not None and size != planned
-        ):  # of the second kind it goes without saying where the first is another
+        # Of the second kind it goes without saying where the first is another.
+        if planned is not None and size != planned:
             return [*found, differs(kind, size, planned)]
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import operator
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.compiled import python_tables
 from momentumnet.arithmetic.compiled.python_tables import Entries
-from momentumnet.recompute.left_containers import is_looked_at
+from momentumnet.recompute.left_containers import Place, is_looked_at
 from momentumnet.recompute.left_values import Look
 from momentumnet.recompute.objects import OF_MODULE
 from momentumnet.recompute.standing import Standing
@@ -24,21 +24,20 @@ from momentumnet.recompute.standing import Standing
 # Classes whose objects are settings on an attribute, and in a list there.
 NUMBERS = frozenset({bool, int, float, complex, str, type(None)})
 
-Place = tuple[int, str]
-
 
 class Places:
     """Where some values stand among the entries, and on which modules, under which names."""
 
     def __init__(self, found: Sequence[tuple[int, Place]]) -> None:
         self.places = [place for _, place in found]
-        # With two more, as of fewer it makes no tuple.
-        self._take = operator.itemgetter(*[index for index, _ in found], 0, 0)
+        indices = [index for index, _ in found]
+        # Of fewer than two it makes no tuple.
+        together: Callable[[Entries], Entries] | None = operator.itemgetter(*indices) if len(indices) > 1 else None
+        self._take = together or (lambda entries: tuple(entries[index] for index in indices))
 
     def values(self, standing: Standing) -> Entries:
-        """Those that stand there; and two of no meaning behind them."""
-        found: Entries = self._take(standing.entries)
-        return found
+        """Those that stand there."""
+        return self._take(standing.entries)
 
 
 class Inventory(NamedTuple):

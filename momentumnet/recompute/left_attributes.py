@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from momentumnet.arithmetic.compiled.python_tables import Table
 from momentumnet.recompute.buffer_values import COPIED_ANYWAY
-from momentumnet.recompute.inventory import inventory_of
+from momentumnet.recompute.inventory import NUMBERS, inventory_of
 from momentumnet.recompute.left_containers import Containers
 from momentumnet.recompute.left_values import is_plain_tensor, is_written, stand_ins
 from momentumnet.recompute.objects import parts
@@ -26,7 +26,6 @@ from momentumnet.recompute.standing import Standing
 
 # By block, the plain tensors on attributes that its calls write to, as far as it has been seen.
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, str]]] = weakref.WeakKeyDictionary()
-_NUMBERS = (bool, int, float, complex, str, type(None))
 # An object that reaches more than this is a part of the program around the network.
 _MOST_PARTS = 1000
 
@@ -141,7 +140,7 @@ def _holds_no_graph(value: Any) -> bool:
 
     A state that is handed on in a tuple or an object, a function that is taken in turns, or nothing at all.
     """
-    if type(value) in _NUMBERS:
+    if type(value) in NUMBERS:
         return True
     found = list(islice(parts([value]), _MOST_PARTS))
     tensors = [part for part, contents in found if contents is None]

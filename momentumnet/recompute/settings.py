@@ -29,13 +29,13 @@ class Settings:
         self._inventory = inventory
         self._single = inventory.single.values(standing)
         several = inventory.several.values(standing)
-        self._several = [value if _is_setting(value) else _NO_SETTING for value in several[:-2]]
+        self._several = tuple(value if _is_setting(value) else _NO_SETTING for value in several)
 
     def changes(self, inventory: Inventory, standing: Standing) -> Iterator[tuple[int, str, Any]]:
         """Where another one stands by now: number of the module, name, and what the call has begun with."""
         if inventory is self._inventory and self._stand(standing):
             return
-        for places, values in ((self._inventory.single, self._single[:-2]), (self._inventory.several, self._several)):
+        for places, values in ((self._inventory.single, self._single), (self._inventory.several, self._several)):
             for (number, name), value in zip(places.places, values, strict=True):
                 if value is not _NO_SETTING and standing.attributes[number].get(name, _NO_SETTING) is not value:
                     yield number, name, value
@@ -45,7 +45,7 @@ class Settings:
         if not python_tables.are_same(self._inventory.single.values(standing), self._single):
             return False
         several = self._inventory.several.values(standing)
-        return all(now is value or value is _NO_SETTING for now, value in zip(several, self._several, strict=False))
+        return all(now is value or value is _NO_SETTING for now, value in zip(several, self._several, strict=True))
 
 
 def _is_setting(value: Sequence[Any]) -> bool:
