@@ -152,6 +152,19 @@ def test_an_error_of_a_part_is_none_of_the_memory() -> None:
         mn.largest_batch(Chain([Positions() for _ in range(3)]).train(), make_example, "100KiB")
 
 
+def test_nor_is_an_error_of_an_example_that_is_made_again() -> None:
+    seen: set[int] = set()
+
+    def make_example(batch: int) -> Tensor:
+        if batch in seen:
+            raise RuntimeError("the data are over")
+        seen.add(batch)
+        return torch.randn(batch, 16)
+
+    with pytest.raises(RuntimeError, match="the data are over"):
+        mn.largest_batch(Chain([ResidualMLP() for _ in range(3)]).train(), make_example, "100KiB")
+
+
 def test_where_one_sample_is_too_few_for_batch_norms() -> None:
     blocks = Chain([nn.Sequential(nn.BatchNorm1d(16), ResidualMLP(16)) for _ in range(2)])
     model = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), blocks).train()

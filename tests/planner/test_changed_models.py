@@ -99,12 +99,15 @@ def test_parameters_in_parts_are_not_watched(monkeypatch: pytest.MonkeyPatch, ca
     assert TOLD not in caplog.text
 
 
-def test_it_is_planned_again() -> None:
+def test_it_is_planned_again(caplog: pytest.LogCaptureFixture) -> None:
     model, x = chain(), rows(16)
+    caplog.set_level("INFO", "momentumnet")
     budget = mn.plan(model, x, gamma=GAMMA, budget="least").peak * 5 // 4
     net = mn.convert(model, x, gamma=GAMMA, budget=budget, replan="auto").double()
     wide: Tensor = x.double()
     step(net, torch.float64)
+    assert "planning again" in caplog.text
+    assert TOLD not in caplog.text
     expected = mn.convert(model.double(), wide, gamma=GAMMA, backward="stored")
     assert_same(train_step(net, (wide,)), train_step(expected, (wide,)))
     net.zero_grad(set_to_none=True)
