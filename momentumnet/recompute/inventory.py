@@ -29,11 +29,17 @@ class Places:
     """Where some values stand among the entries, and on which modules, under which names."""
 
     def __init__(self, found: Sequence[tuple[int, Place]]) -> None:
+        self._found = found
         self.places = [place for _, place in found]
         indices = [index for index, _ in found]
         # Of fewer than two it makes no tuple.
         together: Callable[[Entries], Entries] | None = operator.itemgetter(*indices) if len(indices) > 1 else None
         self._take = together or (lambda entries: tuple(entries[index] for index in indices))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places) and self._found == other._found
+
+    __hash__ = None  # type: ignore[assignment]
 
     def values(self, standing: Standing) -> Entries:
         """Those that stand there."""
@@ -60,17 +66,35 @@ class Inventory(NamedTuple):
     has_tensors: bool
 
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, Inventory] = weakref.WeakKeyDictionary()
+# By block, the last one first: a recompute may find another one than the forward, in turns (tables of buffers are of a
+# class of their own there).
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, list[Inventory]] = weakref.WeakKeyDictionary()
+_MOST_KNOWN = 4
 
 
 def inventory_of(block: nn.Module, standing: Standing) -> tuple[Inventory, Look]:
     """What stands on the modules of ``block``, and how its containers are looked at."""
-    known = _KNOWN.get(block)
-    if known is not None and known.sizes == standing.sizes and python_tables.are_of(standing.entries, known.kinds):
-        return known, Look.LATER
-    found = _KNOWN[block] = _inventory(standing)
-    is_new = known is None or not set(found.containers) <= set(known.containers)
+    known = _KNOWN.get(block, [])
+    found = next((inventory for inventory in known if _fits(inventory, standing)), None)
+    if found is None:
+        found = _alike_shared(_inventory(standing), known)
+    elif found is known[0]:
+        return found, Look.LATER
+    _KNOWN[block] = [found, *(inventory for inventory in known if inventory is not found)][:_MOST_KNOWN]
+    is_new = not known or not set(found.containers) <= set(known[0].containers)
     return found, Look.FIRST if is_new else Look.LATER
+
+
+def _fits(inventory: Inventory, standing: Standing) -> bool:
+    return inventory.sizes == standing.sizes and python_tables.are_of(standing.entries, inventory.kinds)
+
+
+def _alike_shared(inventory: Inventory, known: Sequence[Inventory]) -> Inventory:
+    """It, with the settings of another one if they stand in the same places: they are compared by these then."""
+    for other in known:
+        if (inventory.sizes, inventory.single, inventory.several) == (other.sizes, other.single, other.several):
+            return inventory._replace(single=other.single, several=other.several)
+    return inventory
 
 
 def _inventory(standing: Standing) -> Inventory:

@@ -215,10 +215,10 @@ class BlockCall:
             self._buffers.replayed(self._statistics.given_again()),
             requiring_gradients(toggled) if toggled else AS_IT_IS,
             self._moved.replayed(),
-            self._statistics.replayed(),
             self._choices.replayed(),
             self._parameters.of_forward() if self._parameters.swapped else AS_IT_IS,
             self._attributes.replayed(),
+            self._statistics.replayed(),  # behind attributes, among which it puts a forward for each norm
         ):
             if unseen:
                 self._moved.check_unmoved(self.name)

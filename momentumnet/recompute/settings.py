@@ -33,7 +33,8 @@ class Settings:
 
     def changes(self, inventory: Inventory, standing: Standing) -> Iterator[tuple[int, str, Any]]:
         """Where another one stands by now: number of the module, name, and what the call has begun with."""
-        if inventory is self._inventory and self._stand(standing):
+        before = self._inventory
+        if inventory.single is before.single and inventory.several is before.several and self._stand(standing):
             return
         for places, values in ((self._inventory.single, self._single), (self._inventory.several, self._several)):
             for (number, name), value in zip(places.places, values, strict=True):
@@ -41,7 +42,7 @@ class Settings:
                     yield number, name, value
 
     def _stand(self, standing: Standing) -> bool:
-        """Whether they do, where the inventory is the same."""
+        """Whether they do, where the inventory has them in the same places."""
         if not python_tables.are_same(self._inventory.single.values(standing), self._single):
             return False
         several = self._inventory.several.values(standing)
