@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, compress
 from typing import Any
@@ -60,7 +60,7 @@ def profiles_of(
     hollow = without_values(model, example_inputs)
     step = _step_of(ran, took, hollow=hollow, present=present)
     glue = glue_of(ran.trace, ran.calls)
-    streams = [[stream_profile(s, gamma, arithmetic, device, hollow=hollow) for s in found.streams] for gamma in gammas]
+    streams = [[stream_profile(s, gamma, arithmetic, device, hollow=hollow) for s in ran.streams] for gamma in gammas]
     return [at_gamma(gamma, step, glue, own) for gamma, own in zip(gammas, streams, strict=True)]
 
 
@@ -73,7 +73,7 @@ class _Pass:
         stages: the units.
         calls: those of each unit.
         sizes: bytes of the storages; what the trace has none of gets a number of its own.
-        streams: of the network.
+        streams: of the network, one for each time that one of them runs.
     """
 
     trace: Trace
@@ -108,9 +108,10 @@ class _Measured:
 def _recorded(model: nn.Module, example_inputs: Any, found: Discovery) -> _Pass:
     trace = record(model, example_inputs, eval_mode=False, values=False)
     forget_untrained(trace)
-    stages = [stage for stage in found.timeline if not stage.repeated]
+    stages = list(found.timeline)
+    runs = sorted({(stage.run, stage.stream) for stage in stages if stage.run is not None and stage.stream is not None})
     sizes = {key: storage.nbytes() for key, storage in trace.storages.items()} | dict.fromkeys(trace.given, 0)
-    return _Pass(trace, stages, _calls_of(trace, stages), sizes, found.streams)
+    return _Pass(trace, stages, _calls_of(trace, stages), sizes, [found.streams[stream] for _, stream in runs])
 
 
 def _measured(
@@ -180,27 +181,35 @@ def _units_of(
 ) -> tuple[Unit, ...]:
     """The units with what they keep, are handed first and leave in caches, and what they cost."""
     shown = any(tensor.requires_grad for tensor in ran.trace.returned)  # not in an output of a class that hides them
-    return tuple(
-        Unit(
-            stage.names,
-            stage.stream,
-            frozenset(key for call in own for inner in call.walk() for key in inner.saved),
-            _entry(own[0], ran.sizes, number) | handed[number],
-            _handover(ran.calls, number),
-            cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1]) if shown else cost,
-            filled[number],
-            _beside(ran, number, handed[number]),
+    ran_before: set[str] = set()
+    units = []
+    for number, (stage, own, cost) in enumerate(zip(ran.stages, ran.calls, costs, strict=True)):
+        if shown:
+            cost = cost.leaving(flow.of_unit(number), has_backward=flow.reached[2 * number + 1])
+        if ran_before.issuperset(stage.names):
+            cost = replace(cost, cast_bytes=0)  # autocast has them from the call before
+        ran_before.update(stage.names)
+        units.append(
+            Unit(
+                stage.names,
+                stage.run,
+                frozenset(key for call in own for inner in call.walk() for key in inner.saved),
+                _entry(own[0], ran.sizes, number) | handed[number],
+                _handover(ran.calls, number),
+                cost,
+                filled[number],
+                _beside(ran, number, handed[number]),
+            )
         )
-        for number, (stage, own, cost) in enumerate(zip(ran.stages, ran.calls, costs, strict=True))
-    )
+    return tuple(units)
 
 
 def _beside(ran: _Pass, number: int, handed: frozenset[Key]) -> frozenset[Key]:
     """Of a block's arguments those that its stream does not carry: nothing gives them again but who keeps them."""
-    stream, call = ran.stages[number].stream, ran.calls[number][0]
-    if stream is None:
+    run, call = ran.stages[number].run, ran.calls[number][0]
+    if run is None:
         return frozenset()
-    carried = _carried(call, ran.streams[stream])
+    carried = _carried(call, ran.streams[run])
     return (handed | frozenset(call.entered) if carried - {None} else handed) - carried
 
 

@@ -85,10 +85,7 @@ def measured_steps(
         profiles = [replace(profile, link=link) for profile in profiles]
     if not profiles[0].units:
         raise ConversionError(
-            f"the streams of {type(model).__name__} run several times in a pass, and these are not planned; convert "
-            "without a budget"
-            if found.streams
-            else f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
+            f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
     device = device_of(model, example_inputs)
     names = [name for unit in profiles[0].units for name in unit.names]

@@ -93,25 +93,32 @@ class Options:
                 yield (Choice(start, end, Way.CHECKPOINTED),)
 
     def _as_a_whole(self, start: int, stop: int) -> Iterator[tuple[Choice, ...]]:
-        """Choices where streams and parts take turns: the first units are recomputed, and those behind them stored.
+        """Choices where streams and parts take turns, or modules run again and again.
 
-        Parts whose modules run again and again are recomputed all, or none of them.
+        The first units are recomputed, in each of their calls, and those behind them stored.
         """
-        blocks = [index for index in range(start, stop) if self.profile.is_momentum(index)]
-        if not blocks:
-            yield tuple(Choice(index, index + 1, Way.CHECKPOINTED) for index in range(start, stop))
-            return
-        whole = any(map(self.profile.is_repeated, range(start, stop)))
-        middles = {stop, *range(start + 1, stop, max(1, (stop - start) // CUTS))}
-        for middle in sorted(middles):
-            for in_streams in (Way.REVERSIBLE, Way.CHECKPOINTED):
-                for outside in (Way.STORED, Way.CHECKPOINTED):
+        ranks = self._ranks(start, stop)
+        blocks = any(map(self.profile.is_momentum, range(start, stop)))
+        count = max(ranks) + 1
+        for cut in sorted({count, *range(1, count, max(1, count // CUTS))}):
+            for in_streams in (Way.REVERSIBLE, Way.CHECKPOINTED) if blocks else (Way.CHECKPOINTED,):
+                for outside in (Way.STORED, Way.CHECKPOINTED) if blocks else (Way.CHECKPOINTED,):
+                    ways = (in_streams if self.profile.is_momentum(at) else outside for at in range(start, stop))
                     yield tuple(
-                        Choice(index, index + 1, Way.STORED if index >= middle else in_streams)
-                        if self.profile.is_momentum(index)
-                        else Choice(index, index + 1, Way.STORED if index >= middle and not whole else outside)
-                        for index in range(start, stop)
+                        Choice(at, at + 1, way if rank < cut else Way.STORED)
+                        for at, rank, way in zip(range(start, stop), ranks, ways, strict=True)
                     )
+
+    def _ranks(self, start: int, stop: int) -> list[int]:
+        """The places of units in the order in which modules run first: units that share a module have one."""
+        rank_of: dict[str, int] = {}
+        for at, unit in enumerate(self.profile.units[start:stop]):
+            known = {rank_of[name] for name in unit.names if name in rank_of}
+            rank = min(known, default=at)
+            rank_of = {name: rank if found in known else found for name, found in rank_of.items()}
+            rank_of |= dict.fromkeys(unit.names, rank)
+        places = {rank: place for place, rank in enumerate(sorted(set(rank_of.values())))}
+        return [places[rank_of[unit.names[0]]] for unit in self.profile.units[start:stop]]
 
     def _is_idle(self, index: int) -> bool:
         """Whether a unit keeps nothing and is never recomputed, as a frozen one: then its input is not kept either."""

@@ -75,7 +75,7 @@ class Unit:
 
     Attributes:
         names: their modules.
-        stream: for a block, the index of its stream.
+        stream: for a block, the index of its stream; one that runs several times counts as one each time.
         saved: the storages that its backward needs.
         entry: the storages of its arguments.
         handover: how much of its arguments is what the unit before returned.
@@ -187,7 +187,7 @@ class Profile:
 
     def end_of_stream(self, start: int) -> int | None:
         """Behind the last block of the momentum stream whose blocks begin here, in a row; None if none does."""
-        if not self.is_momentum(start) or any(first <= start < stop for first, stop in self._tangled):
+        if not self.is_momentum(start) or any(first <= start < stop for first, stop in self.wholes.items()):
             return None
         stop = start
         while stop < len(self.units) and self.units[stop].stream == self.units[start].stream:
@@ -226,26 +226,25 @@ class Profile:
     def end_of_whole(self, start: int) -> int | None:
         """Behind the last of the units that begin here and are chosen for as a whole; None if none do.
 
-        Outside of momentum streams a module comes in one way in all of its calls; and in a momentum stream the first
-        blocks are recomputed and those behind them kept, also where its blocks take turns with other units.
+        A module comes in one way in all of its calls; and in a momentum stream the first blocks are recomputed and
+        those behind them kept, also where its blocks take turns with other units.
         """
-        return self._whole.get(start)
+        return self.wholes.get(start)
 
     @cached_property
-    def _whole(self) -> dict[int, int]:
+    def wholes(self) -> dict[int, int]:
+        """Where units are chosen for as a whole: by the first one, the place behind the last."""
         return dict(merged([*self._repeated, *self._tangled]))
-
-    def is_repeated(self, index: int) -> bool:
-        """Whether a unit lies where modules outside of momentum streams run again and again."""
-        return any(first <= index < stop for first, stop in self._repeated)
 
     @cached_property
     def _repeated(self) -> list[tuple[int, int]]:
+        """Where modules run again and again; but for blocks that a momentum stream itself calls several times."""
         first: dict[str, int] = {}
         found: list[tuple[int, int]] = []
         for index, unit in enumerate(self.units):
             start = min((first.setdefault(name, index) for name in unit.names), default=index)
-            if not self.is_momentum(index) and start < index:
+            in_one_stream = self.is_momentum(index) and self.units[start].stream == unit.stream
+            if start < index and not in_one_stream:
                 found.append((start, index + 1))
         return merged(found)
 

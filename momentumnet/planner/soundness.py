@@ -50,7 +50,7 @@ def _faults(plan: TrainingPlan) -> Iterator[str]:
     momentum = {stream.path for stream in plan.streams}
     yield from _faults_outside(plan.units, momentum)
     for stream in plan.streams:
-        yield from _faults_of_stream(stream, plan.units_of(stream))
+        yield from _faults_of_stream(stream, plan.runs_of(stream))
     for moment in (*plan.moments, *(moment for method in plan.methods for moment in method.moments)):
         yield from _not_one_of("the phase of a moment", moment.phase, PHASES)
     for method in plan.methods:
@@ -83,7 +83,7 @@ def _faults_outside(units: Sequence[PlannedUnit], momentum: Set[str]) -> Iterato
             yield f"units {found} are recomputed together as group {group}, and do not follow one another"
 
 
-def _faults_of_stream(stream: PlannedStream, units: Sequence[PlannedUnit]) -> Iterator[str]:
+def _faults_of_stream(stream: PlannedStream, runs: Sequence[Sequence[PlannedUnit]]) -> Iterator[str]:
     name = f"stream {stream.path or '(root)'!r}"
     if not stream.blocks:
         yield f"{name} has no blocks"
@@ -94,10 +94,13 @@ def _faults_of_stream(stream: PlannedStream, units: Sequence[PlannedUnit]) -> It
             yield f"{name} has {len(stream.blocks)} blocks, and a companion that not each of them takes and returns"
         if 0 in companion.outputs:
             yield f"{name} has a companion that is returned first, as the stream's own tensor is"
-    # One that runs several times in a pass has no units.
-    if units and [unit.names for unit in units] != [(block,) for block in stream.blocks]:
+    blocks = [(block,) for block in stream.blocks]
+    if not runs or any([unit.names for unit in run] != blocks for run in runs):
         yield f"{name} has other blocks than its units are"
-    ways = [way for way, _ in groupby(unit.way for unit in units)]
+        return
+    if any([unit.way for unit in run] != [unit.way for unit in runs[0]] for run in runs):
+        yield f"the blocks of {name} come in one way when it runs first, and in another one later"
+    ways = [way for way, _ in groupby(unit.way for unit in runs[0])]
     recomputed = [way for way in ways if Way(way) not in KEPT] if set(ways) <= set(_WAYS) else []
     if len(recomputed) > 1 or recomputed != ways[: len(recomputed)]:
         yield (

@@ -129,14 +129,15 @@ class TrainingPlan:
     training: bool | None = None
     classes: tuple[tuple[str, str], ...] = ()
 
-    def units_of(self, stream: PlannedStream) -> list[PlannedUnit]:
-        """The blocks of a stream; several streams have one path where a container holds them."""
-        blocks = set(stream.blocks)
-        return [unit for unit in self.units if unit.stream == stream.path and blocks.issuperset(unit.names)]
+    def runs_of(self, stream: PlannedStream) -> list[list[PlannedUnit]]:
+        """The blocks of a stream, for each time that it runs; several streams in one container have one path."""
+        blocks, length = set(stream.blocks), len(stream.blocks) or 1
+        found = [unit for unit in self.units if unit.stream == stream.path and blocks.issuperset(unit.names)]
+        return [found[start : start + length] for start in range(0, len(found), length)]
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""
-        ways = [unit.way for unit in self.units_of(stream)]
+        ways = [unit.way for unit in self.runs_of(stream)[0]]
         kept = sum(Way(way) in KEPT for way in ways)
         return (ways[0] if kept < len(ways) else Way.REVERSIBLE.value), kept
 

@@ -20,14 +20,14 @@ class Stage:
         saving: Bytes that are not kept where it is recomputed: all that a block keeps, as the stream's state gives its
             input again; of a part, all but its input.
         returned: Bytes of a part's input that is the output of a stream, which an exact one can give again.
-        repeated: Whether a block's stream runs several times in a pass.
+        run: For a block, the number of the run that it is called in: a stream may run several times in a pass.
     """
 
     names: tuple[str, ...]
     stream: int | None
     saving: int
     returned: int = 0
-    repeated: bool = False
+    run: int | None = None
 
     def freed(self, *, given_again: bool) -> int:
         """Bytes that its recompute frees, its input among them where streams give their outputs again."""
@@ -51,8 +51,8 @@ def timeline_of(
         idle: Calls of which a training step keeps nothing, as nothing in front of them is trained.
     """
     placed = [
-        (call.index, Stage((call.name,), stream, trace.saved_bytes([call]), repeated=streams.count(stream) > 1))
-        for run, stream in zip(runs, streams, strict=True)
+        (call.index, Stage((call.name,), stream, trace.saved_bytes([call]), run=number))
+        for number, (run, stream) in enumerate(zip(runs, streams, strict=True))
         for call in run
     ]
     for part in parts:

@@ -217,7 +217,7 @@ def test_parameters_of_recomputed_blocks_that_changed_are_refused_still() -> Non
         loss.backward()
 
 
-def test_blocks_of_a_stream_that_runs_twice_are_all_recomputed() -> None:
+def test_a_stream_that_runs_twice_keeps_as_many_blocks_each_time() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -226,11 +226,18 @@ def test_blocks_of_a_stream_that_runs_twice_are_all_recomputed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.chain(x) - self.chain(2 * x)
 
-    with pytest.raises(mn.ConversionError, match="streams of Twice run several times in a pass, and these are not"):
-        mn.convert(Twice(), rows(), spare=1 << 30)
-    nets = (mn.convert(Twice(), rows(), backward="stored"), mn.convert(Twice(), rows()))
-    expected, got = (train_step(net, (rows(),)) for net in nets)
-    assert_same(got, expected)
+    expected = train_step(mn.convert(Twice(), rows(), gamma=0.5, backward="stored"), (rows(),))
+    net = mn.convert(Twice(), rows(), gamma=0.5)
+    assert_same(train_step(net, (rows(),)), expected)
+    least = mn.plan(Twice(), rows(), budget="least", gamma=0.5)
+    plan = mn.plan(Twice(), rows(), budget=(least.peak + least.stored_peak) // 2, gamma=0.5)
+    ways = [unit.way for unit in plan.units]
+    assert len(ways) == 2 * DEPTH
+    assert 0 < ways.count("stored") < 2 * DEPTH
+    assert ways[:DEPTH] == ways[DEPTH:]
+    net = mn.convert(Twice(), rows(), plan=plan)
+    assert_same(train_step(net, (rows(),)), expected, tolerance=0.0)
+    assert [block.calls[0] for block in net.chain.blocks] == [2 * (1 if way == "stored" else 2) for way in ways[:DEPTH]]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
