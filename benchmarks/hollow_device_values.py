@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from momentumnet.arithmetic.reports import Reading
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.exact_state import ExactState
 
 # Of integers that are read, in units of a state's scale: it fits all states.
 MAGNITUDE = 1 << 13

@@ -31,8 +31,8 @@ from momentumnet.bench.results import Results
 from momentumnet.bench.tables import Table, write_markdown
 from momentumnet.bench.timing import interleaved_seconds
 from momentumnet.bench.training_step import TrainingStep, gradient_error
-from momentumnet.core.exact_state import ExactState
-from momentumnet.core.momentum import Momentum
+from momentumnet.core.rules.momentum import Momentum
+from momentumnet.core.state.exact_state import ExactState
 
 NETWORK = "encoder-24-narrow"
 RULE = Momentum(Fraction(1, 8))

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from momentumnet import hf as hf  # needs an extra, as lightning does: no names of all
     from momentumnet import init, landscape, native, optim, prune
     from momentumnet import lightning as lightning
-    from momentumnet.batch_size import largest_batch
     from momentumnet.comparison import OutputComparison, compare_outputs
-    from momentumnet.conversion import convert
-    from momentumnet.core.dr2net import Dr2Net
-    from momentumnet.core.ledger import check_replays
-    from momentumnet.description import describe
-    from momentumnet.dr2net_schedule import Dr2NetSchedule, schedule_dr2net, set_dr2net
+    from momentumnet.conversion.batch_size import largest_batch
+    from momentumnet.conversion.conversion import convert
+    from momentumnet.conversion.planning import plan
+    from momentumnet.conversion.reversion import revert
+    from momentumnet.core.checks.ledger import check_replays
+    from momentumnet.core.rules.dr2net import Dr2Net
+    from momentumnet.description.description import describe
     from momentumnet.errors import (
         CheckpointError,
         ConversionError,
@@ -30,18 +31,17 @@ if TYPE_CHECKING:
         StepOrderError,
         StorageError,
     )
-    from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
-    from momentumnet.gamma_setting import set_gamma
     from momentumnet.memory import MemoryReport, measure_memory
     from momentumnet.momentum_net import MomentumNet, transform_to_momentumnet
-    from momentumnet.planner.training_plan import TrainingPlan
-    from momentumnet.planning import plan
+    from momentumnet.planner.plans.training_plan import TrainingPlan
     from momentumnet.range_check import set_range_check
     from momentumnet.resume import load_training_state, training_state
     from momentumnet.reversible_sequential import ReversibleSequential
-    from momentumnet.reversion import revert
-    from momentumnet.streams.block import ResidualStream
-    from momentumnet.streams.discover import find_streams
+    from momentumnet.schedules.dr2net_schedule import Dr2NetSchedule, schedule_dr2net, set_dr2net
+    from momentumnet.schedules.gamma_schedule import GammaSchedule, schedule_gamma
+    from momentumnet.schedules.gamma_setting import set_gamma
+    from momentumnet.streams.blocks.block import ResidualStream
+    from momentumnet.streams.finding.discover import find_streams
 
 __version__ = "1.0.0"
 
@@ -92,26 +92,26 @@ __all__ = [
 
 _PACKAGES = ("hf", "init", "landscape", "lightning", "native", "optim", "prune")
 _NAMES = {
-    "batch_size": ("largest_batch",),
     "comparison": ("OutputComparison", "compare_outputs"),
-    "conversion": ("convert",),
-    "core.dr2net": ("Dr2Net",),
-    "core.ledger": ("check_replays",),
-    "description": ("describe",),
-    "dr2net_schedule": ("Dr2NetSchedule", "schedule_dr2net", "set_dr2net"),
+    "conversion.batch_size": ("largest_batch",),
+    "conversion.conversion": ("convert",),
+    "conversion.planning": ("plan",),
+    "conversion.reversion": ("revert",),
+    "core.checks.ledger": ("check_replays",),
+    "core.rules.dr2net": ("Dr2Net",),
+    "description.description": ("describe",),
     "errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
-    "gamma_schedule": ("GammaSchedule", "schedule_gamma"),
-    "gamma_setting": ("set_gamma",),
     "memory": ("MemoryReport", "measure_memory"),
     "momentum_net": ("MomentumNet", "transform_to_momentumnet"),
-    "planner.training_plan": ("TrainingPlan",),
-    "planning": ("plan",),
+    "planner.plans.training_plan": ("TrainingPlan",),
     "range_check": ("set_range_check",),
     "resume": ("load_training_state", "training_state"),
     "reversible_sequential": ("ReversibleSequential",),
-    "reversion": ("revert",),
-    "streams.block": ("ResidualStream",),
-    "streams.discover": ("find_streams",),
+    "schedules.dr2net_schedule": ("Dr2NetSchedule", "schedule_dr2net", "set_dr2net"),
+    "schedules.gamma_schedule": ("GammaSchedule", "schedule_gamma"),
+    "schedules.gamma_setting": ("set_gamma",),
+    "streams.blocks.block": ("ResidualStream",),
+    "streams.finding.discover": ("find_streams",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.predictions import NONE, predicted
-from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
-from momentumnet.streams.nested import copied, floating
-from momentumnet.streams.trace import call_with_example, told_of_pairs
+from momentumnet.streams.blocks.nested import copied, floating
+from momentumnet.streams.tracing.guard import eager_functions, fresh_dropout_outputs, left_as_found
+from momentumnet.streams.tracing.trace import call_with_example, told_of_pairs
 
 # Up to here two networks count as nearly the same: by their predictions where there are any, else by their outputs.
 # Pretrained CIFAR-10 ResNets lose less than a point of accuracy up to there (docs/choosing-gamma.md).

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from momentumnet.core.bdia import Bdia
-from momentumnet.core.dr2net import Dr2Net
-from momentumnet.core.two_step import TwoStep
+from momentumnet.core.rules.bdia import Bdia
+from momentumnet.core.rules.dr2net import Dr2Net
+from momentumnet.core.rules.two_step import TwoStep
 from momentumnet.errors import ConversionError
 
 MOMENTUM = "momentum"

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from momentumnet.core.stream import MomentumStream
+from momentumnet.core.passes.stream import MomentumStream
 from momentumnet.errors import ConversionError
 from momentumnet.options import true_or_false
-from momentumnet.streams.by_hand import check_paths, children_of
-from momentumnet.streams.roles import apply
+from momentumnet.streams.blocks.roles import apply
+from momentumnet.streams.finding.by_hand import check_paths, children_of
 
 
 class MomentumNet(nn.Module):

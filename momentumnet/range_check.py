@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.streams.converted import is_converted, streams_of
+from momentumnet.streams.blocks.converted import is_converted, streams_of
 
 
 def set_range_check(model: nn.Module, when: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from momentumnet.errors import CheckpointError
-from momentumnet.streams.converted import named_streams
+from momentumnet.streams.blocks.converted import named_streams
 
 VERSION = 2
 

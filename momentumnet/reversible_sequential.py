@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.two_streams import TwoStreams
+from momentumnet.core.passes.two_streams import TwoStreams
 from momentumnet.errors import ConversionError
 from momentumnet.options import is_whole
 

@@ -14,25 +14,26 @@ PACKAGE = Path(__file__).resolve().parents[1] / "momentumnet"
 FLOORS = (
     ("errors", "figures", "listing", "log", "memory", "out_of_memory", "parameter_parts", "predictions", "progress"),
     ("options",),
-    ("arithmetic", "command_errors", "whole_file"),
-    ("checkpoint_file", "native", "optimizer_left_behind", "recompute", "source_tree"),
+    ("arithmetic", "command_errors", "files"),
+    ("native", "recompute", "source_tree"),
     ("core", "loss"),
     ("couplings", "streams"),
-    ("comparison", "description_check", "planner", "resume"),
-    ("description",),
-    ("model_config", "planning_options"),
-    ("planning", "stream_rules"),
-    ("batch_size", "gamma_setting", "range_check", "reversion"),
-    ("planned",),
-    ("unplanned",),
-    ("conversion", "step_schedule"),
-    ("dr2net_schedule", "gamma_schedule"),
+    ("comparison", "planner", "resume"),
+    ("description", "range_check"),
+    ("conversion", "schedules"),
     ("hf", "init", "landscape", "lightning", "momentum_net", "optim", "prune", "reversible_sequential"),
     ("bench",),
     ("finetuning",),
     ("cli",),
     ("__main__",),
 )
+# The folders of a room, likewise; what stands beside them lies above all of them.
+FOLDERS = {
+    "core": (("checks", "tensors"), ("state",), ("rewind", "rules", "scaling"), ("outside",), ("passes",)),
+    "planner": (("machine",), ("profiles",), ("measuring", "searching"), ("plans",)),
+    "recompute": (("surroundings",), ("values",), ("arguments",), ("saved",), ("attributes", "buffers")),
+    "streams": (("blocks",), ("tracing",), ("finding",)),
+}
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The names of the package itself: taken from their rooms, and used by those who show them.
 PUBLIC = "__init__"
@@ -50,9 +51,22 @@ def imported_modules(source: str) -> Iterator[tuple[int, str]]:
 
 
 def room_of(module: str) -> str:
-    """The room of a module, ``momentumnet.core.tape`` being in ``core``; PUBLIC for the names of the package itself."""
+    """The room of a module, ``core`` of ``momentumnet.core.rewind.tape``; PUBLIC for names of the package itself."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in FLOOR_OF else PUBLIC
+
+
+def floor_in_room(room: str, folder: str) -> int:
+    """On which floor of its room a folder stands, or what is none."""
+    return next((floor for floor, folders in enumerate(FOLDERS[room]) if folder in folders), len(FOLDERS[room]))
+
+
+def is_above(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
+    """Whether a module in a folder of a room imports one of the same room that does not lie below it."""
+    if here[0] != there[0] or here[0] not in FOLDERS or here[1:2] == there[1:2]:
+        return False
+    floor, other = (floor_in_room(here[0], parts[1]) for parts in (here, there))
+    return other >= floor and floor < len(FOLDERS[here[0]])
 
 
 def benchmark_of(parts: tuple[str, ...]) -> str | None:
@@ -77,6 +91,8 @@ def faults(place: Path, source: str) -> list[str]:
                 found.append(f"{what}: the package's own names are for those above; import the room")
         elif there != here[0] and FLOOR_OF[there] >= FLOOR_OF[here[0]]:
             found.append(f"{what}: {there!r} does not lie below {here[0]!r}")
+        elif is_above(here, parts):
+            found.append(f"{what}: it does not lie below in {here[0]!r}")
         elif benchmark_of(parts) not in (None, benchmark_of(here)) and here[0] == "bench" and here != ("bench", PUBLIC):
             found.append(f"{what}: benchmarks know nothing of each other; what two share stands beside them")
     return found
@@ -91,6 +107,12 @@ def test_imports_point_downwards(place: Path) -> None:
     assert not faults(place, (PACKAGE / place).read_text())
 
 
+@pytest.mark.parametrize("room", FOLDERS)
+def test_every_folder_of_a_room_has_its_floor(room: str) -> None:
+    folders = {path.name for path in (PACKAGE / room).iterdir() if (path / "__init__.py").is_file()}
+    assert folders == {folder for folders in FOLDERS[room] for folder in folders}
+
+
 def test_every_room_has_its_floor() -> None:
     assert {place.parts[0].removesuffix(".py") for place in modules()} - {PUBLIC} == set(FLOOR_OF)
 
@@ -98,16 +120,19 @@ def test_every_room_has_its_floor() -> None:
 @pytest.mark.parametrize(
     ("place", "source"),
     [
-        ("arithmetic/layout.py", "from momentumnet.core.tape import Tape"),
-        ("recompute/replay.py", "def f():\n    from momentumnet.core import tape"),
-        ("core/tape.py", "import momentumnet.streams.plan"),
-        ("core/tape.py", "from momentumnet.loss import batches"),
+        ("arithmetic/layout.py", "from momentumnet.core.rewind.tape import Tape"),
+        ("recompute/replay.py", "def f():\n    from momentumnet.core.rewind import tape"),
+        ("core/rewind/tape.py", "import momentumnet.streams.plan"),
+        ("core/rewind/tape.py", "from momentumnet.core.passes import stream"),
+        ("core/rewind/tape.py", "from momentumnet.core.rules.dr2net import Dr2Net"),
+        ("planner/searching/cuts.py", "from momentumnet.planner import fit"),
+        ("core/rewind/tape.py", "from momentumnet.loss import batches"),
         ("init/fixup.py", "from momentumnet.prune import masks"),
         ("prune/masks.py", "from momentumnet import optim"),
         ("landscape/hessian.py", "from momentumnet.optim import SAM"),
         ("optim/sam.py", "from momentumnet.bench import results"),
-        ("core/tape.py", "import momentumnet as mn"),
-        ("core/tape.py", "from . import stream"),
+        ("core/rewind/tape.py", "import momentumnet as mn"),
+        ("core/rewind/tape.py", "from . import stream"),
         ("bench/results.py", "from momentumnet.cli import report"),
         ("finetuning/training.py", "from momentumnet.cli import report"),
         ("bench/step/measure.py", "from momentumnet.bench.depth import measure"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet import optimizer_left_behind
+from momentumnet.conversion import optimizer_left_behind
 from tests.models import WIDTH, Chain, ResidualMLP
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from momentumnet import checkpoint_file, whole_file
 from momentumnet.errors import CheckpointError, StorageError
+from momentumnet.files import checkpoint_file, whole_file
 
 
 @contextmanager

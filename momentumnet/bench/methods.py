@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from momentumnet.bench.compiled import BudgetedActivations, compile_each
 from momentumnet.bench.networks import Network
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"
 # The same once more: how far it is from the first is chance.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from momentumnet.bench.networks import Network
-from momentumnet.streams.discover import find_streams
-from momentumnet.streams.nested import floating, tensors_in
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams.blocks.nested import floating, tensors_in
+from momentumnet.streams.finding.discover import find_streams
+from momentumnet.streams.tracing.trace import call_with_example
 
 
 class OneTensor(nn.Module):

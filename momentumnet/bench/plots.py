@@ -17,8 +17,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from momentumnet import whole_file
 from momentumnet.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from momentumnet.files import whole_file
 
 COLOURS = (BLACK, VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY)  # black for the reference
 COLUMNS = 5  # of panels at most

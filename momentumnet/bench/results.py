@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from momentumnet import whole_file
 from momentumnet.bench.machine import machine, versions
 from momentumnet.errors import CheckpointError
+from momentumnet.files import whole_file
 
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from momentumnet import whole_file
+from momentumnet.files import whole_file
 
 
 @dataclass(frozen=True)

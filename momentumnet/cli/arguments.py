@@ -19,7 +19,7 @@ from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.data import is_named
 from momentumnet.finetuning.model_inputs import DTYPES, Given, InputShape
 from momentumnet.finetuning.named_data import NAMED
-from momentumnet.planner.budget import DEVICE, LEAST, bytes_of
+from momentumnet.planner.machine.budget import DEVICE, LEAST, bytes_of
 
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 

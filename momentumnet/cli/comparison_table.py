@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from momentumnet import whole_file
 from momentumnet.cli.json_values import in_json
 from momentumnet.cli.report import Report
+from momentumnet.files import whole_file
 from momentumnet.finetuning.comparison import Comparison, Outcome
 from momentumnet.finetuning.trained import WEIGHTS
 from momentumnet.listing import listed

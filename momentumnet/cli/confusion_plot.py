@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from momentumnet import whole_file
 from momentumnet.figures import new_figure
+from momentumnet.files import whole_file
 
 LABELLED = 30  # classes up to which each has its name at the axes
 WRITTEN = 15  # classes up to which the counts stand in the cells

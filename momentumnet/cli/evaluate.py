@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentumnet import whole_file
 from momentumnet.cli import arguments
 from momentumnet.cli.options import (
     CommandText,
@@ -21,6 +20,7 @@ from momentumnet.cli.options import (
     chosen_device,
 )
 from momentumnet.command_errors import UsageError
+from momentumnet.files import whole_file
 from momentumnet.finetuning import data
 from momentumnet.finetuning.data import ImageData
 from momentumnet.finetuning.trained import Trained

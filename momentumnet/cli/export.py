@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from momentumnet import whole_file
 from momentumnet.cli.options import CommandText, add_command, add_run_folder
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.command_errors import UsageError
+from momentumnet.files import whole_file
 from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.trained import WEIGHTS, Trained
 

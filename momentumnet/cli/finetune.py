@@ -22,8 +22,8 @@ from momentumnet.cli.options import (
     conversion,
 )
 from momentumnet.command_errors import MachineError, UsageError
-from momentumnet.conversion import convert
-from momentumnet.description import describe
+from momentumnet.conversion.conversion import convert
+from momentumnet.description.description import describe
 from momentumnet.finetuning import compiling, data, model_sources, models, processes, run_folder
 from momentumnet.finetuning.comparison import MOMENTUM, UNCONVERTED, Comparison
 from momentumnet.finetuning.data import ImageData
@@ -32,9 +32,9 @@ from momentumnet.finetuning.trained import CONFIG, Trained
 from momentumnet.finetuning.training import begin_training
 from momentumnet.listing import listed
 from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import ANEW, PRESENT
-from momentumnet.planner.free_memory import free_bytes
-from momentumnet.streams.converted import streams_of
+from momentumnet.planner.machine.budget import ANEW, PRESENT
+from momentumnet.planner.machine.free_memory import free_bytes
+from momentumnet.streams.blocks.converted import streams_of
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torchvision.models import list_models
 
-from momentumnet.batch_size import largest_batch
 from momentumnet.cli import arguments, completion, inspect_check
 from momentumnet.cli.failures import told_of_inputs
 from momentumnet.cli.options import CommandText, add_choice, add_command, add_input, conversion
 from momentumnet.command_errors import UsageError
+from momentumnet.conversion.batch_size import largest_batch
+from momentumnet.conversion.planning import plan
 from momentumnet.finetuning import model_sources
 from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import ANEW, GRADIENTS, LEAST
-from momentumnet.planning import plan
+from momentumnet.planner.machine.budget import ANEW, GRADIENTS, LEAST
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report
-    from momentumnet.planner.training_plan import TrainingPlan
+    from momentumnet.planner.plans.training_plan import TrainingPlan
     from momentumnet.streams.plan import Plan, PlanRow
 
 TEXT = CommandText(

@@ -15,13 +15,13 @@ from momentumnet.bench.probe import StepCost
 from momentumnet.cli import arguments
 from momentumnet.cli.failures import told_of_inputs
 from momentumnet.command_errors import CommandError, UsageError
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
+from momentumnet.conversion.planning import plan
+from momentumnet.conversion.planning_options import gamma_without_budget
 from momentumnet.finetuning import models
 from momentumnet.finetuning.conversion_check import LIMIT, Check, check
 from momentumnet.memory import format_bytes
-from momentumnet.planning import plan
-from momentumnet.planning_options import gamma_without_budget
-from momentumnet.streams.copies import copy_of
+from momentumnet.streams.blocks.copies import copy_of
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from momentumnet import checkpoint_file
 from momentumnet.command_errors import UsageError
 from momentumnet.errors import CheckpointError
+from momentumnet.files import checkpoint_file
 from momentumnet.listing import listed
 from momentumnet.resume import load_training_state
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from momentumnet.command_errors import MachineError
-from momentumnet.streams.converted import converted_blocks
+from momentumnet.streams.blocks.converted import converted_blocks
 
 
 def block_names(converted: nn.Module) -> list[str]:

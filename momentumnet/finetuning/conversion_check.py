@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from momentumnet.bench.probe import StepCost, step_costs, untouched
 from momentumnet.bench.training_step import errors_by_parameter, relative_error
 from momentumnet.command_errors import UsageError
-from momentumnet.streams.nested import floating, tensors_in
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams.blocks.nested import floating, tensors_in
+from momentumnet.streams.tracing.trace import call_with_example
 
 LIMIT = 1e-5
 # A gradient of less than this part of the whole one's norm is rounding (a bias in front of a norm): it is measured by

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from momentumnet import whole_file
+from momentumnet.files import whole_file
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from momentumnet.bench import downloads
-from momentumnet.checkpoint_file import UNREADABLE
 from momentumnet.command_errors import UsageError
+from momentumnet.files.checkpoint_file import UNREADABLE
 from momentumnet.finetuning import weight_faults
 from momentumnet.out_of_memory import is_out_of_memory
 

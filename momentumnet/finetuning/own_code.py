@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from momentumnet.command_errors import MachineError, UsageError
-from momentumnet.streams.nested import tensors_in
+from momentumnet.streams.blocks.nested import tensors_in
 
 SHOWN = 200  # letters of an error's message
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import list_models
 
-from momentumnet import whole_file
 from momentumnet.command_errors import CommandError, UsageError
-from momentumnet.conversion import convert
-from momentumnet.description import describe
+from momentumnet.conversion.conversion import convert
+from momentumnet.description.description import describe
 from momentumnet.errors import CheckpointError, ConversionError
+from momentumnet.files import whole_file
 from momentumnet.finetuning import model_sources
 from momentumnet.finetuning.images import Preprocessing
 

@@ -8,9 +8,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from momentumnet import whole_file
 from momentumnet.command_errors import UsageError
 from momentumnet.errors import CheckpointError
+from momentumnet.files import whole_file
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
+from momentumnet.schedules.gamma_schedule import GammaSchedule, schedule_gamma
 
 
 class GammaCallback(TrainerCallback):

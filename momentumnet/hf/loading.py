@@ -10,12 +10,12 @@ import huggingface_hub
 import transformers
 from torch import nn
 
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
 from momentumnet.errors import ConversionError
 from momentumnet.hf import streams_file
 from momentumnet.listing import quoted
 from momentumnet.resume import load_training_state
-from momentumnet.streams.converted import VELOCITY_NAME, streams_of
+from momentumnet.streams.blocks.converted import VELOCITY_NAME, streams_of
 
 _ADAPTER = "adapter_config.json"
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from momentumnet.core.coupled_stream import CoupledStream
-from momentumnet.core.stream import MomentumStream
+from momentumnet.conversion.reversion import revert
+from momentumnet.core.passes.coupled_stream import CoupledStream
+from momentumnet.core.passes.stream import MomentumStream
+from momentumnet.description.model_config import base_of
 from momentumnet.errors import ConversionError
-from momentumnet.model_config import base_of
-from momentumnet.reversion import revert
-from momentumnet.streams.converted import named_streams
+from momentumnet.streams.blocks.converted import named_streams
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from momentumnet import whole_file
-from momentumnet.description import describe
+from momentumnet.description.description import describe
+from momentumnet.description.model_config import base_of
 from momentumnet.errors import CheckpointError
-from momentumnet.model_config import base_of
+from momentumnet.files import whole_file
 from momentumnet.resume import training_state
 
 NAME = "momentum.json"

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from momentumnet.description import describe
+from momentumnet.description.description import describe
+from momentumnet.description.model_config import base_of
 from momentumnet.errors import ConversionError
 from momentumnet.hf import streams_file
-from momentumnet.model_config import base_of
 from momentumnet.resume import load_training_state
 
 

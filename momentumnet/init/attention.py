@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from momentumnet.init.branches import BlockGraph
 from momentumnet.init.joins import Join, Layers
 from momentumnet.init.weight_graph import WeightGraph, is_attention
-from momentumnet.streams.skip import is_work, operation
+from momentumnet.streams.finding.skip import is_work, operation
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,11 @@ from torch.autograd.graph import Node
 from momentumnet.errors import ConversionError
 from momentumnet.init.joins import Join, Layers, joins_of
 from momentumnet.init.weight_graph import WeightGraph
-from momentumnet.streams.calls import Call, Endpoint, Trace
-from momentumnet.streams.converted import roles_laid_aside
-from momentumnet.streams.explain import explain
-from momentumnet.streams.select import Judge, select_blocks
-from momentumnet.streams.trace import record
+from momentumnet.streams.blocks.converted import roles_laid_aside
+from momentumnet.streams.finding.explain import explain
+from momentumnet.streams.finding.select import Judge, select_blocks
+from momentumnet.streams.tracing.calls import Call, Endpoint, Trace
+from momentumnet.streams.tracing.trace import record
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from momentumnet.streams.forwards import wrapped_forwards
+from momentumnet.streams.tracing.forwards import wrapped_forwards
 
 
 def composite_norms(model: nn.Module) -> AbstractContextManager[None]:

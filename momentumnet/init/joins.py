@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.autograd.graph import Node
 
 from momentumnet.init.weight_graph import WeightGraph, is_attention
-from momentumnet.streams.skip import is_work, operation
+from momentumnet.streams.finding.skip import is_work, operation
 
 SUMS = frozenset({"Add", "Sub", "Rsub", "Addcmul", "Addcdiv", "Lerp"})
 _JOINED = SUMS | {"Cat", "Stack", "Where"}

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from momentumnet.init.branches import Anatomy
 from momentumnet.init.scalars import INPUT_BIAS, MULTIPLIER, OUTPUT_BIAS
 from momentumnet.init.weight_graph import WeightGraph
-from momentumnet.streams.skip import operation
+from momentumnet.streams.finding.skip import operation
 
 _ACTIVATIONS = frozenset({
     "Relu", "Gelu", "Silu", "Tanh", "Sigmoid", "LeakyRelu", "Elu", "Celu", "Selu", "Hardtanh", "Hardswish",

@@ -21,10 +21,10 @@ from momentumnet.errors import MomentumNetError
 from momentumnet.loss.batches import Batch
 from momentumnet.loss.derivatives import product
 from momentumnet.loss.samples import sliced
-from momentumnet.recompute.generators import Generators
-from momentumnet.streams.converted import converted_blocks
-from momentumnet.streams.discover import discover
-from momentumnet.streams.forwards import wrapped_forwards
+from momentumnet.recompute.surroundings.generators import Generators
+from momentumnet.streams.blocks.converted import converted_blocks
+from momentumnet.streams.finding.discover import discover
+from momentumnet.streams.tracing.forwards import wrapped_forwards
 
 
 def blocks_of(model: nn.Module, batch: Batch) -> list[nn.Module]:

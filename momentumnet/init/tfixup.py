@@ -17,7 +17,7 @@ from momentumnet.init.matrices import biases_of, maps_of, zero_padding
 from momentumnet.init.normalisation import is_normalisation, normalisations_in, remove_normalisations
 from momentumnet.init.report import InitReport, norms_of, scales_between
 from momentumnet.options import check_generator, check_is_whole, true_or_false
-from momentumnet.streams.select import Judge
+from momentumnet.streams.finding.select import Judge
 
 _EMBEDDINGS = ("Embedding", "EmbeddingBag")
 # Modules that many libraries call so interleave queries, keys and values head by head: no part of theirs is the values.

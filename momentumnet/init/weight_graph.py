@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.autograd.graph import Node
 
-from momentumnet.streams.skip import FUSED_SUMS, is_work, operands_first, operation
+from momentumnet.streams.finding.skip import FUSED_SUMS, is_work, operands_first, operation
 
 LOOKUPS = frozenset({"Embedding", "EmbeddingBag", "Index", "IndexSelect", "Gather"})
 _VIEWS = frozenset({

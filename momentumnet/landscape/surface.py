@@ -22,9 +22,9 @@ from momentumnet.loss.batches import LossFunction, pair
 from momentumnet.loss.derivatives import Gradient, ParametricLoss, Vectors
 from momentumnet.loss.samples import chunks
 from momentumnet.options import whole
-from momentumnet.recompute.generators import Generators
-from momentumnet.streams.converted import streams_of
-from momentumnet.streams.guard import left_as_found
+from momentumnet.recompute.surroundings.generators import Generators
+from momentumnet.streams.blocks.converted import streams_of
+from momentumnet.streams.tracing.guard import left_as_found
 
 
 class LossSurface:

@@ -12,15 +12,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from momentumnet.conversion import convert
-from momentumnet.description import describe
+from momentumnet.conversion.conversion import convert
+from momentumnet.conversion.planning import plan
+from momentumnet.conversion.reversion import revert
+from momentumnet.description.description import describe
+from momentumnet.description.model_config import function_of, warn_of_another
 from momentumnet.errors import ConversionError
-from momentumnet.model_config import function_of, warn_of_another
-from momentumnet.planner.budget import PRESENT
-from momentumnet.planning import plan
+from momentumnet.planner.machine.budget import PRESENT
 from momentumnet.resume import load_training_state, training_state
-from momentumnet.reversion import revert
-from momentumnet.streams.converted import is_converted
+from momentumnet.streams.blocks.converted import is_converted
 
 logger = logging.getLogger("momentumnet")
 

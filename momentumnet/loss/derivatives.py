@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from momentumnet.loss.batches import Batch, LossFunction, outputs_of
 from momentumnet.loss.samples import chunks
 from momentumnet.options import check_is_whole
-from momentumnet.recompute.generators import Generators
+from momentumnet.recompute.surroundings.generators import Generators
 
 Vectors = list[Tensor]
 

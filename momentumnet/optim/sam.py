@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from momentumnet.optim.displacement import Displacement, norms_of
 from momentumnet.optim.two_step import TwoStepOptimizer
 from momentumnet.options import is_finite, true_or_false, whole
-from momentumnet.streams.block import ResidualStream
+from momentumnet.streams.blocks.block import ResidualStream
 
 
 class SAM(TwoStepOptimizer):

@@ -26,7 +26,7 @@ from momentumnet.optim.passes import RunningStatistics
 from momentumnet.optim.shards import sharing_processes, total_norm_over
 from momentumnet.options import true_or_false
 from momentumnet.parameter_parts import is_flattened
-from momentumnet.recompute.generators import Generators
+from momentumnet.recompute.surroundings.generators import Generators
 
 
 class TwoStepOptimizer(DelegatingOptimizer):

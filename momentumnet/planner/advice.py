@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from momentumnet.core.resolution import resolution_for
+from momentumnet.core.scaling.resolution import resolution_for
 from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
-from momentumnet.planner.budget import MARGIN, allowed
-from momentumnet.planner.choice import KEPT, Choice
-from momentumnet.planner.options import Options
-from momentumnet.planner.parameter_bytes import to_the_byte, told_apart
-from momentumnet.planner.profile import Profile
-from momentumnet.planner.rescaled import predicted_largest, rescaled
-from momentumnet.planner.search import least
-from momentumnet.planner.simulate import Moment, Simulation
-from momentumnet.planner.stream_profile import StreamProfile
+from momentumnet.planner.machine.budget import MARGIN, allowed
+from momentumnet.planner.plans.parameter_bytes import to_the_byte, told_apart
+from momentumnet.planner.profiles.choice import KEPT, Choice
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.rescaled import predicted_largest, rescaled
+from momentumnet.planner.searching.search import least
+from momentumnet.planner.searching.simulate import Moment, Simulation
 
 # Larger values of gamma lose fewer bits a block, so that a stream's state takes less.
 GAMMAS = (Fraction(1, 2), Fraction(9, 10))

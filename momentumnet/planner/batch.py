@@ -12,11 +12,11 @@ from momentumnet.errors import ConversionError
 from momentumnet.memory import format_bytes
 from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.planner.advice import does_not_fit
-from momentumnet.planner.budget import allowed
-from momentumnet.planner.options import Options
-from momentumnet.planner.rescaled import predicted_largest
-from momentumnet.planner.search import fewest, least
-from momentumnet.streams.nested import tensors_in
+from momentumnet.planner.machine.budget import allowed
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.rescaled import predicted_largest
+from momentumnet.planner.searching.search import fewest, least
+from momentumnet.streams.blocks.nested import tensors_in
 
 # A batch that fits, where batch norms can measure a batch of one value a channel in nothing smaller.
 FIRST = 2

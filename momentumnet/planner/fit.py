@@ -10,19 +10,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError
-from momentumnet.planner.batch_watch import autocast_of, elements_of
-from momentumnet.planner.budget import ANEW, PRESENT
-from momentumnet.planner.build import device_of, profiles_of
-from momentumnet.planner.garbage import full_collections_put_off
-from momentumnet.planner.host_link import link_of
-from momentumnet.planner.made_for import classes_of
-from momentumnet.planner.options import Options
-from momentumnet.planner.parameter_bytes import parameter_bytes_of, trained_in
+from momentumnet.planner.machine.budget import ANEW, PRESENT
+from momentumnet.planner.machine.garbage import full_collections_put_off
+from momentumnet.planner.machine.host_link import link_of
+from momentumnet.planner.measuring.build import device_of, profiles_of
+from momentumnet.planner.plans.batch_watch import autocast_of, elements_of
+from momentumnet.planner.plans.made_for import classes_of
+from momentumnet.planner.plans.parameter_bytes import parameter_bytes_of, trained_in
+from momentumnet.planner.searching.options import Options
 from momentumnet.planner.step_plans import MeasuredStep
-from momentumnet.streams.containers import sizes_of
-from momentumnet.streams.converted import is_converted
-from momentumnet.streams.discover import discover
-from momentumnet.streams.nested import tensors_in
+from momentumnet.streams.blocks.containers import sizes_of
+from momentumnet.streams.blocks.converted import is_converted
+from momentumnet.streams.blocks.nested import tensors_in
+from momentumnet.streams.finding.discover import discover
 
 
 def measured_step(

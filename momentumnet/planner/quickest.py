@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from momentumnet.planner.advice import DoesNotFitError
+from momentumnet.planner.plans.training_plan import TrainingPlan
 from momentumnet.planner.step_plans import CLOSE, NEAR, MeasuredStep
-from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import Trial
 
 # A function that is not the network's own has to be quicker by so much: times are measured no better.

@@ -8,16 +8,16 @@ from fractions import Fraction
 from functools import cached_property
 
 from momentumnet.planner.advice import does_not_fit
-from momentumnet.planner.budget import ANEW, allowed
-from momentumnet.planner.choice import Choice, Way, choice_of_each
-from momentumnet.planner.methods import PlannedMethod, methods_of, same_way
-from momentumnet.planner.options import Options
-from momentumnet.planner.profile import Profile
-from momentumnet.planner.search import least, least_seconds, within
-from momentumnet.planner.simulate import held_between, offloaded_storages, peak_of, simulated
-from momentumnet.planner.training_plan import PlannedStream, PlannedUnit, TrainingPlan
+from momentumnet.planner.machine.budget import ANEW, allowed
+from momentumnet.planner.plans.training_plan import PlannedStream, PlannedUnit, TrainingPlan
+from momentumnet.planner.profiles.choice import Choice, Way, choice_of_each
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.searching.methods import PlannedMethod, methods_of, same_way
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.search import least, least_seconds, within
+from momentumnet.planner.searching.simulate import held_between, offloaded_storages, peak_of, simulated
 from momentumnet.planner.trial import Trial, remembered
-from momentumnet.streams.discover import Discovery
+from momentumnet.streams.finding.discover import Discovery
 
 # So many plans are tried out, and so much may the prediction be off.
 TRIALS = 5

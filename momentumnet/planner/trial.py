@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.core.collectives import processes
+from momentumnet.core.passes.collectives import processes
 from momentumnet.memory import measure_memory
 from momentumnet.out_of_memory import is_out_of_memory
-from momentumnet.planner.alone import gradient_bytes
-from momentumnet.planner.build import device_of
-from momentumnet.planner.following import from_plan
-from momentumnet.planner.hollow import without_values
-from momentumnet.planner.step_loss import total_of
-from momentumnet.planner.training_plan import PlannedUnit, TrainingPlan
-from momentumnet.recompute.autocast import Autocast
-from momentumnet.streams.backward_hooks import backward_hooks_off
-from momentumnet.streams.guard import left_as_found
-from momentumnet.streams.nested import copied
-from momentumnet.streams.roles import apply
-from momentumnet.streams.trace import call_with_example
+from momentumnet.planner.measuring.alone import gradient_bytes
+from momentumnet.planner.measuring.build import device_of
+from momentumnet.planner.measuring.hollow import without_values
+from momentumnet.planner.measuring.step_loss import total_of
+from momentumnet.planner.plans.following import from_plan
+from momentumnet.planner.plans.training_plan import PlannedUnit, TrainingPlan
+from momentumnet.recompute.surroundings.autocast import Autocast
+from momentumnet.streams.blocks.backward_hooks import backward_hooks_off
+from momentumnet.streams.blocks.nested import copied
+from momentumnet.streams.blocks.roles import apply
+from momentumnet.streams.tracing.guard import left_as_found
+from momentumnet.streams.tracing.trace import call_with_example
 
 # Measures the peak of a step that follows a plan, in bytes; None if there is not so much memory.
 Trial = Callable[[TrainingPlan], int | None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from momentumnet.prune.places import places_by_name
 from momentumnet.prune.probing import misfit, outputs_of, parameters_kept
-from momentumnet.streams.discover import find_streams
+from momentumnet.streams.finding.discover import find_streams
 
 
 class DroppedBlock(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet import couplings
+from momentumnet.description.stream_rules import Rules, rules_of, set_rules
 from momentumnet.errors import CheckpointError
 from momentumnet.listing import listed
 from momentumnet.options import check_names, is_finite, is_whole, true_or_false, whole
@@ -25,7 +26,6 @@ from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
 from momentumnet.prune.trainings import Record, Trainings
 from momentumnet.resume import load_training_state, training_state
-from momentumnet.stream_rules import Rules, rules_of, set_rules
 
 TICKET = "ticket"
 """The arm of a lottery that trains the ticket itself; see `LotteryTicket.ticket`."""

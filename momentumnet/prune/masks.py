@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 
 from momentumnet.options import check_names
-from momentumnet.planner.batch_watch import watches_in
+from momentumnet.planner.plans.batch_watch import watches_in
 from momentumnet.prune.parametrization import lift, liftable, put
 from momentumnet.prune.places import Place, check_whole, places, places_by_name
 

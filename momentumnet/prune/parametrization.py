@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from momentumnet.streams.converted import BlockByForward, ConvertedBlock, converted_class, original_class
+from momentumnet.streams.blocks.converted import BlockByForward, ConvertedBlock, converted_class, original_class
 
 
 class Mask(nn.Module):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
 from momentumnet.prune.masks import masks_of, remove_masks
-from momentumnet.streams.converted import is_converted
-from momentumnet.streams.guard import eager_functions, fresh_dropout_outputs, left_as_found
-from momentumnet.streams.nested import copied, tensors_in
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams.blocks.converted import is_converted
+from momentumnet.streams.blocks.nested import copied, tensors_in
+from momentumnet.streams.tracing.guard import eager_functions, fresh_dropout_outputs, left_as_found
+from momentumnet.streams.tracing.trace import call_with_example
 
 # What a network raises whose layers do not fit together any more: shapes, attributes that are gone, its own checks.
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError, ArithmeticError)

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from momentumnet.prune.layers import channel_axis, is_channelwise, is_rigid, is_weight_layer
 from momentumnet.prune.probing import outputs_of
-from momentumnet.streams.nested import floating, tensors_in
+from momentumnet.streams.blocks.nested import floating, tensors_in
 
 
 @dataclass

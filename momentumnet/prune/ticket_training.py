@@ -10,6 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from momentumnet.description.stream_rules import rules_of
 from momentumnet.prune.dense import dense_state_dict
 from momentumnet.prune.distance import MaskWindow, mask_distance
 from momentumnet.prune.masks import Masks
@@ -17,7 +18,6 @@ from momentumnet.prune.places import places_by_name
 from momentumnet.prune.seeds import seeded
 from momentumnet.prune.training_log import TrainingLog
 from momentumnet.prune.trainings import Record
-from momentumnet.stream_rules import rules_of
 
 State = dict[str, Tensor]
 TrainFunction = Callable[[nn.Module, TrainingLog], object]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from momentumnet import checkpoint_file
 from momentumnet.errors import CheckpointError
+from momentumnet.files import checkpoint_file
 
 Record = dict[str, Any]
 

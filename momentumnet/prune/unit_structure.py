@@ -13,7 +13,7 @@ from momentumnet.options import check_has_values
 from momentumnet.prune.masks import Masks
 from momentumnet.prune.probing import misfit, outputs_of, unmasked_copy
 from momentumnet.prune.scores import shuffled_masks
-from momentumnet.streams.nested import copied
+from momentumnet.streams.blocks.nested import copied
 
 
 class UnitStructure(ABC):

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.recompute.arguments import Arguments
-from momentumnet.recompute.autocast import Autocast
-from momentumnet.recompute.batch_statistics import BatchStatistics
-from momentumnet.recompute.buffers import Buffers
-from momentumnet.recompute.buffers_on_demand import as_they_are
-from momentumnet.recompute.choices import Choices, recomputing
-from momentumnet.recompute.generators import AS_IT_IS, HOSTS, Generators
-from momentumnet.recompute.left_attributes import Attributes
-from momentumnet.recompute.modes import Modes
-from momentumnet.recompute.moved_parameters import MovedParameters, requiring_gradients
-from momentumnet.recompute.origins import Given, Origins
+from momentumnet.recompute.arguments.arguments import Arguments
+from momentumnet.recompute.attributes.left_attributes import Attributes
+from momentumnet.recompute.attributes.moved_parameters import MovedParameters, requiring_gradients
+from momentumnet.recompute.attributes.parameters import Parameters
+from momentumnet.recompute.attributes.standing import without_scripts
+from momentumnet.recompute.buffers.batch_statistics import BatchStatistics
+from momentumnet.recompute.buffers.buffers import Buffers
+from momentumnet.recompute.buffers.buffers_on_demand import as_they_are
 from momentumnet.recompute.own_gradients import is_about_hooks, taking_a_gradient
-from momentumnet.recompute.parameters import Parameters
-from momentumnet.recompute.standing import without_scripts
+from momentumnet.recompute.saved.origins import Given, Origins
+from momentumnet.recompute.surroundings.autocast import Autocast
+from momentumnet.recompute.surroundings.choices import Choices, recomputing
+from momentumnet.recompute.surroundings.generators import AS_IT_IS, HOSTS, Generators
+from momentumnet.recompute.surroundings.modes import Modes
+from momentumnet.recompute.surroundings.switches import Switches
 from momentumnet.recompute.suspects import Suspects, hook_count, note_thread
-from momentumnet.recompute.switches import Switches
 
 
 class BlockCall:

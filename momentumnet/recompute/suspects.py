@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from momentumnet.listing import quoted
-from momentumnet.recompute.arguments import parameter_names
-from momentumnet.recompute.left_attributes import left_by_a_call
-from momentumnet.recompute.moved_parameters import REPLACED_BY
+from momentumnet.recompute.arguments.arguments import parameter_names
+from momentumnet.recompute.attributes.left_attributes import left_by_a_call
+from momentumnet.recompute.attributes.moved_parameters import REPLACED_BY
 
 # The threads in which blocks have been called, to name them where a block that draws is not reconstructed.
 _THREADS: set[int] = set()

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from momentumnet.arithmetic.fixed_point import word_for
 from momentumnet.arithmetic.state_bytes import resting_bytes
-from momentumnet.core.resolution import resolution_for
+from momentumnet.core.scaling.resolution import resolution_for
 from momentumnet.listing import listed
 from momentumnet.memory import format_bytes
-from momentumnet.streams.block import ResidualStream
-from momentumnet.streams.discover import Discovery
-from momentumnet.streams.timeline import Stage
+from momentumnet.streams.blocks.block import ResidualStream
+from momentumnet.streams.finding.discover import Discovery
+from momentumnet.streams.finding.timeline import Stage
 
 # Blocks are recomputed by rewinding, or from their inputs: whichever holds less.
 AUTO = "auto"

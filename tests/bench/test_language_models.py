@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from momentumnet.bench import methods as ways
 from momentumnet.bench.language_models import CausalDecoder, LanguageModel, LlamaDecoder, rotary_table, rotated
 from momentumnet.memory import measure_memory
-from momentumnet.streams.discover import find_streams
+from momentumnet.streams.finding.discover import find_streams
 
 DECODERS = (CausalDecoder, LlamaDecoder)
 every_decoder = pytest.mark.parametrize("decoder", DECODERS)

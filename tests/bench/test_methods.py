@@ -15,7 +15,7 @@ from momentumnet.bench.compiled import compilation
 from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
 from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, reason, step_rows
 from momentumnet.errors import ConversionError
-from momentumnet.streams.converted import converted_blocks
+from momentumnet.streams.blocks.converted import converted_blocks
 
 KEPT = "momentum 1/2, others kept"
 SMALL = [family(name, 5) for name in FAMILIES]

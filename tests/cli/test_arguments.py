@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from momentumnet.cli import arguments
-from momentumnet.planner.budget import bytes_of
+from momentumnet.planner.machine.budget import bytes_of
 
 
 @pytest.mark.parametrize(

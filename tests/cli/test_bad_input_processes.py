@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models import resnet18
 
-from momentumnet import whole_file
+from momentumnet.files import whole_file
 from tests.cli.forked import Ended, commands
 
 SMALL = (

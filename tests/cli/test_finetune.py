@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from momentumnet import whole_file
 from momentumnet.bench.probe import StepCost, step_costs
 from momentumnet.cli.main import program
+from momentumnet.files import whole_file
 from momentumnet.finetuning import comparison
 from momentumnet.finetuning.training import Trainer
 from momentumnet.finetuning.weights_file import load_weights

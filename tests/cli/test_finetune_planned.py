@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
 from tests.cli.finetuned import weights
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet import checkpoint_file, whole_file
+from momentumnet.files import checkpoint_file, whole_file
 from tests.cli.finetuned import interrupt_in_epoch, learned, weights
 
 

@@ -16,9 +16,9 @@ from torchvision import transforms
 from torchvision.models import get_model
 
 import momentumnet as mn
-from momentumnet import whole_file
 from momentumnet.cli.confusion_plot import plot_confusion
 from momentumnet.cli.evaluate import measures
+from momentumnet.files import whole_file
 from momentumnet.finetuning.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from momentumnet.finetuning.trained import write_config
 from momentumnet.finetuning.weights_file import save_weights

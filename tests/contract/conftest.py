@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.exact_state import ExactState
 from tests.contract.reference import COUPLED
 from tests.models import CASES, Case
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from momentumnet.core.checkpoint import Checkpoint
+from momentumnet.core.outside.checkpoint import Checkpoint
 
 WIDTH = 16
 WIDE = 64

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.exact_state import ExactState
 from tests.contract.unequal_blocks import Undetermined
 from tests.models import WIDTH, Chain, ResidualMLP
 

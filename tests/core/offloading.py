@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from momentumnet.core.offload import Offload
-from momentumnet.streams.roles import apply, offloaded
+from momentumnet.core.outside.offload import Offload
+from momentumnet.streams.blocks.roles import apply, offloaded
 
 
 class Images(nn.Module):

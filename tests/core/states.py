@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import NonFiniteBranch, Undo
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.coupling import NonFiniteBranch, Undo
+from momentumnet.core.state.exact_state import ExactState
 from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import laid_out, layouts
 

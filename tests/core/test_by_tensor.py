@@ -7,7 +7,7 @@ import pickle
 
 import torch
 
-from momentumnet.core.by_tensor import ByTensor
+from momentumnet.core.tensors.by_tensor import ByTensor
 
 
 def test_only_the_very_tensor_is_known() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.exact_state import ExactState
 from tests.arithmetic.strategies import dtypes, exact, gammas, layouts, shapes, words
 from tests.core.states import assert_comes_back, random_tensor, step_of, undo_all
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic.adjoint import adjoint
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import FloatState, Undo, flush_factor
+from momentumnet.core.state.coupling import FloatState, Undo, flush_factor
 from tests.arithmetic.strategies import DTYPES, exact, gammas
 
 

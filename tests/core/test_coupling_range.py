@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import HEADROOM_BITS, choose_exponent
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import NonFiniteBranch
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.coupling import NonFiniteBranch
+from momentumnet.core.state.exact_state import ExactState
 from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import DTYPES, dtypes, exact, words
 from tests.core.states import Snapshot, random_tensor, step_of, undo_all

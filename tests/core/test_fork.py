@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import FloatState, NonFiniteBranch
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.coupling import FloatState, NonFiniteBranch
+from momentumnet.core.state.exact_state import ExactState
 from tests.arithmetic.strategies import dtypes, exact, gammas, layouts, shapes
 from tests.core.states import Snapshot, random_tensor, step_of, undo_all
 

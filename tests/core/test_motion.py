@@ -17,9 +17,9 @@ from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.fixed_point import INT24, INT32
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.coupling import flush_factor
-from momentumnet.core.exact_state import SMALL_STREAM, ExactState
-from momentumnet.core.resolution import HALF_BITS, JOINT_BITS
+from momentumnet.core.scaling.resolution import HALF_BITS, JOINT_BITS
+from momentumnet.core.state.coupling import flush_factor
+from momentumnet.core.state.exact_state import SMALL_STREAM, ExactState
 from momentumnet.errors import StateRangeError
 from tests.arithmetic.strategies import exact, gammas, layouts, shapes
 from tests.core.states import Snapshot, assert_comes_back, random_tensor, step_of, undo_all

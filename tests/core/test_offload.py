@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.recompute import offloaded_tensors
+from momentumnet.recompute.saved import offloaded_tensors
 from tests.contract.reference import assert_same, train_step
 from tests.core.offloading import ALL, MODULES, built, offloading, waves
 from tests.recompute.late_copies import LateCopies

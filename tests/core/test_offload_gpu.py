@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from momentumnet.core.offload import Offload
-from momentumnet.planner.host_link import measured_link
-from momentumnet.recompute import host_copies, offloaded_tensors
-from momentumnet.streams.roles import apply, offloaded
+from momentumnet.core.outside.offload import Offload
+from momentumnet.planner.machine.host_link import measured_link
+from momentumnet.recompute.saved import host_copies, offloaded_tensors
+from momentumnet.streams.blocks.roles import apply, offloaded
 from tests.contract.reference import assert_same, train_step
 from tests.core.offloading import ALL, MODULES, built, offloading
 

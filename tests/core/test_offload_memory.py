@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import momentumnet as mn
-from momentumnet.core.offload import Offload
-from momentumnet.recompute import host_copies, offloaded_tensors
-from momentumnet.streams.converted import converted_blocks
-from momentumnet.streams.roles import apply, offloaded
+from momentumnet.core.outside.offload import Offload
+from momentumnet.recompute.saved import host_copies, offloaded_tensors
+from momentumnet.streams.blocks.converted import converted_blocks
+from momentumnet.streams.blocks.roles import apply, offloaded
 from tests.contract.reference import assert_same, train_step
 from tests.core.offloading import ALL, built, offloading, waves
 from tests.recompute.late_copies import LateCopies

@@ -12,9 +12,9 @@ from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.packing import BLOCK
-from momentumnet.core.coupling import flush_factor
-from momentumnet.core.exact_state import ExactState
-from momentumnet.core.rest import MOST_PIECES, OUTPUT_PIECE, output_piece
+from momentumnet.core.state.coupling import flush_factor
+from momentumnet.core.state.exact_state import ExactState
+from momentumnet.core.state.rest import MOST_PIECES, OUTPUT_PIECE, output_piece
 
 GAMMA = Fraction(1, 8)
 ELEMENTS = 3 * OUTPUT_PIECE + 5

@@ -14,9 +14,7 @@ from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.arithmetic.state_bytes import resting_bytes
-from momentumnet.core.exact_state import ExactState
-from momentumnet.core.range import Range
-from momentumnet.core.resolution import (
+from momentumnet.core.scaling.resolution import (
     HALF_BITS,
     JOINT_BITS,
     NARROW_BITS,
@@ -25,9 +23,11 @@ from momentumnet.core.resolution import (
     Resolution,
     resolution_for,
 )
-from momentumnet.core.scale import StreamScale
-from momentumnet.core.spread import spread_of
-from momentumnet.core.watch import Seen
+from momentumnet.core.scaling.scale import StreamScale
+from momentumnet.core.scaling.spread import spread_of
+from momentumnet.core.state.exact_state import ExactState
+from momentumnet.core.state.range import Range
+from momentumnet.core.state.watch import Seen
 
 EIGHTH = Fraction(1, 8)
 

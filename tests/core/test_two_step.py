@@ -13,11 +13,11 @@ from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.exponent import choose_exponent
 from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64, Word
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.core.additive import Additive
-from momentumnet.core.bdia import Bdia
-from momentumnet.core.dr2net import Dr2Net
-from momentumnet.core.exact_state import ExactState
-from momentumnet.core.two_step import TwoStep
+from momentumnet.core.rules.additive import Additive
+from momentumnet.core.rules.bdia import Bdia
+from momentumnet.core.rules.dr2net import Dr2Net
+from momentumnet.core.rules.two_step import TwoStep
+from momentumnet.core.state.exact_state import ExactState
 from tests.arithmetic.strategies import exact, layouts, shapes
 from tests.core.states import assert_comes_back, random_tensor
 

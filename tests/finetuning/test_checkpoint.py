@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet import checkpoint_file
 from momentumnet.command_errors import UsageError
+from momentumnet.files import checkpoint_file
 from momentumnet.finetuning import checkpoint
 
 SETTINGS: dict[str, object] = {"model": "resnet18", "lr": 0.1}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.core.stream import MomentumStream
+from momentumnet.core.passes.stream import MomentumStream
 from momentumnet.init import fixup_
 from tests.init.fixed_up import Residual, fixed, images, resnet
 

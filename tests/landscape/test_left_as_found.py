@@ -19,7 +19,7 @@ from momentumnet.landscape import (
     loss_plane,
     sharpness,
 )
-from momentumnet.streams.converted import streams_of
+from momentumnet.streams.blocks.converted import streams_of
 from tests.init.networks import network
 from tests.models import Chain, ResidualMLP
 

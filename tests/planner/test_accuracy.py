@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import momentumnet as mn
-from momentumnet.planner.choice import Choice, Way
-from momentumnet.planner.flow import flow_of
-from momentumnet.planner.measure import measured
-from momentumnet.planner.profile import Cost, Handover, Profile, Unit
-from momentumnet.planner.simulate import simulated
-from momentumnet.streams.trace import call_with_example
+from momentumnet.planner.measuring.measure import measured
+from momentumnet.planner.profiles.choice import Choice, Way
+from momentumnet.planner.profiles.flow import flow_of
+from momentumnet.planner.profiles.profile import Cost, Handover, Profile, Unit
+from momentumnet.planner.searching.simulate import simulated
+from momentumnet.streams.tracing.trace import call_with_example
 from tests.models import ResidualMLP
 
 

@@ -16,13 +16,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import momentumnet as mn
 from momentumnet.planner.advice import fullest_moment
-from momentumnet.planner.budget import MARGIN, bytes_of
 from momentumnet.planner.fit import measured_step
-from momentumnet.planner.flow import Flow
-from momentumnet.planner.options import Options
-from momentumnet.planner.rescaled import rescaled
-from momentumnet.planner.search import least
-from momentumnet.planner.simulate import peak_of, simulated
+from momentumnet.planner.machine.budget import MARGIN, bytes_of
+from momentumnet.planner.profiles.flow import Flow
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.rescaled import rescaled
+from momentumnet.planner.searching.search import least
+from momentumnet.planner.searching.simulate import peak_of, simulated
 from tests.models import Chain, ResidualMLP
 from tests.planner.test_plans import encoder, tokens
 from tests.planner.test_search import all_choices, random_profile

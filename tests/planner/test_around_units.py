@@ -14,14 +14,14 @@ from torchvision.models import VisionTransformer
 from transformers import GPT2Config, GPT2LMHeadModel, Wav2Vec2Config, Wav2Vec2ForCTC
 
 import momentumnet as mn
-from momentumnet.planner.choice import Choice, Way
+from momentumnet.conversion.planning_options import gammas_within_budget
 from momentumnet.planner.fit import measured_step, measured_steps
-from momentumnet.planner.methods import same_way
-from momentumnet.planner.options import Options
-from momentumnet.planner.simulate import held_between
+from momentumnet.planner.profiles.choice import Choice, Way
+from momentumnet.planner.searching.methods import same_way
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.simulate import held_between
 from momentumnet.planner.step_plans import MeasuredStep
-from momentumnet.planning_options import gammas_within_budget
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams.tracing.trace import call_with_example
 from tests.models import ResidualMLP
 from tests.planner.wide import chain, rows
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.planner.batch import GROWTH, largest_fitting, largest_tried
-from momentumnet.planner.options import Options
-from momentumnet.planner.profile import Profile
-from momentumnet.planner.rescaled import rescaled
-from momentumnet.planner.search import within
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.rescaled import rescaled
+from momentumnet.planner.searching.search import within
 from tests.models import Chain, ResidualMLP
 from tests.planner.test_plans import Plain, encoder, images, tokens
 from tests.planner.test_search import random_profile

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.planner import parameter_bytes
+from momentumnet.planner.plans import parameter_bytes
 from tests.contract.reference import assert_same, train_step
 from tests.planner.wide import chain, rows
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from momentumnet.arithmetic.fixed_point import INT32
-from momentumnet.planner.choice import Choice, Front, Way
-from momentumnet.planner.cuts import cuts_of
-from momentumnet.planner.flow import Flow
-from momentumnet.planner.options import Options
-from momentumnet.planner.profile import Cost, Handover, Profile, Unit
-from momentumnet.planner.simulate import Simulation, peak_of
-from momentumnet.planner.stream_profile import StreamProfile
+from momentumnet.planner.profiles.choice import Choice, Front, Way
+from momentumnet.planner.profiles.flow import Flow
+from momentumnet.planner.profiles.profile import Cost, Handover, Profile, Unit
+from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.searching.cuts import cuts_of
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.simulate import Simulation, peak_of
 
 FRONTS = (Front.NOTHING, Front.STORED, Front.GIVEN)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import momentumnet as mn
-from momentumnet.planner import free_memory
-from momentumnet.planner.budget import bytes_of
+from momentumnet.planner.machine import free_memory
+from momentumnet.planner.machine.budget import bytes_of
 from tests.models import Chain, ResidualMLP
 
 GIB = 1 << 30

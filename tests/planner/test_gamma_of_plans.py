@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 import momentumnet as mn
-from momentumnet.core import collectives
+from momentumnet.core.passes import collectives
 from momentumnet.planner.fit import measured_steps
-from momentumnet.planner.options import Options
-from momentumnet.planner.profile import Profile
+from momentumnet.planner.plans.training_plan import TrainingPlan
+from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.quickest import CLOSE, WORTH, quickest_plan
+from momentumnet.planner.searching.options import Options
 from momentumnet.planner.step_plans import MeasuredStep
-from momentumnet.planner.training_plan import TrainingPlan
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, Chain, ResidualMLP
 from tests.planner.wide import chain, rows

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.planner.garbage import full_collections_put_off
+from momentumnet.planner.machine.garbage import full_collections_put_off
 from tests.planner.wide import chain, rows
 
 

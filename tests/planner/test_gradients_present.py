@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.planner.fit import measured_step
-from momentumnet.planner.options import Options
-from momentumnet.planner.rescaled import rescaled
-from momentumnet.planner.search import least
+from momentumnet.planner.searching.options import Options
+from momentumnet.planner.searching.rescaled import rescaled
+from momentumnet.planner.searching.search import least
 from tests.models import ResidualMLP
 from tests.planner.wide import chain, rows
 

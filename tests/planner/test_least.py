@@ -8,7 +8,7 @@ import re
 import pytest
 
 import momentumnet as mn
-from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.plans.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
 from tests.planner.test_gradients_present import loss, peak, weighty
 from tests.planner.test_trial import measured

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.memory import measure_memory
 from momentumnet.planner import fit
-from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.fit import measured_step
-from momentumnet.planner.host_link import HostLink
+from momentumnet.planner.machine.host_link import HostLink
+from momentumnet.planner.profiles.choice import Choice, Way
 from momentumnet.planner.step_plans import MeasuredStep
 from tests.contract.reference import assert_same, train_step
 from tests.planner.test_plans import built

@@ -15,7 +15,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrize
 
 import momentumnet as mn
-from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.plans.training_plan import TrainingPlan
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, Chain
 from tests.planner.wide import Wide, chain, rows

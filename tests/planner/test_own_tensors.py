@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.planner.choice import Choice, Way
 from momentumnet.planner.fit import measured_step
+from momentumnet.planner.profiles.choice import Choice, Way
 from tests.models import ResidualMLP
 
 WIDTH = 64

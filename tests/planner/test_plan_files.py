@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import momentumnet as mn
-from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.plans.training_plan import TrainingPlan
 from tests.planner.wide import chain, rows
 
 Plain = dict[str, Any]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet import planned
-from momentumnet.core.stream import MomentumStream
-from momentumnet.planner import batch_watch
-from momentumnet.streams.converted import converted_blocks, streams_of
+from momentumnet.conversion import planned
+from momentumnet.core.passes.stream import MomentumStream
+from momentumnet.planner.plans import batch_watch
+from momentumnet.streams.blocks.converted import converted_blocks, streams_of
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, ResidualMLP
 from tests.planner.wide import chain, rows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.planner.training_plan import TrainingPlan
+from momentumnet.planner.plans.training_plan import TrainingPlan
 from tests.models import ResidualMLP
 
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from momentumnet.arithmetic.fixed_point import INT32
-from momentumnet.planner.choice import Choice, Front, Way
-from momentumnet.planner.flow import Flow
-from momentumnet.planner.host_link import HostLink
-from momentumnet.planner.options import LONGEST_SEGMENT, Options
-from momentumnet.planner.profile import Cost, Handover, Profile, Unit
-from momentumnet.planner.search import fewest, least, least_seconds, within
-from momentumnet.planner.simulate import Simulation, peak_of, simulated
-from momentumnet.planner.stream_profile import StreamProfile
-from momentumnet.recompute import offloaded_tensors
+from momentumnet.planner.machine.host_link import HostLink
+from momentumnet.planner.profiles.choice import Choice, Front, Way
+from momentumnet.planner.profiles.flow import Flow
+from momentumnet.planner.profiles.profile import Cost, Handover, Profile, Unit
+from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.searching.options import LONGEST_SEGMENT, Options
+from momentumnet.planner.searching.search import fewest, least, least_seconds, within
+from momentumnet.planner.searching.simulate import Simulation, peak_of, simulated
+from momentumnet.recompute.saved import offloaded_tensors
 
 # Of the random units, smaller storages are not offloaded.
 SMALLEST = 4

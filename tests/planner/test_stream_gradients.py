@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.core.exact_state import SMALL_STREAM
+from momentumnet.core.state.exact_state import SMALL_STREAM
 from momentumnet.native import available
 from tests.models import Chain, ResidualMLP
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.planner.fit import measured_step
-from momentumnet.planner.step_loss import loss_of
+from momentumnet.planner.measuring.step_loss import loss_of
 from tests.contract.reference import assert_same, train_step
 from tests.models import ResidualMLP
 

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 import momentumnet as mn
+from momentumnet.conversion.planning_options import gammas_within_budget
 from momentumnet.planner.advice import _in_chunks
 from momentumnet.planner.fit import measured_steps
-from momentumnet.planner.rescaled import rescaled
-from momentumnet.planning_options import gammas_within_budget
-from momentumnet.streams.trace import call_with_example
+from momentumnet.planner.searching.rescaled import rescaled
+from momentumnet.streams.tracing.trace import call_with_example
 from tests.models import ResidualMLP
 
 WIDTH, ROWS = 32, 512

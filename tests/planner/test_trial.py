@@ -20,9 +20,9 @@ from momentumnet.arithmetic.fixed_point import exact_gamma
 from momentumnet.memory import format_bytes
 from momentumnet.planner import step_plans, trial
 from momentumnet.planner.fit import measured_step
-from momentumnet.planner.step_loss import loss_of
+from momentumnet.planner.measuring.step_loss import loss_of
+from momentumnet.planner.plans.training_plan import TrainingPlan
 from momentumnet.planner.step_plans import MeasuredStep
-from momentumnet.planner.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
 from tests.models import WIDTH, Chain, ResidualMLP
 from tests.planner.wide import Wide, chain, rows

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import momentumnet as mn
-from momentumnet.planner.flow import flow_of
+from momentumnet.planner.profiles.flow import flow_of
 from tests.models import ResidualMLP
 
 

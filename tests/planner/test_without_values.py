@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import momentumnet as mn
-from momentumnet.planner.hollow import HollowMeasures
+from momentumnet.planner.measuring.hollow import HollowMeasures
 from tests.planner.test_accuracy import NETWORKS, Step
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.errors import CheckpointError
 from momentumnet.prune import LotteryTicket, TrainingLog, dense_state_dict
-from momentumnet.streams.converted import streams_of
+from momentumnet.streams.blocks.converted import streams_of
 from tests.prune.lotteries import STEPS, X, Y, network, train
 
 SHAPES = {"0.weight": (12, 6), "2.weight": (4, 12)}

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 import momentumnet as mn
 from momentumnet.prune import apply_masks, dense_state_dict, magnitude_masks, masks_of, prunable, remove_masks
-from momentumnet.streams.converted import ConvertedBlock
+from momentumnet.streams.blocks.converted import ConvertedBlock
 from tests.models import CASES, WIDTH, Case, Chain, ResidualMLP
 from tests.prune.nets import random_like, raw_chain
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from momentumnet.recompute import offloaded_tensors
-from momentumnet.recompute.host_copies import HostCopies
+from momentumnet.recompute.saved import offloaded_tensors
+from momentumnet.recompute.saved.host_copies import HostCopies
 
 GARBAGE = 0xFF  # floats of these bytes are NaN
 

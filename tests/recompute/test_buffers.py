@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from momentumnet.recompute import buffer_values
+from momentumnet.recompute.values import buffer_values
 
 
 class Copies(TorchDispatchMode):

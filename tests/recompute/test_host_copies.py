@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from momentumnet.recompute import offloaded_tensors
-from momentumnet.recompute.host_copies import CudaCopies, pinned
-from momentumnet.recompute.offloaded_tensors import OffloadedTensors, Parked
+from momentumnet.recompute.saved import offloaded_tensors
+from momentumnet.recompute.saved.host_copies import CudaCopies, pinned
+from momentumnet.recompute.saved.offloaded_tensors import OffloadedTensors, Parked
 
 
 class Event:

@@ -14,14 +14,16 @@ import torch
 from torch import nn
 
 import momentumnet as mn
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.exact_state import ExactState
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute import choices, collected_tensors, norm_calls, statistics_read
-from momentumnet.recompute.buffers_on_demand import kept_on_demand
-from momentumnet.recompute.generators import Generators
-from momentumnet.recompute.left_attributes import Attributes
-from momentumnet.recompute.stand_in import StandIn
-from momentumnet.recompute.switches import Switches
+from momentumnet.recompute.attributes.left_attributes import Attributes
+from momentumnet.recompute.buffers import norm_calls, statistics_read
+from momentumnet.recompute.buffers.buffers_on_demand import kept_on_demand
+from momentumnet.recompute.saved import collected_tensors
+from momentumnet.recompute.surroundings import choices
+from momentumnet.recompute.surroundings.generators import Generators
+from momentumnet.recompute.surroundings.stand_in import StandIn
+from momentumnet.recompute.surroundings.switches import Switches
 
 
 class _Pressed:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.recompute import inventory
+from momentumnet.recompute.attributes import inventory
 
 
 class Normed(nn.Module):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from momentumnet.recompute.object_copies import copied
-from momentumnet.recompute.objects import Held, Values, has_state
+from momentumnet.recompute.values.object_copies import copied
+from momentumnet.recompute.values.objects import Held, Values, has_state
 
 
 class Plain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from momentumnet.recompute.origins import Origins, Place
+from momentumnet.recompute.saved.origins import Origins, Place
 
 PARAMETER = Place("parameter", 1, "weight")
 

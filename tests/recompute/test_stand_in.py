@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from momentumnet.recompute.stand_in import StandIn
+from momentumnet.recompute.surroundings.stand_in import StandIn
 
 
 def original() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from momentumnet.streams.discover import discover
+from momentumnet.streams.finding.discover import discover
 from tests.models import WIDTH, ResidualMLP
 
 

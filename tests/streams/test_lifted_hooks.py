@@ -9,7 +9,7 @@ import torch
 from torch.autograd import graph
 from torch.autograd.graph import saved_tensors_hooks
 
-from momentumnet.streams.lifted_hooks import lifted_for_transforms
+from momentumnet.streams.tracing.lifted_hooks import lifted_for_transforms
 
 
 def test_the_thread_that_ends_first_takes_nothing_from_the_other() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from momentumnet.streams.discover import discover
+from momentumnet.streams.finding.discover import discover
 from tests.models import WIDTH, Flat, ResidualMLP
 
 TWICE = nn.Tanh()

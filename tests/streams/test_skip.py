@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
 from momentumnet.streams import find_streams
-from momentumnet.streams.skip import residual_kind
+from momentumnet.streams.finding.skip import residual_kind
 from tests.streams import nets
 from tests.streams.nets import WIDTH, Block, Calls, chain, reasons, summary, tokens
 

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
+from momentumnet.conversion.planning import plan
 from momentumnet.errors import ConversionError
 from momentumnet.planner.fit import measured_step
-from momentumnet.planning import plan
-from momentumnet.streams import discover, find_streams, recorder, trace
-from momentumnet.streams.trace import call_with_example, record
+from momentumnet.streams import discover, find_streams
+from momentumnet.streams.tracing import recorder, trace
+from momentumnet.streams.tracing.trace import call_with_example, record
 from tests.streams import nets
 from tests.streams.nets import WIDTH, Block, Calls, chain, loop, modules, summary, tokens
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import momentumnet as mn
-from momentumnet.streams.discover import find_streams
+from momentumnet.streams.finding.discover import find_streams
 
 WIDTH = 6
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.streams.discover import discover
+from momentumnet.streams.finding.discover import discover
 from tests.models import WIDTH, Chain, ResidualMLP
 
 BLOCKS = 6

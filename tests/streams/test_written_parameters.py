@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import momentumnet as mn
-from momentumnet.streams import written_parameters
-from momentumnet.streams.guard import left_as_found
+from momentumnet.streams.tracing import written_parameters
+from momentumnet.streams.tracing.guard import left_as_found
 from tests.streams.nets import WIDTH, chain
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.conversion import convert
-from momentumnet.core.dr2net import Dr2Net
+from momentumnet.conversion.conversion import convert
+from momentumnet.core.rules.dr2net import Dr2Net
 from momentumnet.reversible_sequential import ReversibleSequential
 
 WIDTH, HEADS, PIXELS = 32, 4, 8

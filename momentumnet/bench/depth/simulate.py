@@ -17,9 +17,9 @@ from momentumnet.bench.cifar_networks import build
 from momentumnet.bench.language_models import LlamaDecoder, transformer_layer
 from momentumnet.bench.networks import Stack
 from momentumnet.bench.results import Row
+from momentumnet.conversion.planning_options import DEFAULT_GAMMA
 from momentumnet.planner.fit import measured_steps
-from momentumnet.planner.training_plan import TrainingPlan
-from momentumnet.planning_options import DEFAULT_GAMMA
+from momentumnet.planner.plans.training_plan import TrainingPlan
 
 # More than any step takes: everything is stored.
 WITHOUT_LIMIT = 1 << 60

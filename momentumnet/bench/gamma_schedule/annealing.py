@@ -8,11 +8,11 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from momentumnet.conversion import convert
-from momentumnet.core.dr2net import Dr2Net
-from momentumnet.dr2net_schedule import schedule_dr2net
-from momentumnet.gamma_schedule import schedule_gamma
-from momentumnet.step_schedule import StepSchedule
+from momentumnet.conversion.conversion import convert
+from momentumnet.core.rules.dr2net import Dr2Net
+from momentumnet.schedules.dr2net_schedule import schedule_dr2net
+from momentumnet.schedules.gamma_schedule import schedule_gamma
+from momentumnet.schedules.step_schedule import StepSchedule
 
 DR2NET_START = Dr2Net()
 

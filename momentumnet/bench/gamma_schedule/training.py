@@ -16,7 +16,7 @@ from momentumnet.bench.probe import step_memory
 from momentumnet.bench.results import Row
 from momentumnet.bench.training import FAILURES, failure
 from momentumnet.memory import MemoryReport
-from momentumnet.step_schedule import StepSchedule
+from momentumnet.schedules.step_schedule import StepSchedule
 
 
 @dataclass

@@ -8,9 +8,9 @@ import torch
 
 from momentumnet.arithmetic.momentum_step import Branch
 from momentumnet.bench.results import Row
-from momentumnet.core.coupling import Undo
-from momentumnet.core.exact_state import ExactState
-from momentumnet.core.scale import StreamScale
+from momentumnet.core.scaling.scale import StreamScale
+from momentumnet.core.state.coupling import Undo
+from momentumnet.core.state.exact_state import ExactState
 from momentumnet.memory import measure_memory
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -16,11 +16,11 @@ from momentumnet.bench.plan.networks import PlannedNetwork
 from momentumnet.bench.probe import step_memory
 from momentumnet.bench.results import Row
 from momentumnet.bench.timing import interleaved_seconds
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
+from momentumnet.conversion.planning_options import DEFAULT_GAMMA
 from momentumnet.planner.fit import measured_step
-from momentumnet.planner.training_plan import TrainingPlan
-from momentumnet.planning_options import DEFAULT_GAMMA
-from momentumnet.streams.trace import call_with_example
+from momentumnet.planner.plans.training_plan import TrainingPlan
+from momentumnet.streams.tracing.trace import call_with_example
 
 # Where between the least peak and that of stored activations the budgets beside "least" lie.
 BUDGETS = {"middle": 0.5, "stored": 1.0}

@@ -17,10 +17,10 @@ from momentumnet.bench.quality.tasks import Recipe, Task, optimizer_of, parse
 from momentumnet.bench.quality.variants import RAMP, REFERENCE, VARIANTS, Variant
 from momentumnet.bench.results import Row
 from momentumnet.bench.training import FAILURES, TrainingCourse, failure
-from momentumnet.conversion import convert
-from momentumnet.gamma_schedule import GammaSchedule, schedule_gamma
+from momentumnet.conversion.conversion import convert
 from momentumnet.prune.trainings import Trainings
-from momentumnet.streams.converted import streams_of
+from momentumnet.schedules.gamma_schedule import GammaSchedule, schedule_gamma
+from momentumnet.streams.blocks.converted import streams_of
 
 REPEATS = 5  # of the passes whose time is compared
 

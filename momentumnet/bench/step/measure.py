@@ -15,8 +15,8 @@ from momentumnet.bench.networks import Network
 from momentumnet.bench.results import Row
 from momentumnet.bench.step.planned import ANY_GAMMA, beside_the_best, peaks_of, planned_builds
 from momentumnet.bench.training_step import FAILURES, TrainingStep, built, ratio, reason, relative_error, step_rows
-from momentumnet.streams.converted import streams_of
-from momentumnet.streams.discover import find_streams
+from momentumnet.streams.blocks.converted import streams_of
+from momentumnet.streams.finding.discover import find_streams
 
 ARITHMETICS = ("exact", "float")
 

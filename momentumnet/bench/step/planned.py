@@ -12,9 +12,9 @@ from momentumnet.bench import methods as ways
 from momentumnet.bench.probe import step_memory
 from momentumnet.bench.results import Row
 from momentumnet.bench.training_step import FAILURES, TrainingStep, squared
-from momentumnet.conversion import convert
-from momentumnet.planner.budget import LEAST
-from momentumnet.planning import plan
+from momentumnet.conversion.conversion import convert
+from momentumnet.conversion.planning import plan
+from momentumnet.planner.machine.budget import LEAST
 
 # What names say of a network that is planned: behind it stands in whose bytes, or "least".
 PLANNED = ", planned as "

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from momentumnet.streams.discover import Discovery
+from momentumnet.streams.finding.discover import Discovery
 
 
 def residual_blocks(model: nn.Module, discovery: Discovery) -> set[str]:

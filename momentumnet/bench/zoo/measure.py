@@ -14,14 +14,14 @@ from momentumnet.bench.results import Row
 from momentumnet.bench.zoo import training_pass
 from momentumnet.bench.zoo.coverage import residual_blocks
 from momentumnet.bench.zoo.entries import Entry
-from momentumnet.conversion import convert
+from momentumnet.conversion.conversion import convert
+from momentumnet.conversion.planning import plan
+from momentumnet.conversion.planning_options import OTHERS
 from momentumnet.errors import MomentumNetError
 from momentumnet.memory import measure_memory
-from momentumnet.planning import plan
-from momentumnet.planning_options import OTHERS
-from momentumnet.streams.discover import Discovery, discover
-from momentumnet.streams.select import CHANGES_SHAPE
-from momentumnet.streams.trace import call_with_example
+from momentumnet.streams.finding.discover import Discovery, discover
+from momentumnet.streams.finding.select import CHANGES_SHAPE
+from momentumnet.streams.tracing.trace import call_with_example
 
 
 def measure(entry: Entry) -> Row:

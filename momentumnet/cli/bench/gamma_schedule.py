@@ -27,7 +27,7 @@ from momentumnet.cli.bench.options import add_benchmark, capped
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_count, chosen_device
 from momentumnet.command_errors import UsageError
-from momentumnet.step_schedule import SHAPES
+from momentumnet.schedules.step_schedule import SHAPES
 
 MODELS, QUICK_MODELS = "resnet56_bn,decoder12", "resnet20_bn,decoder2"
 FINALS, QUICK_FINALS = "0,1/8,1/2,3/4,9/10", "0,9/10"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.planes import Integers
-from momentumnet.core.reversible import branch_of
+from momentumnet.core.passes.reversible import branch_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries, selection, typed_operators
 from momentumnet.arithmetic.planes import Integers
-from momentumnet.core.exact_state import ExactState
+from momentumnet.core.state.exact_state import ExactState
 from momentumnet.errors import MomentumNetError
 from tests.arithmetic.compiled import reference
 from tests.arithmetic.compiled.cases import cases

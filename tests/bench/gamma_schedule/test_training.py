@@ -21,7 +21,7 @@ from momentumnet.bench.images import load_digits
 from momentumnet.bench.language_training import TextCourse
 from momentumnet.bench.probe import step_memory
 from momentumnet.memory import MemoryReport
-from momentumnet.streams.converted import streams_of
+from momentumnet.streams.blocks.converted import streams_of
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05, text_lr=1e-3, pretraining_epochs=1)
 CPU = torch.device("cpu")

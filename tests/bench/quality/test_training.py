@@ -23,7 +23,7 @@ from momentumnet.bench.quality.variants import VARIANTS, Variant
 from momentumnet.bench.training import Course
 from momentumnet.init import kaiming_
 from momentumnet.prune.trainings import Trainings
-from momentumnet.streams.converted import streams_of
+from momentumnet.streams.blocks.converted import streams_of
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05, adam_lr=2e-3, finetune_epochs=2, finetune_scale=0.5)

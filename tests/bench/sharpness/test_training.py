@@ -16,7 +16,7 @@ from momentumnet.bench.results import Row
 from momentumnet.bench.sharpness import training as module
 from momentumnet.bench.sharpness.methods import METHODS, Recipe
 from momentumnet.bench.sharpness.training import Trajectory
-from momentumnet.streams.converted import is_converted, streams_of
+from momentumnet.streams.blocks.converted import is_converted, streams_of
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.1, rho=0.05, noise=20, gamma="9/10", measurements=2, probes=8, ascents=1)
 

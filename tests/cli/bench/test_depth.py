@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet import whole_file
 from momentumnet.bench.depth.simulate import GIANTS, Giant
 from momentumnet.bench.depth.table import table
 from momentumnet.bench.networks import FAMILIES, family
 from momentumnet.bench.training_step import OVER_BUDGET
+from momentumnet.files import whole_file
 
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")
 

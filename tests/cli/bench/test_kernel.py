@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet import whole_file
 from momentumnet.bench import timing
+from momentumnet.files import whole_file
 
 
 def test_table_json_and_plot(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from momentumnet import whole_file
 from momentumnet.bench.peers import runs
 from momentumnet.bench.peers.runs import SCRIPTS, Peer
+from momentumnet.files import whole_file
 from tests.bench.peers.fake import write_fake
 
 

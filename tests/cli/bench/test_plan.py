@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from momentumnet import whole_file
 from momentumnet.bench.plan.table import table
+from momentumnet.files import whole_file
 
 
 def test_table_and_json(command: Callable[..., Any]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet import whole_file
 from momentumnet.bench.language_models import CausalDecoder, LlamaDecoder
 from momentumnet.bench.networks import Network, family
 from momentumnet.cli.bench import step
+from momentumnet.files import whole_file
 
 
 def _language_model(kind: type[CausalDecoder] | type[LlamaDecoder]) -> Network:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from momentumnet import whole_file
 from momentumnet.cli.bench import zoo
+from momentumnet.files import whole_file
 
 
 def test_table_and_json(command: Callable[..., Any]) -> None:

@@ -1,0 +1,1 @@
+"""From a model to a converted one, and back: what is planned, how it is applied."""

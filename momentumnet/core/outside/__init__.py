@@ -1,0 +1,1 @@
+"""Modules outside the streams: checkpointed or offloaded; streams that have ended in front of them."""

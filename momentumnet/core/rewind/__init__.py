@@ -1,0 +1,1 @@
+"""The tape of a pass, taken back step by step in backward by recomputing branches."""

@@ -1,0 +1,1 @@
+"""The couplings: the momentum rule, and those whose next x goes by the two before."""

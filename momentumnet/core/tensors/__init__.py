@@ -1,0 +1,1 @@
+"""Tensors that streams carry: found by identity, packed together, under transforms and in inference mode."""

@@ -1,0 +1,1 @@
+"""Files written whole, and checkpoints of a run that may be killed."""

@@ -1,0 +1,1 @@
+"""From a model and an example to a measured step."""

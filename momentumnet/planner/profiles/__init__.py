@@ -1,0 +1,1 @@
+"""What each unit of a step keeps and costs, and the ways in which it can be kept."""

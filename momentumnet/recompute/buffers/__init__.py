@@ -1,0 +1,1 @@
+"""Buffers of a call's modules, and the statistics of batch norms."""

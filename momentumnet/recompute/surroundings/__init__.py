@@ -1,0 +1,1 @@
+"""What holds around a call: generators, autocast, modes, PyTorch's switches, choices made inside."""

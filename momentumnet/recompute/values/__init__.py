@@ -1,0 +1,1 @@
+"""What objects, containers and tensors hold: compared, copied, put back."""

@@ -1,0 +1,1 @@
+"""What changes the rule of streams over the steps of a training."""

@@ -1,0 +1,1 @@
+"""Converted blocks: they know their role in a stream."""
