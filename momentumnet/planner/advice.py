@@ -15,10 +15,11 @@ from momentumnet.planner.plans.parameter_bytes import to_the_byte, told_apart
 from momentumnet.planner.profiles.choice import KEPT, Choice
 from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.searching.moments import Moment
 from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.rescaled import predicted_largest, rescaled
 from momentumnet.planner.searching.search import least
-from momentumnet.planner.searching.simulate import Moment, Simulation
+from momentumnet.planner.searching.simulate import Simulation
 
 # Larger values of gamma lose fewer bits a block, so that a stream's state takes less.
 GAMMAS = (Fraction(1, 2), Fraction(9, 10))

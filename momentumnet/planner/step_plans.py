@@ -13,9 +13,10 @@ from momentumnet.planner.plans.training_plan import PlannedStream, PlannedUnit, 
 from momentumnet.planner.profiles.choice import Choice, Way, choice_of_each
 from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.searching.methods import PlannedMethod, methods_of, same_way
+from momentumnet.planner.searching.moments import peak_of
 from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.search import least, least_seconds, within
-from momentumnet.planner.searching.simulate import held_between, offloaded_storages, peak_of, simulated
+from momentumnet.planner.searching.simulate import held_between, offloaded_storages, simulated
 from momentumnet.planner.trial import Trial, remembered
 from momentumnet.streams.finding.discover import Discovery
 

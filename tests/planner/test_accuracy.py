@@ -15,7 +15,8 @@ import momentumnet as mn
 from momentumnet.planner.measuring.measure import measured
 from momentumnet.planner.profiles.choice import Choice, Way
 from momentumnet.planner.profiles.flow import flow_of
-from momentumnet.planner.profiles.profile import Cost, Handover, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.unit import Cost, Handover, Unit
 from momentumnet.planner.searching.simulate import simulated
 from momentumnet.streams.tracing.trace import call_with_example
 from tests.models import ResidualMLP

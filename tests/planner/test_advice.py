@@ -19,10 +19,11 @@ from momentumnet.planner.advice import fullest_moment
 from momentumnet.planner.fit import measured_step
 from momentumnet.planner.machine.budget import MARGIN, bytes_of
 from momentumnet.planner.profiles.flow import Flow
+from momentumnet.planner.searching.moments import peak_of
 from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.rescaled import rescaled
 from momentumnet.planner.searching.search import least
-from momentumnet.planner.searching.simulate import peak_of, simulated
+from momentumnet.planner.searching.simulate import simulated
 from tests.models import Chain, ResidualMLP
 from tests.planner.test_plans import encoder, tokens
 from tests.planner.test_search import all_choices, random_profile

@@ -12,11 +12,13 @@ import torch
 from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.profiles.choice import Choice, Front, Way
 from momentumnet.planner.profiles.flow import Flow
-from momentumnet.planner.profiles.profile import Cost, Handover, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.profiles.unit import Cost, Handover, Unit
 from momentumnet.planner.searching.cuts import cuts_of
+from momentumnet.planner.searching.moments import peak_of
 from momentumnet.planner.searching.options import Options
-from momentumnet.planner.searching.simulate import Simulation, peak_of
+from momentumnet.planner.searching.simulate import Simulation
 
 FRONTS = (Front.NOTHING, Front.STORED, Front.GIVEN)
 

@@ -16,11 +16,13 @@ from momentumnet.arithmetic.fixed_point import INT32
 from momentumnet.planner.machine.host_link import HostLink
 from momentumnet.planner.profiles.choice import Choice, Front, Way
 from momentumnet.planner.profiles.flow import Flow
-from momentumnet.planner.profiles.profile import Cost, Handover, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.profiles.unit import Cost, Handover, Unit
+from momentumnet.planner.searching.moments import peak_of
 from momentumnet.planner.searching.options import LONGEST_SEGMENT, Options
 from momentumnet.planner.searching.search import fewest, least, least_seconds, within
-from momentumnet.planner.searching.simulate import Simulation, peak_of, simulated
+from momentumnet.planner.searching.simulate import Simulation, simulated
 from momentumnet.recompute.saved import offloaded_tensors
 
 # Of the random units, smaller storages are not offloaded.

@@ -25,12 +25,12 @@ from momentumnet.core.rewind.failures import Failures
 from momentumnet.core.tensors.inference import gradients_on
 from momentumnet.core.tensors.transforms import at_work, outside
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments.arguments import version
 from momentumnet.recompute.arguments.caches import Lent
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved.collected_tensors import Collected
 from momentumnet.recompute.saved.saved_tensors import SavedTensors
 from momentumnet.recompute.saved.saved_values import SavedValues
+from momentumnet.recompute.values.counters import version
 
 
 class Checkpoint:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from momentumnet.core.rewind.tape import Tape
 from momentumnet.core.tensors.by_tensor import ByTensor
-from momentumnet.recompute.arguments.arguments import version
+from momentumnet.recompute.values.counters import version
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from momentumnet.core.tensors.by_tensor import ByTensor
 from momentumnet.core.tensors.inference import counted
 from momentumnet.core.tensors.packed import Companion, Key, item_of, packed, parts_of, with_arguments, with_items
 from momentumnet.errors import ConversionError
-from momentumnet.recompute.arguments.arguments import named_arguments, version
+from momentumnet.recompute.arguments.arguments import named_arguments
+from momentumnet.recompute.values.counters import version
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from momentumnet.core.state.watch import Seen, Watch
 from momentumnet.core.tensors import transforms
 from momentumnet.core.tensors.inference import gradients_on
 from momentumnet.errors import CheckpointError, ConversionError
-from momentumnet.recompute.arguments.arguments import version
 from momentumnet.recompute.surroundings.choices import chosen, recomputing
+from momentumnet.recompute.values.counters import version
 
 logger = logging.getLogger("momentumnet")
 

@@ -23,7 +23,8 @@ from momentumnet.core.state.plain import PlainState
 from momentumnet.core.tensors.by_tensor import ByTensor
 from momentumnet.core.tensors.inference import NO_COUNTER
 from momentumnet.errors import ConversionError
-from momentumnet.recompute.arguments.arguments import named_arguments, parameter_names, version
+from momentumnet.recompute.arguments.arguments import named_arguments, parameter_names
+from momentumnet.recompute.values.counters import version
 
 
 @dataclass

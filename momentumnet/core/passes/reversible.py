@@ -25,10 +25,11 @@ from momentumnet.core.state.exact_state import ExactState
 from momentumnet.core.state.plain import PlainState
 from momentumnet.core.tensors.inference import gradients_on
 from momentumnet.errors import ConversionError, ReconstructionError
-from momentumnet.recompute.arguments.arguments import replace_stream, version
+from momentumnet.recompute.arguments.arguments import replace_stream
 from momentumnet.recompute.replay import BlockCall
 from momentumnet.recompute.saved.saved_tensors import SavedTensors
 from momentumnet.recompute.saved.saved_values import SavedValues
+from momentumnet.recompute.values.counters import version
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

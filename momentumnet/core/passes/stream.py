@@ -28,9 +28,10 @@ from momentumnet.core.state.plain import PlainState
 from momentumnet.core.tensors import transforms
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute import own_checkpoints
-from momentumnet.recompute.arguments.arguments import replace_stream, version
+from momentumnet.recompute.arguments.arguments import replace_stream
 from momentumnet.recompute.arguments.caches import Lent
 from momentumnet.recompute.surroundings.choices import recomputing
+from momentumnet.recompute.values.counters import version
 
 
 class MomentumStream(PassStarts):

@@ -19,7 +19,7 @@ from momentumnet.arithmetic.reports import has_values, read
 from momentumnet.core.checks import ledger
 from momentumnet.core.state.coupling import State
 from momentumnet.core.state.range import Range
-from momentumnet.recompute.arguments.arguments import version
+from momentumnet.recompute.values.counters import version
 
 Learn = Callable[[Sequence["Seen"], Range | None, tuple[float, float] | None], None]
 

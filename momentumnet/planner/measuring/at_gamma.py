@@ -9,8 +9,9 @@ from fractions import Fraction
 from momentumnet.planner.measuring.names import beside_glue
 from momentumnet.planner.measuring.own_tensors import OwnTensors
 from momentumnet.planner.measuring.starts import with_starts
-from momentumnet.planner.profiles.profile import Key, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.profiles.unit import Key, Unit
 
 
 def at_gamma(gamma: Fraction, step: Profile, glue: Mapping[Key, int], streams: Sequence[StreamProfile]) -> Profile:

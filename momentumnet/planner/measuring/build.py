@@ -23,7 +23,8 @@ from momentumnet.planner.measuring.names import Names
 from momentumnet.planner.measuring.returned import filled_by, outputs_of, returns_last
 from momentumnet.planner.measuring.stream_cost import stream_profile
 from momentumnet.planner.profiles.flow import Flow, flow_of
-from momentumnet.planner.profiles.profile import Cost, Handover, Key, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.unit import Cost, Handover, Key, Unit
 from momentumnet.streams.blocks.block import ResidualStream
 from momentumnet.streams.blocks.nested import tensors_in
 from momentumnet.streams.finding.discover import Discovery

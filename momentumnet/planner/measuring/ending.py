@@ -16,7 +16,7 @@ from momentumnet.memory import MemoryReport, memory_measured
 from momentumnet.planner.measuring.alone import differentiate, leaf_of, without_history
 from momentumnet.planner.measuring.step_loss import total_of
 from momentumnet.planner.measuring.unit_cost import Measures
-from momentumnet.planner.profiles.profile import Cost
+from momentumnet.planner.profiles.unit import Cost
 from momentumnet.recompute.values import object_copies
 from momentumnet.streams.blocks.nested import tensors_inside
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from momentumnet.planner.profiles.profile import Cost, Key
+from momentumnet.planner.profiles.unit import Cost, Key
 from momentumnet.streams.finding.division import is_overwritten
 from momentumnet.streams.tracing.calls import Call, Trace
 

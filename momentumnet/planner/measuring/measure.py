@@ -28,7 +28,7 @@ from momentumnet.planner.measuring.hollow import HollowMeasures, hollowed, witho
 from momentumnet.planner.measuring.names import Names
 from momentumnet.planner.measuring.tail import Tail
 from momentumnet.planner.measuring.unit_cost import Measures
-from momentumnet.planner.profiles.profile import Cost
+from momentumnet.planner.profiles.unit import Cost
 from momentumnet.recompute.own_gradients import is_about_hooks
 from momentumnet.streams.blocks.nested import copied, tensors_in
 from momentumnet.streams.tracing.forwards import forwards_as_calls

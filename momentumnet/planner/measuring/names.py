@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from momentumnet.core.tensors import transforms
-from momentumnet.planner.profiles.profile import Key
+from momentumnet.planner.profiles.unit import Key
 from momentumnet.streams.blocks.nested import stream_output, tensors_in
 from momentumnet.streams.tracing.calls import Trace, storage_key
 

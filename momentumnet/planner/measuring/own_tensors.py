@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
-from momentumnet.planner.profiles.profile import Key, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.profiles.unit import Key, Unit
 
 
 class OwnTensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from momentumnet.planner.profiles.profile import Key
+from momentumnet.planner.profiles.unit import Key
 from momentumnet.streams.tracing.calls import Call, Trace, storage_key
 
 

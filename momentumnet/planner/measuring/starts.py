@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
-from momentumnet.planner.profiles.profile import Key, Unit
 from momentumnet.planner.profiles.stream_profile import StreamProfile
+from momentumnet.planner.profiles.unit import Key, Unit
 
 
 def with_starts(

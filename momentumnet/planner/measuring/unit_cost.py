@@ -26,7 +26,7 @@ from momentumnet.planner.measuring.alone import (
     without_history,
 )
 from momentumnet.planner.measuring.hollow import HollowMeasures
-from momentumnet.planner.profiles.profile import Cost
+from momentumnet.planner.profiles.unit import Cost
 from momentumnet.recompute.attributes.left_attributes import Attributes
 from momentumnet.recompute.attributes.standing import without_scripts
 from momentumnet.recompute.saved.saved_values import SAMPLED

@@ -11,7 +11,7 @@ from momentumnet.planner.searching.methods import CHECKPOINT, MOMENTUM, STORED
 
 if TYPE_CHECKING:
     from momentumnet.planner.plans.training_plan import TrainingPlan
-    from momentumnet.planner.searching.simulate import Moment
+    from momentumnet.planner.searching.moments import Moment
 
 MIB = 1 << 20
 COLOUR_OF_METHOD = {STORED: BLACK, CHECKPOINT: ORANGE, MOMENTUM: GREEN, "planned": BLUE}

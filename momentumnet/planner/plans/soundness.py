@@ -11,7 +11,7 @@ from momentumnet.core.passes.settings import ARITHMETICS
 from momentumnet.planner.machine.budget import GRADIENTS
 from momentumnet.planner.profiles.choice import KEPT, Way
 from momentumnet.planner.searching.methods import CHECKPOINT, MOMENTUM, STORED
-from momentumnet.planner.searching.simulate import PHASES
+from momentumnet.planner.searching.moments import PHASES
 
 if TYPE_CHECKING:
     from momentumnet.planner.plans.training_plan import PlannedStream, PlannedUnit, TrainingPlan

@@ -18,7 +18,7 @@ from momentumnet.planner.plans.plain_data import value_of
 from momentumnet.planner.plans.soundness import check
 from momentumnet.planner.profiles.choice import KEPT, Way
 from momentumnet.planner.searching.methods import PlannedMethod
-from momentumnet.planner.searching.simulate import Moment
+from momentumnet.planner.searching.moments import Moment
 
 VERSION = 4
 

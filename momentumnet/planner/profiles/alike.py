@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from momentumnet.planner.profiles.profile import Key, Profile
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.unit import Key
 
 
 def kinds_of(profile: Profile) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from momentumnet.planner.profiles.profile import Key
+from momentumnet.planner.profiles.unit import Key
 
 
 @dataclass

@@ -12,7 +12,8 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from momentumnet.planner.profiles.choice import Choice, Front, Way
-from momentumnet.planner.profiles.profile import Key, Profile
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.unit import Key
 from momentumnet.planner.searching.taken import Fullest, Taken, taken_by
 
 Cut = tuple[Choice, Choice]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from momentumnet.planner.profiles.choice import Choice, Way
 from momentumnet.planner.profiles.profile import Profile
-from momentumnet.planner.searching.simulate import Moment, simulated
+from momentumnet.planner.searching.moments import Moment
+from momentumnet.planner.searching.simulate import simulated
 
 STORED, CHECKPOINT, MOMENTUM = "stored", "checkpoint", "momentum"
 

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from momentumnet.planner.profiles.alike import kinds_of
 from momentumnet.planner.profiles.choice import KEPT, Choice, Front, Way, choice_of_each
-from momentumnet.planner.profiles.profile import Handover, Profile
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.unit import Handover
 from momentumnet.planner.searching.cuts import cuts_of
-from momentumnet.planner.searching.simulate import Simulation, peak_of, simulated
+from momentumnet.planner.searching.moments import peak_of
+from momentumnet.planner.searching.simulate import Simulation, simulated
 from momentumnet.planner.searching.taken import Taken, taken_by
 
 # Units that are recomputed together from one input, at most.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from momentumnet.planner.profiles.profile import Cost, Profile, Unit
+from momentumnet.planner.profiles.profile import Profile
+from momentumnet.planner.profiles.unit import Cost, Unit
 from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.search import fewest
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from momentumnet.planner.profiles.choice import Choice, Front, Way
+from momentumnet.planner.searching.moments import peak_of
 from momentumnet.planner.searching.options import Option, Options
-from momentumnet.planner.searching.simulate import peak_of, simulated
+from momentumnet.planner.searching.simulate import simulated
 
 CELLS = 2048
 

@@ -7,26 +7,13 @@ activations, and gradients of parameters as they come; neither parameters nor wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from momentumnet.planner.profiles.choice import KEPT, Choice, Front, Way, choice_of_each
 from momentumnet.planner.profiles.held import Held
-from momentumnet.planner.profiles.profile import Handover, Key, Profile
+from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.stream_profile import StreamProfile
-
-PHASES = ("forward", "loss", "recompute", "backward")
-
-
-@dataclass(slots=True)  # not frozen, which takes longer: a search makes hundreds of thousands
-class Moment:
-    """The most bytes at once while a unit runs; ``phase`` is one of `PHASES`.
-
-    The loss counts as the unit behind the last.
-    """
-
-    phase: str
-    unit: int
-    bytes: int
+from momentumnet.planner.profiles.unit import Handover, Key
+from momentumnet.planner.searching.moments import Moment
 
 
 def simulated(profile: Profile, choices: Sequence[Choice]) -> list[Moment]:
@@ -48,11 +35,6 @@ def offloaded_storages(profile: Profile, choices: Sequence[Choice]) -> frozenset
     """The storages that are in host memory between forward and backward."""
     moved = (profile.moved(at) for at, choice in enumerate(choice_of_each(choices)) if choice.way is Way.OFFLOADED)
     return frozenset().union(*moved)
-
-
-def peak_of(moments: Sequence[Moment]) -> Moment:
-    """The moment of the most bytes."""
-    return max(moments, key=lambda moment: moment.bytes)
 
 
 class Simulation:

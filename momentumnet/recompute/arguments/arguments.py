@@ -14,17 +14,10 @@ from torch.utils import _pytree as pytree  # the one walker that knows every reg
 from momentumnet.errors import ReconstructionError
 from momentumnet.recompute.arguments.given_generators import NO_GENERATORS, GivenGenerators
 from momentumnet.recompute.values.argument_objects import NO_OBJECTS, UncopiedObjects
+from momentumnet.recompute.values.counters import version
 from momentumnet.recompute.values.left_values import is_generator
 from momentumnet.recompute.values.object_copies import copied, is_small, with_small_ones_cloned
 from momentumnet.recompute.values.objects import has_state, parts
-
-
-def version(tensor: Tensor) -> int:
-    """The tensor's in-place counter; -1 for inference tensors, which have none."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        return -1
 
 
 def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from momentumnet.errors import ReconstructionError
 from momentumnet.parameter_parts import is_flattened
-from momentumnet.recompute.arguments.arguments import version
 from momentumnet.recompute.surroundings.generators import AS_IT_IS, bytes_on_host
 from momentumnet.recompute.values.buffer_values import COPIED_ANYWAY
+from momentumnet.recompute.values.counters import version
 from momentumnet.recompute.values.looks import has_lost_its_memory
 
 # By block, the numbers of those parameters that its calls move: their values are copied before the next one.

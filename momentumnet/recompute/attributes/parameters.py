@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import ConversionError, ReconstructionError
-from momentumnet.recompute.arguments.arguments import kept, version
+from momentumnet.recompute.arguments.arguments import kept
+from momentumnet.recompute.values.counters import version
 
 
 class Parameters:

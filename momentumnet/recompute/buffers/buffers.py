@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments.arguments import version
 from momentumnet.recompute.buffers.buffers_on_demand import kept_on_demand
 from momentumnet.recompute.buffers.statistics_read import Learned, learned_of, reads_noted
 from momentumnet.recompute.surroundings.generators import AS_IT_IS, bytes_on_host
@@ -28,6 +27,7 @@ from momentumnet.recompute.values.buffer_values import (
     take_out,
     write_back,
 )
+from momentumnet.recompute.values.counters import version
 
 _NO_NAMES: dict[str, bool] = {}
 

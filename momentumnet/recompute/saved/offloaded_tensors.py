@@ -19,9 +19,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments.arguments import version
 from momentumnet.recompute.saved.host_copies import Copy, HostCopies, copies_of
 from momentumnet.recompute.surroundings.uncompiled import uncompiled
+from momentumnet.recompute.values.counters import version
 
 # Smaller storages stay: to ask for a copy takes some ten microseconds, in which a link of 25 GB/s moves 256 KiB.
 SMALLEST = 1 << 20

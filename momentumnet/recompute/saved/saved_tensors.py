@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward, saved_tensors_hooks
 
 from momentumnet.errors import ReconstructionError
-from momentumnet.recompute.arguments.arguments import version
 from momentumnet.recompute.saved.collected_tensors import WATCHERS, Collected
 from momentumnet.recompute.saved.origins import Place
 from momentumnet.recompute.saved.saved_values import SavedValues
 from momentumnet.recompute.surroundings.uncompiled import uncompiled
+from momentumnet.recompute.values.counters import version
 from momentumnet.recompute.values.looks import Kind, kind_of
 
 _RUN_BACKWARD = _engine_run_backward.__code__

@@ -18,7 +18,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from momentumnet.arithmetic.reports import is_hollow
 from momentumnet.core.passes.carried import refusal
 from momentumnet.core.scaling.spread import spread_of
-from momentumnet.recompute.arguments.arguments import named_arguments, version
+from momentumnet.recompute.arguments.arguments import named_arguments
+from momentumnet.recompute.values.counters import version
 from momentumnet.streams.blocks.nested import floating, has_sizes, outputs_beside, stream_output, tensors_in
 from momentumnet.streams.tracing.calls import Call, Endpoint, Key, Place, Trace, storage_key
 
