@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-import re
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,75 +19,8 @@ from momentumnet.planner.plans import batch_watch
 from momentumnet.streams.blocks.converted import converted_blocks, streams_of
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, ResidualMLP
+from tests.planner.larger_batches import BUDGET, GAMMA, TOLD, step, ways
 from tests.planner.wide import chain, rows
-
-TOLD = "was planned for inputs of"
-
-
-def step(net: nn.Module, batch: int) -> None:
-    net(rows(batch)).square().mean().backward()
-    net.zero_grad(set_to_none=True)
-
-
-def ways(net: nn.Module) -> tuple[str, int]:
-    stream = mn.describe(net)["streams"][0]
-    return stream["backward"], stream["kept"]
-
-
-GAMMA = 1 / 8
-BUDGET = mn.plan(chain(), rows(64), gamma=GAMMA, budget="least").peak * 5 // 4
-
-
-def test_a_larger_batch_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    net = mn.convert(chain(), rows(16), gamma=GAMMA, budget=BUDGET)
-    for batch in (16, 4):
-        step(net, batch)
-    with torch.no_grad():
-        net(rows(64))
-    assert TOLD not in caplog.text
-    for _ in range(3):
-        step(net, 32)
-    assert caplog.text.count(TOLD) == 1
-    assert f"{16 * WIDTH} elements and is given {32 * WIDTH}" in caplog.text
-    assert "Plan again for the largest batch" in caplog.text
-
-
-def cast(dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-@pytest.mark.parametrize(
-    ("planned", "trained"),
-    [(torch.bfloat16, None), (None, torch.bfloat16), (torch.bfloat16, torch.float16)],
-    ids=["without", "with", "another"],
-)
-def test_another_autocast_than_planned_is_told_once(
-    planned: torch.dtype | None, trained: torch.dtype | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, x = nn.Sequential(*(ResidualMLP() for _ in range(3))), rows(16)
-    with cast(planned):
-        mn.plan(model, x, budget=1 << 20).save(tmp_path / "plan.json")
-    converted = mn.convert(model, plan=mn.TrainingPlan.load(tmp_path / "plan.json"))
-    with torch.no_grad():
-        converted(x)  # an evaluation keeps nothing
-    with cast(planned):
-        converted(x)
-    assert not caplog.text
-    for _ in range(2):
-        with cast(trained):
-            converted(x)
-    assert len(caplog.records) == 1
-    assert re.search(r"takes other bytes than the 1.00 MiB planned. Plan .* as it is trained", caplog.text)
-
-
-def test_a_plan_that_does_not_know_of_autocast_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """One on the meta device, where there is none, or of a version that did not say."""
-    model, x = nn.Sequential(*(ResidualMLP() for _ in range(3))), rows(16)
-    plan = mn.plan(copy.deepcopy(model).to("meta"), x.to("meta"), budget=1 << 20)
-    assert plan.autocast is None
-    with cast(torch.bfloat16):
-        mn.convert(model, plan=plan)(x)
-    assert not caplog.text
 
 
 def test_what_was_said_of_one_stream_is_its_own_behind_a_new_plan() -> None:
@@ -159,13 +90,6 @@ def test_not_planned_again_under_a_transform() -> None:
         found = torch.func.grad(loss)(parameters, x)
         expected = torch.autograd.grad(loss(parameters, x), [*parameters.values()])
         torch.testing.assert_close([*found.values()], [*expected], rtol=1e-4, atol=1e-6)
-
-
-def test_a_plan_that_was_loaded_knows_its_example(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    mn.plan(chain(), rows(16), budget="least").save(tmp_path / "plan.json")
-    net = mn.convert(chain(), plan=mn.TrainingPlan.load(tmp_path / "plan.json"))
-    step(net, 17)
-    assert "takes more than the least that was planned" in caplog.text
 
 
 def test_planned_again_it_fits_and_the_gradients_are_those_of_stored(caplog: pytest.LogCaptureFixture) -> None:
@@ -297,14 +221,6 @@ def test_nothing_is_left_of_it_on_a_reverted_model(caplog: pytest.LogCaptureFixt
     assert TOLD not in caplog.text
 
 
-def test_several_processes_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan="auto")
-    monkeypatch.setattr(batch_watch, "processes", lambda: 2)
-    net(rows(64))
-    assert "In several processes it is not planned again" in caplog.text
-    assert ways(net)[1] == 6
-
-
 def test_what_replan_may_be() -> None:
     with pytest.raises(ValueError, match="replan must be one of 'never', 'auto', got True"):
         mn.convert(chain(), rows(4), gamma=GAMMA, budget=BUDGET, replan=True)
@@ -361,18 +277,3 @@ def test_gamma_is_that_of_the_planned_streams_alone() -> None:
     blocks = {id(role.runner): role.runner for _, role in converted_blocks(net)}
     assert [stream.gamma for stream in blocks.values() if isinstance(stream, MomentumStream)] == [Fraction(1, 8)]
     assert net.first.gamma == pytest.approx(0.9)
-
-
-@pytest.mark.parametrize("budget", [BUDGET, 1 << 40])
-@pytest.mark.parametrize("replan", ["never", "auto"])
-def test_a_trace_of_a_larger_batch_is_no_step(budget: int, replan: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "momentumnet")
-    net = mn.convert(chain(), rows(4), gamma=GAMMA, budget=budget, replan=replan)
-    before = mn.describe(net)
-    for look in (mn.find_streams, mn.plan):
-        look(net, rows(64))
-    assert "planned" not in caplog.text
-    assert "planning again" not in caplog.text
-    assert mn.describe(net) == before
-    step(net, 64)
-    assert (TOLD if replan == "never" else "planning again") in caplog.text
