@@ -87,14 +87,20 @@ def measured_steps(
         raise ConversionError(
             f"{type(model).__name__} has no part that could be recomputed, so there is nothing to plan"
         )
-    device = device_of(model, example_inputs)
     names = [name for unit in profiles[0].units for name in unit.names]
-    told: dict[str, Any] = {
-        "arithmetic": arithmetic,
+    told = {"arithmetic": arithmetic, "gradients": gradients, **_told_of(model, example_inputs, names)}
+    return [
+        MeasuredStep(found, Options(profile), gamma, **told) for gamma, profile in zip(gammas, profiles, strict=True)
+    ]
+
+
+def _told_of(model: nn.Module, example_inputs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What plans of the step will say that they were made for; ``names`` are those of its units' modules."""
+    device = device_of(model, example_inputs)
+    return {
         "batch": _batch_of(example_inputs),
         "elements": elements_of(example_inputs),
         "containers": tuple(sizes_of(model, names).items()),
-        "gradients": gradients,
         "parameter_bytes": parameter_bytes_of(model.parameters()),
         "autocast": autocast_of(device),
         "trained_bytes": parameter_bytes_of(trained_in(model)),
@@ -102,9 +108,6 @@ def measured_steps(
         "classes": classes_of(model, names),
         "exact_bytes": device.type == "cpu",
     }
-    return [
-        MeasuredStep(found, Options(profile), gamma, **told) for gamma, profile in zip(gammas, profiles, strict=True)
-    ]
 
 
 def _batch_of(example_inputs: Any) -> int | None:

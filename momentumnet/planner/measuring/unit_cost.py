@@ -135,10 +135,7 @@ class Measures:
     def cost(self, run: Call, parameters: Sequence[Tensor]) -> Cost:
         """The cost of what returns an output and the leaves that it came from."""
         with torch.enable_grad(), without_history():
-            with self._left:
-                outputs = [leaf for leaf in tensors_in([run()[0]]) if leaf.requires_grad]
-                output_bytes = sum(leaf.numel() * leaf.element_size() for leaf in outputs)
-                del outputs
+            output_bytes = self._output_bytes(run)
             forward, backward = (0.0, 0.0) if self.outside else self._seconds(run, parameters)
 
             made = [0]
@@ -152,16 +149,11 @@ class Measures:
                 made.extend(map(gradient_bytes, (gradients or ())[len(leaves) :]))
                 return gradients
 
-            def cast() -> None:
-                run()
-                self._left.close()
-
             forward_peak = 0 if self.outside else self.memory(run).peak_bytes
             with gradients_there(parameters) if self._present else nullcontext(differentiate) as behind:
                 whole = self.memory(both)
             again = self._again(run, parameters)
-            casts = not self.outside and self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
-            cast_bytes = self.memory(cast).saved_bytes if casts else 0
+            cast_bytes = self._cast_bytes(run)
             free = self._keeping_nothing(run)
         there = [parameter.numel() * parameter.element_size() for parameter in parameters if self._present]
         return Cost(
@@ -176,6 +168,22 @@ class Measures:
             added_bytes=max(there, default=0),
             again_peak=again,
         )
+
+    def _output_bytes(self, run: Call) -> int:
+        with self._left:
+            outputs = [leaf for leaf in tensors_in([run()[0]]) if leaf.requires_grad]
+            return sum(leaf.numel() * leaf.element_size() for leaf in outputs)
+
+    def _cast_bytes(self, run: Call) -> int:
+        """What a run under autocast leaves behind when nobody holds its output: the casts that autocast keeps."""
+        if self.outside or self._device.type == "meta" or not torch.is_autocast_enabled(self._device.type):
+            return 0
+
+        def cast() -> None:
+            run()
+            self._left.close()
+
+        return self.memory(cast).saved_bytes
 
     def _keeping_nothing(self, run: Call) -> int:
         """The most bytes in a run that keeps nothing: as what is recomputed later runs, or without gradients."""
