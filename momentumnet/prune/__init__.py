@@ -1,10 +1,11 @@
 """Pruning: which weights go, and how what is left is trained."""
 
+from momentumnet.prune.arms import CONTROLS, TICKET
 from momentumnet.prune.blocks import BlockStructure
 from momentumnet.prune.channels import ChannelStructure
 from momentumnet.prune.dense import dense_state_dict, load_dense_state_dict
 from momentumnet.prune.distance import EarlyBird, mask_distance
-from momentumnet.prune.lottery import CONTROLS, TICKET, LotteryTicket
+from momentumnet.prune.lottery import LotteryTicket
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import (
     Masks,

@@ -17,6 +17,7 @@ from momentumnet.errors import CheckpointError
 from momentumnet.listing import listed
 from momentumnet.options import check_names, is_finite, is_whole, true_or_false, whole
 from momentumnet.progress import steps_with_progress
+from momentumnet.prune.arms import CONTROLS, RANDOM_MASK, REINITIALISED, TICKET, training_name
 from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
 from momentumnet.prune.masks import Masks, apply_masks, masks_of
 from momentumnet.prune.reinitialise import reset_parameters
@@ -26,14 +27,6 @@ from momentumnet.prune.structure import Structure, structure_of
 from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
 from momentumnet.prune.trainings import Record, Trainings
 from momentumnet.resume import load_training_state, training_state
-
-TICKET = "ticket"
-"""The arm of a lottery that trains the ticket itself; see `LotteryTicket.ticket`."""
-
-REINITIALISED, RANDOM_MASK = "reinitialised", "random mask"
-
-CONTROLS = (REINITIALISED, RANDOM_MASK)
-"""What ``LotteryTicket(controls=...)`` may name: "reinitialised" and "random mask"."""
 
 
 class LotteryTicket:
@@ -129,17 +122,7 @@ class LotteryTicket:
         self._structure: Structure = structure_of(structure, self._model, example_inputs, self._skip)
         self._dense_masks = self._next_masks(self._model, None, fraction=0.0)
         self._next_masks(self._model, self._dense_masks)  # before hours of training: whether the options fit
-        settings = {
-            "fraction": str(fraction),
-            "rewind_to": rewind_to,
-            "scope": scope,
-            "structure": structure,
-            "skip": ", ".join(self._skip),
-            "early_bird": None if early_bird is None else f"{early_bird}, {rounds} rounds",
-            "seed": self._seed,
-            "network": _fingerprint(self._model),
-        }
-        self._trainings = Trainings(None if folder is None else Path(folder), settings)
+        self._trainings = Trainings(None if folder is None else Path(folder), self._settings(structure))
 
     def run(self, *, notify: Callable[[TicketTraining], object] | None = None, progress: bool = False) -> LotteryReport:
         """Trains, prunes and rewinds, round by round.
@@ -160,7 +143,7 @@ class LotteryTicket:
         done: list[TicketTraining] = []
         for number in steps_with_progress(self._rounds + 1, "lottery rounds", progress=progress):
             for arm in (TICKET, *(self._controls if number else ())):
-                record = self._trainings.get(_name(arm, number)) or self._train(arm, number)
+                record = self._trainings.get(training_name(arm, number)) or self._train(arm, number)
                 done.append(TicketTraining.from_record(arm, number, record))
                 if notify is not None:
                     notify(done[-1])
@@ -193,8 +176,21 @@ class LotteryTicket:
             set_rules(model, record["rules"])
         return model
 
+    def _settings(self, structure: str) -> dict[str, object]:
+        """What must agree for trainings of an earlier run to be used."""
+        return {
+            "fraction": str(self._fraction),
+            "rewind_to": self._rewind_to,
+            "scope": self._scope,
+            "structure": structure,
+            "skip": ", ".join(self._skip),
+            "early_bird": None if self._early_bird is None else f"{self._early_bird}, {self._rounds} rounds",
+            "seed": self._seed,
+            "network": _fingerprint(self._model),
+        }
+
     def _record(self, arm: str, number: int) -> Record:
-        record = self._trainings.get(_name(arm, number))
+        record = self._trainings.get(training_name(arm, number))
         if record is None:
             raise LookupError(f"round {number} of {arm!r} has not been trained; call run() first")
         return record
@@ -236,7 +232,7 @@ class LotteryTicket:
             record["rewound"] = state  # unless a later step's weights take its place
             wanted = self._rewind_to or None
         record |= train(model, self._train_fn, start_step=start_step, rewind_to=wanted, seed=self._seed, watch=watch)
-        self._trainings.put(_name(arm, number), record)
+        self._trainings.put(training_name(arm, number), record)
         return record
 
     def _start(self, arm: str, number: int) -> tuple[State, Masks, int]:
@@ -283,10 +279,6 @@ def _check_options(
             raise ValueError(f"controls must be of {', '.join(map(repr, CONTROLS))}, got {control!r}")
     if early_bird is not None and not (is_finite(early_bird) and 0 <= early_bird <= 1):
         raise ValueError(f"early_bird must be a share of the weights between 0 and 1, got {early_bird!r}")
-
-
-def _name(arm: str, number: int) -> str:
-    return f"{arm.replace(' ', '-')}-{number:03d}"
 
 
 def _in_words(rules: Rules) -> str:

@@ -92,11 +92,7 @@ def train(
             raise TypeError(f"train_fn must return the last accuracy or None, got {type(returned).__name__}")
         log.accuracy(float(returned))
     trained = on_cpu(dense_state_dict(model))
-    if all(torch.equal(before[name], trained[name]) for name in places_by_name(model) if name in before):
-        raise ValueError(
-            "train_fn left the model that it was given as it was; it must train it in place, not a copy "
-            "(momentumnet.convert makes one unless inplace=True: convert before, and give the lottery the result)"
-        )
+    _check_trained(model, before, trained)
     if rewind_to is not None and "rewound" not in record:
         raise ValueError(
             f"train_fn reported {log.steps} steps, and rewind_to={rewind_to} lies beyond; "
@@ -110,6 +106,15 @@ def train(
         "seconds": seconds,
         "distances": watch.distances() if watch else [],
     }
+
+
+def _check_trained(model: nn.Module, before: State, after: State) -> None:
+    """Refuse a training that has changed none of the weights that pruning goes by."""
+    if all(torch.equal(before[name], after[name]) for name in places_by_name(model) if name in before):
+        raise ValueError(
+            "train_fn left the model that it was given as it was; it must train it in place, not a copy "
+            "(momentumnet.convert makes one unless inplace=True: convert before, and give the lottery the result)"
+        )
 
 
 def on_cpu(state: State) -> State:
