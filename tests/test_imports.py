@@ -31,6 +31,7 @@ FLOORS = (
 FOLDERS = {
     "core": (("checks", "tensors"), ("state",), ("rewind", "rules", "scaling"), ("outside",), ("passes",)),
     "planner": (("machine",), ("profiles",), ("measuring", "searching"), ("plans",)),
+    "prune": (("masking",), ("structured",), ("lottery",)),
     "recompute": (("surroundings",), ("values",), ("arguments",), ("saved",), ("attributes", "buffers")),
     "streams": (("blocks",), ("tracing",), ("finding",)),
 }
@@ -127,8 +128,9 @@ def test_every_room_has_its_floor() -> None:
         ("core/rewind/tape.py", "from momentumnet.core.rules.dr2net import Dr2Net"),
         ("planner/searching/cuts.py", "from momentumnet.planner import fit"),
         ("core/rewind/tape.py", "from momentumnet.loss import batches"),
-        ("init/fixup.py", "from momentumnet.prune import masks"),
-        ("prune/masks.py", "from momentumnet import optim"),
+        ("init/fixup.py", "from momentumnet.prune.masking import masks"),
+        ("prune/masking/scores.py", "from momentumnet.prune.structured.units import mean_scores"),
+        ("prune/masking/masks.py", "from momentumnet import optim"),
         ("landscape/hessian.py", "from momentumnet.optim import SAM"),
         ("optim/sam.py", "from momentumnet.bench import results"),
         ("core/rewind/tape.py", "import momentumnet as mn"),

@@ -1,13 +1,12 @@
 """Pruning: which weights go, and how what is left is trained."""
 
-from momentumnet.prune.arms import CONTROLS, TICKET
-from momentumnet.prune.blocks import BlockStructure
-from momentumnet.prune.channels import ChannelStructure
-from momentumnet.prune.dense import dense_state_dict, load_dense_state_dict
-from momentumnet.prune.distance import EarlyBird, mask_distance
-from momentumnet.prune.lottery import LotteryTicket
-from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
-from momentumnet.prune.masks import (
+from momentumnet.prune.lottery.arms import CONTROLS, TICKET
+from momentumnet.prune.lottery.report import LotteryReport, TicketTraining
+from momentumnet.prune.lottery.rounds import LotteryTicket
+from momentumnet.prune.lottery.training_log import TrainingLog
+from momentumnet.prune.masking.dense import dense_state_dict, load_dense_state_dict
+from momentumnet.prune.masking.distance import EarlyBird, mask_distance
+from momentumnet.prune.masking.masks import (
     Masks,
     apply_masks,
     masks_of,
@@ -15,7 +14,7 @@ from momentumnet.prune.masks import (
     remove_masks,
     sparsity,
 )
-from momentumnet.prune.scores import (
+from momentumnet.prune.masking.scores import (
     lowest_masks,
     magnitude_masks,
     magnitude_scores,
@@ -23,7 +22,8 @@ from momentumnet.prune.scores import (
     random_scores,
     shuffled_masks,
 )
-from momentumnet.prune.training_log import TrainingLog
+from momentumnet.prune.structured.blocks import BlockStructure
+from momentumnet.prune.structured.channels import ChannelStructure
 
 __all__ = [
     "CONTROLS",

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet.prune import apply_masks
-from momentumnet.prune.blocks import BlockStructure
-from momentumnet.prune.masks import Masks
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.structured.blocks import BlockStructure
 from tests.prune.structured_nets import images, network
 
 

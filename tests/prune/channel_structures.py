@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet.prune import apply_masks, magnitude_scores
-from momentumnet.prune.channels import ChannelStructure
-from momentumnet.prune.masks import Masks
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.structured.channels import ChannelStructure
 from tests.prune.structured_nets import images, network
 
 LABELS = torch.arange(6) % 5

@@ -12,9 +12,9 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import momentumnet as mn
 from momentumnet.errors import PruningError
 from momentumnet.prune import magnitude_scores
-from momentumnet.prune.block_search import DroppedBlock
-from momentumnet.prune.blocks import BlockStructure
-from momentumnet.prune.masks import Masks
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.structured.block_search import DroppedBlock
+from momentumnet.prune.structured.blocks import BlockStructure
 from tests.prune.block_nets import Block, masked, net_of, resnet_structure, vectors
 from tests.prune.structured_nets import images, network
 

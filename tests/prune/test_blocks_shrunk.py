@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import momentumnet as mn
 from momentumnet.errors import PruningError
 from momentumnet.prune import magnitude_scores, masks_of
-from momentumnet.prune.block_search import DroppedBlock
-from momentumnet.prune.blocks import BlockStructure
+from momentumnet.prune.structured.block_search import DroppedBlock
+from momentumnet.prune.structured.blocks import BlockStructure
 from tests.prune.block_nets import masked, net_of, resnet_structure, vectors
 from tests.prune.structured_nets import images, network
 

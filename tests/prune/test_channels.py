@@ -11,7 +11,7 @@ import torch
 import momentumnet as mn
 from momentumnet.errors import PruningError
 from momentumnet.prune import magnitude_scores
-from momentumnet.prune.channels import ChannelStructure
+from momentumnet.prune.structured.channels import ChannelStructure
 from tests.prune.channel_structures import channels_gone, halved, structure_of, two_layers
 from tests.prune.structured_nets import DECOYS, NETWORKS, Decoy, GatedMLP, images, network
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from momentumnet.prune import apply_masks, masks_of, prunable, remove_masks
-from momentumnet.prune.parametrization import Mask
+from momentumnet.prune.masking.parametrization import Mask
 from tests.models import WIDTH
 from tests.prune.nets import Tied, masked, perceptron, random_like, snapshot
 

@@ -19,7 +19,7 @@ from momentumnet.bench.results import Row
 from momentumnet.bench.training import FAILURES, SeededTraining, failure
 from momentumnet.init import kaiming_, xavier_
 from momentumnet.prune import TICKET, LotteryTicket, TrainingLog, masks_of
-from momentumnet.prune.arms import RANDOM_MASK, REINITIALISED
+from momentumnet.prune.lottery.arms import RANDOM_MASK, REINITIALISED
 
 ADAM_RATE = 1.2e-3  # LeNet's (Frankle, Carbin, figure 2)
 XAVIER = {"xavier": "uniform", "xavier_normal": "normal"}

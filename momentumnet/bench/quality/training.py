@@ -18,7 +18,7 @@ from momentumnet.bench.quality.variants import RAMP, REFERENCE, VARIANTS, Varian
 from momentumnet.bench.results import Row
 from momentumnet.bench.training import FAILURES, TrainingCourse, failure
 from momentumnet.conversion.conversion import convert
-from momentumnet.prune.trainings import Trainings
+from momentumnet.prune.lottery.trainings import Trainings
 from momentumnet.schedules.gamma_schedule import GammaSchedule, schedule_gamma
 from momentumnet.streams.blocks.converted import streams_of
 

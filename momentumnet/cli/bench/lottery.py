@@ -25,7 +25,7 @@ from momentumnet.cli.bench.options import add_benchmark
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_choice, chosen_device
 from momentumnet.command_errors import UsageError
-from momentumnet.prune.arms import CONTROLS, RANDOM_MASK, REINITIALISED
+from momentumnet.prune.lottery.arms import CONTROLS, RANDOM_MASK, REINITIALISED
 
 MODELS, QUICK_MODELS = "lenet300,resnet20_bn", "lenet300"
 CHOSEN = {"reinitialised": (REINITIALISED,), "random-mask": (RANDOM_MASK,)}

@@ -27,7 +27,7 @@ from momentumnet.cli.bench.options import add_benchmark, capped
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_choice, add_count, chosen_device
 from momentumnet.command_errors import UsageError
-from momentumnet.prune.trainings import Trainings
+from momentumnet.prune.lottery.trainings import Trainings
 
 IMAGES, TEXT_TASK = "images", "text"
 MODELS = {IMAGES: "resnet20_bn,resnet32_bn,resnet56_bn,vit6x32,vit12x32", TEXT_TASK: "gpt2x32,gpt4x32,gpt8x32"}

@@ -22,7 +22,7 @@ from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import VARIANTS, Variant
 from momentumnet.bench.training import Course
 from momentumnet.init import kaiming_
-from momentumnet.prune.trainings import Trainings
+from momentumnet.prune.lottery.trainings import Trainings
 from momentumnet.streams.blocks.converted import streams_of
 
 CPU = torch.device("cpu")

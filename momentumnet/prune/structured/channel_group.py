@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from momentumnet.prune.layers import Slice, keep_channels, taken, tell_sizes, written
+from momentumnet.prune.structured.layers import Slice, keep_channels, taken, tell_sizes, written
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from momentumnet.options import check_names
 from momentumnet.planner.plans.batch_watch import watches_in
-from momentumnet.prune.parametrization import lift, liftable, put
-from momentumnet.prune.places import Place, check_whole, places, places_by_name
+from momentumnet.prune.masking.parametrization import lift, liftable, put
+from momentumnet.prune.masking.places import Place, check_whole, places, places_by_name
 
 Masks = dict[str, Tensor]
 """Dotted parameter name, as in ``named_parameters()`` without masks -> bool tensor of its shape, True where kept."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from momentumnet.figures import new_figure
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.trainings import Record
+from momentumnet.prune.lottery.trainings import Record
+from momentumnet.prune.masking.masks import Masks
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentumnet.options import is_finite, whole
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.scores import Shares, magnitude_masks
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.masking.scores import Shares, magnitude_masks
 
 
 def mask_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
-from momentumnet.prune.masks import masks_of, remove_masks
+from momentumnet.prune.masking.masks import masks_of, remove_masks
 from momentumnet.streams.blocks.converted import is_converted
 from momentumnet.streams.blocks.nested import copied, tensors_in
 from momentumnet.streams.tracing.guard import eager_functions, fresh_dropout_outputs, left_as_found

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from momentumnet.prune.places import Place, check_whole, places
+from momentumnet.prune.masking.places import Place, check_whole, places
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Any]:

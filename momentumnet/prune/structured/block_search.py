@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.prune.places import places_by_name
-from momentumnet.prune.probing import misfit, outputs_of, parameters_kept
+from momentumnet.prune.masking.places import places_by_name
+from momentumnet.prune.structured.probing import misfit, outputs_of, parameters_kept
 from momentumnet.streams.finding.discover import find_streams
 
 
@@ -41,7 +41,7 @@ class BlockSearch:
     3. the network computes the same with a `DroppedBlock` in their place.
 
     Args:
-        model: A copy to try things out on (`momentumnet.prune.probing.perturbed_copy`); it is left as it was found.
+        model: A copy to try things out on (`perturbed_copy` of `probing.py`); it is left as it was found.
         example_inputs: As for `momentumnet.find_streams`.
 
     Attributes:

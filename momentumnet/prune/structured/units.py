@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from momentumnet.prune.masks import Masks
+from momentumnet.prune.masking.masks import Masks
 
 
 def mean_scores(

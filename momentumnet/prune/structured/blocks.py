@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
-from momentumnet.prune.block_search import BlockSearch, replace, silence
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.probing import perturbed_copy, unmasked_copy
-from momentumnet.prune.scores import Shares, lowest_masks
-from momentumnet.prune.unit_structure import UnitStructure
-from momentumnet.prune.units import check_whole, mean_scores
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.masking.scores import Shares, lowest_masks
+from momentumnet.prune.structured.block_search import BlockSearch, replace, silence
+from momentumnet.prune.structured.probing import perturbed_copy, unmasked_copy
+from momentumnet.prune.structured.unit_structure import UnitStructure
+from momentumnet.prune.structured.units import check_whole, mean_scores
 
 
 class BlockStructure(UnitStructure):
@@ -50,7 +50,7 @@ class BlockStructure(UnitStructure):
 
     Example:
         >>> import torchvision
-        >>> from momentumnet.prune.scores import magnitude_scores
+        >>> from momentumnet.prune.masking.scores import magnitude_scores
         >>> net = torchvision.models.resnet18()
         >>> structure = BlockStructure(net, torch.rand(1, 3, 32, 32))
         >>> structure.streams

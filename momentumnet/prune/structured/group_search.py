@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
-from momentumnet.prune.channel_group import ChannelGroup
-from momentumnet.prune.layers import is_channelwise, is_weight_layer, own_parameters
-from momentumnet.prune.places import places_by_name
-from momentumnet.prune.probing import misfit, outputs_of, parameters_kept
-from momentumnet.prune.taint import Spread, channels_seen, spread, values_read
+from momentumnet.prune.masking.places import places_by_name
+from momentumnet.prune.structured.channel_group import ChannelGroup
+from momentumnet.prune.structured.layers import is_channelwise, is_weight_layer, own_parameters
+from momentumnet.prune.structured.probing import misfit, outputs_of, parameters_kept
+from momentumnet.prune.structured.taint import Spread, channels_seen, spread, values_read
 
 _AWAY = 1 / 3  # share of its channels without which a network is tried out
 
@@ -46,7 +46,7 @@ class GroupSearch:
     5. without a third of them the network computes what it does with the parameters of this third at zero.
 
     Args:
-        model: A copy to try things out on (`momentumnet.prune.probing.perturbed_copy`); it is left as it was found.
+        model: A copy to try things out on (`perturbed_copy` of `probing.py`); it is left as it was found.
         example_inputs: As for `momentumnet.find_streams`.
 
     Attributes:

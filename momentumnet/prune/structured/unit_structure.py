@@ -10,9 +10,9 @@ from torch import nn
 
 from momentumnet.errors import PruningError
 from momentumnet.options import check_has_values
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.probing import misfit, outputs_of, unmasked_copy
-from momentumnet.prune.scores import shuffled_masks
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.masking.scores import shuffled_masks
+from momentumnet.prune.structured.probing import misfit, outputs_of, unmasked_copy
 from momentumnet.streams.blocks.nested import copied
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from momentumnet.prune.parametrization import Mask, mask_on, masked_parameter, parameter_names
+from momentumnet.prune.masking.parametrization import Mask, mask_on, masked_parameter, parameter_names
 
 
 @dataclass(frozen=True)

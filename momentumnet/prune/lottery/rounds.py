@@ -17,15 +17,15 @@ from momentumnet.errors import CheckpointError
 from momentumnet.listing import listed
 from momentumnet.options import check_names, is_finite, is_whole, true_or_false, whole
 from momentumnet.progress import steps_with_progress
-from momentumnet.prune.arms import CONTROLS, RANDOM_MASK, REINITIALISED, TICKET, training_name
-from momentumnet.prune.lottery_report import LotteryReport, TicketTraining
-from momentumnet.prune.masks import Masks, apply_masks, masks_of
-from momentumnet.prune.reinitialise import reset_parameters
-from momentumnet.prune.scores import Shares, magnitude_scores
-from momentumnet.prune.seeds import seed_of, seeded
-from momentumnet.prune.structure import Structure, structure_of
-from momentumnet.prune.ticket_training import State, TrainFunction, Watch, on_cpu, train
-from momentumnet.prune.trainings import Record, Trainings
+from momentumnet.prune.lottery.arms import CONTROLS, RANDOM_MASK, REINITIALISED, TICKET, training_name
+from momentumnet.prune.lottery.reinitialise import reset_parameters
+from momentumnet.prune.lottery.report import LotteryReport, TicketTraining
+from momentumnet.prune.lottery.seeds import seed_of, seeded
+from momentumnet.prune.lottery.structure import Structure, structure_of
+from momentumnet.prune.lottery.ticket_training import State, TrainFunction, Watch, on_cpu, train
+from momentumnet.prune.lottery.trainings import Record, Trainings
+from momentumnet.prune.masking.masks import Masks, apply_masks, masks_of
+from momentumnet.prune.masking.scores import Shares, magnitude_scores
 from momentumnet.resume import load_training_state, training_state
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.options import one_of
-from momentumnet.prune.blocks import BlockStructure
-from momentumnet.prune.channels import ChannelStructure
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.scores import Shares, lowest_masks, shuffled_masks
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.masking.scores import Shares, lowest_masks, shuffled_masks
+from momentumnet.prune.structured.blocks import BlockStructure
+from momentumnet.prune.structured.channels import ChannelStructure
 
 STRUCTURES = ("weight", "channel", "block")
 
@@ -28,7 +28,7 @@ class Structure(Protocol):
 
 
 class WeightStructure:
-    """Single weights (unstructured pruning); the functions of `momentumnet.prune.scores` in one object."""
+    """Single weights (unstructured pruning); the functions of `momentumnet.prune.masking.scores` in one object."""
 
     def prune(self, scores: Mapping[str, Tensor], *, fraction: Shares, scope: str, previous: Masks | None) -> Masks:
         return lowest_masks(scores, fraction=fraction, scope=scope, previous=previous)

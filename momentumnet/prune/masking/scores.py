@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.options import check_generator, check_has_values, one_of
-from momentumnet.prune.masks import Masks, masks_of, prunable
-from momentumnet.prune.places import check_whole
+from momentumnet.prune.masking.masks import Masks, masks_of, prunable
+from momentumnet.prune.masking.places import check_whole
 
 Scores = dict[str, Tensor]
 Shares = float | Fraction | Mapping[str, float | Fraction]  # of all weights, or of each tensor's

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.errors import PruningError
-from momentumnet.prune.channel_group import ChannelGroup
-from momentumnet.prune.group_search import GroupSearch
-from momentumnet.prune.layers import Slice
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.probing import perturbed_copy, unmasked_copy
-from momentumnet.prune.scores import Shares, lowest_masks
-from momentumnet.prune.unit_structure import UnitStructure
-from momentumnet.prune.units import check_whole, mean_scores
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.masking.scores import Shares, lowest_masks
+from momentumnet.prune.structured.channel_group import ChannelGroup
+from momentumnet.prune.structured.group_search import GroupSearch
+from momentumnet.prune.structured.layers import Slice
+from momentumnet.prune.structured.probing import perturbed_copy, unmasked_copy
+from momentumnet.prune.structured.unit_structure import UnitStructure
+from momentumnet.prune.structured.units import check_whole, mean_scores
 
 
 class ChannelStructure(UnitStructure):

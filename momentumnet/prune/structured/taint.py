@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from momentumnet.prune.layers import channel_axis, is_channelwise, is_rigid, is_weight_layer
-from momentumnet.prune.probing import outputs_of
+from momentumnet.prune.structured.layers import channel_axis, is_channelwise, is_rigid, is_weight_layer
+from momentumnet.prune.structured.probing import outputs_of
 from momentumnet.streams.blocks.nested import floating, tensors_in
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.description.stream_rules import rules_of
-from momentumnet.prune.dense import dense_state_dict
-from momentumnet.prune.distance import MaskWindow, mask_distance
-from momentumnet.prune.masks import Masks
-from momentumnet.prune.places import places_by_name
-from momentumnet.prune.seeds import seeded
-from momentumnet.prune.training_log import TrainingLog
-from momentumnet.prune.trainings import Record
+from momentumnet.prune.lottery.seeds import seeded
+from momentumnet.prune.lottery.training_log import TrainingLog
+from momentumnet.prune.lottery.trainings import Record
+from momentumnet.prune.masking.dense import dense_state_dict
+from momentumnet.prune.masking.distance import MaskWindow, mask_distance
+from momentumnet.prune.masking.masks import Masks
+from momentumnet.prune.masking.places import places_by_name
 
 State = dict[str, Tensor]
 TrainFunction = Callable[[nn.Module, TrainingLog], object]

@@ -1,0 +1,1 @@
+"""Masks: on a model, in state dicts, by scores, and how far apart they are."""

@@ -1,0 +1,1 @@
+"""Whole channels and blocks that leave a network."""
