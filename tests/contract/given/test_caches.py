@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
 import logging
-import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,82 +15,19 @@ import momentumnet as mn
 from momentumnet.errors import ConversionError, ReconstructionError
 from momentumnet.memory import measure_memory
 from momentumnet.recompute.arguments import caches
+from tests.contract.given.cached_nets import (
+    BLOCKS,
+    LENGTH,
+    WIDTH,
+    Attention,
+    Decoder,
+    KeyCache,
+    Notebook,
+    OtherName,
+    both,
+    tokens,
+)
 from tests.contract.reference import assert_same, relative_error, train_step
-
-WIDTH, LENGTH, BLOCKS = 8, 6, 4
-
-
-class Layer:
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-
-
-class KeyCache:
-    """Keys by layer, which grow by concatenation, as in transformers' DynamicCache."""
-
-    def __init__(self, count: int = BLOCKS) -> None:
-        self.layers = [Layer() for _ in range(count)]
-
-    def update(self, index: int, keys: Tensor) -> Tensor:
-        layer = self.layers[index]
-        layer.keys = keys if layer.keys is None else torch.cat([layer.keys, keys], dim=1)
-        return layer.keys
-
-
-class Attention(nn.Module):
-    """x + attention over what the cache gives."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__()
-        self.index = index
-        self.query, self.key = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, cache: Any = None) -> Tensor:
-        keys = self.key(x)
-        if cache is not None:
-            keys = cache.update(self.index, keys)
-        weights = torch.softmax(self.query(x) @ keys.transpose(1, 2), dim=-1)
-        return x + torch.tanh(weights @ keys)
-
-
-class Decoder(nn.Module):
-    """Blocks that are handed what ``make`` makes, or what the caller gives."""
-
-    def __init__(self, make: Callable[[], Any], block: Callable[[int], nn.Module] = Attention) -> None:
-        super().__init__()
-        self.make = make
-        self.layers = nn.ModuleList(block(index) for index in range(BLOCKS))
-        self.given: Any = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.given = self.make()
-        for layer in self.layers:
-            x = layer(x, cache=self.given)
-        return x
-
-
-class OtherName(Decoder):
-    """The same, under a name that tells nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.given = self.make()
-        for layer in self.layers:
-            x = layer(x, self.given)
-        return x
-
-
-class Notebook(KeyCache):
-    """Neither its class nor its keyword says that it is a cache."""
-
-
-def tokens() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, LENGTH, WIDTH)
-
-
-def both(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The model converted twice: stored and reversible."""
-    return mn.convert(model, tokens(), backward="stored"), mn.convert(model, tokens())
 
 
 @pytest.mark.parametrize("kind", [Decoder, OtherName])
@@ -254,42 +188,6 @@ def test_a_cache_that_refuses_to_be_copied_is_refused_before_the_first_block() -
     with pytest.raises(ConversionError, match=r"layers\.0.*'cache' \(Alone\).*use_cache=False"):
         net(tokens())
     assert net.given.layers[0].keys is None
-
-
-class Carries(nn.Module):
-    """A block that reads what the one before wrote into the object, and writes for the next one."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, state: Any) -> Tensor:
-        bias = getattr(state, "bias", None)
-        state.bias = self.linear(x) if bias is None else bias + 0.5 * self.linear(x)
-        state.seen = [*getattr(state, "seen", []), x]
-        return x + torch.tanh(state.bias)
-
-
-@pytest.mark.parametrize("make", [types.SimpleNamespace, lambda: types.SimpleNamespace(inner=Notebook())])
-def test_an_object_that_carries_values_from_block_to_block(make: Callable[[], Any]) -> None:
-    torch.manual_seed(0)
-    stored, reversible = both(OtherName(make, Carries))
-    assert_same(train_step(reversible, (tokens(),)), train_step(stored, (tokens(),)))
-    assert len(reversible.given.seen) == BLOCKS  # as in the network itself, once
-
-
-def test_a_pass_without_a_backward_is_freed_though_an_object_holds_its_tensors() -> None:
-    gc.collect()
-    gc.disable()
-    try:
-        net = mn.convert(OtherName(types.SimpleNamespace, Carries), tokens())
-        output = net(tokens())
-        mark = weakref.ref(net.given.seen[1])
-        del output
-        net.given = None
-        assert mark() is None
-    finally:
-        gc.enable()
 
 
 class Whole(nn.Module):

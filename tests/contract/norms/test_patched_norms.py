@@ -16,14 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from momentumnet.recompute.buffers import norm_calls
+from tests.contract.norms.two_norms import WIDTH, Block, Step, images, pair, past_the_module, plainly
 from tests.contract.reference import assert_same, loss_of, train_step
-
-WIDTH = 8
-Step = Callable[["Block", Tensor], Tensor]
-
-
-def plainly(block: Block, x: Tensor) -> Tensor:
-    return block.second(torch.relu(block.first(x)))
 
 
 def in_a_checkpoint(block: Block, x: Tensor) -> Tensor:
@@ -38,33 +32,6 @@ def saved_on_cpu(block: Block, x: Tensor) -> Tensor:
 def moving_statistics_itself(block: Block, x: Tensor) -> Tensor:
     block.first.running_mean.data.mul_(0.5)
     return plainly(block, x)
-
-
-def past_the_module(block: Block, x: Tensor) -> Tensor:
-    norm = block.first
-    y = nn.functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=True)
-    return plainly(block, y) + type(norm).forward(norm, y)
-
-
-class Block(nn.Module):
-    def __init__(self, step: Step = plainly) -> None:
-        super().__init__()
-        self.first, self.second, self.step = nn.BatchNorm2d(WIDTH), nn.BatchNorm2d(WIDTH), step
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.step(self, x)
-
-
-def images() -> Tensor:
-    return torch.randn(4, WIDTH, 3, 5, generator=torch.Generator().manual_seed(1)) * 2 + 1
-
-
-def pair(step: Step = plainly) -> tuple[nn.Module, nn.Module]:
-    model = nn.Sequential(*[Block(step) for _ in range(3)]).train()
-    for parameter in model.parameters():
-        nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(parameter.numel()))
-    stored, reversible = (mn.convert(model, images(), backward=kind) for kind in ("stored", "reversible"))
-    return stored, reversible
 
 
 @pytest.mark.parametrize("step", [saved_on_cpu, moving_statistics_itself, past_the_module])
@@ -210,94 +177,6 @@ def test_no_copy_of_running_statistics_that_a_recompute_leaves_alone(name: str) 
     _, net = pair(past_the_module)
     assert copies_in_backward(net, name) == 2  # kept, and written back
     assert all(type(module._buffers) is dict for module in net.modules())
-
-
-def through_methods(block: Block, x: Tensor) -> Tensor:
-    for buffer in list(block.first.buffers())[:2]:
-        buffer.data.mul_(0.5)
-    return plainly(block, x)
-
-
-def through_names(block: Block, x: Tensor) -> Tensor:
-    for _, buffer in list(block.named_buffers())[:2]:
-        buffer.data.mul_(0.5)
-    return plainly(block, x)
-
-
-def through_the_table(block: Block, x: Tensor) -> Tensor:
-    buffer = block.first._buffers.get("running_mean")
-    assert buffer is not None
-    buffer.data.mul_(0.5)
-    return plainly(block, x)
-
-
-def through_a_state_dict(block: Block, x: Tensor) -> Tensor:
-    block.first.state_dict()["running_var"].mul_(0.5)
-    return plainly(block, x)
-
-
-def assigned_anew(block: Block, x: Tensor) -> Tensor:
-    block.first.running_mean = torch.zeros(WIDTH)
-    return plainly(block, x)
-
-
-class Shared(Block):
-    """Another name, beside the norm, for its running mean."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__(step)
-        self.register_buffer("mean", self.first.running_mean)
-
-
-def through_another_name(block: Block, x: Tensor) -> Tensor:
-    block.mean.data.mul_(0.5)
-    return plainly(block, x)
-
-
-def through_both_names(block: Block, x: Tensor) -> Tensor:
-    block.first.running_mean.data.add_(1)
-    return through_another_name(block, x)
-
-
-class Held(Block):
-    """Holds its norm's running mean in a list, too."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__(step)
-        self.held = [self.first.running_mean]
-
-
-def through_a_list(block: Block, x: Tensor) -> Tensor:
-    y = plainly(block, x)
-    block.held[0].data.add_(1)
-    return y
-
-
-@pytest.mark.parametrize("others", ["keep", "checkpoint"])
-def test_statistics_that_are_held_beside_their_table(others: str) -> None:
-    model = nn.Sequential(*[Held(through_a_list) for _ in range(3)]).train()
-    stored, reversible = (
-        mn.convert(model, images(), backward=kind, others=others) for kind in ("stored", "reversible")
-    )
-    for _ in range(3):
-        assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
-
-
-@pytest.mark.parametrize("step", [through_another_name, through_both_names])
-def test_statistics_that_have_two_names(step: Step) -> None:
-    model = nn.Sequential(*[Shared(step) for _ in range(3)]).train()
-    stored, reversible = (mn.convert(model, images(), backward=kind) for kind in ("stored", "reversible"))
-    for _ in range(2):
-        assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
-
-
-@pytest.mark.parametrize(
-    "step", [through_methods, through_names, through_the_table, through_a_state_dict, assigned_anew]
-)
-def test_statistics_that_blocks_move_in_other_ways(step: Step) -> None:
-    stored, reversible = pair(step)
-    for _ in range(2):
-        assert_same(train_step(reversible, (images(),)), train_step(stored, (images(),)), tolerance=0.0)
 
 
 def test_copies_made_in_a_recompute_have_plain_tables() -> None:
