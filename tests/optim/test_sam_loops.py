@@ -1,4 +1,4 @@
-"""SAM in training loops: schedulers, scalers, clipping, accumulation, running statistics, dropout, chunks, blocks."""
+"""SAM in training loops: schedulers, clipping, accumulation, running statistics, dropout, chunks, blocks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import copy
 import gc
 import math
 import warnings
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import SGD, AdamW
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 import momentumnet as mn
@@ -84,21 +82,6 @@ def test_accumulated_and_clipped_gradients() -> None:
         torch.testing.assert_close(parameter.detach(), w - 0.5 * clipped, rtol=1e-12, atol=1e-14)
 
 
-def scaled_step(optimizer: SAM, scaler: GradScaler, loss: Callable[[int], Tensor], limit: float = math.inf) -> None:
-    """The loop of docs/sam.md; ``loss`` is told which pass it is."""
-    optimizer.zero_grad()
-    scaler.scale(loss(0)).backward()
-    scaler.unscale_(optimizer)
-    optimizer.first_step()
-    optimizer.zero_grad()
-    scaler.scale(loss(1)).backward()
-    if limit < math.inf:
-        scaler.unscale_(optimizer.base_optimizer)
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
-    optimizer.second_step(scaler)
-    scaler.update()
-
-
 @pytest.mark.parametrize("kind", [SAM, Extragradient])
 def test_gradients_that_only_the_first_call_adds_to_are_told_of(kind: type) -> None:
     """Lightning's accumulate_grad_batches: the second pass held the last batch alone, in silence."""
@@ -142,52 +125,6 @@ def test_a_closure_that_begins_anew_is_not_warned_of(set_to_none: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", [SAM, Extragradient])
-@pytest.mark.parametrize("limit", [math.inf, 0.05])
-def test_grad_scaler_changes_nothing_but_the_scale(kind: type, limit: float) -> None:
-    (net, plain), (x, y) = (network(torch.float32), network(torch.float32)), batch(torch.float32)
-    optimizer, scaler = kind(net.parameters(), SGD, lr=0.5, momentum=0.9), GradScaler("cpu", init_scale=2.0**12)
-    reference = kind(plain.parameters(), SGD, lr=0.5, momentum=0.9)
-    for _ in range(3):
-        scaled_step(optimizer, scaler, lambda _: loss_of(net, x, y), limit)
-        for step in (reference.first_step, reference.second_step):
-            closure_of(reference, lambda: loss_of(plain, x, y))()
-            if step == reference.second_step and limit < math.inf:
-                nn.utils.clip_grad_norm_(plain.parameters(), limit)
-            step()
-    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("kind", [SAM, Extragradient])
-@pytest.mark.parametrize("overflows", [(0,), (1,), (0, 1)])
-def test_an_overflow_in_either_pass_skips_the_step(kind: type, overflows: tuple[int, ...]) -> None:
-    net, (x, y) = network(torch.float32), batch(torch.float32)
-    optimizer, scaler = kind(net.parameters(), SGD, lr=0.5, momentum=0.9), GradScaler("cpu", init_scale=2.0**12)
-    before = values(net)
-    scaled_step(optimizer, scaler, lambda i: loss_of(net, x, y) * (math.inf if i in overflows else 1))
-    assert all(torch.equal(p, w) for p, w in zip(net.parameters(), before, strict=True))
-    assert scaler.get_scale() == 2.0**11
-    assert not optimizer.state
-    scaled_step(optimizer, scaler, lambda _: loss_of(net, x, y))
-    assert not torch.equal(net[0].weight, before[0])
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_scaler_hears_of_a_first_pass_that_it_has_not_unscaled(fused: bool) -> None:
-    """The direction of SAM does not depend on the scale, so that loops leave the first ``unscale_`` out."""
-    net, (x, y) = network(torch.float32), batch(torch.float32)
-    optimizer, scaler = SAM(net.parameters(), AdamW, fused=fused), GradScaler("cpu", init_scale=2.0**12)
-    before = values(net)
-    for factor, step in ((math.inf, optimizer.first_step), (1, lambda: optimizer.second_step(scaler))):
-        optimizer.zero_grad()
-        scaler.scale(loss_of(net, x, y) * factor).backward()
-        step()
-    scaler.update()
-    assert scaler.get_scale() == 2.0**11
-    assert all(torch.equal(p, w) for p, w in zip(net.parameters(), before, strict=True))
-
-
-@pytest.mark.parametrize("kind", [SAM, Extragradient])
 def test_a_first_gradient_that_is_not_finite_moves_nothing(kind: type) -> None:
     net = network()
     optimizer, before = kind(net.parameters(), SGD, lr=0.5), values(net)
@@ -195,14 +132,6 @@ def test_a_first_gradient_that_is_not_finite_moves_nothing(kind: type) -> None:
         parameter.grad = torch.full_like(parameter, math.inf)
     assert not optimizer.first_step()
     assert all(torch.equal(p, w) for p, w in zip(net.parameters(), before, strict=True))
-
-
-def test_a_disabled_scaler_does_not_matter() -> None:
-    net, (x, y) = network(), batch()
-    optimizer = SAM(net.parameters(), SGD, lr=0.5)
-    before = values(net)
-    scaled_step(optimizer, GradScaler("cpu", enabled=False), lambda _: loss_of(net, x, y))
-    assert not torch.equal(net[0].weight, before[0])
 
 
 class Norms(nn.Module):
