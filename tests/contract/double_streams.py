@@ -13,6 +13,7 @@ from tests.models import WIDTH
 
 IMAGE, TEXT = 24, 9
 DEPTH = 4
+GAMMA = 1 / 8
 
 Pair = tuple[Tensor, Tensor]
 
@@ -83,6 +84,19 @@ class Net(nn.Module):
                 image, text = self.between(image, text)
             image, text = self.call(block, image, text)
         return self.head(torch.cat([image, text.to(image.dtype)], 1))
+
+
+def by_hand(net: Net, gamma: float, pair: Pair) -> Tensor:
+    """The rule as it is written, on each of the two."""
+    a, b = (stem(z) for stem, z in zip(net.stems, pair, strict=True))
+    v_a, v_b = torch.zeros_like(a), torch.zeros_like(b)
+    for block in net.blocks:
+        next_a, next_b = net.call(block, a, b)
+        v_a = gamma * v_a + (1 - gamma) * (next_a - a)
+        v_b = gamma * v_b + (1 - gamma) * (next_b - b)
+        a, b = a + v_a, b + v_b
+    flush = gamma / (1 - gamma)
+    return net.head(torch.cat([a + flush * v_a, b + flush * v_b], 1))
 
 
 def both(dtype: torch.dtype = torch.float32) -> Pair:

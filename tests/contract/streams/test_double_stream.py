@@ -5,9 +5,7 @@ Both move by the rule, as one state: f is evaluated at the pair.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -16,91 +14,21 @@ from torch import Tensor, nn
 import momentumnet as mn
 from tests.contract.double_streams import (
     DEPTH,
+    GAMMA,
     IMAGE,
     TEXT,
-    Double,
     Net,
     Pair,
     assert_same_gradients,
     both,
+    by_hand,
     gradients,
     held,
     positional,
 )
 from tests.models import WIDTH
 
-GAMMA = 1 / 8
 EITHER = pytest.mark.parametrize("first", ["image", "text"])
-
-
-class Found(NamedTuple):
-    first: Tensor
-    score: float
-    second: Tensor
-
-
-class Wrapped(Double):
-    """Returns the two among other things."""
-
-    wrap: Callable[[Tensor, Tensor], Any]
-
-    def forward(self, image: Tensor, text: Tensor) -> Any:
-        return self.wrap(*super().forward(image, text))
-
-
-def returned_in(wrap: Callable[[Tensor, Tensor], Any]) -> Callable[[str], nn.Module]:
-    def block(first: str) -> nn.Module:
-        made = Wrapped(first)
-        made.wrap = wrap
-        return made
-
-    return block
-
-
-def by_keyword(block: nn.Module, image: Tensor, text: Tensor) -> Pair:
-    text, image = block(text=text, image=image)
-    return image, text
-
-
-def some_by_keyword(block: nn.Module, image: Tensor, text: Tensor) -> Pair:
-    return block(image, text=text)
-
-
-def third(block: nn.Module, image: Tensor, text: Tensor) -> Pair:
-    found = block(image, text)
-    assert type(found) in (list, Found)
-    return found[0], found[2]
-
-
-def from_mapping(block: nn.Module, image: Tensor, text: Tensor) -> Pair:
-    found = block(image, text)
-    assert type(found) is OrderedDict
-    assert list(found) == ["image", "aside", "text"]
-    return found["image"], found["text"]
-
-
-WAYS = {
-    "by keyword": Net("text", call=by_keyword),
-    "one by keyword": Net("image", call=some_by_keyword),
-    "list": Net(block=returned_in(lambda a, b: [a, None, b]), call=third),
-    "named tuple": Net(block=returned_in(lambda a, b: Found(a, 1.0, b)), call=third),
-    "mapping": Net(
-        block=returned_in(lambda a, b: OrderedDict(image=a, aside=a.mean(), text=b)), call=from_mapping
-    ),
-}  # fmt: skip
-
-
-def by_hand(net: Net, gamma: float, pair: Pair) -> Tensor:
-    """The rule as it is written, on each of the two."""
-    a, b = (stem(z) for stem, z in zip(net.stems, pair, strict=True))
-    v_a, v_b = torch.zeros_like(a), torch.zeros_like(b)
-    for block in net.blocks:
-        next_a, next_b = net.call(block, a, b)
-        v_a = gamma * v_a + (1 - gamma) * (next_a - a)
-        v_b = gamma * v_b + (1 - gamma) * (next_b - b)
-        a, b = a + v_a, b + v_b
-    flush = gamma / (1 - gamma)
-    return net.head(torch.cat([a + flush * v_a, b + flush * v_b], 1))
 
 
 @EITHER
@@ -125,15 +53,6 @@ def test_values_by_hand(first: str, gamma: float) -> None:
     for without in (torch.no_grad, torch.inference_mode):
         with without():
             torch.testing.assert_close(got.eval()(*pair), expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_however_they_are_passed_and_returned(way: str) -> None:
-    net = WAYS[way]
-    converted = mn.convert(net, both(), gamma=GAMMA)
-    torch.testing.assert_close(converted(*both()), by_hand(net, GAMMA, both()), rtol=1e-5, atol=1e-5)
-    expected = gradients(mn.convert(net, both(), gamma=GAMMA, backward="stored"))
-    assert_same_gradients(gradients(converted), expected)
 
 
 @EITHER

@@ -15,9 +15,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.double_streams import Double, Net, Pair, assert_same_gradients, both, gradients, positional
-
-GAMMA = 1 / 8
+from tests.contract.double_streams import GAMMA, Double, Net, Pair, assert_same_gradients, both, gradients, positional
 
 
 def stored() -> dict[str, Tensor]:
