@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from tests.contract.parents import Looped, converted
 from tests.contract.reference import assert_same, relative_error, train_step
 from tests.models import WIDTH, ResidualMLP
 
@@ -186,3 +187,23 @@ def test_mask_beside_the_stream_is_given_no_gradient() -> None:
 
     mn.plan(Encoder(), torch.randn(5, WIDTH))
     assert seen == [False] * 3
+
+
+class Positioned(ResidualMLP):
+    """Takes the stream as its second argument."""
+
+    def forward(self, position: Tensor, x: Tensor) -> Tensor:
+        return x + self.inner(x + position)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_stream_that_begins_with_the_wrong_argument_is_refused(gradients: bool) -> None:
+    def run(parent: Looped, x: Tensor) -> Tensor:
+        position = torch.ones_like(x)
+        for block in parent.blocks:
+            x = block(position, x)
+        return x
+
+    net = converted(Looped(run, Positioned))
+    with torch.set_grad_enabled(gradients), pytest.raises(mn.ConversionError, match="first argument"):
+        net(torch.randn(5, WIDTH))

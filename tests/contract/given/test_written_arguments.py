@@ -1,4 +1,4 @@
-"""Blocks that write to a tensor or an array that they are given."""
+"""Blocks that write to a tensor, an array or a container that they are given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.errors import ReconstructionError, StateRangeError
 from tests.contract.branches import WIDTH
+from tests.contract.parents import BACKWARDS, Looped, converted
 from tests.contract.reference import assert_same, loss_of, train_step
+from tests.models import ResidualMLP
 
 WAYS = [{"backward": "reversible"}, {"backward": "checkpointed"}, {"backward": "reversible", "others": "checkpoint"}]
 HUGE = 1e6  # times a branch: past the headroom of any scale that was chosen for branches of 1
@@ -196,3 +198,29 @@ def test_blocks_that_begin_to_write_later_are_refused(make: Callable[[], Any]) -
             train_step(net, (rows(),))
     with pytest.raises(ReconstructionError, match="changed in place"):
         train_step(net, (rows(),))
+
+
+class Collecting(ResidualMLP):
+    """Appends to a list and a mapping of its parent's."""
+
+    def forward(self, x: Tensor, losses: list[Tensor], counts: dict[str, int]) -> Tensor:
+        branch = self.inner(x)
+        losses.append(branch.square().mean())
+        counts["blocks"] = counts.get("blocks", 0) + 1
+        return x + branch
+
+
+def test_containers_that_blocks_write_into_are_the_parents_own() -> None:
+    def run(parent: Looped, x: Tensor) -> Tensor:
+        losses: list[Tensor] = []
+        counts: dict[str, int] = {}
+        for block in parent.blocks:
+            x = block(x, losses, counts)
+        assert counts == {"blocks": 4}
+        assert len(losses) == 4
+        return x * (1 + torch.stack(losses).sum())
+
+    torch.manual_seed(0)
+    model, x = Looped(run, Collecting), torch.randn(5, WIDTH)
+    outcomes = [train_step(converted(model, backward), (x,)) for backward in BACKWARDS]
+    assert_same(outcomes[1], outcomes[0])

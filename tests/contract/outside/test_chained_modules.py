@@ -1,11 +1,15 @@
-"""A module with layers of its own behind a chain of layers: recomputed with it, from what its first layer took."""
+"""Modules with layers of their own that are recomputed, behind a chain of layers with it, from what that takes."""
 
 from __future__ import annotations
 
+import pytest
+import torch
 from torch import Tensor, nn
+from torchvision.models import mnasnet0_5
 
 import momentumnet as mn
 from momentumnet.streams.finding.discover import discover
+from tests.contract.parents import Looped, converted, straight
 from tests.contract.reference import assert_same, train_step
 from tests.contract.stem import FINGERPRINT, FREED, PIXELS, WIDTH, Between, Stem, held, images, pair
 
@@ -58,3 +62,16 @@ def test_module_that_is_called_twice_is_recomputed_by_itself() -> None:
     assert discover(Twice(), images()).outside == ("module",)
     kept, recomputed = pair(Twice)
     assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
+
+
+def test_checkpointed_classifier_that_begins_in_place() -> None:
+    """torchvision's classifiers begin with Dropout(inplace=True)."""
+    torch.manual_seed(0)
+    model, x = mnasnet0_5(num_classes=4), torch.randn(2, 3, 64, 64)
+    outcomes = [train_step(mn.convert(model, x, others=others), (x,)) for others in ("keep", "checkpoint")]
+    assert_same(outcomes[1], outcomes[0])
+
+
+def test_unknown_value_of_others_is_refused_for_streams_named_by_hand() -> None:
+    with pytest.raises(ValueError, match="others"):
+        converted(Looped(straight), others="sideways")

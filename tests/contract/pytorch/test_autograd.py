@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.rewind.tape import Tape
+from tests.contract.parents import Looped, converted
 from tests.contract.reference import assert_same, loss_of, pair, relative_error, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -262,3 +263,18 @@ def test_position_bias_made_by_the_first_block_leaves_no_cycle() -> None:
         assert tapes[0]() is None
     finally:
         gc.enable()
+
+
+def test_parameter_stepped_between_two_backwards_through_one_block() -> None:
+    """Those of the last recompute have been used, so it is made again, and sees the parameter that has changed."""
+
+    def run(parent: Looped, x: Tensor) -> Tensor:
+        return parent.blocks[0](x)
+
+    net = converted(Looped(run))
+    loss = net(torch.randn(5, WIDTH)).square().sum()
+    loss.backward(retain_graph=True)
+    with torch.no_grad():
+        net.blocks[0].inner[2].weight.mul_(2)
+    with pytest.raises(mn.ReconstructionError, match=r"blocks\.0.*'weight' was changed between"):
+        loss.backward()

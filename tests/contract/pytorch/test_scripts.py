@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from tests.contract.reference import assert_same, train_step
+from tests.models import WIDTH, ResidualMLP
 
 
 @torch.jit.script
@@ -60,3 +61,18 @@ def test_every_step_has_the_gradients_of_stored_activations(end: str, options: d
         nets.append(mn.convert(net, example(), inplace=True, **chosen))
     for _ in range(4):
         assert_same(*(train_step(net, (example(),)) for net in nets), tolerance=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_recomputed_module_may_hold_a_script_with_a_norm() -> None:
+    x, gradients = torch.randn(16, WIDTH), []
+    for options in ({"backward": "checkpointed", "others": "checkpoint"}, {}):
+        torch.manual_seed(0)
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh()))
+        model = nn.Sequential(ResidualMLP(), ResidualMLP(), nn.Sequential(scripted, nn.Linear(WIDTH, 3)))
+        net = mn.convert(model, x, gamma=0, inplace=True, **options)  # in copies that PyTorch makes of scripts ...
+        for _ in range(4):  # the first calls of a script are profiled
+            net.zero_grad()
+            net(x).square().mean().backward()
+        gradients.append([p.grad for p in net.parameters()])  # ... parameters are no leaves
+    torch.testing.assert_close(*gradients)

@@ -268,3 +268,25 @@ def test_gamma_changed_between_forward_and_backward_does_not_disturb_the_pass(ca
 
         outcomes.append(train_step(net, case.example(), backward=backward))
     assert_same(outcomes[1], outcomes[0])
+
+
+def test_momentum_net_at_gamma_zero_is_reversible_once_gamma_is_set() -> None:
+    net = mn.MomentumNet([nn.Linear(WIDTH, WIDTH)] * 3, gamma=0.0, use_backprop=False)
+    mn.set_gamma(net, 0.5)
+    assert net.stream.backward == "reversible"
+
+
+def test_momentum_net_uses_the_initial_function_that_is_registered() -> None:
+    net = mn.MomentumNet([ResidualMLP()] * 2, gamma=0.5, init_speed=True, init_function=nn.Linear(WIDTH, WIDTH))
+    x = torch.randn(5, WIDTH)
+    before = net(x)
+    net.init = nn.Linear(WIDTH, WIDTH)
+    assert not torch.equal(net(x), before)
+
+
+def test_conversion_in_place_that_is_refused_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(ResidualMLP(), torch.jit.script(nn.Linear(WIDTH, WIDTH)))
+    with pytest.raises(mn.ConversionError, match="ScriptModule"):
+        mn.convert(model, streams=[""], inplace=True)
+    assert type(model[0]) is ResidualMLP
+    assert "_momentumnet_role" not in model[0].__dict__

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.parents import Parent, straight
+from tests.contract.parents import BACKWARDS, Looped, Parent, converted, straight
 from tests.contract.reference import assert_same, train_step
-from tests.models import WIDTH
+from tests.models import WIDTH, ResidualMLP
 
 
 def glued(parent: Parent, x: Tensor) -> Tensor:
@@ -101,3 +101,29 @@ def test_initial_and_final_velocity_against_the_rule(initial: Any, final: str, a
     for parameter, gradient in zip(model.blocks.parameters(), expected, strict=True):
         name = next(name for name, other in model.named_parameters() if other is parameter)
         torch.testing.assert_close(net.get_parameter(name).grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_layer_drop_of_the_last_block_and_then_of_the_first(backward: str) -> None:
+    """The loss of the step before is still alive when the next forward begins, as in any training loop."""
+
+    def run(parent: Looped, x: Tensor) -> Tensor:
+        for index, block in enumerate(parent.blocks):
+            if index != parent.skipped:
+                x = block(x)
+        return x
+
+    net, x = converted(Looped(run), backward), torch.randn(5, WIDTH)
+    net.skipped = 3
+    loss = net(x).sum()
+    loss.backward()
+    net.skipped = 0
+    loss = net(x).sum()
+    loss.backward()
+
+
+def test_initial_velocity_of_a_sequential_block_is_refused() -> None:
+    """nn.Sequential would call it as one of its own modules."""
+    model = nn.Sequential(*[nn.Sequential(ResidualMLP(), ResidualMLP()) for _ in range(2)])
+    with pytest.raises(mn.ConversionError, match=r"'0'.*Sequential.*initial_velocity"):
+        mn.convert(model, streams=[""], initial_velocity=nn.Linear(WIDTH, WIDTH))
