@@ -17,6 +17,7 @@ from momentumnet.bench.probe import StepCost, step_costs, untouched
 from momentumnet.bench.training_step import errors_by_parameter, relative_error
 from momentumnet.command_errors import UsageError
 from momentumnet.streams.blocks.nested import floating, tensors_in
+from momentumnet.streams.tracing.python_generators import python_generators_kept
 from momentumnet.streams.tracing.trace import call_with_example
 
 LIMIT = 1e-5
@@ -109,15 +110,11 @@ def _loss(output: Any) -> Tensor:
 @contextmanager
 def _seeded() -> Iterator[None]:
     """The same random numbers each time, also of Python and NumPy: transformers draws masks of speech by NumPy."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what others draw from)
-    torch.manual_seed(SEED)
-    random.seed(SEED)
-    np.random.seed(SEED)  # noqa: NPY002
-    try:
+    with python_generators_kept():
+        torch.manual_seed(SEED)
+        random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002 (what others draw from)
         yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _gradients(network: nn.Module, inputs: Any) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from momentumnet.streams.tracing.python_generators import python_generators_kept
+
 
 def seed_of(seed: int, *purpose: object) -> int:
     """A seed for one purpose that no other purpose and no other seed shares."""
@@ -25,13 +27,8 @@ def seeded(seed: int, model: nn.Module) -> Iterator[None]:
     Torch's are those of the CPU and of the model's devices. Outside they go on as if nothing had been drawn.
     """
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # a training function may use the global one
-    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+    with torch.random.fork_rng(devices=sorted(devices, key=str)), python_generators_kept():
         torch.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+        np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one, by which a training function may draw)
+        yield

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +17,7 @@ from momentumnet.recompute.values.left_values import held_beside_tensors, may_be
 from momentumnet.recompute.values.objects import OF_MODULE, Held, Values, has_state, parts
 from momentumnet.streams.blocks.backward_hooks import backward_hooks_off
 from momentumnet.streams.blocks.nested import tensors_in
+from momentumnet.streams.tracing.python_generators import python_generators_kept
 from momentumnet.streams.tracing.written_parameters import parameters_put_back
 
 _DROPOUTS: set[Callable[..., Any]] = {
@@ -68,7 +67,7 @@ def left_as_found(model: nn.Module, inputs: Any, *, eval_mode: bool = True) -> I
     others = [kept for value, _ in found if (kept := held_beside_tensors(value)) is not None]
     tensors = [*parameters, *model.buffers(), *tensors_in(inputs)]
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda and not is_hollow(tensor)})
-    with torch.random.fork_rng(devices=devices), _generators_of_python_kept():
+    with torch.random.fork_rng(devices=devices), python_generators_kept():
         try:
             for module in modules:
                 module.training = module.training and not eval_mode
@@ -88,17 +87,6 @@ def left_as_found(model: nn.Module, inputs: Any, *, eval_mode: bool = True) -> I
             values.put_back()
             for kept in others:
                 kept.put_back()
-
-
-@contextmanager
-def _generators_of_python_kept() -> Iterator[None]:
-    """``random``'s generator and NumPy's global one: speech models of transformers draw masks from it."""
-    state, state_of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002 (the global one)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(state_of_numpy)  # noqa: NPY002
 
 
 def _looked_into(value: Any) -> bool:
