@@ -130,10 +130,20 @@ class TrainingPlan:
     classes: tuple[tuple[str, str], ...] = ()
 
     def runs_of(self, stream: PlannedStream) -> list[list[PlannedUnit]]:
-        """The blocks of a stream, for each time that it runs; several streams in one container have one path."""
-        blocks, length = set(stream.blocks), len(stream.blocks) or 1
-        found = [unit for unit in self.units if unit.stream == stream.path and blocks.issuperset(unit.names)]
-        return [found[start : start + length] for start in range(0, len(found), length)]
+        """The blocks of a stream, for each time that it runs; several streams in one container have one path.
+
+        Runs may take turns (two views, block by block): a block goes on with the first run that has come to it.
+        """
+        blocks, runs = set(stream.blocks), list[list[PlannedUnit]]()
+        for unit in self.units:
+            if unit.stream != stream.path or not blocks.issuperset(unit.names):
+                continue
+            behind = (run for run in runs if stream.blocks[len(run) : len(run) + 1] == unit.names)
+            run = next(behind, None)
+            if run is None:
+                runs.append(run := [])
+            run.append(unit)
+        return runs
 
     def ways_of(self, stream: PlannedStream) -> tuple[str, int]:
         """How the first blocks of a stream come to backward, and how many of its last are stored."""

@@ -153,18 +153,26 @@ class Profile:
 
     @cached_property
     def wholes(self) -> dict[int, int]:
-        """Where units are chosen for as a whole: by the first one, the place behind the last."""
-        return dict(merged([*self._repeated, *self._tangled]))
+        """Where units are chosen for as a whole: by the first one, the place behind the last.
+
+        A momentum stream of which they have a block is theirs from end to end: it is cut in one place.
+        """
+        found, grown = list[tuple[int, int]](), merged([*self._repeated, *self._tangled])
+        streams = [(first, last + 1) for first, last in self._ends.values()]
+        while grown != found:
+            found = grown
+            met = (own for own in streams if any(own[0] < stop and start < own[1] for start, stop in found))
+            grown = merged([*found, *met])
+        return dict(found)
 
     @cached_property
     def _repeated(self) -> list[tuple[int, int]]:
-        """Where modules run again and again; but for blocks that a momentum stream itself calls several times."""
+        """Where modules run again and again."""
         first: dict[str, int] = {}
         found: list[tuple[int, int]] = []
         for index, unit in enumerate(self.units):
             start = min((first.setdefault(name, index) for name in unit.names), default=index)
-            in_one_stream = self.is_momentum(index) and self.units[start].stream == unit.stream
-            if start < index and not in_one_stream:
+            if start < index:
                 found.append((start, index + 1))
         return merged(found)
 

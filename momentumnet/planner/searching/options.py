@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -112,15 +113,24 @@ class Options:
                     )
 
     def _ranks(self, start: int, stop: int) -> list[int]:
-        """The places of units in the order in which modules run first: units that share a module have one."""
-        rank_of: dict[str, int] = {}
-        for at, unit in enumerate(self.profile.units[start:stop]):
-            known = {rank_of[name] for name in unit.names if name in rank_of}
+        """The places of units in the order in which they run first: units that come in one way have one.
+
+        These are those that share a module; of blocks of a momentum stream, those at one place of it.
+        """
+        calls: Counter[tuple[int | None, str]] = Counter()
+        rank_of: dict[tuple[str, int], int] = {}
+        first_keys = []
+        for at in range(start, stop):
+            unit, is_block = self.profile.units[at], self.profile.is_momentum(at)
+            keys = [(name, calls[unit.stream, name] if is_block else 0) for name in unit.names]
+            calls.update((unit.stream, name) for name in unit.names)
+            known = {rank_of[key] for key in keys if key in rank_of}
             rank = min(known, default=at)
-            rank_of = {name: rank if found in known else found for name, found in rank_of.items()}
-            rank_of |= dict.fromkeys(unit.names, rank)
+            rank_of = {key: rank if found in known else found for key, found in rank_of.items()}
+            rank_of |= dict.fromkeys(keys, rank)
+            first_keys.append(keys[0])
         places = {rank: place for place, rank in enumerate(sorted(set(rank_of.values())))}
-        return [places[rank_of[unit.names[0]]] for unit in self.profile.units[start:stop]]
+        return [places[rank_of[key]] for key in first_keys]
 
     def _is_idle(self, index: int) -> bool:
         """Whether a unit keeps nothing and is never recomputed, as a frozen one: then its input is not kept either."""
