@@ -86,11 +86,16 @@ def chains_of(layers: Sequence[Call], counts: Mapping[nn.Module | None, int]) ->
         if counts[call.module] > 1:
             chains.append([])
             continue
-        if chains[-1] and not (_is_cheap(call) and call.alone and follows(chains[-1][-1], call)):
+        if chains[-1] and not (_is_cheap(call) and hands_on(chains[-1][-1], call)):
             chains.append([])
         if chains[-1] or (call.saved and not is_overwritten(call)):
             chains[-1].append(call)
     return [chain for chain in chains if len(chain) > 1]
+
+
+def hands_on(before: Call, call: Call) -> bool:
+    """Whether what the call before returned, one tensor, is all that a call takes."""
+    return before.returns_alone and call.alone and follows(before, call)
 
 
 def follows(before: Call, call: Call) -> bool:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from momentumnet.streams.finding.division import chains_of, follows, input_bytes, is_overwritten, outside_calls
+from momentumnet.streams.finding.division import (
+    chains_of,
+    follows,
+    hands_on,
+    input_bytes,
+    is_overwritten,
+    outside_calls,
+)
 from momentumnet.streams.tracing.calls import Call, Trace, storage_key
 
 
@@ -89,7 +96,7 @@ def _behind(
     """By the chain's number, the composite module behind it that alone would keep what the chain returns."""
     kept = trace.kept_without(blocks.union(modules, *chains))
     for index, chain in enumerate(chains):
-        following = [module for module in modules if module.alone and follows(chain[-1], module)]
+        following = [module for module in modules if hands_on(chain[-1], module)]
         if len(following) == 1 and counts[following[0].module] == 1 and following[0].entered.isdisjoint(kept):
             yield index, following[0]
 

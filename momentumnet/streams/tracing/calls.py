@@ -58,8 +58,8 @@ class Call:
     their numbers the nodes that kept them, ``entered`` those of its arguments that it or what ran before kept, or that
     the model was given,
     ``handed`` those of several that nobody had kept.
-    ``alone`` says that one tensor is all that it takes, ``overwritten`` that it overwrote one that can be the stream,
-    ``spoils`` any of its arguments.
+    ``alone`` says that one tensor is all that it takes, ``returns_alone`` that one is all that it returns,
+    ``overwritten`` that it overwrote one that can be the stream, ``spoils`` any of its arguments.
     ``made`` is the storage of what it returned, if autograd has kept that.
     ``first`` and ``behind`` are the numbers that autograd gave to the first node of the call, and to the one after its
     last.
@@ -81,6 +81,7 @@ class Call:
     alone: bool = False
     refusal: str = ""
     returns_tensor: bool = False
+    returns_alone: bool = False
     recorded_gradients: bool = True
     overwritten: bool = False
     spoils: bool = False

@@ -132,6 +132,7 @@ class Recorder:
         entered, counters = self._entered.pop(call), self._counters.pop(call)
         call.behind = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         call.returns_tensor = next(tensors_in(output), None) is not None
+        call.returns_alone = isinstance(output, torch.Tensor)
         arguments = {storage_key(tensor): tensor for tensor in tensors_in([args, kwargs])}
         known = self.trace.storages.keys() | self.trace.given
         call.entered = {key for key in arguments if key is not None and key in known}

@@ -195,6 +195,22 @@ def test_layer_that_returns_two_tensors_ends_a_chain() -> None:
     assert_same(train_step(recomputed, (images(),)), train_step(kept, (images(),)), tolerance=0.0)
 
 
+def test_what_takes_the_first_of_two_tensors_is_not_chained_to_the_layer_that_returned_them() -> None:
+    """Such a chain is recomputed in two parts, and could not be planned: it was called with both tensors."""
+
+    class Pooled(Stem):
+        def forward(self, x: Tensor) -> Tensor:
+            pooled, _ = self.pool(self.norm(self.conv(x)))
+            return self.blocks(self.act(self.drop(pooled))).mean((2, 3))
+
+    torch.manual_seed(7)
+    net = Pooled(dropout=nn.Softplus()).train()
+    net.pool, net.act = nn.MaxPool2d(2, return_indices=True), nn.Tanh()
+    assert discover(net, images()).chains == (("conv", "norm", "pool"), ("drop", "act"))
+    planned = mn.convert(net, images(), gamma=0, budget="least")
+    assert_same(train_step(planned, (images(),)), train_step(net, (images(),)), tolerance=0.0)
+
+
 def test_revert_takes_the_chain_away() -> None:
     _, recomputed = pair(Stem)
     assert type(mn.revert(recomputed).norm) is nn.BatchNorm2d
