@@ -40,8 +40,8 @@ def from_pretrained(
         The converted model in eval mode, as ``from_pretrained`` of transformers gives it.
 
     Raises:
-        ConversionError: the checkpoint does not say how it was converted, or names no class; or the model does not fit;
-            or it has a module for its initial velocity and none is given, or no weights of one.
+        ConversionError: the checkpoint does not say how it was converted, or names no class, or its adapter no base; or
+            the model does not fit; or it has a module for its initial velocity and none is given, or no weights of one.
         CheckpointError: its ``momentum.json`` is damaged.
 
     Example:
@@ -73,6 +73,12 @@ def _with_adapter(
     import peft
 
     base_path = peft.PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    if not base_path:
+        raise ConversionError(
+            f"{_ADAPTER} in {path} names no base model, as its base came from no folder and no hub; build the base, "
+            "convert it like the one that was trained (momentumnet.convert(base, like=...)), and load the adapter onto "
+            "it (peft.PeftModel.from_pretrained)"
+        )
     if beside is None:
         try:
             base = from_pretrained(base_path, model_class=model_class, initial_velocity=velocity, **options)

@@ -144,6 +144,12 @@ def test_an_adapter_without_what_was_trained_says_where_it_is(tmp_path: Path) ->
         hf.from_pretrained(tmp_path / "final")
 
 
+def test_an_adapter_whose_base_came_from_nowhere_says_so(tmp_path: Path) -> None:
+    with_lora(mn.convert(llama(), {"input_ids": ids(2)})).save_pretrained(tmp_path / "final")
+    with pytest.raises(mn.ConversionError, match=r"names no base model.*load the adapter onto it"):
+        hf.from_pretrained(tmp_path / "final")
+
+
 def test_a_whole_model_is_loaded_by_its_config(tmp_path: Path) -> None:
     model = base(tmp_path / "base")
     model.save_pretrained(tmp_path / "trained")
