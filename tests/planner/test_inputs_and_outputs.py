@@ -107,6 +107,32 @@ def test_an_output_of_a_class_of_its_own() -> None:
     assert plan.peak == pytest.approx(mn.measure_memory(step).peak_bytes, rel=0.01)
 
 
+@dataclass
+class OfSamples:
+    loss: Tensor
+
+
+class LossesOfSamples(nn.Module):
+    """Gives each sample's loss, as audio codecs of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = blocks()
+
+    def forward(self, x: Tensor) -> OfSamples:
+        return OfSamples(self.blocks(x).square().mean(1))
+
+
+def test_a_loss_of_each_sample_is_planned_as_their_sum() -> None:
+    model, x = LossesOfSamples(), torch.randn(WIDTH, WIDTH)
+    model(x).loss.sum().backward()
+    planned = mn.convert(model, x, gamma=0, budget="least")
+    peak = mn.measure_memory(lambda: planned(x).loss.sum().backward()).peak_bytes
+    assert peak <= 1.01 * mn.plan(model, x, gamma=0, budget="least").peak
+    pairs = zip(planned.parameters(), model.parameters(), strict=True)
+    assert all(torch.equal(ours.grad, theirs.grad) for ours, theirs in pairs)
+
+
 class TwoHeads(nn.Module):
     """The second head is for another task than the one that is trained."""
 

@@ -48,7 +48,7 @@ def total_of(output: Any, loss: Loss | None) -> Tensor:
     total = loss_of(output) if loss is None else loss(output)
     if not isinstance(total, Tensor) or total.numel() != 1:
         found = f"a tensor of shape {tuple(total.shape)}" if isinstance(total, Tensor) else repr(total)
-        raise ValueError(f"{_ASKED}; got {found} from {'the output itself' if loss is None else 'it'}")
+        raise ValueError(f"{_ASKED}; got {found} from it")
     if total.requires_grad or not is_grad_enabled():  # a run that measures what is needed without gradients
         return total
     if loss is not None and any(leaf.requires_grad for leaf in tensors_inside(output)):
@@ -60,10 +60,10 @@ def total_of(output: Any, loss: Loss | None) -> Tensor:
 
 
 def loss_of(output: Any) -> Tensor:
-    """A loss of any output: its own, where it has one, else the sum of what it holds."""
+    """A loss of any output: its own (the sum of one for each sample), where it has one, else the sum of all in it."""
     own = getattr(output, "loss", None)
     if isinstance(own, Tensor):
-        return own
+        return own if own.numel() == 1 else own.sum()
     found = [leaf.sum() for leaf in floats_of(output)]
     if not found:
         raise ConversionError(
