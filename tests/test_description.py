@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,34 +13,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import momentumnet as mn
-from tests.models import WIDTH, Chain, ResidualMLP
+from tests.configured import EXAMPLE, Config, chain, configured
+from tests.models import WIDTH
 
-EXAMPLE = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-class Config:
-    """What is known of the configs that are saved with a model."""
-
-    def __init__(self, **fields: Any) -> None:
-        vars(self).update(fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        return copy.deepcopy(vars(self))
-
-    def save_pretrained(self, folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(self.to_dict()))
-
-
-def chain(blocks: int = 4) -> nn.Module:
-    torch.manual_seed(0)
-    return Chain([ResidualMLP() for _ in range(blocks)])
-
-
-def configured() -> nn.Module:
-    model = chain()
-    model.config = Config(hidden_size=WIDTH)
-    return model
 
 
 def network() -> nn.Module:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import has_short_store
 from momentumnet.streams.blocks.converted import streams_of
+from tests.configured import EXAMPLE, configured
 from tests.contract.reference import assert_same, loss_of, train_step
-from tests.contract.streams.test_couplings import by_formula, chain, rows
-from tests.test_description import EXAMPLE, configured
+from tests.contract.streams.coupled_chains import by_formula, chain, rows
 
 EIGHT = [(1, 1 / 64), (1, 1 / 8), (0.9, 0.1), (2 / 3, 1 / 3), (1 / 2, 1 / 2), (0.3, 0.7), (0, 1), (1, 1 / 100)]
 START, END = mn.Dr2Net(alpha=1, beta=1 / 64), mn.Dr2Net(alpha=0.1, beta=0.9)

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 import momentumnet as mn
 from momentumnet.arithmetic.fixed_point import has_short_store
 from momentumnet.streams.blocks.converted import streams_of
+from tests.configured import EXAMPLE, configured
 from tests.models import WIDTH, Chain, ResidualMLP
-from tests.test_description import EXAMPLE, configured
 
 
 def converted(**options: Any) -> nn.Module:

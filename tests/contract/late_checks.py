@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 import momentumnet as mn
-from tests.contract.outside.test_kept import Wide
+from tests.contract.outside.kept_blocks import Wide
 from tests.contract.read_counts import Growing, rows
 from tests.contract.reference import loss_of
 

@@ -113,3 +113,19 @@ def assert_same_beyond_the_scale(build: Callable[[str], nn.Module], rows: Callab
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours.output, theirs.output, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(ours.gradients, theirs.gradients, rtol=0, atol=0, equal_nan=True)
+
+
+def rule_in_float64(net: mn.MomentumNet, x: Tensor, grid: float | None = None) -> Tensor:
+    """The rule of the paper, written out; ordinary autograd differentiates it.
+
+    With a ``grid``, x and what is added to v are rounded to its multiples, rounding taken for the identity.
+    """
+
+    def rounded(values: Tensor) -> Tensor:
+        return values if grid is None else values + ((values / grid).round() * grid - values).detach()
+
+    x, v, gamma = rounded(x), torch.zeros_like(x), float(net.stream.gamma)
+    for function in net.functions:
+        v = gamma * v + rounded((1 - gamma) * function(x))
+        x = rounded(x + v)
+    return x

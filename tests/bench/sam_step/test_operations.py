@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from momentumnet.bench.sam_step import operations as sam_step
+from tests.bench.sam_step.networks import network
 
 
 def test_reference_makes_as_many_passes_and_steps_as_sam() -> None:
@@ -28,8 +27,3 @@ def test_parts_hold_each_parameter_once() -> None:
     net = network()
     held = [parameter for part in sam_step.parts(net) for parameter in part]
     assert len(held) == len(set(held)) == len(list(net.parameters()))
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10).train()

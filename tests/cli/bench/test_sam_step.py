@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from momentumnet.bench.sam_step import operations as sam_step
-from tests.bench.sam_step.test_operations import network
+from tests.bench.sam_step.networks import network
 
 
 def test_quick_run_writes_a_row_for_each_method(command: Callable[..., Any], tmp_path: Path) -> None:

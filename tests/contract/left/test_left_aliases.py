@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import momentumnet as mn
-from tests.contract.left.test_left_containers import OPTIONS, Keeping, assert_as_stored, network
-from tests.contract.left.test_left_values import Standing, standing_in
+from tests.contract.left.keeping import OPTIONS, Keeping, Standing, assert_as_stored, network, standing_in
 
 
 class BufferInAList(Standing):

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.left.test_left_containers import OPTIONS, WIDTH, Block, Keeping, assert_as_stored, network
-
-
-class Standing(Keeping):
-    """A branch whose output goes by what it has written to in earlier calls."""
-
-    def standing(self) -> list[Any]:
-        raise NotImplementedError
+from tests.contract.left.keeping import OPTIONS, WIDTH, Block, Standing, assert_as_stored, network, standing_in
 
 
 class Averaged(Standing):
@@ -88,10 +81,6 @@ class Drawing(Standing):
     def standing(self) -> list[Any]:
         own, new, old = self.others
         return [self.generator.get_state().tolist(), own.getstate(), new.bit_generator.state, repr(old.get_state())]
-
-
-def standing_in(net: nn.Module) -> list[Any]:
-    return [module.standing() for module in net.modules() if isinstance(module, Standing)]
 
 
 @pytest.mark.parametrize("kind", [Averaged, ByName, InArrays, Drawing])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.state.exact_state import ExactState
-from tests.contract.outside.test_kept import converted
+from tests.contract.outside.kept_blocks import converted
 from tests.contract.reference import COUPLED, assert_same, loss_of, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 from tests.tally import Tally

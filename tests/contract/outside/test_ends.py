@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 
 import pytest
@@ -10,51 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
+from tests.contract.outside.stream_then_module import CONVERSIONS, ROWS, Between, StreamThenModule, rows
 from tests.contract.reference import assert_same, train_step
-from tests.models import WIDTH, ResidualMLP
-
-ROWS = 64
-Between = Callable[[Tensor], Tensor]
-# Options with which a conversion computes something else.
-CONVERSIONS: list[dict[str, object]] = [
-    {},
-    {"gamma": 0.9},
-    {"final_velocity": "drop"},
-    {"initial_velocity": "branch"},
-    {"arithmetic": "float", "gamma": 0.9},
-]
+from tests.models import WIDTH
 
 
-class Behind(nn.Sequential):
-    """A composite module that returns another width, so that it is no block of a stream."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH // 2))
-
-
-class TwoStreams(nn.Module):
-    """A stream, a module behind it, and the stream's output once more at the end if it is asked for."""
-
-    def __init__(self, between: Between = lambda x: x, *, tapped: bool = False) -> None:
-        super().__init__()
-        self.start = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.Sequential(*[ResidualMLP() for _ in range(3)])
-        self.behind = Behind()
-        self.between, self.tapped = between, tapped
-        self.returned: weakref.ref[Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = self.blocks(self.start(x))
-        self.returned = weakref.ref(x)
-        y = self.behind(self.between(x))
-        return (y, x) if self.tapped else y
-
-
-def rows(seed: int = 1) -> Tensor:
-    return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(seed))
-
-
-def pair(build: Callable[[], nn.Module] = TwoStreams, **options: object) -> tuple[nn.Module, nn.Module]:
+def pair(build: Callable[[], nn.Module] = StreamThenModule, **options: object) -> tuple[nn.Module, nn.Module]:
     """Converted with the module behind kept, and recomputed."""
     torch.manual_seed(7)
     model = build().train()
@@ -88,21 +48,21 @@ def held(net: nn.Module) -> int:
 
 def test_the_plan_counts_on_it() -> None:
     kept, recomputed = pair()
-    planned = [mn.plan(TwoStreams(), rows(), others=others).saved_after for others in ("keep", "checkpoint")]
+    planned = [mn.plan(StreamThenModule(), rows(), others=others).saved_after for others in ("keep", "checkpoint")]
     freed = 4 * ROWS * (WIDTH + 2 * WIDTH)  # the first layer's input, and what tanh returns
     assert planned[0] - planned[1] == freed
     assert held(kept) - held(recomputed) == freed - FINGERPRINT
 
 
 def test_the_plan_counts_no_input_that_is_kept_anyway() -> None:
-    class Multiplied(TwoStreams):
+    class Multiplied(StreamThenModule):
         """Keeps the stream's output for the gradient of a product."""
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.blocks(self.start(x))
             return self.behind(x) * (x * x).mean()
 
-    for build, options in ((Multiplied, {}), (TwoStreams, {"arithmetic": "float", "gamma": 0.9})):
+    for build, options in ((Multiplied, {}), (StreamThenModule, {"arithmetic": "float", "gamma": 0.9})):
         kept, recomputed = pair(build, **options)
         planned = [mn.plan(build(), rows(), others=o, **options).saved_after for o in ("keep", "checkpoint")]
         assert planned[0] - planned[1] == 4 * ROWS * 2 * WIDTH  # what tanh returns
@@ -119,7 +79,7 @@ def test_another_tensor_is_kept(between: Between) -> None:
 
 
 def test_output_that_is_overwritten_later_is_computed_again_all_the_same() -> None:
-    class Overwriting(TwoStreams):
+    class Overwriting(StreamThenModule):
         def forward(self, x: Tensor) -> Tensor:
             x = self.blocks(self.start(x))
             y = self.behind(x)
@@ -135,7 +95,7 @@ def test_output_that_is_overwritten_later_is_computed_again_all_the_same() -> No
 @pytest.mark.parametrize("options", [{}, {"arithmetic": "float", "gamma": 0.9}])
 def test_stream_that_was_rewound_before(options: dict[str, object]) -> None:
     gradients = []
-    for net in pair(lambda: TwoStreams(tapped=True), **options):
+    for net in pair(lambda: StreamThenModule(tapped=True), **options):
         output, returned = net(rows())
         torch.autograd.grad(returned.sum(), list(net.blocks.parameters()), retain_graph=True)
         gradients.append(torch.autograd.grad(output.sum(), list(net.behind.parameters())))
@@ -163,7 +123,7 @@ def test_streams_that_need_no_gradient_and_passes_in_floats() -> None:
 
 
 def test_parameter_that_changed_is_found_when_the_stream_has_to_be_played_again() -> None:
-    _, recomputed = pair(lambda: TwoStreams(tapped=True))
+    _, recomputed = pair(lambda: StreamThenModule(tapped=True))
     output, returned = recomputed(rows())
     torch.autograd.grad(returned.sum(), list(recomputed.blocks.parameters()), retain_graph=True)
     with torch.no_grad():

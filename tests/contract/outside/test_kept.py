@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -14,53 +13,12 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.state.exact_state import ExactState
-from tests.contract.outside.test_ends import CONVERSIONS, TwoStreams, rows
+from tests.contract.outside.kept_blocks import DEPTH, Wide, chain, converted
+from tests.contract.outside.stream_then_module import CONVERSIONS, StreamThenModule, rows
 from tests.contract.reference import Outcome, assert_same, loss_of, train_step
-from tests.models import WIDTH, Case, Chain, ResidualMLP
-from tests.tally import Tally
+from tests.models import Case, Chain
 
-DEPTH, HIDDEN = 6, 4 * WIDTH
 EVERYTHING = 1 << 20
-
-
-class Wide(ResidualMLP):
-    """Keeps more than the stream's state takes."""
-
-    def __init__(self) -> None:
-        super().__init__(WIDTH, HIDDEN)
-
-
-class Counted(Wide):
-    """Counts its calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = Tally([0])  # so that recomputes count
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls[0] += 1
-        return super().forward(x)
-
-
-def chain(block: Callable[[], nn.Module] = Counted) -> Chain:
-    torch.manual_seed(7)
-    return Chain([block() for _ in range(DEPTH)])
-
-
-def converted(model: nn.Module, example: Any, count: int, others: str = "keep", **options: Any) -> nn.Module:
-    """Whose last ``count`` blocks keep their activations, and the modules between them that would be recomputed."""
-    chosen = {name: options.pop(name) for name in ("gamma", "arithmetic") if name in options}
-    plan = mn.plan(model, example, budget="least", **{"gamma": 1 / 8, **chosen})
-    way = {True: options.pop("backward", "reversible"), False: "checkpointed" if others == "checkpoint" else "stored"}
-    ways = [way[unit.stream is not None] for unit in plan.units]
-    recomputed = [place for place, way in enumerate(ways) if way != "stored"]
-    for place in recomputed[max(0, len(recomputed) - count) :] if count else ():
-        ways[place] = "stored"
-    units = [
-        dataclasses.replace(unit, way=way, group=number)
-        for number, (unit, way) in enumerate(zip(plan.units, ways, strict=True))
-    ]
-    return mn.convert(model, plan=dataclasses.replace(plan, units=tuple(units)), **options)
 
 
 @pytest.mark.parametrize("others", ["keep", "checkpoint"])
@@ -159,7 +117,7 @@ def test_not_a_number_in_any_block_reaches_the_loss(place: int) -> None:
 
 
 def test_not_a_number_in_front_of_a_recomputed_module() -> None:
-    model = TwoStreams()
+    model = StreamThenModule()
     model.blocks[1] = Spoiled()
     net = mn.convert(model, rows(), others="checkpoint")
     net.blocks[1].spoil = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.core.scaling.resolution import NARROW_BLOCKS
-from tests.contract.reference import COUPLED, assert_same, loss_of, pair, train_step
+from tests.contract.reference import COUPLED, assert_same, loss_of, pair, rule_in_float64, train_step
 from tests.contract.unequal_blocks import chain_of
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
@@ -43,22 +43,6 @@ def test_every_depth_and_gamma(depth: int, gamma: float, watched: list[bool]) ->
     assert_same(got, expected)
     assert len(watched) >= depth  # an overflow takes a step back once more
     assert all(watched)
-
-
-def rule_in_float64(net: mn.MomentumNet, x: Tensor, grid: float | None = None) -> Tensor:
-    """The rule of the paper, written out; ordinary autograd differentiates it.
-
-    With a ``grid``, x and what is added to v are rounded to its multiples, rounding taken for the identity.
-    """
-
-    def rounded(values: Tensor) -> Tensor:
-        return values if grid is None else values + ((values / grid).round() * grid - values).detach()
-
-    x, v, gamma = rounded(x), torch.zeros_like(x), float(net.stream.gamma)
-    for function in net.functions:
-        v = gamma * v + rounded((1 - gamma) * function(x))
-        x = rounded(x + v)
-    return x
 
 
 @pytest.mark.parametrize("depth", [2, 8, 10, 100, 400])

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.reference import assert_same, loss_of, pair, train_step
-from tests.contract.scale.test_exact import rule_in_float64
+from tests.contract.reference import assert_same, loss_of, pair, rule_in_float64, train_step
 from tests.models import WIDTH, Case, Chain, ResidualMLP
 
 EIGHT = [1 / 64, 1 / 8, 1 / 3, 1 / 2, 3 / 5, 9 / 10, 99 / 100, 1 / 100]

@@ -10,7 +10,7 @@ from torch import nn
 
 import momentumnet as mn
 from tests.contract.late_checks import WideGrowing, late
-from tests.contract.outside.test_kept import DEPTH, chain, converted
+from tests.contract.outside.kept_blocks import DEPTH, chain, converted
 from tests.contract.read_counts import Growing, blocks, rows
 
 

@@ -14,7 +14,7 @@ import torch
 import momentumnet as mn
 from momentumnet.streams.blocks.converted import streams_of
 from tests.contract.reference import COUPLED, assert_same, train_step
-from tests.contract.streams.test_couplings import chain, converted, rows, rules
+from tests.contract.streams.coupled_chains import chain, converted, rows, rules
 
 
 @rules
