@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momentumnet.arithmetic import fixed_point as fp
-from tests.arithmetic.strategies import ALL_GAMMAS, exact, gammas, integer_lists, words, wrap
+from tests.arithmetic.by_integers import multiplied, stepped
+from tests.arithmetic.strategies import ALL_GAMMAS, exact, gammas, integer_lists, words
 
 
 class TestStoreSchedule:
@@ -82,17 +83,6 @@ class TestStoreSchedule:
             sys.setswitchinterval(interval)
 
 
-def _multiplied(v: int, s: int, digits: fp.Digits) -> tuple[int, int, list[int]]:
-    """The formula of the module's docstring, on Python's integers."""
-    spilled = []
-    for _ in range(digits.spills):
-        s, byte = divmod(s, 256)
-        spilled.append(byte)
-    q, r = divmod(v, digits.d)
-    b, s = divmod(r * digits.bound + s + digits.offset, digits.next_bound)
-    return q * digits.n + b, s, spilled
-
-
 @st.composite
 def _multiplications(draw: st.DrawFn) -> tuple[fp.Word, Fraction, fp.Digits, list[int], list[int]]:
     word, gamma, size = draw(words), draw(gammas), draw(st.integers(1, 12))
@@ -107,7 +97,7 @@ class TestMultiply:
     @exact(250)
     def test_is_the_formula_and_divide_is_its_inverse(self, case) -> None:
         word, _, digits, v, s = case
-        expected = [_multiplied(*pair, digits) for pair in zip(v, s, strict=True)]
+        expected = [multiplied(*pair, digits) for pair in zip(v, s, strict=True)]
         after_v, after_s, spilled = fp.multiply(
             torch.tensor(v, dtype=word.dtype), torch.tensor(s, dtype=word.dtype), digits
         )
@@ -161,7 +151,7 @@ class TestMultiply:
             v = v + branch
             x = x + v + fp.carry(s, schedule[layer].next_bound)
             reference = [
-                _stepped(*state, push, schedule[layer], word)
+                stepped(*state, push, schedule[layer], word)
                 for state, push in zip(reference, branch.tolist(), strict=True)
             ]
             assert list(zip(x.tolist(), v.tolist(), s.tolist(), strict=True)) == reference
@@ -169,9 +159,3 @@ class TestMultiply:
             x = x - v - fp.carry(s, schedule[layer].next_bound)
             v, s = fp.divide(v - branches[layer], s, schedule[layer], spills[layer])
             assert all(map(torch.equal, (x, v, s), passed[layer]))
-
-
-def _stepped(x: int, v: int, s: int, push: int, digits: fp.Digits, word: fp.Word) -> tuple[int, int, int]:
-    v, s, _ = _multiplied(v, s, digits)
-    v = wrap(v + push, word)
-    return wrap(x + v + (2 * s >= digits.next_bound), word), v, s

@@ -17,8 +17,8 @@ from momentumnet.arithmetic.compiled import selection
 from momentumnet.arithmetic.fixed_point import INT24, INT32, INT64, Word
 from momentumnet.arithmetic.momentum_step import Branch, Move, Scale
 from momentumnet.arithmetic.planes import MOST_PIECES, PIECE, Integers, piece_of
+from tests.arithmetic.by_integers import stepped
 from tests.arithmetic.strategies import exact, gammas, integer_lists, wrap
-from tests.arithmetic.test_fixed_point_store import _stepped
 
 CPU = torch.device("cpu")
 LAYOUTS = {(64, 64): 24, (32, 32): 12, (32, 16): 10, (24, 16): 8}
@@ -104,7 +104,7 @@ def test_wrapping_steps_of_24_bits_are_those_of_python_and_are_undone(data, gamm
         move = Move(Branch(torch.tensor(push, dtype=torch.float32)), digits, scale)
         before, position, report = ints.clone(), torch.empty(size), torch.zeros(2, dtype=torch.int32)
         passed.append((before, move, momentum_step.step(ints, move, position, report)))
-        reference = [_stepped(*state, value, digits, INT24) for state, value in zip(reference, push, strict=True)]
+        reference = [stepped(*state, value, digits, INT24) for state, value in zip(reference, push, strict=True)]
         assert list(zip(*(part.tolist() for part in ints.read()), strict=True)) == reference
         assert position.tolist() == [x / 2**exponent for x, _, _ in reference]
         assert int(report[1]) == int(fp.checksum(*ints.read()))

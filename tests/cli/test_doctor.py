@@ -20,8 +20,7 @@ from momentumnet.arithmetic.adjoint import by_operations
 from momentumnet.arithmetic.compiled import libraries
 from momentumnet.arithmetic.compiled.selection import NativeStep
 from momentumnet.cli import compilers, doctor
-
-needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
+from tests.arithmetic.compiled.variants import needs_kernels
 
 
 class BrokenStep(NativeStep):

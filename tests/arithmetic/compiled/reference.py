@@ -99,3 +99,11 @@ def undo(case: Case) -> tuple[Case, Tensor]:
 
 def rewind(case: Case, bound: int) -> Case:
     return replace(case, x=case.wrapped(case.x - case.v - fp.carry(case.s, bound)))
+
+
+def same_bits(one: Tensor | None, other: Tensor | None) -> bool:
+    """Equal, dtype and sign of zero included."""
+    if one is None or other is None:
+        return one is other
+    size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return one.dtype == other.dtype and torch.equal(one.view(size), other.view(size))

@@ -16,7 +16,8 @@ from momentumnet.arithmetic import adjoint as adjoints
 from momentumnet.arithmetic.adjoint import adjoint, by_operations
 from momentumnet.arithmetic.compiled import libraries
 from tests.arithmetic.compiled.cases import sizes
-from tests.arithmetic.compiled.test_operators import exact, needs_kernels, same_bits
+from tests.arithmetic.compiled.reference import same_bits
+from tests.arithmetic.compiled.variants import exact, needs_kernels
 from tests.arithmetic.strategies import gammas
 
 SPECIAL = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, 3e38, -3e38, 5e-324]

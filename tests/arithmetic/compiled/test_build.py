@@ -18,11 +18,11 @@ import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
 from tests.arithmetic.compiled.build_tools import BUILD_OFF, CPU, CUDA, needs_compiler, needs_nvcc, run_python
 from tests.arithmetic.compiled.sources import ROOT, build
+from tests.arithmetic.compiled.variants import needs_kernels
 
 pytestmark = pytest.mark.usefixtures("_no_build_settings")
 # What both libraries export besides mn_abi.
 OTHERS = " ".join(f"void {name}() {{}}" for name in ("mn_error", *libraries._FUNCTIONS))
-needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
 
 
 @pytest.fixture

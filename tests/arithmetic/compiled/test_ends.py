@@ -19,7 +19,7 @@ from momentumnet.arithmetic.packing import Field
 from momentumnet.arithmetic.planes import Integers, Plane
 from tests.arithmetic.compiled.cases import cases
 from tests.arithmetic.compiled.reference import Case
-from tests.arithmetic.compiled.test_operators import exact, needs_kernels
+from tests.arithmetic.compiled.variants import exact, needs_kernels
 
 KERNELS = selection.NativeStep()
 GUARD = 77.0

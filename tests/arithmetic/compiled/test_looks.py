@@ -11,7 +11,7 @@ from torch import Tensor
 from momentumnet.arithmetic import fingerprint
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.compiled import launching, libraries
-from tests.arithmetic.compiled.test_operators import exact
+from tests.arithmetic.compiled.variants import exact
 
 TYPES = sorted(fingerprint._SIZES, key=str)
 

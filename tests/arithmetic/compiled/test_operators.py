@@ -6,10 +6,9 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from torch import Tensor
 
-import momentumnet as mn
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic import momentum_step
 from momentumnet.arithmetic.compiled import libraries, selection, typed_operators
@@ -18,19 +17,8 @@ from momentumnet.core.state.exact_state import ExactState
 from momentumnet.errors import MomentumNetError
 from tests.arithmetic.compiled import reference
 from tests.arithmetic.compiled.cases import cases
-from tests.arithmetic.compiled.reference import Case
-
-needs_kernels = pytest.mark.skipif(not mn.native.available(), reason=f"no native kernels: {mn.native.reason()}")
-
-
-def exact(examples: int) -> settings:
-    """The variant stays chosen over all examples of a test."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
+from tests.arithmetic.compiled.reference import Case, same_bits
+from tests.arithmetic.compiled.variants import exact, needs_kernels
 
 
 def run_step(case: Case) -> tuple[Case, Tensor, Tensor]:
@@ -79,14 +67,6 @@ def run_rewind(case: Case, bound: int, *, as_floats: bool = True) -> tuple[Case,
     position = torch.empty(case.x.shape, dtype=case.position_dtype) if as_floats else None
     typed_operators.rewind(x, v, *(s or [None]), bound=bound, exponent=case.exponent, position=position)
     return case.moved_to(Integers(x, v, *s)), position
-
-
-def same_bits(one: Tensor | None, other: Tensor | None) -> bool:
-    """Equal, dtype and sign of zero included."""
-    if one is None or other is None:
-        return one is other
-    size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
-    return one.dtype == other.dtype and torch.equal(one.view(size), other.view(size))
 
 
 def same_state(one: Case, other: Case) -> bool:

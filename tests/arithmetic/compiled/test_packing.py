@@ -13,8 +13,8 @@ from momentumnet.arithmetic import momentum_step, packing
 from momentumnet.arithmetic.compiled import libraries, selection, typed_operators
 from momentumnet.arithmetic.packing import BLOCK, Field
 from momentumnet.arithmetic.planes import Integers, Place, Plane
-from tests.arithmetic.compiled.test_operators import exact, needs_kernels
-from tests.arithmetic.test_packing import any_values, fields, sizes
+from tests.arithmetic.compiled.variants import exact, needs_kernels
+from tests.arithmetic.fields import any_values, fields, sizes
 
 seeds = st.integers(0, 1 << 30)
 GUARD = 77
