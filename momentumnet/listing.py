@@ -11,6 +11,6 @@ def listed(names: Sequence[object], most: int = 5) -> str:
     return ", ".join(map(str, names[:most])) + more
 
 
-def quoted(names: Sequence[str], most: int = 5) -> str:
+def quoted(names: Sequence[str]) -> str:
     """The same with each name in quotation marks."""
-    return listed([repr(name) for name in names], most)
+    return listed([repr(name) for name in names])

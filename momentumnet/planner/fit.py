@@ -30,16 +30,13 @@ def measured_step(
     example_inputs: Any,
     *,
     gamma: Fraction,
-    streams: Sequence[str] | None = None,
-    arithmetic: str = "exact",
     loss: Callable[[Any], Tensor] | None = None,
     offload: bool = False,
     gradients: str = ANEW,
 ) -> MeasuredStep:
     """Trace and measure a training step; see `measured_steps`."""
-    options: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss}
-    options |= {"offload": offload, "gradients": gradients}
-    return measured_steps(model, example_inputs, gammas=(gamma,), **options)[0]
+    (step,) = measured_steps(model, example_inputs, gammas=(gamma,), loss=loss, offload=offload, gradients=gradients)
+    return step
 
 
 @full_collections_put_off()

@@ -103,9 +103,6 @@ class State(Protocol):
     def fingerprint(self) -> Fingerprint:
         """What tells this state from another, unread."""
 
-    def matches(self, fingerprint: Fingerprint) -> bool:
-        """Whether this state is the one that the fingerprint was taken of. Reads the device."""
-
 
 class Coupling(Protocol):
     """The rule by which a stream moves: makes its states, and knows the transpose of a step."""
@@ -224,9 +221,6 @@ class FloatState:
 
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(self.report, tolerance=FLOAT_TOLERANCE)
-
-    def matches(self, fingerprint: Fingerprint) -> bool:
-        return self.fingerprint().equals(fingerprint)
 
 
 def strides_beside(value: Tensor, x: Tensor) -> tuple[int, ...] | None:

@@ -180,6 +180,3 @@ class IntegerState:
 
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(self.report, self.exponent)
-
-    def matches(self, fingerprint: Fingerprint) -> bool:
-        return self.fingerprint().equals(fingerprint)
