@@ -141,7 +141,7 @@ class Coupling(Protocol):
 class FloatState:
     """x and v as floats (float32 for half types): the plain rule.
 
-    The inverse divides by gamma: its error grows like gamma**-steps, and `matches` tells when it is past use.
+    The inverse divides by gamma: its error grows like gamma**-steps, and fingerprints tell when it is past use.
     With ``finite_only`` (for a state that is to be rewound) a branch of NaN or Inf raises NonFiniteBranch.
     """
 
