@@ -25,8 +25,8 @@ from momentumnet.planner.searching.rescaled import rescaled
 from momentumnet.planner.searching.search import least
 from momentumnet.planner.searching.simulate import simulated
 from tests.models import Chain, ResidualMLP
-from tests.planner.test_plans import encoder, tokens
-from tests.planner.test_search import all_choices, random_profile
+from tests.planner.networks import encoder, tokens
+from tests.planner.profiles import all_choices, random_profile
 
 
 def said(model: nn.Module, x: Tensor, budget: int, **options: object) -> str:

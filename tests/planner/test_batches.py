@@ -17,8 +17,8 @@ from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.rescaled import rescaled
 from momentumnet.planner.searching.search import within
 from tests.models import Chain, ResidualMLP
-from tests.planner.test_plans import Plain, encoder, images, tokens
-from tests.planner.test_search import random_profile
+from tests.planner.networks import Plain, encoder, images, tokens
+from tests.planner.profiles import random_profile
 
 ABOVE = 300
 

@@ -15,7 +15,7 @@ from momentumnet.planner.fit import measured_step
 from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.rescaled import rescaled
 from momentumnet.planner.searching.search import least
-from tests.models import ResidualMLP
+from tests.planner.micro_batches import loss, peak, weighty
 from tests.planner.wide import chain, rows
 
 LARGE, SMALL = 64, 16
@@ -28,12 +28,6 @@ def encoder() -> tuple[nn.Module, Tensor]:
     return nn.TransformerEncoder(layer, 8, enable_nested_tensor=False), torch.randn(8, 32, 64)
 
 
-def weighty() -> tuple[nn.Module, Tensor]:
-    """Gradients of parameters are most of what a step takes."""
-    torch.manual_seed(0)
-    return nn.Sequential(*(ResidualMLP(256) for _ in range(8))), torch.randn(64, 256)
-
-
 def convolutions() -> tuple[nn.Module, Tensor]:
     """Without a stream."""
     torch.manual_seed(0)
@@ -43,23 +37,6 @@ def convolutions() -> tuple[nn.Module, Tensor]:
         for layer in (nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
     ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 64)), torch.randn(16, 3, 16, 16)
-
-
-def peak(net: nn.Module, x: Tensor, micro_batches: int) -> int:
-    """Of a step from no gradients on, whose gradients are those of so many batches."""
-
-    def step() -> None:
-        for _ in range(micro_batches):
-            output = net(x)  # held in backward, as in a training loop
-            loss(output).backward()
-
-    step()
-    net.zero_grad(set_to_none=True)
-    return mn.measure_memory(step).peak_bytes
-
-
-def loss(output: Tensor) -> Tensor:
-    return output.square().mean()
 
 
 @pytest.mark.parametrize("make", [encoder, weighty, convolutions])

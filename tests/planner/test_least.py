@@ -10,9 +10,8 @@ import pytest
 import momentumnet as mn
 from momentumnet.planner.plans.training_plan import TrainingPlan
 from momentumnet.planner.trial import trial_of
-from tests.planner.test_gradients_present import loss, peak, weighty
-from tests.planner.test_trial import measured
-from tests.planner.wide import chain, rows
+from tests.planner.micro_batches import loss, peak, weighty
+from tests.planner.wide import chain, measured, rows
 
 
 @pytest.mark.parametrize("gradients", ["anew", "present"])

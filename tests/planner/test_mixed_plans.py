@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import momentumnet as mn
 from tests.contract.reference import assert_same, loss_of, train_step
 from tests.models import WIDTH, ResidualMLP
-from tests.planner.test_plans import images
+from tests.planner.networks import images
 from tests.processes import PROCESSES, run_in_two
 from tests.tally import Tally
 

@@ -20,8 +20,8 @@ from momentumnet.planner.machine.host_link import HostLink
 from momentumnet.planner.profiles.choice import Choice, Way
 from momentumnet.planner.step_plans import MeasuredStep
 from tests.contract.reference import assert_same, train_step
-from tests.planner.test_plans import built
-from tests.planner.test_search import random_profile
+from tests.planner.networks import built
+from tests.planner.profiles import random_profile
 from tests.recompute.late_copies import LateCopies, planted
 
 FREE = HostLink(1e15, 1e15)

@@ -22,10 +22,9 @@ from momentumnet.planner import step_plans, trial
 from momentumnet.planner.fit import measured_step
 from momentumnet.planner.measuring.step_loss import loss_of
 from momentumnet.planner.plans.training_plan import TrainingPlan
-from momentumnet.planner.step_plans import MeasuredStep
 from momentumnet.planner.trial import trial_of
 from tests.models import WIDTH, Chain, ResidualMLP
-from tests.planner.wide import Wide, chain, rows
+from tests.planner.wide import Wide, chain, measured, rows
 
 
 def peak(net: nn.Module) -> int:
@@ -37,10 +36,6 @@ def peak(net: nn.Module) -> int:
     step()
     net.zero_grad(set_to_none=True)
     return mn.measure_memory(step).peak_bytes
-
-
-def measured(model: nn.Module) -> MeasuredStep:
-    return measured_step(model, rows(), gamma=exact_gamma(1 / 8))
 
 
 def off_by(factor: float, true: Callable[[TrainingPlan], int | None]) -> Callable[[TrainingPlan], int | None]:

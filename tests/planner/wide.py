@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.planner.fit import measured_step
+from momentumnet.planner.step_plans import MeasuredStep
 from tests.models import WIDTH, Chain, ResidualMLP
 
 
@@ -22,3 +25,7 @@ def chain() -> Chain:
 
 def rows(batch: int = 64) -> Tensor:
     return torch.randn(batch, WIDTH, generator=torch.Generator().manual_seed(batch))
+
+
+def measured(model: nn.Module) -> MeasuredStep:
+    return measured_step(model, rows(), gamma=exact_gamma(1 / 8))
