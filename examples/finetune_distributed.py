@@ -81,6 +81,15 @@ def resume(network: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -
     return int(state["step"])
 
 
+def own_device() -> torch.device:
+    """The GPU of this process, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
 def main(arguments: list[str] | None = None) -> list[float]:
     """The losses of the steps that were made, over all processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,10 +101,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     options.folder.mkdir(parents=True, exist_ok=True)
 
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = own_device()
     if processes > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 

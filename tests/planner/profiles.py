@@ -20,8 +20,6 @@ from momentumnet.planner.searching.options import LONGEST_SEGMENT
 
 # Of the random units, smaller storages are not offloaded.
 SMALLEST = 4
-
-
 LINK = HostLink(20, 30)
 
 

@@ -41,17 +41,7 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
         saved = {key() for _ in range(rng.randint(0, 2))}
         saved |= {end for end in (entry, output) if rng.random() < 0.6}
         saved = saved if index >= frozen else set()
-        work = rng.randint(1, 40)
-        cost = Cost(
-            rng.random(),
-            rng.random(),
-            free_peak=work,
-            forward_peak=work + rng.randint(0, 40),
-            backward_peak=rng.randint(1, 60),
-            output_bytes=sizes[output],
-            parameter_bytes=rng.randint(0, 9),
-            cast_bytes=rng.choice((0, rng.randint(1, 9))),
-        )
+        cost = random_cost(rng, sizes[output])
         cost = cost.leaving(cost.parameter_bytes, has_backward=index >= frozen)
         of_stream = 0 if before <= index < before + blocks else None
         units.append(Unit((f"unit{index}",), of_stream, frozenset(saved), frozenset({entry}), Handover.ALL, cost))
@@ -59,7 +49,28 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
             glue.append((index, frozenset({key()})))
     places = 2 * len(units) + 1
     flow = Flow(*(tuple(rng.choice((0, 0, rng.randint(1, 50))) for _ in range(places)) for _ in range(5)))
-    stream = StreamProfile(
+    state = random_state(rng)
+    returned = frozenset(rng.sample(sorted(sizes), rng.randint(0, 4)))
+    loss = Cost(0, 0, 1, 2, 3, 1, 0)
+    return Profile(tuple(units), tuple(glue), sizes, (state,), loss, outputs=returned, flow=flow)
+
+
+def random_cost(rng: random.Random, output_bytes: int) -> Cost:
+    work = rng.randint(1, 40)
+    return Cost(
+        rng.random(),
+        rng.random(),
+        free_peak=work,
+        forward_peak=work + rng.randint(0, 40),
+        backward_peak=rng.randint(1, 60),
+        output_bytes=output_bytes,
+        parameter_bytes=rng.randint(0, 9),
+        cast_bytes=rng.choice((0, rng.randint(1, 9))),
+    )
+
+
+def random_state(rng: random.Random) -> StreamProfile:
+    return StreamProfile(
         "stream",
         rng.randint(1, 60),
         rng.choice((torch.float32, torch.bfloat16)),
@@ -70,9 +81,6 @@ def random_stream(seed: int, blocks: int, *, before: int = 2, behind: int = 2) -
         together=rng.random() < 0.3,
         native=rng.random() < 0.5,
     )
-    returned = frozenset(rng.sample(sorted(sizes), rng.randint(0, 4)))
-    loss = Cost(0, 0, 1, 2, 3, 1, 0)
-    return Profile(tuple(units), tuple(glue), sizes, (stream,), loss, outputs=returned, flow=flow)
 
 
 def simulated_bytes(profile: Profile, choices: tuple[Choice, ...], front: Front) -> tuple[int, int, int]:

@@ -20,8 +20,9 @@ class FullMemory(nn.Module):
         raise torch.OutOfMemoryError("out of memory")
 
 
-def measured(network: Network, builds: dict[str, ways.Build]) -> dict[str, Row]:
-    rows = measure(network, builds, [Fraction(1, 2)], torch.device("cpu"), dtype=None, repeats=1, advance=lambda: None)
+def measured(network: Network, builds: dict[str, ways.Build], *, planning: bool = False) -> dict[str, Row]:
+    options = {"dtype": None, "repeats": 1, "advance": lambda: None, "planning": planning}
+    rows = measure(network, builds, [Fraction(1, 2)], torch.device("cpu"), **options)
     return {row["method"]: row for row in rows}
 
 
@@ -66,21 +67,8 @@ def test_methods_are_measured_where_stored_activations_do_not_fit(monkeypatch: p
 
 def test_planned_networks_are_measured_within_the_bytes_of_the_others() -> None:
     network = family("mlp", 6)
-    gamma = Fraction(1, 2)
-    builds = step_methods(network, [gamma], offloading=False, compiling=False)
-    rows = {
-        row["method"]: row
-        for row in measure(
-            network,
-            builds,
-            [gamma],
-            torch.device("cpu"),
-            dtype=None,
-            repeats=1,
-            advance=lambda: None,
-            planning=True,
-        )
-    }
+    builds = step_methods(network, [Fraction(1, 2)], offloading=False, compiling=False)
+    rows = measured(network, builds, planning=True)
     planned = {name: row for name, row in rows.items() if PLANNED in name}
     of = "momentum 1/2" + PLANNED
     compared = [name for name in builds if "float" not in name]

@@ -80,6 +80,11 @@ def test_tables_and_figure_are_means_and_deviations_of_the_rows(
     monkeypatch.undo()
     (figure,) = drawn
     pyplot.close(figure)
+    assert_drawn(figure, own)
+
+
+def assert_drawn(figure: pyplot.Figure, own: Callable[[str, float | None], list[dict[str, Any]]]) -> None:
+    """The curves of the figure are the means of the rows; ``own`` gives those of a method and a radius."""
     top, sharp, accurate, flat = figure.axes
     for axes, quantity in ((top, lambda look: look["eigenvalues"][0]), (sharp, lambda look: look["sharpness"])):
         for container, (method, rho, passes) in zip(
