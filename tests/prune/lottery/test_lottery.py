@@ -18,7 +18,7 @@ import momentumnet as mn
 from momentumnet.errors import CheckpointError
 from momentumnet.prune import LotteryTicket, TrainingLog, dense_state_dict
 from momentumnet.streams.blocks.converted import streams_of
-from tests.prune.lotteries import STEPS, X, Y, network, train
+from tests.prune.lottery.lotteries import STEPS, X, Y, network, train
 
 SHAPES = {"0.weight": (12, 6), "2.weight": (4, 12)}
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from momentumnet.errors import CheckpointError
 from momentumnet.prune import LotteryTicket, TicketTraining, TrainingLog
-from tests.prune.lotteries import STEPS, network, train
+from tests.prune.lottery.lotteries import STEPS, network, train
 
 OPTIONS: dict[str, Any] = {"fraction": 0.3, "rounds": 2, "rewind_to": 2, "controls": ["reinitialised", "random mask"]}
 TRAININGS = 1 + 3 * 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from momentumnet.prune import LotteryReport, LotteryTicket, TicketTraining
-from tests.prune.lotteries import network, train
+from tests.prune.lottery.lotteries import network, train
 
 
 def training(**changed: object) -> TicketTraining:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from momentumnet.prune import apply_masks, magnitude_scores
 from momentumnet.prune.masking.masks import Masks
 from momentumnet.prune.structured.channels import ChannelStructure
-from tests.prune.structured_nets import images, network
+from tests.prune.structured.structured_nets import images, network
 
 LABELS = torch.arange(6) % 5
 

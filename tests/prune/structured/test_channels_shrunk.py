@@ -10,8 +10,8 @@ from momentumnet.errors import PruningError
 from momentumnet.prune import magnitude_scores, masks_of
 from momentumnet.prune.masking.places import places_by_name
 from momentumnet.prune.structured.channels import ChannelStructure
-from tests.prune.channel_structures import backward, channels_gone, halved, two_layers
-from tests.prune.structured_nets import NETWORKS, Decoy, images, network
+from tests.prune.structured.channel_structures import backward, channels_gone, halved, two_layers
+from tests.prune.structured.structured_nets import NETWORKS, Decoy, images, network
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -15,8 +15,8 @@ from momentumnet.prune import magnitude_scores
 from momentumnet.prune.masking.masks import Masks
 from momentumnet.prune.structured.block_search import DroppedBlock
 from momentumnet.prune.structured.blocks import BlockStructure
-from tests.prune.block_nets import Block, masked, net_of, resnet_structure, vectors
-from tests.prune.structured_nets import images, network
+from tests.prune.structured.block_nets import Block, masked, net_of, resnet_structure, vectors
+from tests.prune.structured.structured_nets import images, network
 
 
 def gone(structure: BlockStructure, masks: Masks) -> list[str]:

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from momentumnet.prune import LotteryTicket, TrainingLog
 from tests.processes import PROCESSES, run_in_two
-from tests.prune.lotteries import STEPS, X, Y, network
+from tests.prune.lottery.lotteries import STEPS, X, Y, network
 
 
 def steps(called: nn.Module, trained: nn.Module, log: TrainingLog, part: slice) -> float:

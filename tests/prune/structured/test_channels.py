@@ -12,8 +12,8 @@ import momentumnet as mn
 from momentumnet.errors import PruningError
 from momentumnet.prune import magnitude_scores
 from momentumnet.prune.structured.channels import ChannelStructure
-from tests.prune.channel_structures import channels_gone, halved, structure_of, two_layers
-from tests.prune.structured_nets import DECOYS, NETWORKS, Decoy, GatedMLP, images, network
+from tests.prune.structured.channel_structures import channels_gone, halved, structure_of, two_layers
+from tests.prune.structured.structured_nets import DECOYS, NETWORKS, Decoy, GatedMLP, images, network
 
 
 @pytest.mark.parametrize("name", NETWORKS)

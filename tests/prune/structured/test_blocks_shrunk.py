@@ -11,8 +11,8 @@ from momentumnet.errors import PruningError
 from momentumnet.prune import magnitude_scores, masks_of
 from momentumnet.prune.structured.block_search import DroppedBlock
 from momentumnet.prune.structured.blocks import BlockStructure
-from tests.prune.block_nets import masked, net_of, resnet_structure, vectors
-from tests.prune.structured_nets import images, network
+from tests.prune.structured.block_nets import masked, net_of, resnet_structure, vectors
+from tests.prune.structured.structured_nets import images, network
 
 
 @pytest.mark.parametrize("fraction", [1 / 3, 2 / 3, 1.0])

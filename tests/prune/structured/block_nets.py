@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from momentumnet.prune import apply_masks
 from momentumnet.prune.masking.masks import Masks
 from momentumnet.prune.structured.blocks import BlockStructure
-from tests.prune.structured_nets import images, network
+from tests.prune.structured.structured_nets import images, network
 
 
 class Block(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from momentumnet.prune import LotteryTicket, TrainingLog
-from tests.prune.lotteries import network, train
+from tests.prune.lottery.lotteries import network, train
 
 
 def test_reinitialised_control() -> None:

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from momentumnet.prune import LotteryTicket, TrainingLog, apply_masks, magnitude_masks
-from tests.prune.lotteries import STEPS, network, train
+from tests.prune.lottery.lotteries import STEPS, network, train
 
 
 def test_a_network_with_masks_is_refused() -> None:
