@@ -26,7 +26,7 @@ from momentumnet.planner.searching.search import least
 from momentumnet.planner.searching.simulate import simulated
 from tests.models import Chain, ResidualMLP
 from tests.planner.networks import encoder, tokens
-from tests.planner.profiles import all_choices, random_profile
+from tests.planner.searching.profiles import all_choices, random_profile
 
 
 def said(model: nn.Module, x: Tensor, budget: int, **options: object) -> str:

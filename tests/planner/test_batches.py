@@ -18,7 +18,7 @@ from momentumnet.planner.searching.rescaled import rescaled
 from momentumnet.planner.searching.search import within
 from tests.models import Chain, ResidualMLP
 from tests.planner.networks import Plain, encoder, images, tokens
-from tests.planner.profiles import random_profile
+from tests.planner.searching.profiles import random_profile
 
 ABOVE = 300
 

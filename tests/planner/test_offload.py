@@ -21,7 +21,7 @@ from momentumnet.planner.profiles.choice import Choice, Way
 from momentumnet.planner.step_plans import MeasuredStep
 from tests.contract.reference import assert_same, train_step
 from tests.planner.networks import built
-from tests.planner.profiles import random_profile
+from tests.planner.searching.profiles import random_profile
 from tests.recompute.late_copies import LateCopies, planted
 
 FREE = HostLink(1e15, 1e15)

@@ -18,7 +18,7 @@ from momentumnet.planner.searching.options import Options
 from momentumnet.planner.searching.search import fewest, least, least_seconds, within
 from momentumnet.planner.searching.simulate import Simulation, simulated
 from momentumnet.recompute.saved import offloaded_tensors
-from tests.planner.profiles import SMALLEST, all_choices, random_profile, repeating_profile
+from tests.planner.searching.profiles import SMALLEST, all_choices, random_profile, repeating_profile
 
 
 def seconds(profile: Profile, choices: list[Choice]) -> float:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import momentumnet as mn
 from tests.models import WIDTH
-from tests.planner.streamless import Raw, Shifting, peak_of
+from tests.planner.measuring.streamless import Raw, Shifting, peak_of
 
 
 class Overwrites(nn.Module):

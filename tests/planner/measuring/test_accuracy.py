@@ -15,7 +15,7 @@ from momentumnet.planner.profiles.flow import flow_of
 from momentumnet.planner.profiles.profile import Profile
 from momentumnet.planner.profiles.unit import Cost, Handover, Unit
 from momentumnet.planner.searching.simulate import simulated
-from tests.planner.steps import NETWORKS, Step, squared
+from tests.planner.measuring.steps import NETWORKS, Step, squared
 
 GAMMA = 1 / 8
 UNDER_AUTOCAST = ("llama", "large weights", "long stream")

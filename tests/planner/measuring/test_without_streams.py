@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 import momentumnet as mn
 from tests.models import WIDTH
-from tests.planner.streamless import Added, Lstms, densenet, googlenet, images, peak_of, raw, shifting, vgg
+from tests.planner.measuring.streamless import Added, Lstms, densenet, googlenet, images, peak_of, raw, shifting, vgg
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "vgg": (lambda: nn.Sequential(vgg()), images),

@@ -19,7 +19,7 @@ from momentumnet.planner.plans import batch_watch
 from momentumnet.streams.blocks.converted import converted_blocks, streams_of
 from tests.contract.reference import assert_same, train_step
 from tests.models import WIDTH, ResidualMLP
-from tests.planner.larger_batches import BUDGET, GAMMA, TOLD, step, ways
+from tests.planner.plans.larger_batches import BUDGET, GAMMA, TOLD, step, ways
 from tests.planner.wide import chain, rows
 
 

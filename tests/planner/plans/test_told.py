@@ -14,7 +14,7 @@ from torch import nn
 import momentumnet as mn
 from momentumnet.planner.plans import batch_watch
 from tests.models import WIDTH, ResidualMLP
-from tests.planner.larger_batches import BUDGET, GAMMA, TOLD, step, ways
+from tests.planner.plans.larger_batches import BUDGET, GAMMA, TOLD, step, ways
 from tests.planner.wide import chain, rows
 
 

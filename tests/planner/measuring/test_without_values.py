@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 import momentumnet as mn
 from momentumnet.planner.measuring.hollow import HollowMeasures
-from tests.planner.steps import NETWORKS, Step
+from tests.planner.measuring.steps import NETWORKS, Step
 
 
 def measured_as_planned(step: Step, plan: mn.TrainingPlan) -> mn.MemoryReport:
