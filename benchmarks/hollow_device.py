@@ -33,13 +33,13 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.bench import methods as ways
-from momentumnet.bench.networks import NETWORKS, Network
-from momentumnet.bench.probe import step_memory
-from momentumnet.bench.results import Results, Row
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.measuring.probe import step_memory
+from momentumnet.bench.measuring.training_step import FAILURES, TrainingStep, reason
+from momentumnet.bench.networks.measured import NETWORKS, Network
+from momentumnet.bench.reporting.results import Results, Row
+from momentumnet.bench.reporting.tables import Table, write_markdown
 from momentumnet.bench.step.planned import planned_builds
-from momentumnet.bench.tables import Table, write_markdown
-from momentumnet.bench.training_step import FAILURES, TrainingStep, reason
 
 DEFAULT_NETWORKS, QUICK_NETWORKS = ("resnet50-224", "vit-l-16", "llama-24"), ("resnet50-64", "llama-4")
 GAMMA, DTYPE = Fraction(1, 8), torch.bfloat16

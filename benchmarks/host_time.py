@@ -26,11 +26,11 @@ from torch.utils.checkpoint import checkpoint
 import momentumnet as mn
 from momentumnet.arithmetic import fixed_point as fp
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.bench.networks import NETWORKS
-from momentumnet.bench.results import Results
-from momentumnet.bench.tables import Table, write_markdown
-from momentumnet.bench.timing import interleaved_seconds
-from momentumnet.bench.training_step import TrainingStep, gradient_error
+from momentumnet.bench.measuring.timing import interleaved_seconds
+from momentumnet.bench.measuring.training_step import TrainingStep, gradient_error
+from momentumnet.bench.networks.measured import NETWORKS
+from momentumnet.bench.reporting.results import Results
+from momentumnet.bench.reporting.tables import Table, write_markdown
 from momentumnet.core.rules.momentum import Momentum
 from momentumnet.core.state.exact_state import ExactState
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from momentumnet.bench.methods import methods
-from momentumnet.bench.networks import FAMILIES, family
-from momentumnet.bench.training_step import TrainingStep
+from momentumnet.bench.measuring.methods import methods
+from momentumnet.bench.measuring.training_step import TrainingStep
+from momentumnet.bench.networks.measured import FAMILIES, family
 
 GAMMAS = (Fraction(9, 10), Fraction(1, 8))
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")

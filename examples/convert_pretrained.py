@@ -28,8 +28,8 @@ from cifar.resnet import load_checkpoint
 from torch import nn
 
 import momentumnet as mn
-from momentumnet.bench.cifar_networks import CifarResNet
-from momentumnet.bench.images import ImageData, load_cifar10, load_digits, load_npz
+from momentumnet.bench.data.images import ImageData, load_cifar10, load_digits, load_npz
+from momentumnet.bench.networks.cifar_networks import CifarResNet
 
 PARTS = """\
 parts:

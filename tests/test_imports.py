@@ -28,7 +28,12 @@ FLOORS = (
     ("__main__",),
 )
 # The folders of a room, likewise; what stands beside them lies above all of them.
+BENCHMARKS = (
+    *("couplings", "depth", "gamma_schedule", "gradinit", "init", "init_text", "kernel", "lottery", "paper", "peers"),
+    *("plan", "quality", "sam", "sam_step", "sharpness", "step", "structured", "zoo"),
+)
 FOLDERS = {
+    "bench": (("data", "reporting"), ("networks",), ("measuring", "trainings"), BENCHMARKS),
     "core": (("checks", "tensors"), ("state",), ("rewind", "rules", "scaling"), ("outside",), ("passes",)),
     "planner": (("machine",), ("profiles",), ("measuring", "searching"), ("plans",)),
     "prune": (("masking",), ("structured",), ("lottery",)),
@@ -72,8 +77,7 @@ def is_above(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
 
 def benchmark_of(parts: tuple[str, ...]) -> str | None:
     """The benchmark that a module of ``momentumnet.bench`` belongs to; None for what they share."""
-    folder = len(parts) > 1 and parts[0] == "bench" and (PACKAGE / "bench" / parts[1]).is_dir()
-    return parts[1] if folder else None
+    return parts[1] if parts[0] == "bench" and parts[1:2] and parts[1] in BENCHMARKS else None
 
 
 def faults(place: Path, source: str) -> list[str]:
@@ -132,13 +136,14 @@ def test_every_room_has_its_floor() -> None:
         ("prune/masking/scores.py", "from momentumnet.prune.structured.units import mean_scores"),
         ("prune/masking/masks.py", "from momentumnet import optim"),
         ("landscape/hessian.py", "from momentumnet.optim import SAM"),
-        ("optim/sam.py", "from momentumnet.bench import results"),
+        ("optim/sam.py", "from momentumnet.bench.reporting import results"),
         ("core/rewind/tape.py", "import momentumnet as mn"),
         ("core/rewind/tape.py", "from . import stream"),
-        ("bench/results.py", "from momentumnet.cli import report"),
+        ("bench/reporting/results.py", "from momentumnet.cli import report"),
         ("finetuning/training.py", "from momentumnet.cli import report"),
         ("bench/step/measure.py", "from momentumnet.bench.depth import measure"),
-        ("bench/results.py", "from momentumnet.bench.depth import measure"),
+        ("bench/reporting/results.py", "from momentumnet.bench.depth import measure"),
+        ("bench/networks/cifar_networks.py", "from momentumnet.bench.trainings.recipe import Recipe"),
     ],
 )
 def test_a_planted_import_is_found(place: str, source: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import momentumnet as mn
 from cifar.progress import with_progress
 from cifar.table import accuracy, predictions
-from momentumnet.bench.images import ImageData
+from momentumnet.bench.data.images import ImageData
 from momentumnet.memory import format_bytes
 
 GAMMA = "1/8"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from momentumnet.bench.cifar_networks import STAGES, CifarResNet
+from momentumnet.bench.networks.cifar_networks import STAGES, CifarResNet
 
 
 def load_checkpoint(path: Path) -> CifarResNet:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from cifar.progress import with_progress
-from momentumnet.bench.images import ImageData
+from momentumnet.bench.data.images import ImageData
 
 GAMMAS = ("0", "1/64", "1/16", "1/8", "1/4", "1/2", "0.9")
 FINAL_VELOCITIES = ("drop", "flush")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from momentumnet.bench.probe import StepCost
+from momentumnet.bench.measuring.probe import StepCost
 from momentumnet.cli import arguments
 from momentumnet.cli.failures import told_of_inputs
 from momentumnet.command_errors import CommandError, UsageError

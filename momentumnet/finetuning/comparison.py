@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.probe import StepCost, step_costs
+from momentumnet.bench.measuring.probe import StepCost, step_costs
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import checkpoint
 from momentumnet.finetuning.data import ImageData

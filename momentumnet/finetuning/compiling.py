@@ -24,7 +24,7 @@ def compiled(networks: Iterable[nn.Module], names: Iterable[str]) -> Iterator[No
     Raises:
         MachineError: The compiler fails inside: without a C++ compiler, for instance.
     """
-    from momentumnet.bench.compiled import COMPILE_ERRORS, compilation, compile_each
+    from momentumnet.bench.measuring.compiled import COMPILE_ERRORS, compilation, compile_each
 
     names = list(names)
     with compilation():

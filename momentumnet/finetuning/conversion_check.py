@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.probe import StepCost, step_costs, untouched
-from momentumnet.bench.training_step import errors_by_parameter, relative_error
+from momentumnet.bench.measuring.probe import StepCost, step_costs, untouched
+from momentumnet.bench.measuring.training_step import errors_by_parameter, relative_error
 from momentumnet.command_errors import UsageError
 from momentumnet.streams.blocks.nested import floating, tensors_in
 from momentumnet.streams.tracing.python_generators import python_generators_kept

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from momentumnet.bench import downloads
+from momentumnet.bench.data import downloads
 from momentumnet.command_errors import UsageError
 from momentumnet.files.checkpoint_file import UNREADABLE
 from momentumnet.finetuning import weight_faults

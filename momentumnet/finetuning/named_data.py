@@ -8,7 +8,7 @@ from typing import Any
 
 import torchvision
 
-from momentumnet.bench.downloads import ROOT, fetch
+from momentumnet.bench.data.downloads import ROOT, fetch
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning.images import Preprocessing
 

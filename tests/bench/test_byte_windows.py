@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from momentumnet.bench.byte_windows import VOCABULARY, windows
-from momentumnet.bench.language_models import CausalDecoder
-from momentumnet.bench.language_training import TextCourse
+from momentumnet.bench.data.byte_windows import VOCABULARY, windows
+from momentumnet.bench.networks.language_models import CausalDecoder
+from momentumnet.bench.trainings.language_training import TextCourse
 
 TEXT = bytes(range(250)) * 2
 

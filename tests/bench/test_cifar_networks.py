@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench.cifar_networks import build, parse
+from momentumnet.bench.networks.cifar_networks import build, parse
 
 
 def parameters(name: str) -> int:

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from momentumnet.bench import downloads
+from momentumnet.bench.data import downloads
 
 
 @pytest.fixture(autouse=True)

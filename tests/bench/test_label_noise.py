@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.label_noise import with_wrong_labels
+from momentumnet.bench.data.images import ImageData
+from momentumnet.bench.data.label_noise import with_wrong_labels
 
 
 def images(count: int, classes: int) -> ImageData:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from momentumnet.bench import methods as ways
-from momentumnet.bench.language_models import CausalDecoder, LanguageModel, LlamaDecoder, rotary_table, rotated
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.networks.language_models import CausalDecoder, LanguageModel, LlamaDecoder, rotary_table, rotated
 from momentumnet.memory import measure_memory
 from momentumnet.streams.finding.discover import find_streams
 

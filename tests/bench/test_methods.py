@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from momentumnet.bench import methods as ways
-from momentumnet.bench.compiled import compilation
-from momentumnet.bench.networks import FAMILIES, NETWORKS, Network, family
-from momentumnet.bench.training_step import TrainingStep, gradient_error, ratio, reason, step_rows
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.measuring.compiled import compilation
+from momentumnet.bench.measuring.training_step import TrainingStep, gradient_error, ratio, reason, step_rows
+from momentumnet.bench.networks.measured import FAMILIES, NETWORKS, Network, family
 from momentumnet.errors import ConversionError
 from momentumnet.streams.blocks.converted import converted_blocks
 

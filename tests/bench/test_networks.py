@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from momentumnet.bench.networks import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS
+from momentumnet.bench.networks.measured import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS
 
 
 def test_lists_name_networks() -> None:

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from momentumnet.bench.depth.plot import plot_depth
 from momentumnet.bench.peers.plot import BROAD, FINE, _drawn_error, plot_peers
-from momentumnet.bench.plots import plot_accuracies
+from momentumnet.bench.reporting.plots import plot_accuracies
 from momentumnet.bench.step.plot import plot_step
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from momentumnet.bench.probe import step_costs
+from momentumnet.bench.measuring.probe import step_costs
 
 
 def step(network: nn.Module) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from momentumnet.bench.recipe import warm_cosine, warm_then_constant
+from momentumnet.bench.trainings.recipe import warm_cosine, warm_then_constant
 
 STEPS = 12
 

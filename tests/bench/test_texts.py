@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from momentumnet.bench.texts import data_set_descriptions, python_topics, read_text
+from momentumnet.bench.data.texts import data_set_descriptions, python_topics, read_text
 
 
 def test_texts_that_are_installed_are_there() -> None:

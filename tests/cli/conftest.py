@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from momentumnet.arithmetic.compiled import libraries
-from momentumnet.bench import downloads
-from momentumnet.bench.probe import step_costs
+from momentumnet.bench.data import downloads
+from momentumnet.bench.measuring.probe import step_costs
 from momentumnet.cli.main import main
 from momentumnet.finetuning import comparison, data
 from tests.cli.finetuned import SMALL

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from momentumnet.bench import downloads
+from momentumnet.bench.data import downloads
 from momentumnet.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]

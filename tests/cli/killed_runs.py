@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.bench.probe import StepCost
+from momentumnet.bench.measuring.probe import StepCost
 from momentumnet.cli import comparison_table
 from momentumnet.cli.report import Report
 from momentumnet.finetuning import run_folder

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from momentumnet.bench.probe import StepCost, step_costs
+from momentumnet.bench.measuring.probe import StepCost, step_costs
 from momentumnet.cli.main import program
 from momentumnet.files import whole_file
 from momentumnet.finetuning import comparison
@@ -205,7 +205,7 @@ def test_compile_is_for_the_blocks_of_both_networks(
 ) -> None:
     compiled: list[list[str]] = []
     monkeypatch.setattr(
-        "momentumnet.bench.compiled.compile_each",
+        "momentumnet.bench.measuring.compiled.compile_each",
         lambda blocks: compiled.append([type(block).__name__ for block in blocks]),
     )
     assert finetune("--epochs", "1", "--compile").status == 0

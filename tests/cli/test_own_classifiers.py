@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from momentumnet.bench.probe import step_costs
+from momentumnet.bench.measuring.probe import step_costs
 from momentumnet.finetuning import comparison
 
 MINE = """\

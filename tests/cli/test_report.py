@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from momentumnet.bench.probe import StepCost
+from momentumnet.bench.measuring.probe import StepCost
 from momentumnet.cli import comparison_table
 from momentumnet.cli.plain_report import PlainReport
 from momentumnet.cli.report import Report

@@ -12,8 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from momentumnet.bench.cifar_networks import CifarResNet  # noqa: E402
-from momentumnet.bench.images import ImageData  # noqa: E402
+from momentumnet.bench.data.images import ImageData  # noqa: E402
+from momentumnet.bench.networks.cifar_networks import CifarResNet  # noqa: E402
 
 REAL_DATA = Path(os.environ.get("MOMENTUMNET_SHARED") or ROOT.parent / "shared") / "data"
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentumnet.bench.cifar_networks import STAGES, CifarResNet
+from momentumnet.bench.networks.cifar_networks import STAGES, CifarResNet
 
 
 def plain_momentum(net: CifarResNet, images: Tensor, gamma: float, final_velocity: str) -> Tensor:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from cifar import finetune, resnet, table
 from torchvision.datasets import CIFAR10
 
-from momentumnet.bench import cifar_networks as networks
-from momentumnet.bench import downloads, images
+from momentumnet.bench.data import downloads, images
+from momentumnet.bench.networks import cifar_networks as networks
 from tests.examples.reference import plain_momentum
 
 RESNET20 = "resnet20-12fca82f"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from momentumnet.bench import compiled as bench_compiled
+from momentumnet.bench.measuring import compiled as bench_compiled
 from momentumnet.command_errors import MachineError
 from momentumnet.finetuning.compiling import block_names, compiled
 

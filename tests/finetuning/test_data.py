@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from momentumnet.bench import downloads
+from momentumnet.bench.data import downloads
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import data, image_folder
 

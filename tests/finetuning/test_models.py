@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.models import get_model, resnet18
 
-from momentumnet.bench import downloads
+from momentumnet.bench.data import downloads
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import models
 

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from momentumnet.bench import downloads
+from momentumnet.bench.data import downloads
 from momentumnet.command_errors import UsageError
 from momentumnet.finetuning import data
 from momentumnet.finetuning.data import Reading

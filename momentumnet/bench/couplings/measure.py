@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet.bench.couplings.networks import METHODS, REFERENCE, WIDTH, Rows
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.results import Row
-from momentumnet.bench.timing import interleaved_seconds
-from momentumnet.bench.training import accuracy
+from momentumnet.bench.data.images import ImageData
+from momentumnet.bench.measuring.timing import interleaved_seconds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings.training import accuracy
 
 CPU = torch.device("cpu")
 BATCH, LR = 64, 1e-3

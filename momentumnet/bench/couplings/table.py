@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momentumnet.bench.couplings.measure import BATCH, DRAWS, FIRST_CLASSES, LR
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import groups, mean
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import groups, mean
+from momentumnet.bench.reporting.tables import Table
 
 
 def table(rows: Sequence[Row], settings: Mapping[str, Any]) -> Table:

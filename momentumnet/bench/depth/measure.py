@@ -8,11 +8,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from momentumnet.bench import methods as ways
-from momentumnet.bench.networks import family
-from momentumnet.bench.probe import untouched
-from momentumnet.bench.results import Row
-from momentumnet.bench.training_step import TrainingStep, built, step_rows
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.measuring.probe import untouched
+from momentumnet.bench.measuring.training_step import TrainingStep, built, step_rows
+from momentumnet.bench.networks.measured import family
+from momentumnet.bench.reporting.results import Row
 
 
 def measure(
@@ -29,7 +29,7 @@ def measure(
     """A row for each method but those in ``ended``.
 
     Args:
-        name: Kind of block, one of `momentumnet.bench.networks.FAMILIES`.
+        name: Kind of block, one of `momentumnet.bench.networks.measured.FAMILIES`.
         depth: Number of blocks.
         gammas: Momentum factors of the converted networks.
         device: Where.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench.plots import COLOURS, add_legend, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.plots import COLOURS, add_legend, figure_panels
+from momentumnet.bench.reporting.results import Row
 from momentumnet.memory import format_bytes
 
 MIB = 1024**2

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
-from momentumnet.bench import methods as ways
-from momentumnet.bench.cifar_networks import build
-from momentumnet.bench.language_models import LlamaDecoder, transformer_layer
-from momentumnet.bench.networks import Stack
-from momentumnet.bench.results import Row
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.networks.cifar_networks import build
+from momentumnet.bench.networks.language_models import LlamaDecoder, transformer_layer
+from momentumnet.bench.networks.measured import Stack
+from momentumnet.bench.reporting.results import Row
 from momentumnet.conversion.planning_options import DEFAULT_GAMMA
 from momentumnet.planner.fit import measured_steps
 from momentumnet.planner.plans.training_plan import TrainingPlan

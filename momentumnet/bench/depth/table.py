@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
-from momentumnet.bench.training_step import OVER_BUDGET
+from momentumnet.bench.measuring.training_step import OVER_BUDGET
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 from momentumnet.memory import format_bytes
 
 

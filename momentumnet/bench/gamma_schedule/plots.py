@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from momentumnet.bench import seeds
 from momentumnet.bench.gamma_schedule.tables import in_words, score_name
-from momentumnet.bench.plots import COLOURS, add_legend, draw_seeds, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.plots import COLOURS, add_legend, draw_seeds, figure_panels
+from momentumnet.bench.reporting.results import Row
 
 Lines = dict[str, dict[float, list[float]]]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from momentumnet.bench import seeds
 from momentumnet.bench.gamma_schedule.annealing import DR2NET_START
 from momentumnet.bench.gamma_schedule.tasks import WIDTH, is_text
-from momentumnet.bench.recipe import described
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
+from momentumnet.bench.trainings.recipe import described
 
 MEMORY = {
     "peak": "peak_bytes",

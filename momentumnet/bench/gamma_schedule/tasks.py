@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from momentumnet.bench import cifar_networks
-from momentumnet.bench import recipe as shared
-from momentumnet.bench.byte_windows import VOCABULARY, ByteWindows
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.language_models import CausalDecoder
-from momentumnet.bench.language_training import TextCourse
-from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.bench.training import Course, TrainingCourse
+from momentumnet.bench.data.byte_windows import VOCABULARY, ByteWindows
+from momentumnet.bench.data.images import ImageData
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.networks.language_models import CausalDecoder
+from momentumnet.bench.trainings import recipe as shared
+from momentumnet.bench.trainings.language_training import TextCourse
+from momentumnet.bench.trainings.recipe import parameter_groups, sgd_options
+from momentumnet.bench.trainings.training import Course, TrainingCourse
 
 WIDTH = 64  # of a decoder
 SHALLOWEST = 14  # ResNet of which a stage has two blocks that keep the shape

@@ -12,9 +12,9 @@ from torch import nn
 
 from momentumnet.bench.gamma_schedule.annealing import Annealing
 from momentumnet.bench.gamma_schedule.tasks import Task
-from momentumnet.bench.probe import step_memory
-from momentumnet.bench.results import Row
-from momentumnet.bench.training import FAILURES, failure
+from momentumnet.bench.measuring.probe import step_memory
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings.training import FAILURES, failure
 from momentumnet.memory import MemoryReport
 from momentumnet.schedules.step_schedule import StepSchedule
 

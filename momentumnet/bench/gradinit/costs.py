@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from momentumnet.bench.gradinit.networks import GAMMA, STEP_SIZE, Cell, network
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.conversion.conversion import convert
 from momentumnet.init import gradinit_
 from momentumnet.init.overlap import overlapping

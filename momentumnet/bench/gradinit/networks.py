@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from momentumnet.bench.cifar_networks import build
-from momentumnet.bench.results import Row
+from momentumnet.bench.networks.cifar_networks import build
+from momentumnet.bench.reporting.results import Row
 from momentumnet.init import kaiming_
 
 GAMMA, STEP_SIZE, LR = 0.9, 0.1, 5e-2

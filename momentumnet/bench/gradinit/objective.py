@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from momentumnet.bench.data.images import ImageData
 from momentumnet.bench.gradinit.networks import GAMMA, LR, STEP_SIZE, Cell, network
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.conversion.conversion import convert
 from momentumnet.init import gradinit_
 from momentumnet.init.overlap import overlapping

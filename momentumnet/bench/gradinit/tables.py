@@ -7,8 +7,8 @@ from typing import Any
 
 from momentumnet.bench.gradinit.networks import GAMMA, LR, STEP_SIZE
 from momentumnet.bench.gradinit.objective import PROBES
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 
 MIB = 2**20
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from momentumnet.bench.initialisations import Task, fixup, gradinit, metainit
+from momentumnet.bench.trainings.initialisations import Task, fixup, gradinit, metainit
 from momentumnet.init import InitReport
 from momentumnet.optim import constant, warmup
 

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from momentumnet.bench import seeds
-from momentumnet.bench.recipe import described
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
+from momentumnet.bench.trainings.recipe import described
 
 # Of the error of `momentumnet.init.fixup_`.
 NO_BRANCH = "no residual block found"

@@ -10,12 +10,12 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from momentumnet.bench import recipe as shared
 from momentumnet.bench.init.methods import Method
-from momentumnet.bench.initialisations import task_of
-from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.bench.results import Row
-from momentumnet.bench.training import FAILURES, SeededTraining, failure
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings import recipe as shared
+from momentumnet.bench.trainings.initialisations import task_of
+from momentumnet.bench.trainings.recipe import parameter_groups, sgd_options
+from momentumnet.bench.trainings.training import FAILURES, SeededTraining, failure
 from momentumnet.init import InitReport, kaiming_
 
 

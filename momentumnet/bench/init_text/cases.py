@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from momentumnet.bench.init_text.methods import ADAM, GRADINIT, LEARNED, PLAIN, SGD, Choice, Grid, suits
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import Case, done
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case, done
 
 SEARCH, TRAIN, COST = "search", "train", "cost"
 SEARCH_SEED = 1000  # none of those that are reported

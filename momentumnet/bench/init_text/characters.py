@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from momentumnet.bench.texts import python_topics, read_text
+from momentumnet.bench.data.texts import python_topics, read_text
 
 HELD_OUT = 10  # one part in so many, at the text's end
 

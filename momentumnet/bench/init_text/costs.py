@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet import init
-from momentumnet.bench import cifar_networks
 from momentumnet.bench.init_text.cases import COST
 from momentumnet.bench.init_text.methods import ADAM, SGD, loss_of
 from momentumnet.bench.init_text.networks import POST, build
 from momentumnet.bench.init_text.training import Recipe
-from momentumnet.bench.results import Row
-from momentumnet.bench.timing import interleaved_seconds
+from momentumnet.bench.measuring.timing import interleaved_seconds
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.reporting.results import Row
 from momentumnet.loss.batches import Batch
 from momentumnet.memory import measure_memory
 

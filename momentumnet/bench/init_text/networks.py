@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.language_models import CausalDecoder
+from momentumnet.bench.networks.language_models import CausalDecoder
 
 POST, PRE, FREE = "post-norm", "pre-norm", "norm-free"
 NETWORKS = (POST, PRE, FREE)

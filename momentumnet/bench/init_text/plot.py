@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench import seeds
 from momentumnet.bench.init_text.cases import TRAIN
 from momentumnet.bench.init_text.methods import ADAM, METHODS
 from momentumnet.bench.init_text.networks import FREE, POST
-from momentumnet.bench.plots import COLOURS, add_legend, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.plots import COLOURS, add_legend, figure_panels
+from momentumnet.bench.reporting.results import Row
 
 
 def plot(rows: Sequence[Row], frequency_loss: float, path: Path) -> None:

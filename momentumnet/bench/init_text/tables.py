@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from momentumnet.bench import seeds
 from momentumnet.bench.init_text.cases import COST, SEARCH, TRAIN
 from momentumnet.bench.init_text.costs import PAPER_STEPS, PASS
 from momentumnet.bench.init_text.methods import ADAM, GRADINIT, PLAIN, SGD
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 
 MIB = 2**20
 PREPARED = {(PLAIN, None): "plain", (GRADINIT, SGD): "GradInit for SGD", (GRADINIT, ADAM): "GradInit for Adam"}

@@ -19,10 +19,10 @@ from momentumnet.bench.init_text import methods
 from momentumnet.bench.init_text.characters import TextData
 from momentumnet.bench.init_text.methods import ADAM, GRADINIT, METAINIT, TFIXUP, WARMUP, Choice, loss_of
 from momentumnet.bench.init_text.networks import build
-from momentumnet.bench.recipe import MOMENTUM
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import Case
-from momentumnet.bench.training import FAILURES, ORDERS, DivergedError, closure, failure
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case
+from momentumnet.bench.trainings.recipe import MOMENTUM
+from momentumnet.bench.trainings.training import FAILURES, ORDERS, DivergedError, closure, failure
 from momentumnet.optim import warmup
 
 VALIDATION_WINDOWS, VALIDATION_BATCH = 64, 32

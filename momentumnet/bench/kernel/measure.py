@@ -8,8 +8,8 @@ from fractions import Fraction
 import torch
 
 from momentumnet.bench.kernel.operations import ADD, bytes_moved, operations
-from momentumnet.bench.results import Row
-from momentumnet.bench.timing import interleaved_seconds
+from momentumnet.bench.measuring.timing import interleaved_seconds
+from momentumnet.bench.reporting.results import Row
 
 
 def measure(elements: int, gamma: Fraction, threads: int, device: torch.device, *, repeats: int) -> list[Row]:

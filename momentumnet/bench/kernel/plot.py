@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench.plots import COLOURS, COLUMNS, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.plots import COLOURS, COLUMNS, figure_panels
+from momentumnet.bench.reporting.results import Row
 
 
 def plot_kernel(rows: Sequence[Row], path: Path) -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 
 from momentumnet.arithmetic.momentum_step import Branch
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.core.scaling.scale import StreamScale
 from momentumnet.core.state.coupling import Undo
 from momentumnet.core.state.exact_state import ExactState

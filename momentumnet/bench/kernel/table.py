@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 
 
 def table(rows: Sequence[Row], implementation: str) -> Table:

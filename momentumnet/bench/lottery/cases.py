@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from momentumnet.bench import seeds
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
 
 SETTINGS = {"lr": "rate", "warmup_epochs": "warmup", "rewind_epochs": "rewound to", "dense_epochs": "dense"}
 """The keys in which rows of one network and initialisation may differ, beside the seed, and what columns call them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from momentumnet.bench.lottery import cases
 from momentumnet.bench.lottery.tables import final, rounds_of
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.prune import TICKET
 
 Curves = dict[str, dict[str, dict[float, list[float]]]]  # by panel, line and place, the accuracies of the seeds

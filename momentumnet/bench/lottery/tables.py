@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from momentumnet.bench import seeds
-from momentumnet.bench.cifar_networks import LENET
 from momentumnet.bench.lottery import cases
-from momentumnet.bench.recipe import described, images_described
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.networks.cifar_networks import LENET
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
+from momentumnet.bench.trainings.recipe import described, images_described
 from momentumnet.prune import CONTROLS, TICKET
 
 Training = dict[str, Any]  # of a row: `momentumnet.prune.TicketTraining` as plain values

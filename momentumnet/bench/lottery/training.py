@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from momentumnet.bench import recipe as shared
-from momentumnet.bench.cifar_networks import LENET
-from momentumnet.bench.initialisations import EXAMPLES, fixup, gradinit, task_of
-from momentumnet.bench.recipe import parameter_groups, sgd_options, warm_cosine, warm_then_constant
-from momentumnet.bench.results import Row
-from momentumnet.bench.training import FAILURES, SeededTraining, failure
+from momentumnet.bench.networks.cifar_networks import LENET
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings import recipe as shared
+from momentumnet.bench.trainings.initialisations import EXAMPLES, fixup, gradinit, task_of
+from momentumnet.bench.trainings.recipe import parameter_groups, sgd_options, warm_cosine, warm_then_constant
+from momentumnet.bench.trainings.training import FAILURES, SeededTraining, failure
 from momentumnet.init import kaiming_, xavier_
 from momentumnet.prune import TICKET, LotteryTicket, TrainingLog, masks_of
 from momentumnet.prune.lottery.arms import RANDOM_MASK, REINITIALISED

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from momentumnet.bench.paper.blocks import TanhBlock, flow
 from momentumnet.bench.paper.flows import LONG_STEPS, MOMENTUM, RESNET, FlowExperiment
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 
 GRID = 101  # places at which the learned map is looked at, an odd number
 APART = 1e-4  # by which two points must be apart to have changed places: more than the rounding of points that meet

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from momentumnet.bench.paper.blocks import TanhBlock, network
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 
 RESNET, MOMENTUM, LONG_STEPS = "ResNet", "Momentum ResNet", "ResNet, long steps"
 DRAWN = 1_000_000  # the points of seed s are drawn from seed s + DRAWN, its first weights from s

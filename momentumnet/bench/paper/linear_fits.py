@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from momentumnet.bench.paper.blocks import LinearBlock, network
 from momentumnet.bench.paper.linear_maps import lowest_factor, momentum_of, representable
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 
 Matrix = list[list[float]]
 SWEEP = (-1.2, -1.0, -0.8, -0.7, -0.5, -0.3, -0.1, 0.1, 0.5, 1.0)  # maps of the line

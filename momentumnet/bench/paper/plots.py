@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from momentumnet.bench import seeds
 from momentumnet.bench.paper.blocks import TanhBlock, flow
 from momentumnet.bench.paper.crossing import grid
 from momentumnet.bench.paper.flows import DRAWN, FlowExperiment
 from momentumnet.bench.paper.linear_fits import EPSILONS, LinearMaps
 from momentumnet.bench.paper.linear_maps import limit_factor, lowest_factor
-from momentumnet.bench.plots import COLOURS, COLUMNS, add_legend, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.plots import COLOURS, COLUMNS, add_legend, figure_panels
+from momentumnet.bench.reporting.results import Row
 
 PATHS = 9  # trajectories of a figure
 SHOWN_POINTS = 150  # in each ring

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from momentumnet.bench.paper.blocks import TanhBlock, flow
 from momentumnet.bench.paper.flows import DRAWN, MOMENTUM, RESNET, FlowExperiment
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.predictions import predicted
 
 INNER, SPACING, WIDTH = 1.5, 1.5, 0.6  # radius of the first ring, from one ring to the next, and of the band itself

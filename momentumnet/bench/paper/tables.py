@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from momentumnet.bench import seeds
 from momentumnet.bench.paper.linear_fits import ARRIVED, EPSILONS, TARGETS
 from momentumnet.bench.paper.linear_maps import lowest_factor
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 
 # By experiment: title, and the figures of its rows with heading and form.
 FLOWS: dict[str, tuple[str, Mapping[str, tuple[str, str]]]] = {

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from momentumnet.bench.plots import COLOURS, add_legend, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.plots import COLOURS, add_legend, figure_panels
+from momentumnet.bench.reporting.results import Row
 
 # Errors of 0 and those that are not finite are drawn at the edges of a logarithmic axis, which say so.
 SMALLEST_ERROR, LARGEST_ERROR = 1e-8, 1e2

@@ -16,7 +16,7 @@ from typing import Any
 
 from momentumnet import memory
 from momentumnet.bench.peers.environment import Environment, InstallationError
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 
 SCRIPTS = Path(__file__).with_name("scripts")
 NOT_FINITE = "the gradient is not finite"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from momentumnet.bench.peers import runs
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 
 FAILED, NOT_FINITE = "fails", "not finite"
 ERROR_NOTE = (

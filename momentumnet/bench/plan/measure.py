@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
+from momentumnet.bench.measuring.probe import step_memory
+from momentumnet.bench.measuring.timing import interleaved_seconds
 from momentumnet.bench.plan.networks import PlannedNetwork
-from momentumnet.bench.probe import step_memory
-from momentumnet.bench.results import Row
-from momentumnet.bench.timing import interleaved_seconds
+from momentumnet.bench.reporting.results import Row
 from momentumnet.conversion.conversion import convert
 from momentumnet.conversion.planning_options import DEFAULT_GAMMA
 from momentumnet.planner.fit import measured_step

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from momentumnet.bench.language_models import transformer_layer
-from momentumnet.bench.networks import ResidualMLP, Stack
-from momentumnet.bench.training_step import squared
+from momentumnet.bench.measuring.training_step import squared
+from momentumnet.bench.networks.language_models import transformer_layer
+from momentumnet.bench.networks.measured import ResidualMLP, Stack
 
 VOCABULARY = 2000
 

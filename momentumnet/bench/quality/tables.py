@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from momentumnet.bench import recipe, seeds
 from momentumnet.bench.quality.tasks import ADAM_DECAY, parse
 from momentumnet.bench.quality.training import REPEATS
 from momentumnet.bench.quality.variants import LARGE, RAMP, REFERENCE, SMALL
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
+from momentumnet.bench.trainings import recipe
 
 MIB = 2**20
 Curves = dict[str, dict[str, dict[float, list[float]]]]

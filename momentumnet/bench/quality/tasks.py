@@ -10,15 +10,15 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from momentumnet.bench import cifar_networks
-from momentumnet.bench import recipe as shared
-from momentumnet.bench.cifar_networks import NetworkName, parse_transformer
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.language_models import CausalDecoder
-from momentumnet.bench.language_training import TextCourse
+from momentumnet.bench.data.images import ImageData
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.networks.cifar_networks import NetworkName, parse_transformer
+from momentumnet.bench.networks.language_models import CausalDecoder
 from momentumnet.bench.quality.texts import HELD_OUT, TextData
-from momentumnet.bench.recipe import parameter_groups, sgd_options
-from momentumnet.bench.training import Course, SeededTraining, TrainingCourse
+from momentumnet.bench.trainings import recipe as shared
+from momentumnet.bench.trainings.language_training import TextCourse
+from momentumnet.bench.trainings.recipe import parameter_groups, sgd_options
+from momentumnet.bench.trainings.training import Course, SeededTraining, TrainingCourse
 from momentumnet.init import kaiming_
 
 GPT_WIDTH = 256

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from momentumnet.bench.texts import python_topics, read_text
+from momentumnet.bench.data.texts import python_topics, read_text
 
 HELD_OUT = 0.1  # the last part of a text is not trained on
 OFFLINE = "python-reference"

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from momentumnet.bench.probe import step_memory, step_seconds
+from momentumnet.bench.measuring.probe import step_memory, step_seconds
 from momentumnet.bench.quality.tasks import Recipe, Task, optimizer_of, parse
 from momentumnet.bench.quality.variants import RAMP, REFERENCE, VARIANTS, Variant
-from momentumnet.bench.results import Row
-from momentumnet.bench.training import FAILURES, TrainingCourse, failure
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings.training import FAILURES, TrainingCourse, failure
 from momentumnet.conversion.conversion import convert
 from momentumnet.prune.lottery.trainings import Trainings
 from momentumnet.schedules.gamma_schedule import GammaSchedule, schedule_gamma

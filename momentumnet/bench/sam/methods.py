@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from momentumnet.bench import optimizers
-from momentumnet.bench.optimizers import Method
-from momentumnet.bench.recipe import parameter_groups, sgd_options
+from momentumnet.bench.trainings import optimizers
+from momentumnet.bench.trainings.optimizers import Method
+from momentumnet.bench.trainings.recipe import parameter_groups, sgd_options
 from momentumnet.optim import SAM
 
 

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from momentumnet.bench import seeds
-from momentumnet.bench.optimizer_training import RADIUS
-from momentumnet.bench.recipe import described
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 from momentumnet.bench.sam.training import PROBES
-from momentumnet.bench.tables import Table
+from momentumnet.bench.trainings.optimizer_training import RADIUS
+from momentumnet.bench.trainings.recipe import described
 
 
 def named(row: Row) -> str:

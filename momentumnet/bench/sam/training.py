@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from momentumnet import landscape
-from momentumnet.bench.optimizer_training import RADIUS, OptimizerTraining
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings.optimizer_training import RADIUS, OptimizerTraining
 
 PROBES = 256  # training images on which the landscape is looked at
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from momentumnet.bench.results import Row
+from momentumnet.bench.measuring.timing import interleaved_seconds
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.sam_step.operations import BLOCKS, REFERENCE, Operation, operations, parts
-from momentumnet.bench.timing import interleaved_seconds
 from momentumnet.memory import measure_memory
 
 BLOCK_COUNTS = {"ResNet-18": (2, 2, 2, 2), "ResNet-10": (1, 1, 1, 1)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 from momentumnet.bench.sam_step.operations import REFERENCE
-from momentumnet.bench.tables import Table
 
 TARGET = 1.05
 

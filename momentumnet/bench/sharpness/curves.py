@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from momentumnet.bench import seeds
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.sharpness.methods import SAM
 
 Lines = dict[str, dict[float, list[float]]]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet import landscape
-from momentumnet.bench.optimizer_training import RADIUS
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings.optimizer_training import RADIUS
 
 EIGENVALUES, PRODUCTS, TOLERANCE = 5, 300, 1e-2
 

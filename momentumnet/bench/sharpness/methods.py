@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from momentumnet.bench import optimizers
+from momentumnet.bench.trainings import optimizers
 
 
 @dataclass(frozen=True)

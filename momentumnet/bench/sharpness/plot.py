@@ -9,9 +9,9 @@ from typing import Any
 
 from matplotlib.ticker import NullLocator
 
-from momentumnet.bench import seeds
-from momentumnet.bench.plots import COLOURS, add_legend, draw_means, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.plots import COLOURS, add_legend, draw_means, figure_panels
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.sharpness.curves import over_passes, over_rho
 
 LEAST = 0.01  # below this radius the axis is linear, so that 0 has a place

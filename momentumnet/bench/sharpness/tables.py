@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from momentumnet.bench import seeds
-from momentumnet.bench.recipe import described
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 from momentumnet.bench.sharpness.curves import at_rho, with_every_rho
 from momentumnet.bench.sharpness.measure import EIGENVALUES, TOLERANCE
 from momentumnet.bench.sharpness.training import CONVERSION
-from momentumnet.bench.tables import Table
+from momentumnet.bench.trainings.recipe import described
 
 FIGURES = ("accuracy", "best", "loss", "first step", "sharpness", "eigenvalue 1", f"eigenvalue {EIGENVALUES}")
 

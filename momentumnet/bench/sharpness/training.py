@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from momentumnet import convert
-from momentumnet.bench.initialisations import EXAMPLES
-from momentumnet.bench.optimizer_training import OptimizerTraining
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.sharpness.measure import measure
 from momentumnet.bench.sharpness.methods import Method, Recipe
+from momentumnet.bench.trainings.initialisations import EXAMPLES
+from momentumnet.bench.trainings.optimizer_training import OptimizerTraining
 
 # The streams are short, and backward="auto" would keep the inputs of their blocks; the values are the same.
 CONVERSION: dict[str, Any] = {"final_velocity": "flush", "backward": "reversible"}

@@ -9,12 +9,20 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from momentumnet.bench import methods as ways
-from momentumnet.bench.compiled import compilation
-from momentumnet.bench.networks import Network
-from momentumnet.bench.results import Row
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.measuring.compiled import compilation
+from momentumnet.bench.measuring.training_step import (
+    FAILURES,
+    TrainingStep,
+    built,
+    ratio,
+    reason,
+    relative_error,
+    step_rows,
+)
+from momentumnet.bench.networks.measured import Network
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.step.planned import ANY_GAMMA, beside_the_best, peaks_of, planned_builds
-from momentumnet.bench.training_step import FAILURES, TrainingStep, built, ratio, reason, relative_error, step_rows
 from momentumnet.streams.blocks.converted import streams_of
 from momentumnet.streams.finding.discover import find_streams
 

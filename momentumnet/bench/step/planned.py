@@ -8,10 +8,10 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from momentumnet.bench import methods as ways
-from momentumnet.bench.probe import step_memory
-from momentumnet.bench.results import Row
-from momentumnet.bench.training_step import FAILURES, TrainingStep, squared
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.measuring.probe import step_memory
+from momentumnet.bench.measuring.training_step import FAILURES, TrainingStep, squared
+from momentumnet.bench.reporting.results import Row
 from momentumnet.conversion.conversion import convert
 from momentumnet.conversion.planning import plan
 from momentumnet.planner.machine.budget import LEAST

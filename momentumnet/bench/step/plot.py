@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from momentumnet.bench.plots import COLOURS, add_legend, figure_panels
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.plots import COLOURS, add_legend, figure_panels
+from momentumnet.bench.reporting.results import Row
 
 MARKS = "oxs^v*DP<>"
 

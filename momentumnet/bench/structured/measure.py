@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.cifar_networks import build
-from momentumnet.bench.results import Row
-from momentumnet.bench.timing import interleaved_seconds
+from momentumnet.bench.measuring.timing import interleaved_seconds
+from momentumnet.bench.networks.cifar_networks import build
+from momentumnet.bench.reporting.results import Row
 from momentumnet.prune import BlockStructure, ChannelStructure, apply_masks, magnitude_scores
 
 NETWORK, PIXELS = "resnet20_bn", 32

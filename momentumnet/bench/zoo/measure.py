@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.zoo import training_pass
 from momentumnet.bench.zoo.coverage import residual_blocks
 from momentumnet.bench.zoo.entries import Entry

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
-from momentumnet.bench.results import Row
-from momentumnet.bench.tables import Table
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.tables import Table
 from momentumnet.bench.zoo.entries import LIBRARIES
 from momentumnet.memory import format_bytes
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from momentumnet.bench.training_step import errors_by_parameter
+from momentumnet.bench.measuring.training_step import errors_by_parameter
 from momentumnet.streams.tracing.trace import call_with_example
 
 # Below this part of the largest gradient of a parameter, one is rounding noise (a bias in front of a norm has none).

@@ -9,8 +9,8 @@ import torch
 
 from momentumnet.bench.couplings.measure import measure
 from momentumnet.bench.couplings.table import table
-from momentumnet.bench.images import load_digits
-from momentumnet.bench.results import Results
+from momentumnet.bench.data.images import load_digits
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, add_repeats, add_resume, capped, chosen_repeats
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, add_count

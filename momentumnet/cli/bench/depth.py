@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from momentumnet.bench.depth.measure import ended_methods, measure
 from momentumnet.bench.depth.simulate import GIANTS, simulate
 from momentumnet.bench.depth.table import simulated_table, table
-from momentumnet.bench.networks import FAMILIES, family
-from momentumnet.bench.results import Results
+from momentumnet.bench.networks.measured import FAMILIES, family
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish

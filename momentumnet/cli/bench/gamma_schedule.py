@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from momentumnet.arithmetic.fixed_point import exact_gamma
-from momentumnet.bench.byte_windows import ByteWindows, windows
+from momentumnet.bench.data.byte_windows import ByteWindows, windows
+from momentumnet.bench.data.images import ImageData
+from momentumnet.bench.data.texts import data_set_descriptions, python_topics, read_text
 from momentumnet.bench.gamma_schedule.annealing import METHODS, Annealing
 from momentumnet.bench.gamma_schedule.tables import named, outcome, tables
 from momentumnet.bench.gamma_schedule.tasks import NAMES, ImageTask, Recipe, Task, TextTask, first_half, is_text, layers
 from momentumnet.bench.gamma_schedule.training import Training
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.recipe import settings
-from momentumnet.bench.seeds import Case
-from momentumnet.bench.texts import data_set_descriptions, python_topics, read_text
+from momentumnet.bench.reporting.seeds import Case
+from momentumnet.bench.trainings.recipe import settings
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings

@@ -10,7 +10,7 @@ import torch
 from momentumnet.bench.gradinit.costs import costs
 from momentumnet.bench.gradinit.objective import falls
 from momentumnet.bench.gradinit.tables import tables
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, capped
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.bench.training_options import add_data, load

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from momentumnet.bench import cifar_networks
 from momentumnet.bench.init.methods import METHODS
 from momentumnet.bench.init.table import named, outcome, table
 from momentumnet.bench.init.training import Recipe, Training
-from momentumnet.bench.recipe import settings
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.reporting.seeds import Case
+from momentumnet.bench.trainings.recipe import settings
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
 from momentumnet.cli.bench.options import add_benchmark

@@ -23,9 +23,9 @@ from momentumnet.bench.init_text.methods import ADAM, METHODS, SGD, Choice, Grid
 from momentumnet.bench.init_text.networks import NETWORKS, POST
 from momentumnet.bench.init_text.tables import named, outcome, tables
 from momentumnet.bench.init_text.training import VALIDATION_WINDOWS, Recipe, Training
-from momentumnet.bench.recipe import MOMENTUM
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case
+from momentumnet.bench.trainings.recipe import MOMENTUM
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import trainings
 from momentumnet.cli.bench.options import add_benchmark, add_repeats, capped, chosen_repeats

@@ -12,7 +12,7 @@ import torch
 from momentumnet.bench.kernel.measure import measure
 from momentumnet.bench.kernel.state import DTYPES, measure_state
 from momentumnet.bench.kernel.table import state_table, table
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, chosen_device

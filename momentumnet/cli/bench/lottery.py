@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench import cifar_networks
-from momentumnet.bench.cifar_networks import LENET
 from momentumnet.bench.lottery.cases import SETTINGS, named
 from momentumnet.bench.lottery.tables import outcome, tables
 from momentumnet.bench.lottery.training import ADAM_RATE, INITIALISATIONS, Lottery, Recipe
-from momentumnet.bench.recipe import settings
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.networks.cifar_networks import LENET
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case
+from momentumnet.bench.trainings.recipe import settings
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _plot(rows: Sequence[Row], path: Path, data: str, epochs: int) -> None:
     from momentumnet.bench.lottery import curves
-    from momentumnet.bench.plots import plot_accuracies
+    from momentumnet.bench.reporting.plots import plot_accuracies
 
     title, gone = f"Lottery tickets, {data}", "weights gone, %"
     plot_accuracies(curves.by_arm(rows), path, title=title, x=gone)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from momentumnet.bench.results import Results, Row
-from momentumnet.bench.tables import Table, write_markdown
+from momentumnet.bench.reporting.results import Results, Row
+from momentumnet.bench.reporting.tables import Table, write_markdown
 from momentumnet.cli.plain_report import PlainReport
 
 

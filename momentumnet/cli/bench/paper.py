@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench import seeds
 from momentumnet.bench.paper.crossing import Crossing
 from momentumnet.bench.paper.flows import FlowExperiment
 from momentumnet.bench.paper.linear_fits import DIMENSIONS, LinearMaps
 from momentumnet.bench.paper.rings import PointClouds, Rings
 from momentumnet.bench.paper.tables import table
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli import arguments
 from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, add_resume
 from momentumnet.cli.bench.outcome import finish

@@ -8,7 +8,7 @@ from typing import Any
 
 from momentumnet.bench.peers import runs
 from momentumnet.bench.peers.tables import tables
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish

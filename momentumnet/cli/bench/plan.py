@@ -10,7 +10,7 @@ import torch
 from momentumnet.bench.plan.measure import BUDGETS, STEPS, measure
 from momentumnet.bench.plan.networks import NETWORKS, QUICK_NETWORKS
 from momentumnet.bench.plan.table import table
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.cli.bench import options as common
 from momentumnet.cli.bench.outcome import finish
 from momentumnet.cli.options import CommandText, chosen_device

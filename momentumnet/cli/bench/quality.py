@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench import recipe as shared
 from momentumnet.bench.quality import tasks
 from momentumnet.bench.quality.tables import ACCURACY, LOSS, MEMORY, Score, named, outcome, panels, table
 from momentumnet.bench.quality.tasks import ADAM_DECAY, ImageTask, Recipe, Task, TextTask
 from momentumnet.bench.quality.texts import load_text
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import LARGE, RAMP, SMALL, VARIANTS
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case
+from momentumnet.bench.trainings import recipe as shared
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         UsageError: Images, text, networks or options cannot be used.
         CheckpointError: The results in ``--output`` are of other settings.
     """
-    from momentumnet.bench.plots import plot_seeds
+    from momentumnet.bench.reporting.plots import plot_seeds
     from momentumnet.cli.report import Report
 
     cases = common.chosen_cases(options, MODELS[options.task], QUICK_MODELS[options.task])

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench import cifar_networks
-from momentumnet.bench.recipe import settings
-from momentumnet.bench.results import Row
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case
 from momentumnet.bench.sam.methods import METHODS, Recipe
 from momentumnet.bench.sam.tables import curves, named, outcome, tables
 from momentumnet.bench.sam.training import Training
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.trainings.recipe import settings
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         UsageError: The images cannot be used.
         CheckpointError: The results in ``--output`` are of other settings.
     """
-    from momentumnet.bench.plots import plot_accuracies
+    from momentumnet.bench.reporting.plots import plot_accuracies
     from momentumnet.cli.report import Report
 
     report, device, data = Report.of(options), chosen_device(options), common.chosen_images(options)

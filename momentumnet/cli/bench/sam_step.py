@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.bench.sam_step.measure import measure
 from momentumnet.bench.sam_step.operations import CHUNKS, OPTIONS
 from momentumnet.bench.sam_step.table import table

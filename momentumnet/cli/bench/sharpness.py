@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench import cifar_networks
-from momentumnet.bench.optimizer_training import RADIUS
-from momentumnet.bench.recipe import settings
-from momentumnet.bench.results import Row
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.reporting.seeds import Case
 from momentumnet.bench.sharpness.measure import EIGENVALUES, PRODUCTS, TOLERANCE
 from momentumnet.bench.sharpness.methods import METHODS, SAM, Recipe
 from momentumnet.bench.sharpness.tables import named, outcome, tables
 from momentumnet.bench.sharpness.training import Trajectory
+from momentumnet.bench.trainings.optimizer_training import RADIUS
+from momentumnet.bench.trainings.recipe import settings
 from momentumnet.cli import arguments
 from momentumnet.cli.bench import training_options as common
 from momentumnet.cli.bench import trainings

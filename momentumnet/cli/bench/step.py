@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.networks import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS, Network
-from momentumnet.bench.one_tensor import network_of
-from momentumnet.bench.results import Results
+from momentumnet.bench.networks.measured import CPU_NETWORKS, GPU_NETWORKS, NETWORKS, QUICK_NETWORKS, Network
+from momentumnet.bench.networks.one_tensor import network_of
+from momentumnet.bench.reporting.results import Results
 from momentumnet.bench.step.measure import measure, step_methods
 from momentumnet.bench.step.table import table
 from momentumnet.cli import arguments

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.bench.structured.measure import measure
 from momentumnet.bench.structured.table import table
 from momentumnet.cli.bench.options import add_cpu_benchmark, add_quick, capped

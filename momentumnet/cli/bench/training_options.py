@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from momentumnet.bench import cifar_networks
-from momentumnet.bench.images import ImageData, load_cifar10, load_digits, load_npz
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.data.images import ImageData, load_cifar10, load_digits, load_npz
+from momentumnet.bench.networks import cifar_networks
+from momentumnet.bench.reporting.seeds import Case
 from momentumnet.cli import arguments
 from momentumnet.cli.options import DEFAULT, add_count
 from momentumnet.command_errors import UsageError

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from momentumnet.bench import seeds
-from momentumnet.bench.results import Results, Row
-from momentumnet.bench.seeds import Case
+from momentumnet.bench.reporting import seeds
+from momentumnet.bench.reporting.results import Results, Row
+from momentumnet.bench.reporting.seeds import Case
 
 if TYPE_CHECKING:
     from momentumnet.cli.report import Report

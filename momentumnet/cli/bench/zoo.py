@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.results import Results
+from momentumnet.bench.reporting.results import Results
 from momentumnet.bench.zoo.entries import LIBRARIES, Entry, entries, missing, version_of
 from momentumnet.bench.zoo.measure import measure
 from momentumnet.bench.zoo.table import tables

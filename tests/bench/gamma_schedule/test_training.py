@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench.byte_windows import ByteWindows, windows
+from momentumnet.bench.data.byte_windows import ByteWindows, windows
+from momentumnet.bench.data.images import load_digits
 from momentumnet.bench.gamma_schedule import training as module
 from momentumnet.bench.gamma_schedule.annealing import METHODS
 from momentumnet.bench.gamma_schedule.plots import _lines
 from momentumnet.bench.gamma_schedule.tasks import ImageTask, Recipe, Task, TextTask, first_half
 from momentumnet.bench.gamma_schedule.training import Training
-from momentumnet.bench.images import load_digits
-from momentumnet.bench.language_training import TextCourse
-from momentumnet.bench.probe import step_memory
+from momentumnet.bench.measuring.probe import step_memory
+from momentumnet.bench.trainings.language_training import TextCourse
 from momentumnet.memory import MemoryReport
 from momentumnet.streams.blocks.converted import streams_of
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench import initialisations
-from momentumnet.bench.images import load_digits
+from momentumnet.bench.data.images import load_digits
 from momentumnet.bench.init import training as init_training
 from momentumnet.bench.init.methods import METHODS
 from momentumnet.bench.init.training import Recipe, Training
-from momentumnet.bench.training import accuracy
+from momentumnet.bench.trainings import initialisations
+from momentumnet.bench.trainings.training import accuracy
 from momentumnet.init import InitReport
 
 

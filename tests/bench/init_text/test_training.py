@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench import initialisations
 from momentumnet.bench.init_text import methods, training
 from momentumnet.bench.init_text.characters import TextData, from_text
 from momentumnet.bench.init_text.methods import Choice, Grid, bound, suits
 from momentumnet.bench.init_text.training import Recipe, Training
+from momentumnet.bench.trainings import initialisations
 from momentumnet.init import InitReport
 
 TEXT = from_text("the quick brown fox jumps over the lazy dog; " * 20, "foxes", "foxes.txt")

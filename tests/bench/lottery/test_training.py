@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench.images import load_digits
+from momentumnet.bench.data.images import load_digits
 from momentumnet.bench.lottery import training as module
 from momentumnet.bench.lottery.training import Lottery, Recipe
 from momentumnet.prune import TrainingLog, apply_masks, random_masks

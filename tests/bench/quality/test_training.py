@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momentumnet.bench.cifar_networks import build
-from momentumnet.bench.images import load_digits
-from momentumnet.bench.language_models import CausalDecoder
+from momentumnet.bench.data.images import load_digits
+from momentumnet.bench.networks.cifar_networks import build
+from momentumnet.bench.networks.language_models import CausalDecoder
 from momentumnet.bench.quality.tasks import ImageTask, Recipe, TextTask, parse
 from momentumnet.bench.quality.texts import load_text
 from momentumnet.bench.quality.training import Training
 from momentumnet.bench.quality.variants import VARIANTS, Variant
-from momentumnet.bench.training import Course
+from momentumnet.bench.trainings.training import Course
 from momentumnet.init import kaiming_
 from momentumnet.prune.lottery.trainings import Trainings
 from momentumnet.streams.blocks.converted import streams_of

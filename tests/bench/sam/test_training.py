@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from momentumnet.bench.cifar_networks import build
-from momentumnet.bench.images import load_digits, normalised
-from momentumnet.bench.label_noise import with_wrong_labels
+from momentumnet.bench.data.images import load_digits, normalised
+from momentumnet.bench.data.label_noise import with_wrong_labels
+from momentumnet.bench.networks.cifar_networks import build
 from momentumnet.bench.sam import training as sam_training
 from momentumnet.bench.sam.methods import METHODS, Recipe
 from momentumnet.bench.sam.training import Training

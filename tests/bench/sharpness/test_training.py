@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench.images import load_digits
-from momentumnet.bench.results import Row
+from momentumnet.bench.data.images import load_digits
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.sharpness import training as module
 from momentumnet.bench.sharpness.methods import METHODS, Recipe
 from momentumnet.bench.sharpness.training import Trajectory

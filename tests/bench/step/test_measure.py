@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench import methods as ways
-from momentumnet.bench.networks import Network, Stack, family
-from momentumnet.bench.results import Row
+from momentumnet.bench.measuring import methods as ways
+from momentumnet.bench.measuring.training_step import TrainingStep, squared
+from momentumnet.bench.networks.measured import Network, Stack, family
+from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.step.measure import block_elements, measure, step_methods
 from momentumnet.bench.step.planned import PLANNED, beside_the_best, planned_builds
 from momentumnet.bench.step.table import table
-from momentumnet.bench.training_step import TrainingStep, squared
 
 
 class FullMemory(nn.Module):

@@ -10,8 +10,8 @@ import torch
 
 from momentumnet.bench.depth.simulate import GIANTS, Giant
 from momentumnet.bench.depth.table import table
-from momentumnet.bench.networks import FAMILIES, family
-from momentumnet.bench.training_step import OVER_BUDGET
+from momentumnet.bench.measuring.training_step import OVER_BUDGET
+from momentumnet.bench.networks.measured import FAMILIES, family
 from momentumnet.files import whole_file
 
 METHODS = ("stored", "checkpoint", "checkpoint √n", "momentum 9/10", "momentum 1/8")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from momentumnet.bench import training
 from momentumnet.bench.init.methods import METHODS, Method
-from momentumnet.bench.initialisations import Task
+from momentumnet.bench.trainings import training
+from momentumnet.bench.trainings.initialisations import Task
 from momentumnet.init import InitReport, kaiming_
 from tests.cli.bench.studies import rows, run
 

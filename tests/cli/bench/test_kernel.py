@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet.bench import timing
+from momentumnet.bench.measuring import timing
 from momentumnet.files import whole_file
 
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import pyplot
 from torch import Tensor, nn
 
-from momentumnet.bench.images import load_digits
+from momentumnet.bench.data.images import load_digits
 from momentumnet.bench.sharpness import training as sharpness_training
 from tests.cli.bench.studies import STUDIES, rows, run
 

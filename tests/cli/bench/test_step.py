@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from momentumnet.bench.language_models import CausalDecoder, LlamaDecoder
-from momentumnet.bench.networks import Network, family
+from momentumnet.bench.networks.language_models import CausalDecoder, LlamaDecoder
+from momentumnet.bench.networks.measured import Network, family
 from momentumnet.cli.bench import step
 from momentumnet.files import whole_file
 

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from momentumnet.bench.cifar_networks import CifarResNet
+from momentumnet.bench.networks.cifar_networks import CifarResNet
 
 Layers = tuple[str, ...]
 

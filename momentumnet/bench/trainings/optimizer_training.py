@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from momentumnet.bench.label_noise import with_wrong_labels
-from momentumnet.bench.optimizers import Method, Recipe
-from momentumnet.bench.results import Row
-from momentumnet.bench.training import FAILURES, Course, SeededTraining, failure
+from momentumnet.bench.data.label_noise import with_wrong_labels
+from momentumnet.bench.reporting.results import Row
+from momentumnet.bench.trainings.optimizers import Method, Recipe
+from momentumnet.bench.trainings.training import FAILURES, Course, SeededTraining, failure
 from momentumnet.init import kaiming_
 
 RADIUS = 0.05  # of the sharpness; the same for all methods, whatever radius they train with

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momentumnet.bench.language_models import head_count, transformer_layer
+from momentumnet.bench.networks.language_models import head_count, transformer_layer
 
 LENET = "lenet300"
 VIT_WIDTH = 192

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.training import TrainingCourse, TrainingData
+from momentumnet.bench.trainings.training import TrainingCourse, TrainingData
 
 
 class Windows(TrainingData, Protocol):
@@ -21,7 +21,7 @@ class Windows(TrainingData, Protocol):
 
 @dataclass
 class TextCourse(TrainingCourse[Windows]):
-    """The course of the training of a `momentumnet.bench.language_models.LanguageModel` on a text.
+    """The course of the training of a `momentumnet.bench.networks.language_models.LanguageModel` on a text.
 
     Attributes:
         validation_losses: On the windows that are held out, in nats a byte or character, after each epoch.

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from momentumnet.bench.cifar_networks import build
-from momentumnet.bench.images import ImageData
-from momentumnet.bench.recipe import CLIP, Recipe, is_normalised
+from momentumnet.bench.data.images import ImageData
+from momentumnet.bench.networks.cifar_networks import build
+from momentumnet.bench.trainings.recipe import CLIP, Recipe, is_normalised
 from momentumnet.errors import MomentumNetError
 from momentumnet.predictions import predicted
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from momentumnet.bench.results import Row
+from momentumnet.bench.reporting.results import Row
 
 Case = dict[str, Any]  # what a row is about, its seed among it
 

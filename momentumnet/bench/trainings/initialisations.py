@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momentumnet import init
-from momentumnet.bench.cifar_networks import parse
-from momentumnet.bench.recipe import is_normalised
-from momentumnet.bench.training import ORDERS, Course
+from momentumnet.bench.networks.cifar_networks import parse
+from momentumnet.bench.trainings.recipe import is_normalised
+from momentumnet.bench.trainings.training import ORDERS, Course
 from momentumnet.init import InitReport
 from momentumnet.loss.batches import Batch
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from momentumnet.bench.machine import machine, versions
+from momentumnet.bench.reporting.machine import machine, versions
 from momentumnet.errors import CheckpointError
 from momentumnet.files import whole_file
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
-from momentumnet.bench.compiled import BudgetedActivations, compile_each
-from momentumnet.bench.networks import Network
+from momentumnet.bench.measuring.compiled import BudgetedActivations, compile_each
+from momentumnet.bench.networks.measured import Network
 from momentumnet.conversion.conversion import convert
 
 STORED, CHECKPOINT, CHECKPOINT_ROOT = "stored", "checkpoint", "checkpoint √n"

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from momentumnet.bench.compiled import COMPILE_ERRORS
-from momentumnet.bench.probe import step_memory, step_seconds, untouched
-from momentumnet.bench.results import Row
+from momentumnet.bench.measuring.compiled import COMPILE_ERRORS
+from momentumnet.bench.measuring.probe import step_memory, step_seconds, untouched
+from momentumnet.bench.reporting.results import Row
 from momentumnet.errors import MomentumNetError
 
 # With what a method may fail and have a row that says so; anything else is a fault of the benchmark.

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from momentumnet.bench.images import ImageData
+from momentumnet.bench.data.images import ImageData
 
 
 def with_wrong_labels(data: ImageData, percent: float, seed: int) -> ImageData:

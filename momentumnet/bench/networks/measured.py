@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock
 
-from momentumnet.bench.language_models import CausalDecoder, LlamaDecoder, transformer_layer
+from momentumnet.bench.networks.language_models import CausalDecoder, LlamaDecoder, transformer_layer
 
 RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler
 
-from momentumnet.bench.images import ImageData
+from momentumnet.bench.data.images import ImageData
 from momentumnet.optim import warmup
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4

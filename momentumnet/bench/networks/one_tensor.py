@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from momentumnet.bench.networks import Network
+from momentumnet.bench.networks.measured import Network
 from momentumnet.streams.blocks.nested import floating, tensors_in
 from momentumnet.streams.finding.discover import find_streams
 from momentumnet.streams.tracing.trace import call_with_example

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from momentumnet.bench import recipe as shared
-from momentumnet.bench.recipe import parameter_groups, sgd_options
+from momentumnet.bench.trainings import recipe as shared
+from momentumnet.bench.trainings.recipe import parameter_groups, sgd_options
 from momentumnet.optim import SAM, Extragradient
 
 

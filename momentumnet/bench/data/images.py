@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from momentumnet.bench.downloads import ROOT, fetch
+from momentumnet.bench.data.downloads import ROOT, fetch
 
 # Of ImageNet, as (3, 1, 1): what the checkpoints of the CIFAR ResNets were trained with.
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

@@ -1,0 +1,1 @@
+"""What benchmarks train on: small images, texts, wrong labels; and how they are downloaded."""

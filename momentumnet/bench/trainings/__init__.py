@@ -1,0 +1,1 @@
+"""Whole trainings: recipes, loops, optimizers and initialisations."""
