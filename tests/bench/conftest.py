@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.figures import drawn as drawn
 from tests.threads import one_thread
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,11 @@ def test_errors_of_zero_and_without_end_stay_on_the_axis() -> None:
     assert _drawn_error(None) == _drawn_error(1e30) == 1e2
 
 
-def test_accuracies_are_drawn_with_means_and_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[pyplot.Figure] = []
-    monkeypatch.setattr(pyplot, "close", drawn.append)
+def test_accuracies_are_drawn_with_means_and_deviations(tmp_path: Path, drawn: list[pyplot.Figure]) -> None:
     accuracies = {"a": {40.0: [50.0, 60.0, 82.0], 0.0: [90.0, 92.0]}, "b": {0.0: [70.0]}}
     plot_accuracies({"resnet8": accuracies}, tmp_path / "noise.png", title="noise", x="wrong labels, %")
-    monkeypatch.undo()
     (figure,) = drawn
     first, second = figure.axes[0].containers
-    pyplot.close(figure)
     line, _, (bars,) = first
     assert first.get_label() == "a"
     assert [list(axis) for axis in line.get_data()] == [[0, 40], [91, 64]]  # in the order of the x axis
@@ -39,17 +34,6 @@ def test_accuracies_are_drawn_with_means_and_deviations(tmp_path: Path, monkeypa
     line, _, (bars,) = second
     assert [list(axis) for axis in line.get_data()] == [[0], [70]]
     assert [end[1][1] - end[0][1] for end in bars.get_segments()] == [0]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[pyplot.Figure]]:
-    """The figures that were drawn."""
-    figures: list[pyplot.Figure] = []
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", figures.append)
-    yield figures
-    for figure in figures:
-        close(figure)
 
 
 def peer_row(peer: str, depth: int, error: float | None, gamma: float | None = None) -> dict[str, Any]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from matplotlib import pyplot
 
 from momentumnet.bench.init_text.plot import plot
@@ -16,11 +15,8 @@ def row(method: str, losses: list[float], **changes: Any) -> dict[str, Any]:
 
 
 def test_lines_are_means_of_the_trainings_with_adam_that_came_to_their_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[pyplot.Figure]
 ) -> None:
-    drawn: list[pyplot.Figure] = []
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", drawn.append)
     rows = [
         row("plain", [5.0, 4.0, 3.0]),
         row("plain", [5.5, 2.0, 1.0], seed=1),
@@ -33,7 +29,6 @@ def test_lines_are_means_of_the_trainings_with_adam_that_came_to_their_end(
     ]
     plot(rows, 3.25, tmp_path / "curves.png")
     (figure,) = drawn
-    close(figure)
     (axes,) = figure.axes
     found = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
     steps = [0, 4, 8]

@@ -66,15 +66,11 @@ def test_points_of_a_seed_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn == [(1_000_000, 6), (1_000_007, 6)] * 2
 
 
-def test_figure_shows_where_the_layers_take_nine_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[pyplot.Figure] = []
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", figures.append)
+def test_figure_shows_where_the_layers_take_nine_points(tmp_path: Path, drawn: list[pyplot.Figure]) -> None:
     experiment = Crossing(steps=3, points=5)
     rows = [experiment.rows(model, [0])[0] for model in (RESNET, MOMENTUM)]
     plot(experiment, rows, tmp_path / "paths.png")
-    close(figures[0])
-    for axes, row, gamma in zip(figures[0].axes, rows, (0.0, 0.99), strict=True):
+    for axes, row, gamma in zip(drawn[0].axes, rows, (0.0, 0.99), strict=True):
         weights = {name: np.array(values) for name, values in row["weights"].items()}
         starts = np.linspace(-1, 1, 9)[:, None]
         place, velocity, expected = starts, 0.0, [starts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,6 @@ MODELS = ("--models", "vit2x16,vit6x16")
 @pytest.fixture
 def bench(command: Callable[..., Any]) -> Callable[..., Any]:
     return partial(run, command, "quality")
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[pyplot.Figure]]:
-    """The figures that were drawn."""
-    figures: list[pyplot.Figure] = []
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", figures.append)
-    yield figures
-    for figure in figures:
-        close(figure)
 
 
 def test_table_and_figure_have_mean_and_deviation_by_depth_and_variant(

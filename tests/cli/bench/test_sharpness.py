@@ -48,10 +48,8 @@ def figures(own: list[dict[str, Any]]) -> str:
 
 @pytest.mark.usefixtures("flat")
 def test_tables_and_figure_are_means_and_deviations_of_the_rows(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Any], drawn: list[pyplot.Figure]
 ) -> None:
-    drawn: list[pyplot.Figure] = []
-    monkeypatch.setattr(pyplot, "close", drawn.append)
     found = rows(bench("--methods", "sgd,sam", "--seeds", "2", "--rhos", "0,0.05,0.2", "--noise", "20"))
     assert sorted(map(case, found), key=str) == sorted(
         [
@@ -77,9 +75,7 @@ def test_tables_and_figure_are_means_and_deviations_of_the_rows(
     lines = [line for line in by_rho.splitlines() if line.startswith("| 0")]
     assert lines == [f"| {rho:g} | {figures(own('sam', rho))} | 2 |" for rho in (0, 0.05, 0.2)]
     assert by_method.count("| sam |") == 1
-    monkeypatch.undo()
     (figure,) = drawn
-    pyplot.close(figure)
     assert_drawn(figure, own)
 
 
