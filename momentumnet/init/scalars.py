@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from momentumnet.streams.blocks.nested import floating
+
 INPUT_BIAS = "fixup_input_bias"
 MULTIPLIER = "fixup_multiplier"
 OUTPUT_BIAS = "fixup_output_bias"
@@ -39,7 +41,7 @@ def _shift_input(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Add the bias to the first floating-point tensor, wherever it stands: in attention as query, key and value."""
-    first = next((value for value in (*args, *kwargs.values()) if _floating(value)), None)
+    first = next((value for value in (*args, *kwargs.values()) if floating(value)), None)
     if first is None:
         return args, kwargs
     shifted = first + module._parameters[INPUT_BIAS]
@@ -55,7 +57,3 @@ def _change_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any
     if multiplier is not None:
         output = output * multiplier
     return output if bias is None else output + bias
-
-
-def _floating(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()

@@ -23,10 +23,9 @@ from momentumnet.bench.measuring.training_step import (
 from momentumnet.bench.networks.measured import Network
 from momentumnet.bench.reporting.results import Row
 from momentumnet.bench.step.planned import ANY_GAMMA, beside_the_best, peaks_of, planned_builds
+from momentumnet.core.passes.settings import ARITHMETICS
 from momentumnet.streams.blocks.converted import streams_of
 from momentumnet.streams.finding.discover import find_streams
-
-ARITHMETICS = ("exact", "float")
 
 
 def step_methods(

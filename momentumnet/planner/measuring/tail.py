@@ -18,8 +18,7 @@ from momentumnet.memory import MemoryReport, memory_measured
 from momentumnet.out_of_memory import is_out_of_memory
 from momentumnet.planner.measuring.alone import gradients_there
 from momentumnet.planner.measuring.step_loss import total_of
-
-_PARAMETER = "torch::autograd::AccumulateGrad"
+from momentumnet.planner.profiles.flow import PARAMETER
 
 
 class _Cut(torch.autograd.Function):
@@ -91,7 +90,7 @@ class Tail:
             for node, place in pending.pop().next_functions:
                 if node is None or (node, place) in seen:
                     continue
-                if node.name() == _PARAMETER or node._sequence_nr() < self._start:
+                if node.name() == PARAMETER or node._sequence_nr() < self._start:
                     seen.add((node, place))
                     yield GradientEdge(node, place)
                 elif node not in seen:

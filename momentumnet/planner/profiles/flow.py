@@ -17,7 +17,8 @@ from torch.autograd.graph import Node
 
 # How the recorder attaches inputs that need no gradient, and so get none.
 _ATTACHED = "_AttachBackward"
-_PARAMETER = "torch::autograd::AccumulateGrad"
+# The node at which the gradient of a parameter, or of another leaf, ends.
+PARAMETER = "torch::autograd::AccumulateGrad"
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _parameter(node: Node) -> Tensor | None:
     """The parameter whose gradient a node takes, also through a transpose, which hands on a view."""
     if node.name() == "TBackward0" and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]
-    return node.variable if node.name() == _PARAMETER else None  # type: ignore[attr-defined]
+    return node.variable if node.name() == PARAMETER else None  # type: ignore[attr-defined]
 
 
 def _bytes(node: Node) -> int:
