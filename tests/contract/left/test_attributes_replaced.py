@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import momentumnet as mn
-from tests.contract.experts import OPTIONS, WIDTH, Block, Expert, gradients_of
+from tests.contract.left.experts import OPTIONS, WIDTH, Block, Expert, gradients_of
 
 
 class State(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.memory import measure_memory
-from tests.contract.experts import OPTIONS, WIDTH, Block, Expert, gradients_of
+from tests.contract.left.experts import OPTIONS, WIDTH, Block, Expert, gradients_of
 
 
 class Experts(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import momentumnet as mn
 from momentumnet.recompute.buffers import norm_calls
-from tests.contract.normed_nets import Block, Net, images, measured_in_backward, pair
+from tests.contract.norms.normed_nets import Block, Net, images, measured_in_backward, pair
 from tests.contract.reference import assert_same, loss_of, train_step
 
 NORMS = {

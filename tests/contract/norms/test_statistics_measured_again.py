@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import momentumnet as mn
 from momentumnet.recompute.buffers import batch_statistics
-from tests.contract.normed_nets import WIDTH, Net, images, measured_in_backward, pair
+from tests.contract.norms.normed_nets import WIDTH, Net, images, measured_in_backward, pair
 from tests.contract.reference import assert_same, train_step
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import momentumnet as mn
-from tests.contract.stem import WIDTH, Stem, images, pair
+from tests.contract.outside.stem import WIDTH, Stem, images, pair
 from tests.models import Flat
 from tests.tally import Tally
 

@@ -9,9 +9,9 @@ from torchvision.models import mnasnet0_5
 
 import momentumnet as mn
 from momentumnet.streams.finding.discover import discover
+from tests.contract.outside.stem import FINGERPRINT, FREED, PIXELS, WIDTH, Between, Stem, held, images, pair
 from tests.contract.parents import Looped, converted, straight
 from tests.contract.reference import assert_same, train_step
-from tests.contract.stem import FINGERPRINT, FREED, PIXELS, WIDTH, Between, Stem, held, images, pair
 
 POOLED = HIDDEN = 4 * PIXELS // 4  # bytes of what the module takes, and of what it keeps of its own
 

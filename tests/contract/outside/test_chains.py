@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 import momentumnet as mn
 from momentumnet.core.outside.checkpoint import CheckpointChain, _Passage
 from momentumnet.streams.finding.discover import discover
+from tests.contract.outside.stem import FINGERPRINT, FREED, Stem, held, images, pair
 from tests.contract.reference import assert_same, train_step
-from tests.contract.stem import FINGERPRINT, FREED, Stem, held, images, pair
 
 
 def test_gradients_statistics_and_draws_are_those_of_kept_activations() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import momentumnet as mn
-from tests.contract.transformed import GAMMA, network, reference, rows
+from tests.contract.pytorch.rule_in_operations import GAMMA, network, reference, rows
 from tests.models import WIDTH, ResidualMLP
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import momentumnet as mn
-from tests.contract.transformed import GAMMA, network, reference, rows
+from tests.contract.pytorch.rule_in_operations import GAMMA, network, reference, rows
 from tests.models import WIDTH, ResidualMLP
 
 

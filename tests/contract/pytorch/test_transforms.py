@@ -16,8 +16,8 @@ from torch.autograd import forward_ad
 
 import momentumnet as mn
 from momentumnet.core.tensors import transforms
+from tests.contract.pytorch.rule_in_operations import GAMMA, network, reference, rows
 from tests.contract.pytorch.transforms import TRANSFORMS, loss
-from tests.contract.transformed import GAMMA, network, reference, rows
 from tests.models import WIDTH, Chain, ResidualMLP
 
 CONVERSIONS = [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from tests.contract.transformed import rows
+from tests.contract.pytorch.rule_in_operations import rows
 
 
 def loss(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

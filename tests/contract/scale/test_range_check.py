@@ -14,10 +14,10 @@ from torch import nn
 import momentumnet as mn
 from momentumnet.core.state.late_check import LateCheck
 from momentumnet.streams.blocks.converted import streams_of
-from tests.contract.late_checks import WideGrowing, late
 from tests.contract.outside.kept_blocks import DEPTH, Wide, chain, converted
 from tests.contract.read_counts import Dropping, Growing, blocks, packed_bytes, reads, rows
 from tests.contract.reference import assert_same, loss_of, train_step
+from tests.contract.scale.late_checks import WideGrowing, late
 from tests.models import WIDTH, Case, ResidualMLP
 
 KINDS = [

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import momentumnet as mn
-from tests.contract.late_checks import WideGrowing, late
 from tests.contract.outside.kept_blocks import DEPTH, chain, converted
 from tests.contract.read_counts import Growing, blocks, rows
+from tests.contract.scale.late_checks import WideGrowing, late
 
 
 def test_a_gradient_that_is_taken_on_the_way_is_checked() -> None:
