@@ -87,12 +87,7 @@ def largest_batch(
     given: dict[str, Any] = {"streams": streams, "arithmetic": arithmetic, "loss": loss, "offload": offload}
     given["gradients"] = gradients
 
-    if not model.training:
-        logger.warning(
-            "%s is in eval mode, and so are the steps that are measured; in training mode, where dropout keeps masks, "
-            "they may take more. Call train() first, where it is trained so",
-            type(model).__name__,
-        )
+    _tell_of_eval_mode(model)
     steps = _Steps(model, make_example, limit, gamma, gammas, given)
     predicted = steps.predicted_largest(most)
     found = largest_tried(predicted, steps.fits, most)
@@ -102,6 +97,15 @@ def largest_batch(
             "tried, and so did those below. Give more bytes"
         )
     return found
+
+
+def _tell_of_eval_mode(model: nn.Module) -> None:
+    if not model.training:
+        logger.warning(
+            "%s is in eval mode, and so are the steps that are measured; in training mode, where dropout keeps masks, "
+            "they may take more. Call train() first, where it is trained so",
+            type(model).__name__,
+        )
 
 
 @dataclass(frozen=True)

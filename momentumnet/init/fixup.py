@@ -104,15 +104,15 @@ def fixup_(
             notes = [*_notes(anatomy, removed), *placement.notes]
             looked_up = anatomy.graph.lookups
             weights = {name: weight for name, weight in anatomy.weights().items() if weight not in looked_up}
-        for name, weight in weights.items():
-            if weight.requires_grad:
-                owner, _, own = name.rpartition(".")
-                for matrix in maps_of(model.get_submodule(owner), own, weight, stacked=stacks.get(name, 1)):
-                    _draw(matrix, factors.get(name, 1.0), mode, generator)
-                for bias in biases_of(model, name):
-                    bias.zero_()
+        trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        for name, weight in trained.items():
+            owner, _, own = name.rpartition(".")
+            for matrix in maps_of(model.get_submodule(owner), own, weight, stacked=stacks.get(name, 1)):
+                _draw(matrix, factors.get(name, 1.0), mode, generator)
+            for bias in biases_of(model, name):
+                bias.zero_()
         _add_scalars(model, placement)
-        frozen = [name for name, weight in weights.items() if not weight.requires_grad]
+        frozen = [name for name in weights if name not in trained]
     if frozen:
         notes.append(f"frozen, left as they are: {', '.join(frozen)}")
     return InitReport("fixup", scales_between(before, norms_of(model)), notes=tuple(notes))
