@@ -141,7 +141,7 @@ def test_what_is_planned_is_what_is_taken(network: type[nn.Module], gamma: float
         plan = planned(network, budget, half=half, gamma=gamma)
         net = mn.convert(made(network), X, plan=plan)
         report = taken(net, half=half)
-        assert plan.peak == pytest.approx(report.peak_bytes, rel=0.08 if half else 0.03)
+        assert plan.peak == pytest.approx(report.peak_bytes, rel=0.08 if half else 0.06)
         assert plan.held == pytest.approx(report.saved_bytes, rel=0.05, abs=40_000)
         assert report.peak_bytes <= budget
         assert network is Deeper or all(len(ways) == 1 for ways in ways_by_block(plan).values())
