@@ -26,7 +26,9 @@ __device__ __forceinline__ const Four<T>& four(const void* data, int64_t group) 
 // Makes a device current, and gives the former one back.
 class Device {
 public:
-    explicit Device(int device) : status(cudaGetDevice(&former)) {
+    // Not in the list of initialisers: `former`, which is declared behind `status`, would be made 0 once it is known.
+    explicit Device(int device) {
+        status = cudaGetDevice(&former);
         if (status == cudaSuccess && former != device) status = cudaSetDevice(device);
         moved = status == cudaSuccess && former != device;
     }

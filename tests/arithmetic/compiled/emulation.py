@@ -58,10 +58,10 @@ class OnDeviceZero:
     """The library for CPU tensors: of these it is told how many threads, where it takes the number of a device."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+        self.library = library
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(self._library, name)
+        function = getattr(self.library, name)
         if name not in libraries._FUNCTIONS:
             return function
         return lambda constants, size, _, *others: function(constants, size, 0, *others)

@@ -27,6 +27,22 @@ def _emulated(cuda_on_the_cpu: OnDeviceZero, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(libraries, "cpu", lambda: libraries.Kernels(cuda_on_the_cpu))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("current", [0, 1])
+@pytest.mark.parametrize("device", [0, 1])
+def test_a_kernel_runs_on_its_device_and_leaves_the_current_one(
+    device: int, current: int, cuda_on_the_cpu: OnDeviceZero
+) -> None:
+    library, report = cuda_on_the_cpu.library, torch.empty(2, dtype=torch.int64)
+    library.emulated_make_current(current)
+    try:
+        assert not library.mn_probe(device)
+        assert library.emulated_device() == current
+        assert not library.mn_look(libraries.Look(), 0, device, 0, report.data_ptr())
+        assert (library.emulated_launched_on(), library.emulated_device()) == (device, current)
+    finally:
+        library.emulated_make_current(0)
+
+
 def off_the_grid(value: Tensor) -> Tensor:
     """The same values where no four of them can be read at once."""
     memory = value.new_empty(value.numel() + 1)

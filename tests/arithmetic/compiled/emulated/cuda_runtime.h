@@ -28,14 +28,14 @@ struct dim3 {
 
 namespace emulated {
 
-// Few, so that threads have several elements each; there is one device.
-constexpr int PROCESSORS = 1, WARP = 32, STACK = 1 << 16;
+// Processors: few, so that threads have several elements each.
+constexpr int DEVICES = 2, PROCESSORS = 1, WARP = 32, STACK = 1 << 16;
 
 struct Index {
     unsigned x;
 };
 inline Index thread_index, block_index, grid_size;
-inline int device = 0;
+inline int device = 0, launched_on = 0;
 
 [[noreturn]] inline void fail(const char* why) {
     fprintf(stderr, "block %u, thread %u: %s\n", block_index.x, thread_index.x, why);
@@ -113,7 +113,8 @@ inline void run_block(unsigned threads) {
 // kernel<<<grid, threads>>>(arguments...)
 template <class Kernel>
 void launch(dim3 grid, unsigned threads, Kernel kernel) {
-    if (!grid.x || device) fail("a launch of no blocks, or on another device");
+    if (!grid.x) fail("a launch of no blocks");
+    launched_on = device;
     Block state;
     block = &state, grid_size.x = grid.x;
     state.body = [](void* kernel) { (*static_cast<Kernel*>(kernel))(); };
@@ -123,6 +124,12 @@ void launch(dim3 grid, unsigned threads, Kernel kernel) {
 }
 
 }  // namespace emulated
+
+// For tests: the current device, another one, and that of the last launch.
+#define EMULATED_EXPORT extern "C" __attribute__((visibility("default"), used))
+EMULATED_EXPORT int emulated_device() { return emulated::device; }
+EMULATED_EXPORT void emulated_make_current(int device) { emulated::device = device; }
+EMULATED_EXPORT int emulated_launched_on() { return emulated::launched_on; }
 
 #define threadIdx emulated::thread_index
 #define blockIdx emulated::block_index
@@ -160,7 +167,7 @@ T atomicOr(T* to, T value) {
 
 inline cudaError_t cudaGetDevice(int* device) { return *device = emulated::device, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int device) {
-    if (device) return cudaErrorInvalidDevice;
+    if (device < 0 || device >= emulated::DEVICES) return cudaErrorInvalidDevice;
     return emulated::device = device, cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
