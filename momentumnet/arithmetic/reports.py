@@ -55,8 +55,10 @@ class Reading:
 
     @property
     def is_there(self) -> bool:
-        """Whether `values` would not wait."""
-        return self._copied is None or self._copied.query()
+        """Whether `values` would not wait; False while CUDA records a graph, as nobody may ask the device then."""
+        if self._copied is None:
+            return True
+        return not torch.cuda.is_current_stream_capturing() and self._copied.query()
 
     def values(self) -> Any:
         """They, as ``tolist`` gives them. Waits until the device has come to the copy."""

@@ -34,6 +34,7 @@ class PassMode:
         in_company: bool,
         may_end_early: bool,
         careful: bool,
+        readable: bool,
         is_known: bool,
     ) -> PassMode:
         """That of a pass with gradients.
@@ -44,6 +45,7 @@ class PassMode:
             in_company: as above.
             may_end_early: whether the last block may not be called.
             careful: whether the values ask for it.
+            readable: whether values can be looked at: fake tensors have none, and a CUDA graph reads none.
             is_known: whether an earlier pass has told how large its values are.
         """
         is_stored = settings.backward == "stored" or place >= len(settings.blocks) - settings.kept
@@ -55,7 +57,7 @@ class PassMode:
             keeps_inputs=settings.backward == "checkpointed",
             in_company=in_company,
             # Activations that are stored cannot be made over, nor can a pass that may end before its last block.
-            careful=careful or in_company or may_end_early or (is_stored and not late),
+            careful=readable and (careful or in_company or may_end_early or (is_stored and not late)),
             late=late,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentumnet.arithmetic.reports import has_values
 from momentumnet.core.passes import reversible
 from momentumnet.core.passes.carried import same_shape
 from momentumnet.core.passes.collectives import Company
@@ -156,6 +157,7 @@ class PassStarts(StreamSettings):
             in_company=self._company.expected,
             may_end_early=self._passages.may_end_early,
             careful=plan.careful,
+            readable=has_values(x),
             is_known=expected is not None,
         )
         state: State

@@ -116,7 +116,7 @@ class Tape(Rewindable):
     def handed_on(self) -> Tape:
         """A tape for blocks that keep their activations: goes on from the end of this one, which waits for backward.
 
-        Such blocks cannot be made over, so their steps are looked at one by one.
+        Such blocks cannot be made over, so their steps are looked at one by one, where that is possible.
         """
         if not self.reversible:  # handed on already
             return self
@@ -127,7 +127,7 @@ class Tape(Rewindable):
                 if self._unread is not None and self._waits:
                     extremes = self.unseen.extremes_for(self.state)
                 state = self.state if self.keeps_inputs else self.state.fork(extremes)
-                state.careful = isinstance(state, ExactState) and not self.late
+                state.careful = isinstance(state, ExactState) and self._looks_at_each(state)
                 watch = None if self.watch is None else self.watch.continued(state)
                 self.end_watch()
                 self.end()
@@ -139,8 +139,12 @@ class Tape(Rewindable):
             self.reversible &= self.rewindable
             if self.watch is not None and not self.reversible:
                 self.watch.start = None
-                self.state.careful = not self.late
+                self.state.careful = self._looks_at_each(self.state)
             return self
+
+    def _looks_at_each(self, state: State) -> bool:
+        """Whether the steps of blocks that cannot be made over are looked at one by one, as far as they can be."""
+        return self.late is None and has_values(state.report)
 
     @property
     def _unread(self) -> Watch | None:

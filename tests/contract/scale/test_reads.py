@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import momentumnet as mn
+from momentumnet.arithmetic.reports import Reading
 from momentumnet.core.checks import audit
+from momentumnet.streams.blocks.converted import streams_of
 from tests.contract.read_counts import (
     Dropping,
     blocks,
@@ -95,7 +97,7 @@ def test_forward_and_backward_of_fake_tensors(case: Case, others: str) -> None:
 # Where values are asked for, in `momentumnet.core`.
 ASKING = (
     *(f"state.{name}" for name in ("watch", "integer_state", "late_check")),
-    *("checks.audit", "rewind.tape", "scaling.scale", "scaling.spread"),
+    *("checks.audit", "passes.pass_start", "rewind.tape", "scaling.scale", "scaling.spread"),
 )
 
 
@@ -170,3 +172,59 @@ def test_a_backward_that_fails_leaves_no_comparisons_behind() -> None:
     gc.collect()
     assert not audit._AUDITS
     loss_of(net(rows())).backward()
+
+
+def storing(count: int, net: nn.Module) -> nn.Module:
+    """The network, so many of whose last blocks keep their activations, as in most plans."""
+    for stream in streams_of(net):
+        stream.kept = count
+    return net
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_fake_tensors_through_blocks_that_keep_their_activations(kept: int) -> None:
+    net = storing(kept, mn.convert(blocks(4), rows()))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        loss_of(net(mode.from_tensor(rows()))).backward()
+    assert all(isinstance(parameter.grad, FakeTensor) for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_a_graph_of_blocks_that_keep_their_activations_reads_nothing(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their steps are looked at one by one elsewhere, as they cannot be made over."""
+    mn.check_replays()
+    net = storing(kept, mn.convert(blocks(4), rows()))
+    expected = train_step(net, (rows(),))
+    net.zero_grad(set_to_none=True)
+    for module in ASKING:
+        monkeypatch.setattr(f"momentumnet.core.{module}.has_values", lambda tensor: False)
+    with reads() as counts:
+        got = train_step(net, (rows(),))
+    assert counts.total() == 0
+    assert_same(got, expected, tolerance=0.0)
+    mn.check_replays()
+    with torch.no_grad():
+        net.blocks[3].inner[2].weight.mul_(1e12)
+    assert train_step(net, (rows(),)).output.isnan().all()
+    with pytest.raises(mn.ReconstructionError, match="outgrew"):
+        mn.check_replays()
+
+
+class Queried:
+    """An event of CUDA's."""
+
+    def query(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_no_event_is_asked_while_a_graph_is_recorded(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass to which no backward came waits to be looked at: to ask for it then would break the recording off."""
+    reading = Reading(torch.zeros(2))
+    reading._copied = Queried()  # type: ignore[assignment]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captured)
+    if captured:
+        monkeypatch.setattr(Queried, "query", lambda _: pytest.fail("asked"))
+    assert reading.is_there is not captured
