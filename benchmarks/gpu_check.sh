@@ -118,7 +118,7 @@ part_depth() {
 }
 
 part_sanitizer() {
-    local kernels=("$python" -m pytest -q -x tests/arithmetic/compiled -k cuda)
+    local kernels=("$python" -m pytest -q -x -rs tests/arithmetic/compiled/test_gpu.py)
     if [[ "$device" != cuda ]]; then
         skip compute-sanitizer "it checks CUDA kernels"
     elif command -v compute-sanitizer >/dev/null; then

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import momentumnet as mn
-from momentumnet.arithmetic import adjoint, self_check
-from momentumnet.arithmetic.compiled import launching, libraries, selection
+from momentumnet.arithmetic import self_check
+from momentumnet.arithmetic.compiled import libraries
 from tests.arithmetic.compiled.emulation import OnDeviceZero
+from tests.arithmetic.compiled.grid import launched_off_the_grid
 from tests.arithmetic.compiled.sources import ROOT
 from tests.models import WIDTH, ResidualMLP
 
@@ -43,13 +43,6 @@ def test_a_kernel_runs_on_its_device_and_leaves_the_current_one(
         library.emulated_make_current(0)
 
 
-def off_the_grid(value: Tensor) -> Tensor:
-    """The same values where no four of them can be read at once."""
-    memory = value.new_empty(value.numel() + 1)
-    memory[1:] = value.reshape(-1)
-    return memory[1:]
-
-
 @pytest.mark.usefixtures("_emulated")
 @pytest.mark.parametrize("elements", [3, 1027, 9001])
 def test_the_walk_of_the_doctor(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,18 +53,7 @@ def test_the_walk_of_the_doctor(elements: int, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("_emulated")
 def test_tensors_that_cannot_be_read_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    launch, launched = launching.launch, set[str]()
-
-    def moved(name: str, constants: Any, *tensors: Tensor | None) -> None:
-        others = [None if tensor is None else off_the_grid(tensor) for tensor in tensors]
-        launch(name, constants, *others)  # type: ignore[arg-type]
-        for tensor, other in zip(tensors, others, strict=True):
-            if tensor is not None and other is not None:
-                tensor.copy_(other.view_as(tensor))
-        launched.add(name)
-
-    for module in (launching, selection, adjoint):
-        monkeypatch.setattr(module, "launch", moved)
+    launched = launched_off_the_grid(monkeypatch)
     monkeypatch.setattr(self_check, "ELEMENTS", 4099)
     assert self_check.difference(CPU) == ""
     assert launched | {"mn_look"} == set(libraries._FUNCTIONS)  # which takes any alignment
