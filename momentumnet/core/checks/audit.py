@@ -45,10 +45,6 @@ class Fingerprint:
         size = torch.maximum(self.report.amax(), other.report.amax())
         return ~((self.report - other.report).abs() <= self.tolerance * size).all()  # so that NaN differs
 
-    def equals(self, other: Fingerprint) -> bool:
-        """Whether both are of the same state. Reads the device."""
-        return self.exponent == other.exponent and not read(self.differs(other))
-
 
 @dataclass(frozen=True)
 class Comparison:

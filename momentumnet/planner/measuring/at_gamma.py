@@ -46,8 +46,8 @@ def _parted(
         for key in unit.saved:
             savers.setdefault(key, index)
     for key, used in places.items():
-        in_one = any(start <= used[0] and used[-1] < stop for start, stop in wholes.items())
-        if key in glue or (used[-1] - used[0] > 1 and not in_one):
+        is_far = used[-1] - used[0] > 1
+        if key in glue or (is_far and not any(start <= used[0] and used[-1] < stop for start, stop in wholes.items())):
             glue[key] = min(glue.get(key, len(units)), savers.get(key, used[0] + 1))
     by_place: dict[int, set[Key]] = {}
     for key, place in glue.items():
